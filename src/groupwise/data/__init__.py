@@ -1,0 +1,35 @@
+"""Images in: data sets from many kinds of source, decoded in parallel into batches for Keras.
+
+Importing this package imports no framework; Keras comes with the first use of ImageBatches.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from groupwise.data.augmentation import Augmentation
+from groupwise.data.dataset import Dataset, Split
+from groupwise.data.images import BrokenImage, prepare_image, read_image
+from groupwise.data.samples import TooManyBroken
+from groupwise.data.sources import load_dataset
+
+if TYPE_CHECKING:
+    from groupwise.data.batches import ImageBatches
+
+__all__ = [
+    "Augmentation",
+    "BrokenImage",
+    "Dataset",
+    "ImageBatches",
+    "Split",
+    "TooManyBroken",
+    "load_dataset",
+    "prepare_image",
+    "read_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ImageBatches":
+        from groupwise.data.batches import ImageBatches
+
+        return ImageBatches
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

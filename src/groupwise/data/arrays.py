@@ -1,0 +1,189 @@
+"""Data sets that are arrays: scikit-learn's digits, .npz files, MNIST's idx files."""
+
+import gzip
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groupwise.data.dataset import Dataset, Split, stratified_split
+from groupwise.data.images import ImageArray
+from groupwise.errors import UserError
+
+Pair: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
+
+# The names that the arrays of an .npz file go by: Keras's, MedMNIST's; and without a split.
+SPLIT_KEYS = (
+    {"train": ("x_train", "y_train"), "test": ("x_test", "y_test"), "validation": ("x_val", "y_val")},
+    {
+        "train": ("train_images", "train_labels"),
+        "test": ("test_images", "test_labels"),
+        "validation": ("val_images", "val_labels"),
+    },
+    {"train": ("x", "y")},
+    {"train": ("images", "labels")},
+)
+IDX_MAGIC_UINT8 = 0x08
+
+
+def digits(seed: int, test_fraction: float) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits: grey, 8x8, their 17 levels spread over 0..255."""
+    from sklearn.datasets import load_digits  # takes a second, which other sources need not wait for
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    class_names = [str(digit) for digit in range(10)]
+    return dataset_of_arrays("digits", {"train": (images, bunch.target)}, seed, test_fraction, class_names)
+
+
+def dataset_of_npz(path: Path, seed: int, test_fraction: float) -> Dataset:
+    """The data set in an .npz file with x_train, y_train, x_test, y_test, or x, y, or images, labels."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = set(file.files)
+            for keys in SPLIT_KEYS:
+                if names.issuperset(keys["train"]):
+                    break
+            else:
+                raise UserError(
+                    f"{path} holds {', '.join(sorted(names)) or 'nothing'}: "
+                    "x_train, y_train (and x_test, y_test), or x, y, or images, labels are needed"
+                )
+            pairs = {
+                role: (file[pair[0]], file[pair[1]]) for role, pair in keys.items() if names.issuperset(pair)
+            }
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
+    return dataset_of_arrays(path.name, pairs, seed, test_fraction)
+
+
+def find_idx_files(folder: Path) -> dict[str, Path]:
+    """MNIST's files in a folder: "train-images", "train-labels", "t10k-images", "t10k-labels" to a path."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        for part in (
+            "train-images",
+            "train-labels",
+            "t10k-images",
+            "t10k-labels",
+            "test-images",
+            "test-labels",
+        ):
+            if part in path.name and "idx" in path.name:
+                found[part.replace("test", "t10k")] = path
+    return found if {"train-images", "train-labels"} <= found.keys() else {}
+
+
+def dataset_of_idx(folder: Path, files: dict[str, Path], seed: int, test_fraction: float) -> Dataset:
+    """The data set in MNIST's files, as find_idx_files found them."""
+    pairs = {"train": (read_idx(files["train-images"]), read_idx(files["train-labels"]))}
+    if {"t10k-images", "t10k-labels"} <= files.keys():
+        pairs["test"] = (read_idx(files["t10k-images"]), read_idx(files["t10k-labels"]))
+    return dataset_of_arrays(folder.name, pairs, seed, test_fraction)
+
+
+def read_idx(path: Path) -> ImageArray:
+    """Reads an idx file of bytes, gzipped or not: a magic number, the dimensions, the values.
+
+    Source: http://yann.lecun.com/exdb/mnist (the file format).
+    """
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        zeros, kind, rank = struct.unpack_from(">HBB", content)
+        shape = struct.unpack_from(f">{rank}I", content, 4)
+        if zeros or kind != IDX_MAGIC_UINT8:
+            raise ValueError("its first bytes are not those of an idx file of bytes")
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise UserError(f"{path}: not a readable idx file ({error})") from error
+
+
+def dataset_of_arrays(
+    name: str, pairs: dict[str, Pair], seed: int, test_fraction: float, class_names: Sequence[str] = ()
+) -> Dataset:
+    """The data set that arrays make.
+
+    Args:
+        name: the data set's name.
+        pairs: "train", and perhaps "test" and "validation", to images and labels. Images are (n, height,
+            width), with channels last or first; uint8, other integers in 0..255, or floats in 0..1. Labels
+            are integers or strings, (n,) or (n, 1), or one-hot (n, classes).
+        seed: settles the split where there is no test.
+        test_fraction: the share to test on in such a split.
+        class_names: the classes' names; default: the labels that occur, sorted.
+
+    Raises:
+        UserError: the arrays are nothing of this kind, are empty, or have one class.
+    """
+    images = {role: _to_images(f"{name}: {role}", pair[0]) for role, pair in pairs.items()}
+    labels = {role: _to_labels(f"{name}: {role}", pair[1]) for role, pair in pairs.items()}
+    for role, array in images.items():
+        if len(array) != len(labels[role]):
+            raise UserError(f"{name}: {role} has {len(array)} images but {len(labels[role])} labels")
+        if array.shape[1:] != images["train"].shape[1:]:
+            raise UserError(f"{name}: the images of train and {role} differ in shape")
+    if not len(labels["train"]):
+        raise UserError(f"{name} is empty: it holds no images")
+    values = np.unique(labels["train"]) if not class_names else np.arange(len(class_names))
+    if len(values) < 2:
+        raise UserError(f"{name} has one class only, {str(values[0])!r}: two are needed to tell apart")
+    for role, array in labels.items():
+        unknown = np.setdiff1d(array, values)
+        if unknown.size:
+            raise UserError(f"{name}: {role} has the label {str(unknown[0])!r}, which train lacks")
+    splits = {
+        role: _split(role, array, np.searchsorted(values, labels[role]).astype(np.int64))
+        for role, array in images.items()
+    }
+    train, test, validation = splits["train"], splits.get("test"), splits.get("validation")
+    if test is None:
+        test, validation = validation, None
+    if test is None:
+        train, test = stratified_split(train, test_fraction, seed)
+    _, height, width, channels = images["train"].shape
+    names = tuple(class_names) or tuple(str(value) for value in values)
+    return Dataset(name, names, train, test, validation, (height, width), 1 if channels == 1 else 3)
+
+
+def _split(role: str, images: ImageArray, labels: NDArray[np.int64]) -> Split:
+    names = [f"{role}[{index}]" for index in range(len(labels))]
+    return Split(labels, names, lambda index, smallest_side: images[index])
+
+
+def _to_images(name: str, images: NDArray[Any]) -> ImageArray:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(f"{name}: images of shape {images.shape} are not (n, height, width, 1 or 3)")
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    if images.dtype.kind not in "iufb":
+        raise UserError(f"{name}: images of type {images.dtype} are not numbers")
+    low, high = (images.min(), images.max()) if images.size else (0, 0)
+    limit = 1 if images.dtype.kind in "fb" and high <= 1 else 255
+    if not 0 <= low <= high <= limit:  # also where there is a NaN
+        raise UserError(f"{name}: pixels go from {low} to {high}, and neither 0..1 nor 0..255 holds them")
+    return np.rint(images * (255.0 / limit)).astype(np.uint8)
+
+
+def _to_labels(name: str, labels: NDArray[Any]) -> NDArray[Any]:
+    if labels.ndim == 2 and labels.shape[1] > 1 and np.all(np.sort(labels, axis=1)[:, :-1] == 0):
+        labels = labels.argmax(axis=1)  # one-hot
+    elif labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or (labels.dtype.kind not in "iuUS" and np.any(labels != np.rint(labels))):
+        raise UserError(
+            f"{name}: labels of shape {labels.shape} and type {labels.dtype} are not one class each"
+        )
+    return labels if labels.dtype.kind in "US" else labels.astype(np.int64)

@@ -1,0 +1,126 @@
+"""How training images are varied: the settings, and the geometric part of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from groupwise.data.images import ImageArray, Interpolation, resize
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images, in this order. The default changes nothing.
+
+    Args:
+        resized_crop: (low, high): a random part of the image, its area in this range (a share of the whole),
+            its sides' ratio within 3:4 and 4:3, is scaled to the image size. None: the centre, as in a test.
+        flip: mirror half of the images left to right.
+        crop_padding: pad by this many pixels, reflecting the image, and cut the image size out at random.
+        rand_augment: None, or {"num_ops": 2, "magnitude": 9}: that many of RandAugment's operations on each
+            image, of strength 0 to 10.
+        mixup: blend pairs of images and labels, the weight from Beta(mixup, mixup). 0: off.
+        cutmix: paste a rectangle of another image, the area from Beta(cutmix, cutmix), at most 1. 0: off.
+            Where both mixup and cutmix are set, each batch gets one of them, by a coin.
+        erase: the probability of filling a random rectangle with the mean colour.
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Example:
+        >>> Augmentation(flip=True, crop_padding=4).mixup
+        0.0
+    """
+
+    flip: bool = False
+    crop_padding: int = 0
+    resized_crop: tuple[float, float] | None = None
+    rand_augment: Mapping[str, float] | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding={self.crop_padding}: a number of pixels is 0 or more")
+        if self.resized_crop is not None:
+            low, high = self.resized_crop
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"resized_crop={self.resized_crop}: areas obey 0 < low <= high <= 1")
+        if self.mixup < 0:
+            raise ValueError(
+                f"mixup={self.mixup}: the Beta distribution's parameter is positive, or 0 for none"
+            )
+        if not 0 <= self.cutmix <= 1:
+            raise ValueError(f"cutmix={self.cutmix}: the Beta distribution's parameter is 0 (none) to 1")
+        if not 0 <= self.erase <= 1:
+            raise ValueError(f"erase={self.erase}: a probability lies in 0 to 1")
+        if self.rand_augment is not None:
+            unknown = set(self.rand_augment) - {"num_ops", "magnitude"}
+            if unknown:
+                raise ValueError(f"rand_augment has no {sorted(unknown)}: it takes num_ops and magnitude")
+            if not 0 <= self.rand_augment.get("magnitude", 9) <= 10:
+                raise ValueError(f"rand_augment={self.rand_augment}: the magnitude lies in 0 to 10")
+
+
+def flip_and_crop(images: ImageArray, augmentation: Augmentation, generator: Generator) -> ImageArray:
+    """Mirrors and shifts each image of a batch by itself.
+
+    Args:
+        images: uint8, (batch, height, width, channels).
+        augmentation: of which flip and crop_padding are looked at.
+        generator: where the randomness comes from.
+
+    Returns:
+        A batch of the same shape.
+    """
+    # Slices rather than Keras's RandomFlip and RandomTranslation: for 512 images of 32x32x3
+    batch, height, width, _ = images.shape
+    padding = augmentation.crop_padding
+    tops = generator.integers(0, 2 * padding + 1, batch)
+    lefts = generator.integers(0, 2 * padding + 1, batch)
+    mirrored = generator.random(batch) < (0.5 if augmentation.flip else 0.0)
+    source = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+    result = np.empty_like(images)
+    for index in range(batch):
+        top, left = tops[index], lefts[index]
+        window = source[index, top : top + height, left : left + width]
+        result[index] = window[:, ::-1] if mirrored[index] else window
+    return result
+
+
+def random_resized_crop(
+    image: ImageArray,
+    image_size: tuple[int, int],
+    area: tuple[float, float],
+    draws: NDArray[np.float64],
+    interpolation: Interpolation,
+) -> ImageArray:
+    """Scales a random part of an image to image_size (Szegedy et al. 2015, section 6).
+
+    Args:
+        image: uint8, (height, width, channels).
+        image_size: the (height, width) of the result.
+        area: the range of the part's area, as a share of the image's.
+        draws: uniform numbers in 0..1, (tries, 4): the area, the ratio and the place of each try.
+        interpolation: Pillow's filter.
+
+    Returns:
+        A uint8 array of shape (*image_size, channels).
+    """
+    height, width = image.shape[:2]
+    low, high = area
+    for area_draw, ratio_draw, top_draw, left_draw in draws:
+        part = height * width * (low + (high - low) * area_draw)
+        ratio = (3 / 4) ** (1 - 2 * ratio_draw)
+        part_height, part_width = round((part / ratio) ** 0.5), round((part * ratio) ** 0.5)
+        if 0 < part_height <= height and 0 < part_width <= width:
+            top, left = int(top_draw * (height - part_height + 1)), int(left_draw * (width - part_width + 1))
+            break
+    else:  # a very long image: its largest centred part of an allowed ratio
+        ratio = min(max(width / height, 3 / 4), 4 / 3)
+        part_height, part_width = min(height, round(width / ratio)), min(width, round(height * ratio))
+        top, left = (height - part_height) // 2, (width - part_width) // 2
+    return resize(image, image_size, interpolation, (left, top, left + part_width, top + part_height))

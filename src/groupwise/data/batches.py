@@ -1,0 +1,243 @@
+"""Batches of images for Keras: decoded, augmented and normalised ahead of whoever consumes them."""
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeAlias
+
+import keras
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from groupwise.data.augmentation import Augmentation, flip_and_crop, random_resized_crop
+from groupwise.data.dataset import Split
+from groupwise.data.images import RESAMPLING, ImageArray, Interpolation, prepare_image
+from groupwise.data.mixing import Mixer
+from groupwise.data.rand_augment import rand_augment
+from groupwise.data.samples import Cache, Samples
+from groupwise.errors import UserError
+
+Batch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+AHEAD = 4  # batches that are made before they are asked for
+CROP_TRIES = 10
+
+
+class ImageBatches(keras.utils.PyDataset):
+    """A split as batches (images, labels), for Model.fit, evaluate and predict on every backend.
+
+    Batch i is a pair of float32 arrays: images (batch, height, width, channels), (image / 255 - mean) / std,
+    and one-hot labels (batch, num_classes). It depends only on the arguments, the epoch and i.
+
+    With shuffle, which is for training, every epoch has its own order, all batches have batch_size images
+    (what does not fill a last batch is left out of this epoch; a smaller split is one batch), and a broken
+    image is replaced by another. Without, the batches hold every readable image once, in the split's
+    order; the last one is smaller, as is one in which a broken image turns up. Give such batches to fit()
+    with shuffle=False: they are shuffled here.
+
+    Args:
+        split: the images.
+        batch_size: images a batch.
+        image_size: (height, width) of the images wanted.
+        channels: 1 or 3, as the split has them.
+        num_classes: the labels' length.
+        mean: each channel's mean (or one for all), in units of 0..1.
+        std: each channel's standard deviation, likewise.
+        crop: prepare_image's: the share of the scaled image's side that is kept.
+        interpolation: Pillow's filter: "nearest", "bilinear", "bicubic", "lanczos".
+        augmentation: how images are varied; None for a test.
+        label_smoothing: the share of each label that is spread evenly over all classes.
+        shuffle: whether each epoch has a random order.
+        seed: 0 or more; settles order and augmentation.
+        cache: whether decoded images stay in memory (uint8, at the size wanted unless resized_crop needs
+            more); "auto": if they fit into a quarter of what is free. They are then decoded all at once by
+            load(), which len() and the first batch call.
+        workers: threads that decode. None: one a core.
+
+    Attributes:
+        epoch: which epoch's batches are given; fit() counts it up. Set it to go on with an interrupted
+            training.
+        seconds_waited: how long all requests together waited for a batch that was not ready. An upper bound
+            on what a training step waited: TensorFlow asks ahead.
+        failure: the UserError that stopped the batches, else None. (TensorFlow wraps what is raised here.)
+
+    Raises:
+        ValueError: an argument is out of its range.
+        TooManyBroken: from load(), len() and batches: over 1% of the split's images are broken.
+
+    Example:
+        >>> split = Split(np.arange(10) % 2, ["a"] * 10, lambda index, side: np.zeros((8, 8, 1), np.uint8))
+        >>> batches = ImageBatches(split, 4, (8, 8), 1, 2, mean=0.5, std=0.25, shuffle=False)
+        >>> [images.shape for images, labels in batches]
+        [(4, 8, 8, 1), (4, 8, 8, 1), (2, 8, 8, 1)]
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        image_size: tuple[int, int],
+        channels: int,
+        num_classes: int,
+        *,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        crop: float = 0.875,
+        interpolation: Interpolation = "bilinear",
+        augmentation: Augmentation | None = None,
+        label_smoothing: float = 0.0,
+        shuffle: bool = False,
+        seed: int = 0,
+        cache: Cache = "auto",
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(workers=1)  # no threads of Keras's: these batches are made ahead by their own
+        _check(len(split) > 0, f"the split has {len(split)} images: batches need at least one")
+        _check(batch_size > 0, f"batch_size={batch_size}: a batch has at least one image")
+        _check(0 <= label_smoothing < 1, f"label_smoothing={label_smoothing}: a share lies in 0 to 1")
+        _check(0 < crop <= 1, f"crop={crop}: the share of the side that is kept lies in (0, 1]")
+        _check(seed >= 0, f"seed={seed}: a seed is 0 or more")
+        _check(
+            interpolation in RESAMPLING, f"interpolation={interpolation!r}: not of {', '.join(RESAMPLING)}"
+        )
+        self._split = split
+        self._batch_size = batch_size
+        self._image_size = image_size
+        self._interpolation: Interpolation = interpolation
+        self._augmentation = augmentation or Augmentation()
+        self._shuffle = shuffle
+        self._seed = seed
+        # Normalising is one multiplication and one addition: x * scale + shift.
+        deviations = np.broadcast_to(np.asarray(std, np.float32), (channels,))
+        means = np.broadcast_to(np.asarray(mean, np.float32), (channels,))
+        self._scale, self._shift = 1 / (255 * deviations), -means / deviations
+        self._mixer = Mixer(self._augmentation, (255 * means).tolist())
+        labels = np.eye(num_classes, dtype=np.float32)
+        self._one_hot = labels * (1 - label_smoothing) + label_smoothing / num_classes
+        self._samples = self._make_samples(crop, cache, workers)
+        self._indices: NDArray[np.intp] | None = None
+        self._producer = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._pending: dict[tuple[int, int], Future[Batch]] = {}
+        self.epoch = 0
+        self.seconds_waited = 0.0
+        self.failure: UserError | None = None
+
+    @property
+    def broken(self) -> list[tuple[str, str]]:
+        """The (name, reason) of every image found broken so far, in the split's order."""
+        return self._samples.broken
+
+    def load(self) -> None:
+        """Decodes everything that the cache is to hold; a second call does nothing."""
+        if self._indices is None:
+            try:
+                self._indices = self._samples.load()
+            except UserError as error:
+                self.failure = error
+                raise
+
+    def close(self) -> None:
+        """Ends the threads; no batch can be had afterwards."""
+        self._producer.shutdown(wait=False, cancel_futures=True)
+        self._samples.close()
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        count = len(self._readable())
+        return max(1, count // self._batch_size) if self._shuffle else math.ceil(count / self._batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Batch number index of the current epoch."""
+        count = len(self)
+        if not 0 <= index < count:
+            raise IndexError(f"batch {index}: there are {count}")
+        started = time.perf_counter()
+        last = count if not self._shuffle else 2 * count  # a training goes on with the next epoch
+        wanted = [
+            (self.epoch + position // count, position % count)
+            for position in range(index, min(index + 1 + AHEAD, last))
+        ]
+        for key in self._pending.keys() - set(wanted):
+            self._pending.pop(key).cancel()
+        for key in wanted:
+            if key not in self._pending:
+                self._pending[key] = self._producer.submit(self._make_batch, *key)
+        try:
+            return self._pending.pop(wanted[0]).result()
+        except UserError as error:
+            self.failure = error
+            raise
+        finally:
+            self.seconds_waited += time.perf_counter() - started
+
+    def on_epoch_end(self) -> None:
+        """Called by fit(): the next epoch has another order."""
+        self.epoch += 1
+
+    def _make_samples(self, crop: float, cache: Cache, workers: int | None) -> Samples:
+        largest = max(self._image_size)
+        area = self._augmentation.resized_crop
+        if area is not None:
+            return Samples(
+                self._split, lambda image: image, math.ceil(largest / area[0] ** 0.5), cache, workers
+            )
+        prepare = partial(
+            prepare_image, image_size=self._image_size, crop=crop, interpolation=self._interpolation
+        )
+        return Samples(self._split, prepare, math.ceil(largest / crop), cache, workers)
+
+    def _readable(self) -> NDArray[np.intp]:
+        self.load()
+        assert self._indices is not None
+        return self._indices
+
+    def _make_batch(self, epoch: int, index: int) -> Batch:
+        indices = self._readable()
+        if self._shuffle:
+            indices = np.random.default_rng((self._seed, epoch)).permutation(indices)
+        indices = indices[index * self._batch_size : (index + 1) * self._batch_size]
+        generator = np.random.default_rng((self._seed, epoch, index))
+        images, labels = self._read(indices, generator)
+        augmentation = self._augmentation
+        if augmentation.flip or augmentation.crop_padding:
+            images = flip_and_crop(images, augmentation, generator)
+        if augmentation.rand_augment is not None:
+            images = rand_augment(images, generator, **augmentation.rand_augment)
+        mixed, targets = self._mixer(images.astype(np.float32), self._one_hot[labels], generator)
+        mixed = mixed * self._scale + self._shift
+        return mixed, targets
+
+    def _read(self, indices: NDArray[np.intp], generator: Generator) -> tuple[ImageArray, NDArray[np.int64]]:
+        finish = None
+        area = self._augmentation.resized_crop
+        if area is not None:
+            # Drawn before the threads start, so that it does not matter which of them is the first.
+            draws = generator.random((len(indices), CROP_TRIES, 4))
+
+            def finish(position: int, image: ImageArray) -> ImageArray:
+                return random_resized_crop(
+                    image, self._image_size, area, draws[position], self._interpolation
+                )
+
+        chosen = [int(index) for index in indices]
+        images = self._samples.read(chosen, finish)
+        if self._shuffle:
+            while any(image is None for image in images):
+                chosen = [
+                    index if image is not None else int(generator.choice(self._readable()))
+                    for index, image in zip(chosen, images, strict=True)
+                ]
+                images = self._samples.read(chosen, finish)
+        kept = [(index, image) for index, image in zip(chosen, images, strict=True) if image is not None]
+        if not kept:
+            names = ", ".join(self._split.names[index] for index in chosen)
+            raise UserError(f"a whole batch of images is broken: {names}: remove them, or use larger batches")
+        return np.stack([image for _, image in kept]), self._split.labels[[index for index, _ in kept]]
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

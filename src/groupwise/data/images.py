@@ -1,0 +1,219 @@
+"""Reading one image file, whatever its kind, into an array of 8-bit channels."""
+
+import io
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from groupwise.errors import UserError
+
+ImageArray: TypeAlias = NDArray[np.uint8]
+Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+MAXIMUM_PIXELS = 89_478_485  # Pillow's own threshold: a quarter of a GiB as 24-bit pixels
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenImage(UserError):  # noqa: N818 - a kind of image, as messages call it
+    """An image that cannot be read.
+
+    Attributes:
+        name: the image's name, as a message should show it.
+        reason: why it cannot be read, such as "truncated".
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+def read_image(
+    source: str | Path | bytes,
+    channels: int = 3,
+    *,
+    name: str | None = None,
+    smallest_side: int | None = None,
+) -> ImageArray:
+    """Reads an image file as an upright array of 8-bit channels.
+
+    The EXIF orientation is applied, 16-bit samples are scaled to 8 bits (65535 becomes 255), transparent
+    pixels are laid over white, palettes and CMYK become RGB, and of an animation the first frame is taken.
+
+    Args:
+        source: a path, or the bytes of an image file.
+        channels: 1 for grey, 3 for RGB.
+        name: what errors call the image. Default: the path.
+        smallest_side: a hint, in pixels: a larger JPEG may be decoded at a half, a quarter or an eighth of
+            its size as long as both sides keep twice this length, which is several times faster.
+
+    Returns:
+        A uint8 array of shape (height, width, channels).
+
+    Raises:
+        BrokenImage: the file is missing, empty, truncated, too large or not an image.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (4, 2), 255).save(file, "PNG")
+        >>> read_image(file.getvalue(), channels=3).shape
+        (2, 4, 3)
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}: an image is read with 1 channel (grey) or 3 (RGB)")
+    name = name or ("image" if isinstance(source, bytes) else str(source))
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise BrokenImage(name, (error.strerror or "cannot be read").lower()) from error
+    if not content:
+        raise BrokenImage(name, "empty file")
+    try:
+        with _open(content, name) as image:
+            if smallest_side is not None:
+                image.draft(None, (2 * smallest_side, 2 * smallest_side))
+            image.load()
+            return _to_array(_upright(image), channels)
+    except BrokenImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BrokenImage(name, "not an image of a known format") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        text = str(error) or type(error).__name__
+        raise BrokenImage(
+            name, "truncated" if "truncated" in text.lower() else f"damaged ({text})"
+        ) from error
+
+
+def read_header(content: bytes) -> tuple[tuple[int, int], int] | None:
+    """The (height, width) and the channels (1 or 3) that an image file declares; None if unreadable."""
+    try:
+        with _open(content, "") as image:
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+            size = image.size if orientation in (5, 6, 7, 8) else (image.height, image.width)
+            return size, 1 if image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")) else 3
+    except Exception:  # as in read_image; whoever decodes the image names the reason
+        return None
+
+
+def prepare_image(
+    image: ImageArray,
+    image_size: tuple[int, int],
+    crop: float = 0.875,
+    interpolation: Interpolation = "bilinear",
+) -> ImageArray:
+    """Scales an image so that it covers image_size / crop, and cuts image_size out of its centre.
+
+    An image that already has this size is returned as it is.
+
+    Args:
+        image: uint8, (height, width, channels).
+        image_size: the (height, width) wanted, in pixels.
+        crop: the share of the scaled image's side that is kept, in (0, 1].
+        interpolation: Pillow's filter, which also averages when it shrinks.
+
+    Returns:
+        A uint8 array of shape (*image_size, channels).
+
+    Example:
+        >>> prepare_image(np.zeros((100, 200, 3), np.uint8), (56, 56)).shape
+        (56, 56, 3)
+    """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop={crop}: the share of the side that is kept lies in (0, 1]")
+    height, width = image_size
+    if image.shape[:2] == (height, width):
+        return image
+    source_height, source_width = image.shape[:2]
+    # Rounded down, as timm and torchvision do it: published accuracies depend on it.
+    covered_height, covered_width = int(height / crop), int(width / crop)
+    scale = max(covered_height / source_height, covered_width / source_width)
+    scaled_height = max(covered_height, int(source_height * scale))
+    scaled_width = max(covered_width, int(source_width * scale))
+    scaled = resize(image, (scaled_height, scaled_width), interpolation)
+    top, left = round((scaled_height - height) / 2), round((scaled_width - width) / 2)
+    return scaled[top : top + height, left : left + width]
+
+
+def resize(
+    image: ImageArray,
+    image_size: tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+    box: tuple[float, float, float, float] | None = None,
+) -> ImageArray:
+    """Scales an image, or the box (left, top, right, bottom) of it, to image_size = (height, width)."""
+    if interpolation not in RESAMPLING:
+        raise ValueError(f"interpolation={interpolation!r}: one of {', '.join(RESAMPLING)} is known")
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    resized = picture.resize((image_size[1], image_size[0]), RESAMPLING[interpolation], box=box)
+    return np.asarray(resized).reshape(*image_size, image.shape[-1])
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    """Image.open, except that too large an image is refused with its size, before anything is decoded."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(content))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        image = _open_unchecked(content)
+    if image.width * image.height > MAXIMUM_PIXELS:
+        raise BrokenImage(name, f"too large: {image.width} x {image.height} pixels")
+    return image
+
+
+def _open_unchecked(content: bytes) -> Image.Image:
+    """The format's own reader: Pillow's error for a huge image does not say how large it is."""
+    for reader, accepts in Image.OPEN.values():
+        if accepts is None or accepts(content[:16]) is True:
+            return reader(io.BytesIO(content), "")
+    raise UnidentifiedImageError
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # a damaged EXIF block does not make the picture unreadable
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_array(picture: Image.Image, channels: int) -> ImageArray:
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = Image.fromarray(_to_eight_bits(np.asarray(picture)))
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    elif picture.mode != "RGB" and channels == 1 and picture.mode not in ("1", "L"):
+        picture = picture.convert("RGB")  # not every mode has a direct way to grey
+    return np.asarray(picture.convert(mode)).reshape(picture.height, picture.width, channels)
+
+
+def _to_eight_bits(samples: NDArray[Any]) -> ImageArray:
+    """Wide grey samples to 8 bits: floats from 0..1, integers from 0..65535 unless all fit already."""
+    if samples.dtype.kind == "f":
+        scaled = samples * 255.0 if samples.max(initial=0) <= 1 else samples.astype(np.float64)
+    elif samples.dtype.itemsize == 2 or samples.max(initial=0) > 255:
+        scaled = samples / 257.0
+    else:
+        scaled = samples.astype(np.float64)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
