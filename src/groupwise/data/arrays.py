@@ -54,9 +54,7 @@ def dataset_of_npz(path: Path, seed: int, test_fraction: float) -> Dataset:
                     f"{path} holds {', '.join(sorted(names)) or 'nothing'}: "
                     "x_train, y_train (and x_test, y_test), or x, y, or images, labels are needed"
                 )
-            pairs = {
-                role: (file[pair[0]], file[pair[1]]) for role, pair in keys.items() if names.issuperset(pair)
-            }
+            pairs = {role: (file[pair[0]], file[pair[1]]) for role, pair in keys.items() if names.issuperset(pair)}
     except UserError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -183,7 +181,5 @@ def _to_labels(name: str, labels: NDArray[Any]) -> NDArray[Any]:
     elif labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or (labels.dtype.kind not in "iuUS" and np.any(labels != np.rint(labels))):
-        raise UserError(
-            f"{name}: labels of shape {labels.shape} and type {labels.dtype} are not one class each"
-        )
+        raise UserError(f"{name}: labels of shape {labels.shape} and type {labels.dtype} are not one class each")
     return labels if labels.dtype.kind in "US" else labels.astype(np.int64)

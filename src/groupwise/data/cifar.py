@@ -76,9 +76,7 @@ def _dataset(path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> 
     present = set(names)
     layout = next((it for it in LAYOUTS if present.issuperset([*it[0], *it[1], it[2]])), None)
     if layout is None:
-        raise UserError(
-            f"{path} does not hold all the files of CIFAR-10 or CIFAR-100 (their Python versions)"
-        )
+        raise UserError(f"{path} does not hold all the files of CIFAR-10 or CIFAR-100 (their Python versions)")
     train, test, meta, names_key, labels_key = layout
 
     def pair(files: list[str]) -> Pair:

@@ -103,7 +103,5 @@ def stratified_split(split: Split, test_fraction: float, seed: int) -> tuple[Spl
         count = min(max(1, round(len(members) * test_fraction)), len(members) - 1)
         is_test[members[:count]] = True
     if not is_test.any():
-        raise UserError(
-            "no class has more than one image, so none are left to test on: add images to the classes"
-        )
+        raise UserError("no class has more than one image, so none are left to test on: add images to the classes")
     return split.take(np.flatnonzero(~is_test)), split.take(np.flatnonzero(is_test))

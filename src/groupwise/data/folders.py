@@ -117,9 +117,7 @@ def _probe(files: ImageFiles) -> tuple[tuple[int, int] | None, Literal[1, 3]]:
     return sizes.pop() if len(sizes) == 1 else None, 1 if is_grey else 3
 
 
-def _split(
-    entries: list[Entry], class_names: Sequence[str], files: ImageFiles, channels: Literal[1, 3]
-) -> Split:
+def _split(entries: list[Entry], class_names: Sequence[str], files: ImageFiles, channels: Literal[1, 3]) -> Split:
     labels = {class_name: label for label, class_name in enumerate(class_names)}
     names = [file for _, file in entries]
 

@@ -100,9 +100,7 @@ def read_image(
         raise BrokenImage(name, "not an image of a known format") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         text = str(error) or type(error).__name__
-        raise BrokenImage(
-            name, "truncated" if "truncated" in text.lower() else f"damaged ({text})"
-        ) from error
+        raise BrokenImage(name, "truncated" if "truncated" in text.lower() else f"damaged ({text})") from error
 
 
 def read_header(content: bytes) -> tuple[tuple[int, int], int] | None:

@@ -99,9 +99,7 @@ class Samples:
             ]
 
         chunk = max(1, min(CHUNK, len(indices) // (2 * self._workers)))
-        images = [
-            image for part in self._decoders.map(read_chunk, range(0, len(indices), chunk)) for image in part
-        ]
+        images = [image for part in self._decoders.map(read_chunk, range(0, len(indices), chunk)) for image in part]
         if len(self._broken) > BROKEN_SHARE * len(self._split):
             raise TooManyBroken(self.broken, len(self._split))
         return images
