@@ -1,0 +1,38 @@
+"""The frameworks: one module each, the only files that import it; `active()` is the one that Keras runs on.
+
+Every module offers the same names (see `Backend`); all arrays are NHWC, all kernels HWIO.
+"""
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol
+
+import keras
+
+from groupwise.routing import Runtime
+from groupwise.spec import ConvSpec
+
+
+class Backend(Protocol):
+    """What a framework's module offers."""
+
+    batch_normalise: Callable[..., tuple[Any, Any, Any]] | None
+    """(inputs, gamma, beta, moving mean, moving variance, epsilon, training) -> outputs, and the batch's mean and
+    biased variance when training; None where the framework has no fused form."""
+
+    def runtime(self, inputs: Any = None) -> Runtime:
+        """Return where `inputs` (or, without any, the next array) will be computed."""
+
+    def convolve(self, inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+        """Return the framework's own convolution of NHWC `inputs` with an HWIO `kernel`."""
+
+
+@cache
+def active() -> Backend:
+    """Return the module of the framework that Keras runs on. Raises ValueError for one that we do not serve."""
+    name = keras.backend.backend()
+    if name not in ("tensorflow", "jax", "torch"):
+        raise ValueError(f"Keras backend {name!r}: must be tensorflow, jax or torch; set KERAS_BACKEND")
+    module: Any = importlib.import_module(f"groupwise.backends.{name}")
+    return module

@@ -1,0 +1,141 @@
+"""The networks by name: `create`, `list_models`, `describe`, `convert_form`."""
+
+import difflib
+import fnmatch
+import importlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import keras
+
+from groupwise.errors import UserError
+from groupwise.models.costs import Description, describe_model
+from groupwise.models.network import Network, build_settings
+from groupwise.models.registry import Variant
+
+FAMILIES: tuple[str, ...] = ()
+"""The modules of this room that hold a table `VARIANTS`."""
+
+
+@cache
+def variants() -> dict[str, Variant]:
+    """Return every named network's table entry."""
+    modules = [importlib.import_module(f"{__name__}.{family}") for family in FAMILIES]
+    return {variant.name: variant for module in modules for variant in module.VARIANTS}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that match a shell pattern, sorted.
+
+    Examples:
+        >>> list_models("resnext50*")
+        ['resnext50_32x4d']
+    """
+    return sorted(fnmatch.filter(variants(), pattern), key=_natural)
+
+
+def create(
+    name: str,
+    num_classes: int | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    include_top: bool = True,
+    features: Sequence[str] | None = None,
+    dtype: str | None = None,
+    **arguments: Any,
+) -> Network:
+    """Build a network with fresh weights.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: of the head; None is the network's own (1000 for ImageNet's, 10 for CIFAR's).
+        input_shape: (height, width, channels), or None for the network's own; height and width may be None.
+        include_top: False for the backbone alone, whose output is the last feature map.
+        features: names of stages ("stem", "stage1", ...); the model then returns a dict of their outputs.
+        dtype: a Keras dtype policy such as "mixed_bfloat16"; None is Keras's current one.
+        arguments: the family's own, such as form="a" or shuffle=False, and the head's, such as dropout=0.2.
+
+    Returns:
+        A `Network`, from (batch, height, width, channels) to logits (batch, num_classes), to a feature map or to a
+        dict of feature maps.
+
+    Raises:
+        UserError: an unknown name (with the nearest ones), argument or stage, or too small an image.
+
+    Examples:
+        >>> create("resnext50_32x4d", num_classes=7).output_shape
+        (None, 7)
+    """
+    variant = find(name)
+    shape = tuple(input_shape or variant.input_shape)
+    num_classes = variant.num_classes if num_classes is None else num_classes
+    _check_image(variant, shape)
+    if include_top and features is None and num_classes < 1:
+        raise UserError(f"num_classes={num_classes}: must be at least 1")
+    dtype = dtype or keras.config.dtype_policy().name
+    for_build, for_head = variant.split_arguments(arguments)
+    with build_settings(dtype):
+        inputs = keras.Input(shape, name="image")
+        stages = variant.build(inputs, **for_build)
+        if features is not None:
+            outputs = _choose(variant, stages, features)
+        else:
+            last = list(stages.values())[-1]
+            outputs = variant.head(last, num_classes, **for_head) if include_top else last
+    architecture = {
+        "name": name,
+        "num_classes": num_classes,
+        "input_shape": list(shape),
+        "include_top": include_top,
+        "features": None if features is None else list(features),
+        "dtype": dtype,
+        **arguments,
+    }
+    return Network(inputs, outputs, architecture, {"preprocessing": variant.preprocessing.as_dict()})
+
+
+def find(name: str) -> Variant:
+    """Return the table entry of a network. Raises UserError, naming the nearest names, for an unknown one."""
+    try:
+        return variants()[name]
+    except KeyError:
+        near = difflib.get_close_matches(name, variants(), n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; `groupwise models` lists them"
+        raise UserError(f"model {name!r}: there is no such network{hint}") from None
+
+
+def describe(model_or_name: keras.Model | str) -> Description:
+    """Return a row for each layer (output shape, parameters, MACs) and their totals.
+
+    Args:
+        model_or_name: any Keras model, or a name for `create`.
+
+    Examples:
+        >>> describe("resnext50_32x4d").trainable_parameters
+        25028904
+    """
+    return describe_model(create(model_or_name) if isinstance(model_or_name, str) else model_or_name)
+
+
+def _check_image(variant: Variant, shape: tuple[int | None, ...]) -> None:
+    if len(shape) != 3 or shape[2] is None:
+        raise UserError(f"input_shape={shape}: must be (height, width, channels), the channels known")
+    sizes = [size for size in shape[:2] if size is not None]
+    if sizes and min(sizes) < variant.reduction:
+        raise UserError(
+            f"input_shape={shape}: {variant.name} makes an image {variant.reduction} times smaller, so it needs at "
+            f"least {variant.reduction}x{variant.reduction} pixels; enlarge the image or choose another network"
+        )
+
+
+def _choose(variant: Variant, stages: dict[str, Any], features: Sequence[str]) -> dict[str, Any]:
+    unknown = [name for name in features if name not in stages]
+    if unknown or not features:
+        raise UserError(f"features={list(features)}: {variant.name} has the stages {', '.join(stages)}")
+    return {name: stages[name] for name in features}
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Return a key that sorts resnet18 before resnet101."""
+    words = "".join(c if c.isdigit() else f" {c} " for c in name).split()
+    return [(word.isdigit(), int(word) if word.isdigit() else 0, word) for word in words]

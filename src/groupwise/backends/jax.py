@@ -1,0 +1,29 @@
+"""JAX: `lax.conv_general_dilated`."""
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from groupwise.routing import Runtime
+from groupwise.spec import ConvSpec
+
+batch_normalise = None
+
+
+def runtime(inputs: Any = None) -> Runtime:
+    """Return the runtime of JAX's default backend, where traced computations run."""
+    return Runtime("jax", "cpu" if jax.default_backend() == "cpu" else "gpu")
+
+
+def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+    """Return XLA's convolution of NHWC `inputs` and an HWIO `kernel`."""
+    return lax.conv_general_dilated(
+        inputs,
+        kernel,
+        window_strides=spec.strides,
+        padding=spec.explicit_padding or "SAME",
+        rhs_dilation=spec.dilation_rate,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=spec.groups,
+    )

@@ -1,0 +1,71 @@
+"""TensorFlow: `tf.nn.conv2d` itself, never through a forced XLA compilation."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import tensorflow as tf
+
+from groupwise.routing import Runtime
+from groupwise.spec import ConvSpec
+
+
+@cache
+def _grouped_gradients() -> bool:
+    """Return whether a grouped convolution has gradients here: on a CPU only oneDNN's kernels do."""
+    with tf.init_scope(), tf.device("CPU"):
+        inputs, kernel = tf.ones((1, 2, 2, 2)), tf.ones((1, 1, 1, 2))
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                outputs = tf.nn.conv2d(inputs, kernel, 1, "VALID")
+            tape.gradient(outputs, inputs)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+        return True
+
+
+@cache
+def _has_accelerator() -> bool:
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
+
+
+def runtime(inputs: Any = None) -> Runtime:
+    """Return the accelerator's runtime where TensorFlow sees one, else the CPU's."""
+    if _has_accelerator():
+        return Runtime("tensorflow", "gpu")
+    return Runtime("tensorflow", "cpu", _grouped_gradients())
+
+
+def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+    """Return `tf.nn.conv2d` of NHWC `inputs` and an HWIO `kernel`; a size unknown while tracing is allowed."""
+    if spec.dtype == "float16" and not _has_accelerator():
+        # oneDNN has no float16 here, and the kernels that remain lack groups and dilation.
+        outputs = convolve(tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32), replace(spec, dtype="float32"))
+        return tf.cast(outputs, tf.float16)
+    mode, padding = "VALID", spec.explicit_padding
+    if padding is None or padding == replace(spec, padding="same").explicit_padding:
+        mode = "SAME"
+    elif padding != ((0, 0), (0, 0)):
+        # tf.nn.conv2d's own explicit padding has no gradient in oneDNN, hence none for groups.
+        inputs = tf.pad(inputs, ((0, 0), *padding, (0, 0)))
+    return tf.nn.conv2d(inputs, kernel, spec.strides, mode, dilations=spec.dilation_rate)
+
+
+def batch_normalise(
+    inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
+) -> tuple[Any, Any, Any]:
+    """Return TensorFlow's fused batch norm of NHWC `inputs`, and the batch's statistics when training."""
+    outputs, batch_mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=gamma,
+        offset=beta,
+        mean=[] if training else mean,
+        variance=[] if training else variance,
+        epsilon=epsilon,
+        is_training=training,
+    )
+    if not training:
+        return outputs, mean, variance
+    count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), unbiased.dtype)
+    return outputs, batch_mean, unbiased * (tf.maximum(count, 2.0) - 1.0) / tf.maximum(count, 2.0)

@@ -1,0 +1,44 @@
+"""PyTorch: `F.conv2d` on channels_last memory, which is what an NHWC array is."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from groupwise.routing import Runtime
+from groupwise.spec import ConvSpec
+
+
+def runtime(inputs: Any = None) -> Runtime:
+    """Return the runtime of the device that holds `inputs`, or of Keras's default device."""
+    if isinstance(inputs, torch.Tensor):
+        return Runtime("torch", "cpu" if inputs.device.type == "cpu" else "gpu")
+    return Runtime("torch", "gpu" if torch.cuda.is_available() else "cpu")
+
+
+def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+    """Return `F.conv2d` of NHWC `inputs` and an HWIO `kernel`; the permutations are views, not copies."""
+    images, filters = inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
+    padding = spec.explicit_padding
+    if padding is None:
+        raise ValueError(f"input shape {spec.input_shape}: PyTorch needs height and width for padding='same'")
+    (top, bottom), (left, right) = padding
+    if (top, left) != (bottom, right):
+        images = functional.pad(images, (left, right, top, bottom))
+        top = left = 0
+    outputs = functional.conv2d(images, filters, None, spec.strides, (top, left), spec.dilation_rate, spec.groups)
+    return outputs.permute(0, 2, 3, 1)
+
+
+def batch_normalise(
+    inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
+) -> tuple[Any, Any, Any]:
+    """Return PyTorch's fused batch norm of NHWC `inputs`, and the batch's statistics when training."""
+    images = inputs.permute(0, 3, 1, 2)
+    if not training:
+        outputs = functional.batch_norm(images, mean, variance, gamma, beta, False, 0.0, epsilon)
+        return outputs.permute(0, 2, 3, 1), mean, variance
+    outputs, mean, deviation = torch.native_batch_norm(images, gamma, beta, None, None, True, 0.0, epsilon)
+    # The operation returns 1 / sqrt(variance + epsilon).
+    variance = deviation.detach().pow(-2) - epsilon
+    return outputs.permute(0, 2, 3, 1), mean.detach(), variance

@@ -1,0 +1,73 @@
+"""The pieces that several families share: functions from one symbolic tensor to another, every layer named."""
+
+from typing import Any
+
+import keras
+
+from groupwise.layers import BatchNormalization, DepthwiseConv2D, DepthwiseHeNormal, GroupedConv2D
+from groupwise.spec import Pair, symmetric_padding
+
+# PyTorch's momentum of 0.1 is the share that is new; Keras's is the share that stays.
+MOMENTUM = 0.9
+
+
+def conv_bn(
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    strides: int | Pair = 1,
+    *,
+    name: str,
+    groups: int = 1,
+    activation: str | None = "relu",
+    padding: object = None,
+    epsilon: float = 1e-5,
+) -> Any:
+    """Return convolution (no bias), batch norm and activation: layers `name_conv`, `name_bn`, `name_relu`.
+
+    Args:
+        x: symbolic (batch, height, width, channels).
+        padding: as for `GroupedConv2D`; None is PyTorch's symmetric half of the kernel.
+        activation: a Keras activation, or None for none.
+    """
+    convolution = GroupedConv2D(
+        filters,
+        kernel_size,
+        strides,
+        symmetric_padding(kernel_size) if padding is None else padding,
+        groups=groups,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )
+    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)
+
+
+def depthwise_bn(
+    x: Any,
+    kernel_size: int,
+    strides: int | Pair = 1,
+    *,
+    name: str,
+    depth_multiplier: int = 1,
+    activation: str | None = "relu",
+    padding: object = None,
+    epsilon: float = 1e-5,
+) -> Any:
+    """Return depthwise convolution (no bias), batch norm and activation; the arguments are `conv_bn`'s."""
+    convolution = DepthwiseConv2D(
+        kernel_size,
+        strides,
+        symmetric_padding(kernel_size) if padding is None else padding,
+        depth_multiplier=depth_multiplier,
+        use_bias=False,
+        depthwise_initializer=DepthwiseHeNormal(),
+        name=f"{name}_conv",
+    )
+    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)
+
+
+def bn_activation(x: Any, *, name: str, activation: str | None = "relu", epsilon: float = 1e-5) -> Any:
+    """Return batch norm and activation: layers `name_bn` and `name_relu` (or whatever the activation is called)."""
+    x = BatchNormalization(momentum=MOMENTUM, epsilon=epsilon, name=f"{name}_bn")(x)
+    return x if activation is None else keras.layers.Activation(activation, name=f"{name}_{activation}")(x)

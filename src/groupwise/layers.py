@@ -1,0 +1,373 @@
+"""Keras layers that override only the operation: drop-ins for Keras's own, plus explicit padding.
+
+Arguments, weights' shapes and their order are Keras's: `get_weights` and `set_weights` interchange. `padding` also
+takes `((top, bottom), (left, right))`, and `algorithm` names how the convolution is computed (`groupwise.ops`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from groupwise import backends
+from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
+from groupwise.spec import ConvSpec, Padding, normalise_padding
+
+Shape = tuple[int | None, ...]
+_register = keras.saving.register_keras_serializable("groupwise")
+
+
+class _Convolution2D:
+    """What the three convolution layers share: explicit padding, the algorithm's name, the output's shape."""
+
+    padding: Padding
+    algorithm: str
+
+    def _set_padding(self, padding: object, algorithm: str) -> None:
+        self.padding, self.algorithm = normalise_padding(padding), algorithm
+
+    def _options(self) -> dict[str, Any]:
+        names = ("strides", "padding", "dilation_rate", "data_format", "algorithm")
+        return {name: getattr(self, name) for name in names}
+
+    def _finish(self: Any, outputs: Any) -> Any:
+        """Add the bias and apply the activation, as Keras's layers do."""
+        if self.use_bias:
+            shape = (1, -1, 1, 1) if self.data_format == "channels_first" else (1, 1, 1, -1)
+            outputs = ops.add(outputs, ops.reshape(self.bias, shape))
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
+        first = self.data_format == "channels_first"
+        batch, *rest = input_shape
+        height, width, channels = (*rest[1:], rest[0]) if first else rest
+        assert channels is not None  # Keras's layers refuse unknown channels before this
+        filters = getattr(self, "filters", None) or channels * self.depth_multiplier
+        groups = getattr(self, "groups", 1)
+        spec = ConvSpec.of(
+            (batch, height, width, channels),
+            (*self.kernel_size, channels // groups, filters),
+            groups,
+            self.strides,
+            self.padding,
+            self.dilation_rate,
+        )
+        batch, height, width, filters = spec.output_shape
+        return (batch, filters, height, width) if first else (batch, height, width, filters)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return {**config, "algorithm": self.algorithm}
+
+
+def _stock_padding(padding: object) -> object:
+    """Return what Keras's own constructor accepts in place of `padding`."""
+    return padding if isinstance(padding, str) else "valid"
+
+
+@_register
+class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
+    """`keras.layers.Conv2D`, whose grouped form never goes through a forced XLA compilation.
+
+    Args:
+        padding: "same", "valid" or ((top, bottom), (left, right)).
+        algorithm: as for `groupwise.ops.grouped_conv2d`.
+        All other arguments: Keras's, with their defaults.
+
+    Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise.
+
+    Raises:
+        ValueError: where groups does not divide the channels, or an argument is not one of its values.
+
+    Examples:
+        >>> GroupedConv2D(128, 3, groups=32, padding=((1, 1), (1, 1))).compute_output_shape((16, 56, 56, 128))
+        (16, 56, 56, 128)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: object = "valid",
+        *args: Any,
+        algorithm: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, _stock_padding(padding), *args, **kwargs)
+        self._set_padding(padding, algorithm)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return grouped_conv2d(inputs, kernel, self.groups, **self._options())
+
+
+@_register
+class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with explicit padding and a choice of algorithm.
+
+    Args, shapes and errors: Keras's; `padding` and `algorithm` as for `GroupedConv2D`. Output channel
+    `q * depth_multiplier + r` is filter r of input channel q. The default initialiser is Keras's, whose fan-in is
+    kh * kw * channels where the truth is kh * kw; pass `depthwise_initializer=DepthwiseHeNormal()` for the truth.
+
+    Examples:
+        >>> DepthwiseConv2D(3, depth_multiplier=2, padding="same").compute_output_shape((1, 8, 8, 3))
+        (1, 8, 8, 6)
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: object = "valid",
+        *args: Any,
+        algorithm: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(kernel_size, strides, _stock_padding(padding), *args, **kwargs)
+        self._set_padding(padding, algorithm)
+
+    def call(self, inputs: Any) -> Any:
+        return self._finish(depthwise_conv2d(inputs, self.kernel, **self._options()))
+
+
+@_register
+class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` with explicit padding and a choice of algorithm; any depth multiplier.
+
+    Args, shapes and errors: Keras's; `padding` and `algorithm` as for `GroupedConv2D`, for the depthwise step.
+
+    Examples:
+        >>> SeparableConv2D(4, 3, depth_multiplier=4).compute_output_shape((1, 8, 8, 3))
+        (1, 6, 6, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: object = "valid",
+        *args: Any,
+        algorithm: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, _stock_padding(padding), *args, **kwargs)
+        self._set_padding(padding, algorithm)
+
+    def call(self, inputs: Any) -> Any:
+        outputs = separable_conv2d(inputs, self.depthwise_kernel, self.pointwise_kernel, **self._options())
+        return self._finish(outputs)
+
+
+@_register
+class ChannelShuffle(keras.layers.Layer):
+    """ShuffleNet's channel shuffle as a layer: `groupwise.ops.channel_shuffle`.
+
+    Args:
+        groups: a divisor of the channels. inverse: whether to undo the shuffle.
+        data_format: "channels_last", "channels_first" or None for Keras's setting.
+
+    Examples:
+        >>> ChannelShuffle(3).compute_output_shape((1, 28, 28, 240))
+        (1, 28, 28, 240)
+    """
+
+    def __init__(self, groups: int, inverse: bool = False, data_format: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.groups, self.inverse = groups, inverse
+        self.data_format = data_format or keras.config.image_data_format()
+
+    def call(self, inputs: Any) -> Any:
+        return channel_shuffle(inputs, self.groups, self.inverse, self.data_format)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"groups": self.groups, "inverse": self.inverse, "data_format": self.data_format}
+        return {**super().get_config(), **own}
+
+
+def reduced_width(channels: int, ratio: int, divisor: int = 1) -> int:
+    """Return channels / ratio, rounded to the nearest multiple of `divisor` (halves up) and at least one of it.
+
+    Examples:
+        >>> reduced_width(64, 16), reduced_width(64, 16, divisor=8)
+        (4, 8)
+    """
+    return max(divisor, (2 * channels + divisor * ratio) // (2 * divisor * ratio) * divisor)
+
+
+@_register
+class SqueezeExcite(keras.layers.Layer):
+    """Weigh every channel by what the whole image says of it.
+
+    Global average pool, 1x1 layer to channels / ratio, ReLU, 1x1 layer back, sigmoid, scale.
+
+    Args:
+        ratio: how many times narrower the middle is.
+        divisor: the middle width is rounded to a multiple of it (timm: 8; the paper and others: 1).
+        data_format: "channels_last", "channels_first" or None for Keras's setting.
+
+    Shapes: (batch, height, width, channels) to the same.
+
+    Source: Squeeze-and-Excitation Networks, arXiv 1709.01507, section 3.
+
+    Examples:
+        >>> SqueezeExcite(ratio=16).compute_output_shape((1, 56, 56, 256))
+        (1, 56, 56, 256)
+    """
+
+    def __init__(self, ratio: int = 16, divisor: int = 1, data_format: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if ratio < 1 or divisor < 1:
+            raise ValueError(f"ratio={ratio}, divisor={divisor}: both must be at least 1")
+        self.ratio, self.divisor = ratio, divisor
+        self.data_format = data_format or keras.config.image_data_format()
+
+    def build(self, input_shape: Shape) -> None:
+        channels = input_shape[-1 if self.data_format == "channels_last" else 1]
+        if channels is None:
+            raise ValueError(f"input shape {input_shape}: the channels must be known")
+        width = reduced_width(channels, self.ratio, self.divisor)
+        self.reduce = keras.layers.Dense(width, activation="relu", name="reduce", dtype=self.dtype_policy)
+        self.expand = keras.layers.Dense(channels, activation="sigmoid", name="expand", dtype=self.dtype_policy)
+        self.reduce.build((input_shape[0], channels))
+        self.expand.build((input_shape[0], width))
+
+    def call(self, inputs: Any) -> Any:
+        spatial = (1, 2) if self.data_format == "channels_last" else (2, 3)
+        weights = self.expand(self.reduce(ops.mean(inputs, axis=spatial)))
+        return inputs * ops.expand_dims(ops.expand_dims(weights, spatial[0]), spatial[1])
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"ratio": self.ratio, "divisor": self.divisor, "data_format": self.data_format}
+        return {**super().get_config(), **own}
+
+
+@_register
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` in the framework's fused form, where it has one that fits.
+
+    Arguments, weights and moving statistics are Keras's (biased variance, `momentum` the share that stays).
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        fused = backends.active().batch_normalise
+        plain = self.center and self.scale and not (self.renorm or self.synchronized) and mask is None
+        if fused is None or not plain or len(inputs.shape) != 4 or self.axis not in (-1, 3):
+            return super().call(inputs, training=training, mask=mask)
+        training = bool(training and self.trainable)
+        parameters = (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        tensors = [ops.convert_to_tensor(variable) for variable in parameters]
+        outputs, mean, variance = fused(inputs, *tensors, self.epsilon, training)
+        if training:
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+        return outputs
+
+
+class _Pooling2D:
+    """What the two pooling layers share: explicit padding with a constant, then Keras's "valid" pooling."""
+
+    fill: float
+
+    def __init__(self, pool_size: Any = (2, 2), strides: Any = None, padding: object = "valid", **kwargs: Any) -> None:
+        super().__init__(pool_size, strides, _stock_padding(padding), **kwargs)  # type: ignore[call-arg]
+        padding = normalise_padding(padding)
+        self.explicit = None if isinstance(padding, str) else padding
+
+    def _padding(self: Any) -> Any:
+        none = ((0, 0), (0, 0))
+        sides = self.explicit or none
+        return (none[0], *sides, none[0]) if self.data_format == "channels_last" else (*none, *sides)
+
+    def call(self: Any, inputs: Any) -> Any:
+        if self.explicit is not None:
+            inputs = ops.pad(inputs, self._padding(), constant_values=self.fill)
+        return super().call(inputs)  # type: ignore[misc]
+
+    def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
+        padded = [None if n is None else n + sum(p) for n, p in zip(input_shape, self._padding(), strict=True)]
+        return super().compute_output_shape(tuple(padded))  # type: ignore[misc]
+
+    def get_config(self: Any) -> dict[str, Any]:
+        config = super().get_config()  # type: ignore[misc]
+        return {**config, "padding": self.explicit or config["padding"]}
+
+
+@_register
+class MaxPooling2D(_Pooling2D, keras.layers.MaxPooling2D):
+    """`keras.layers.MaxPooling2D` that also takes explicit padding, never chosen as the maximum."""
+
+    fill = float("-inf")
+
+
+@_register
+class AveragePooling2D(_Pooling2D, keras.layers.AveragePooling2D):
+    """`keras.layers.AveragePooling2D` that also takes explicit padding, whose zeros count (PyTorch's default)."""
+
+    fill = 0.0
+
+
+@_register
+class DepthwiseHeNormal(keras.initializers.HeNormal):
+    """He's normal initialiser with a depthwise kernel's true fan-in, kh * kw.
+
+    Keras takes kh * kw * channels, so that the first activations come out too small by the root of the channels.
+
+    Source: arXiv 1502.01852, section 2.2.
+
+    Examples:
+        >>> tuple(DepthwiseHeNormal(seed=0)((3, 3, 16, 1)).shape)
+        (3, 3, 16, 1)
+    """
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> Any:
+        deviation = (2.0 / (shape[0] * shape[1])) ** 0.5
+        return keras.random.normal(shape, stddev=deviation, dtype=dtype or keras.config.floatx(), seed=self.seed)
+
+
+STOCK: dict[type, type] = {
+    GroupedConv2D: keras.layers.Conv2D,
+    DepthwiseConv2D: keras.layers.DepthwiseConv2D,
+    SeparableConv2D: keras.layers.SeparableConv2D,
+    BatchNormalization: keras.layers.BatchNormalization,
+    MaxPooling2D: keras.layers.MaxPooling2D,
+    AveragePooling2D: keras.layers.AveragePooling2D,
+}
+"""Each drop-in and the Keras layer that it stands for."""
+
+
+def load_keras_weights(model: keras.Model, path: Any) -> None:
+    """Load a `.weights.h5` that a stock Keras model wrote into its twin made of our layers.
+
+    Keras keys that file by class name, so a Conv2D's weights do not find a GroupedConv2D. They are loaded into a
+    copy of `model` made of stock layers, and handed over.
+
+    Args:
+        model: functional or sequential, of the architecture that wrote the file.
+        path: the `.weights.h5` file.
+
+    Raises:
+        ValueError: where the file's weights do not fit the model.
+    """
+    twin = keras.models.clone_model(model, clone_function=_stock_twin, recursive=True)
+    twin.load_weights(path)
+    model.set_weights(twin.get_weights())
+
+
+def _stock_twin(layer: keras.layers.Layer) -> keras.layers.Layer:
+    stock: Any = STOCK.get(type(layer))
+    config = layer.get_config()
+    if stock is None:
+        return layer.__class__.from_config(config)
+    config.pop("algorithm", None)
+    if "padding" in config:
+        # Keras knows no explicit padding; without any, a small image could become empty.
+        config["padding"] = "same"
+    return stock.from_config(config)

@@ -1,0 +1,52 @@
+"""A functional Keras model that remembers how it was made."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable("groupwise")
+class Network(keras.Model):
+    """A network of this package: an ordinary functional model, saved as the call that makes it.
+
+    Attributes:
+        architecture: the arguments of `groupwise.models.create` that rebuild it, as data for JSON.
+        metadata: what travels with the weights, as data for JSON: "preprocessing", "class_names" and the like.
+    """
+
+    def __init__(self, inputs: Any, outputs: Any, architecture: dict[str, Any], metadata: dict[str, Any]) -> None:
+        super().__init__(inputs=inputs, outputs=outputs, name=architecture["name"])
+        # Keras would track plain containers as part of the model's state.
+        object.__setattr__(self, "architecture", dict(architecture))
+        object.__setattr__(self, "metadata", dict(metadata))
+
+    architecture: dict[str, Any]
+    metadata: dict[str, Any]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the architecture and the metadata."""
+        return {"architecture": self.architecture, "metadata": self.metadata}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Network":
+        """Rebuild the network, with fresh weights, from `get_config`'s data."""
+        from groupwise.models import create
+
+        network = create(**config["architecture"])
+        network.metadata.update(config["metadata"])
+        return network
+
+
+@contextlib.contextmanager
+def build_settings(dtype: str) -> Iterator[None]:
+    """Build layers channels_last and in `dtype`, whatever Keras's global settings are."""
+    data_format, policy = keras.config.image_data_format(), keras.config.dtype_policy()
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(data_format)
+        keras.config.set_dtype_policy(policy)

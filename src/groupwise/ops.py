@@ -1,0 +1,286 @@
+"""Grouped, depthwise and separable convolution and channel shuffle: on arrays, traced or symbolic tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from groupwise import backends, routing
+from groupwise.algorithms import ALGORITHMS
+from groupwise.spec import ConvSpec, Pair
+
+
+def grouped_conv2d(
+    inputs: Any,
+    kernel: Any,
+    groups: int,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    data_format: str | None = None,
+    algorithm: str = "auto",
+) -> Any:
+    """Convolve each of `groups` equal slices of the channels with its own filters.
+
+    Args:
+        inputs: (batch, height, width, in_channels), or (batch, in_channels, height, width) for channels_first.
+        kernel: (kernel height, kernel width, in_channels // groups, out_channels) in both data formats.
+        groups: a common divisor of in_channels and out_channels; output slice g sees input slice g alone.
+        strides: one integer or (vertical, horizontal).
+        padding: "same" (TensorFlow's), "valid" or ((top, bottom), (left, right)) zeros.
+        dilation_rate: distance between the kernel's taps, one integer or two.
+        data_format: "channels_last" or "channels_first"; None is Keras's setting.
+        algorithm: "auto" (the routing list decides), "native", "depthwise_sum", "split_concat", "block_diagonal",
+            "blocks", "matmul" (1x1 kernels) or "shifted_sum" (depthwise kernels): all give the same sums.
+
+    Returns:
+        (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of both.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+
+    Source: ResNeXt, arXiv 1611.05431, section 3 (figure 3c).
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.arange(8, dtype="float32").reshape(1, 1, 1, 8)
+        >>> y = grouped_conv2d(x, np.ones((1, 1, 4, 8), "float32"), groups=2)
+        >>> np.asarray(y).ravel().tolist()
+        [6.0, 6.0, 6.0, 6.0, 22.0, 22.0, 22.0, 22.0]
+    """
+    operation = _Convolution(groups, strides, padding, dilation_rate, data_format, algorithm)
+    return operation(inputs, kernel)
+
+
+def depthwise_conv2d(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    data_format: str | None = None,
+    algorithm: str = "auto",
+) -> Any:
+    """Convolve every channel with its own `depth_multiplier` filters: a grouped convolution of groups of one.
+
+    Args:
+        inputs: as for `grouped_conv2d`.
+        kernel: (kernel height, kernel width, in_channels, depth_multiplier).
+        strides, padding, dilation_rate, data_format, algorithm: as for `grouped_conv2d`.
+
+    Returns:
+        (batch, out height, out width, in_channels * depth_multiplier); filter r of channel q gives channel
+        `q * depth_multiplier + r`.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.arange(2, dtype="float32").reshape(1, 1, 1, 2)
+        >>> np.asarray(depthwise_conv2d(x, np.ones((1, 1, 2, 2), "float32"))).ravel().tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
+    kernel = _tensor(kernel)
+    height, width, channels, multiplier = _kernel_shape(kernel)
+    kernel = ops.reshape(kernel, (height, width, 1, channels * multiplier))
+    return grouped_conv2d(inputs, kernel, channels, strides, padding, dilation_rate, data_format, algorithm)
+
+
+def separable_conv2d(
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    data_format: str | None = None,
+    algorithm: str = "auto",
+) -> Any:
+    """Convolve every channel on its own, then mix the channels at every pixel.
+
+    `out[b,i,j,k] = sum over di,dj,q,r of x[b, s*i+di, s*j+dj, q] * depthwise[di,dj,q,r] * pointwise[0,0,q*M+r,k]`:
+    the sums of a dense convolution whose kernel has rank M for each pair of input and output channel.
+
+    Args:
+        inputs: as for `grouped_conv2d`.
+        depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
+        pointwise_kernel: (1, 1, in_channels * M, out_channels).
+        strides, padding, dilation_rate: of the depthwise step. data_format, algorithm: as for `grouped_conv2d`.
+
+    Returns:
+        (batch, out height, out width, out_channels) in the inputs' data format.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+
+    Source: TensorFlow's `tf.nn.separable_conv2d`; Xception, arXiv 1610.02357, section 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> x, depthwise = np.ones((1, 5, 5, 2), "float32"), np.ones((3, 3, 2, 1), "float32")
+        >>> separable_conv2d(x, depthwise, np.ones((1, 1, 2, 7), "float32"), padding="valid").shape[-1]
+        7
+    """
+    outputs = depthwise_conv2d(inputs, depthwise_kernel, strides, padding, dilation_rate, data_format, algorithm)
+    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format)
+
+
+def channel_shuffle(inputs: Any, groups: int, inverse: bool = False, data_format: str | None = None) -> Any:
+    """Deal the channels of every group out to all groups, so that the next grouped convolution sees all of them.
+
+    The channels, as (groups, n), are transposed to (n, groups): `out[i * groups + g] = in[g * n + i]`.
+
+    Args:
+        inputs: (batch, height, width, groups * n), or channels first; any number of leading or spatial axes.
+        groups: a divisor of the channels.
+        inverse: whether to undo the shuffle instead: (n, groups) to (groups, n).
+        data_format: "channels_last" or "channels_first"; None is Keras's setting.
+
+    Returns:
+        The same shape and type.
+
+    Raises:
+        ValueError: if groups does not divide the channels.
+
+    Source: ShuffleNet, arXiv 1707.01083, section 3.1 and figure 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> np.asarray(channel_shuffle(np.arange(6.0).reshape(1, 1, 1, 6), groups=2)).ravel().tolist()
+        [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+    """
+    return _Shuffle(groups, inverse, data_format)(inputs)
+
+
+def explain_routing(
+    input_shape: Sequence[int | None],
+    kernel_shape: Sequence[int],
+    groups: int,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    dtype: str = "float32",
+) -> routing.Routing:
+    """Say which algorithm `"auto"` runs for a convolution on this framework and device, and why.
+
+    Args:
+        input_shape: (batch, height, width, in_channels); None where unknown.
+        kernel_shape: (kernel height, kernel width, in_channels // groups, out_channels).
+        groups, strides, padding, dilation_rate: as for `grouped_conv2d`. dtype: of inputs and kernel.
+
+    Returns:
+        A `Routing`: `.algorithm`, `.reason`, `.passed_over`; its text is a short table.
+
+    Examples:
+        >>> print(explain_routing((16, 56, 56, 128), (3, 3, 4, 128), groups=32))  # doctest: +SKIP
+    """
+    spec = ConvSpec.of(input_shape, kernel_shape, groups, strides, padding, dilation_rate, dtype)
+    return routing.explain(spec, backends.active().runtime())
+
+
+class _Convolution(keras.Operation):
+    """The one general operation: it checks, routes and runs, or gives the output's shape for a symbolic input."""
+
+    def __init__(
+        self,
+        groups: int,
+        strides: int | Pair,
+        padding: object,
+        dilation_rate: int | Pair,
+        data_format: str | None,
+        algorithm: str,
+    ) -> None:
+        super().__init__()
+        if algorithm != "auto" and algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm={algorithm!r}: must be one of {', '.join(('auto', *ALGORITHMS))}")
+        self.groups, self.strides, self.padding, self.dilation_rate = groups, strides, padding, dilation_rate
+        self.channels_first = _is_channels_first(data_format)
+        self.algorithm = algorithm
+
+    def call(self, inputs: Any, kernel: Any) -> Any:
+        inputs, kernel = _tensor(inputs), _tensor(kernel)
+        if self.channels_first:
+            # On PyTorch a transposition is a view; XLA folds it into the convolution.
+            inputs = ops.transpose(inputs, (0, 2, 3, 1))
+        spec = self._spec(inputs.shape, inputs.dtype, kernel)
+        inputs, kernel = ops.cast(inputs, spec.dtype), ops.cast(kernel, spec.dtype)
+        algorithm = self.algorithm
+        if algorithm == "auto":
+            algorithm = routing.explain(spec, backends.active().runtime(inputs)).algorithm
+        outputs = ALGORITHMS[algorithm](inputs, kernel, spec)
+        return ops.transpose(outputs, (0, 3, 1, 2)) if self.channels_first else outputs
+
+    def compute_output_spec(self, inputs: Any, kernel: Any) -> keras.KerasTensor:
+        shape = inputs.shape
+        if self.channels_first and len(shape) == 4:
+            shape = (shape[0], *shape[2:], shape[1])
+        spec = self._spec(shape, inputs.dtype, kernel)
+        batch, height, width, channels = spec.output_shape
+        shape = (batch, channels, height, width) if self.channels_first else (batch, height, width, channels)
+        return keras.KerasTensor(shape, dtype=spec.dtype)
+
+    def _spec(self, shape: Any, dtype: Any, kernel: Any) -> ConvSpec:
+        dtype = keras.backend.result_type(
+            keras.backend.standardize_dtype(dtype), keras.backend.standardize_dtype(kernel.dtype), float
+        )
+        return ConvSpec.of(
+            tuple(shape),
+            _kernel_shape(kernel),
+            self.groups,
+            self.strides,
+            self.padding,
+            self.dilation_rate,
+            dtype,
+        )
+
+
+class _Shuffle(keras.Operation):
+    """Channel shuffle on arrays, or its (unchanged) shape for a symbolic input."""
+
+    def __init__(self, groups: int, inverse: bool, data_format: str | None) -> None:
+        super().__init__()
+        self.groups, self.inverse = groups, inverse
+        self.channels_first = _is_channels_first(data_format)
+
+    def call(self, inputs: Any) -> Any:
+        inputs = _tensor(inputs)
+        axis, channels = self._check(inputs.shape)
+        n = channels // self.groups
+        split = (n, self.groups) if self.inverse else (self.groups, n)
+        shape = ops.shape(inputs)
+        grouped = ops.reshape(inputs, (*shape[:axis], *split, *shape[axis + 1 :]))
+        return ops.reshape(ops.swapaxes(grouped, axis, axis + 1), shape)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        self._check(inputs.shape)
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
+    def _check(self, shape: Any) -> tuple[int, int]:
+        axis = 1 if self.channels_first else len(shape) - 1
+        channels = shape[axis]
+        if self.groups < 1 or channels is None or channels % self.groups:
+            raise ValueError(
+                f"groups={self.groups}: must divide the {channels} channels of input shape {tuple(shape)}; "
+                f"choose a divisor of {channels}"
+            )
+        return axis, channels
+
+
+def _is_channels_first(data_format: str | None) -> bool:
+    if data_format not in (None, "channels_last", "channels_first"):
+        raise ValueError(f'data_format={data_format!r}: must be "channels_last", "channels_first" or None')
+    return (data_format or keras.config.image_data_format()) == "channels_first"
+
+
+def _tensor(value: Any) -> Any:
+    """Return `value` as the framework's tensor; a Keras variable is autocast on the way."""
+    return value if isinstance(value, keras.KerasTensor) else ops.convert_to_tensor(value)
+
+
+def _kernel_shape(kernel: Any) -> tuple[int, ...]:
+    shape = tuple(kernel.shape)
+    if len(shape) != 4 or None in shape:
+        raise ValueError(f"kernel shape {shape}: must have four known axes, (height, width, in, out)")
+    return tuple(int(size) for size in shape)

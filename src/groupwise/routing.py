@@ -1,0 +1,115 @@
+"""The ordered lists that decide how a convolution runs: `ConvSpec` and `Runtime` -> algorithm, and why.
+
+A row says which algorithm it stands for and, given a spec and a runtime, why it cannot (or should not) run there.
+The first row that has no objection runs. The order of the rows was measured: `benchmarks/algorithms.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from groupwise.spec import ConvSpec
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a convolution is to run.
+
+    Attributes:
+        framework: "tensorflow", "jax" or "torch".
+        device: "cpu" or "gpu" (any accelerator).
+        grouped_gradients: whether the framework's own grouped convolution has gradients there
+            (TensorFlow on a CPU has them only through oneDNN).
+    """
+
+    framework: str
+    device: str
+    grouped_gradients: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a routing list: an algorithm, the reason for its place, and its objection to a spec (or None)."""
+
+    algorithm: str
+    reason: str
+    objection: Callable[[ConvSpec, Runtime], str | None]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How one convolution runs and why; `str()` of it is the table that `groupwise routing` prints."""
+
+    spec: ConvSpec
+    runtime: Runtime
+    algorithm: str
+    reason: str
+    passed_over: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        height, width, group_width, out_channels = self.spec.kernel_shape
+        lines = [
+            f"{height}x{width} convolution, {self.spec.in_channels} -> {out_channels} channels, "
+            f"{self.spec.groups} group{'s' if self.spec.groups > 1 else ''} of {group_width}, "
+            f"{self.spec.dtype}, {self.runtime.framework} on {self.runtime.device}",
+            *(f"  passed over  {name}: {why}" for name, why in self.passed_over),
+            f"  runs         {self.algorithm}: {self.reason}",
+        ]
+        return "\n".join(lines)
+
+
+def _never(spec: ConvSpec, runtime: Runtime) -> str | None:
+    return None
+
+
+def _unless_pointwise(spec: ConvSpec, runtime: Runtime) -> str | None:
+    return None if spec.is_pointwise else "the kernel is not 1x1, or the input is padded"
+
+
+def _unless_depthwise(spec: ConvSpec, runtime: Runtime) -> str | None:
+    if not spec.is_depthwise:
+        return "a group has more than one input channel"
+    return None if None not in spec.output_shape[1:] else "the image's size is not known"
+
+
+def _if_grouped(spec: ConvSpec, runtime: Runtime) -> str | None:
+    return "XLA's grouped gradient on a CPU is 20 to 300 times slower" if spec.groups > 1 else None
+
+
+def _without_grouped_gradients(spec: ConvSpec, runtime: Runtime) -> str | None:
+    if spec.groups > 1 and not runtime.grouped_gradients:
+        return "TensorFlow has no gradient of a grouped convolution on a CPU without oneDNN"
+    return None
+
+
+_BLOCKS = Row("blocks", "dense convolutions over blocks of about 32 channels", _never)
+
+_ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
+    ("jax", "cpu"): (
+        Row("shifted_sum", "XLA fuses the shifted products into one loop", _unless_depthwise),
+        Row(
+            "matmul",
+            "a 1x1 convolution is a matrix product, which XLA runs 4 to 10 times faster",
+            _unless_pointwise,
+        ),
+        Row("native", "XLA's dense convolution", _if_grouped),
+        _BLOCKS,
+    ),
+    ("tensorflow", "cpu"): (
+        Row("native", "oneDNN through tf.nn.conv2d, outside XLA", _without_grouped_gradients),
+        _BLOCKS,
+    ),
+}
+_ELSEWHERE = (Row("native", "the framework's own convolution", _never),)
+
+
+@lru_cache(maxsize=4096)
+def explain(spec: ConvSpec, runtime: Runtime) -> Routing:
+    """Return which algorithm runs `spec` on `runtime`, which rows were passed over, and why."""
+    passed_over: list[tuple[str, str]] = []
+    for row in _ROWS.get((runtime.framework, runtime.device), _ELSEWHERE):
+        objection = row.objection(spec, runtime)
+        if objection is None:
+            return Routing(spec, runtime, row.algorithm, row.reason, tuple(passed_over))
+        passed_over.append((row.algorithm, objection))
+    raise AssertionError("every routing list ends with a row that takes everything")
