@@ -4,7 +4,13 @@ from typing import Any
 
 import keras
 
-from groupwise.layers import BatchNormalization, DepthwiseConv2D, DepthwiseHeNormal, GroupedConv2D
+from groupwise.layers import (
+    BatchNormalization,
+    DepthwiseConv2D,
+    DepthwiseHeNormal,
+    GroupedConv2D,
+    SeparableConv2D,
+)
 from groupwise.spec import Pair, symmetric_padding
 
 # PyTorch's momentum of 0.1 is the share that is new; Keras's is the share that stays.
@@ -62,6 +68,36 @@ def depthwise_bn(
         depth_multiplier=depth_multiplier,
         use_bias=False,
         depthwise_initializer=DepthwiseHeNormal(),
+        name=f"{name}_conv",
+    )
+    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)
+
+
+def separable_bn(
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    strides: int | Pair = 1,
+    *,
+    name: str,
+    depth_multiplier: int = 1,
+    activation: str | None = "relu",
+    padding: object = None,
+    epsilon: float = 1e-5,
+) -> Any:
+    """Return separable convolution (no bias, nothing between its steps), batch norm and activation.
+
+    The arguments are `conv_bn`'s; depth_multiplier is the number of depthwise filters for each channel.
+    """
+    convolution = SeparableConv2D(
+        filters,
+        kernel_size,
+        strides,
+        symmetric_padding(kernel_size) if padding is None else padding,
+        depth_multiplier=depth_multiplier,
+        use_bias=False,
+        depthwise_initializer=DepthwiseHeNormal(),
+        pointwise_initializer="he_normal",
         name=f"{name}_conv",
     )
     return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)

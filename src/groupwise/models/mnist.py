@@ -1,0 +1,84 @@
+"""A small network for small grey images, with dense, grouped or separable convolutions.
+
+It is the one in which people find that their separable convolution "stops learning at 10%"; docs/separable.md says
+why theirs does and this one does not.
+"""
+
+from typing import Any
+
+from groupwise.blocks import conv_bn, separable_bn
+from groupwise.errors import UserError
+from groupwise.models.registry import GREY, Variant
+
+STEM_WIDTH = 32
+STAGES = ((64, 64), (128, 128))
+"""Channels of every unit; a stage begins with strides 2."""
+
+GROUP_WIDTH = 8
+"""Input channels in a group of the grouped network."""
+
+
+def build(inputs: Any, convolution: str = "dense", depth_multiplier: int = 1) -> dict[str, Any]:
+    """Return the features "stem" (of the image's size), "stage1" (half of it) and "stage2" (a quarter).
+
+    Args:
+        inputs: symbolic (batch, height, width, channels), 28x28x1 or 8x8x1 for example.
+        convolution: what the units after the stem are made of: "dense" 3x3 convolutions; "separable" ones; or
+            "grouped" 3x3 convolutions of 8 channels a group, each followed by a 1x1.
+        depth_multiplier: how many 3x3 filters a channel has before the 1x1 of a separable or grouped unit; a dense
+            convolution has one for each pair of channels, and takes no notice.
+
+    Raises:
+        UserError: for another kind of convolution, or a multiplier below 1.
+    """
+    if convolution not in UNITS:
+        raise UserError(f"convolution={convolution!r}: must be one of {', '.join(UNITS)}")
+    if depth_multiplier < 1:
+        raise UserError(f"depth_multiplier={depth_multiplier}: must be at least 1")
+    unit = UNITS[convolution]
+    features = {"stem": conv_bn(inputs, STEM_WIDTH, 3, name="stem")}
+    x = features["stem"]
+    for stage, widths in enumerate(STAGES, start=1):
+        for index, width in enumerate(widths, start=1):
+            strides = 2 if index == 1 else 1
+            x = unit(x, width, strides, name=f"stage{stage}_unit{index}", depth_multiplier=depth_multiplier)
+        features[f"stage{stage}"] = x
+    return features
+
+
+def _dense(x: Any, filters: int, strides: int, *, name: str, depth_multiplier: int) -> Any:
+    return conv_bn(x, filters, 3, strides, name=name)
+
+
+def _separable(x: Any, filters: int, strides: int, *, name: str, depth_multiplier: int) -> Any:
+    return separable_bn(x, filters, 3, strides, name=name, depth_multiplier=depth_multiplier)
+
+
+def _grouped(x: Any, filters: int, strides: int, *, name: str, depth_multiplier: int) -> Any:
+    channels = x.shape[-1]
+    groups = channels // GROUP_WIDTH
+    x = conv_bn(x, channels * depth_multiplier, 3, strides, name=f"{name}_grouped", groups=groups)
+    return conv_bn(x, filters, 1, name=f"{name}_pointwise")
+
+
+UNITS = {"dense": _dense, "separable": _separable, "grouped": _grouped}
+
+
+def _variant(name: str, convolution: str) -> Variant:
+    return Variant(
+        name,
+        "MNIST",
+        build,
+        {"convolution": convolution},
+        num_classes=10,
+        input_shape=(28, 28, 1),
+        reduction=4,
+        preprocessing=GREY,
+    )
+
+
+VARIANTS: tuple[Variant, ...] = (
+    _variant("mnist_cnn", "dense"),
+    _variant("mnist_cnn_separable", "separable"),
+    _variant("mnist_cnn_grouped", "grouped"),
+)

@@ -1,0 +1,165 @@
+"""ShuffleNet v1: grouped 1x1 convolutions, with a channel shuffle that lets the groups talk.
+
+Source: ShuffleNet, arXiv 1707.01083: the unit is figure 2, the table of widths is table 1.
+"""
+
+from typing import Any
+
+import keras
+
+from groupwise.blocks import conv_bn, depthwise_bn
+from groupwise.errors import UserError
+from groupwise.layers import AveragePooling2D, ChannelShuffle, MaxPooling2D, SqueezeExcite
+from groupwise.models.registry import Variant
+
+ONE = ((1, 1), (1, 1))
+DEPTHS = (4, 8, 4)
+STEM_WIDTH = 24
+FIRST_WIDTHS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
+"""Channels of the first stage by the number of groups, chosen for equal cost; each later stage doubles them."""
+
+SCALES = {"wd4": 0.25, "wd2": 0.5, "w3d4": 0.75, "w1": 1.0, "w3d2": 1.5, "w2": 2.0}
+"""pytorchcv's names for the scales: d stands for divided by."""
+
+
+def nearest_multiple(value: float, divisor: int) -> int:
+    """Return the positive multiple of `divisor` nearest to `value`, halves up.
+
+    Examples:
+        >>> nearest_multiple(136, 16), nearest_multiple(1, 8)
+        (144, 8)
+    """
+    return max(divisor, int(value / divisor + 0.5) * divisor)
+
+
+def build(
+    inputs: Any,
+    groups: int = 3,
+    scale: float = 1.0,
+    stem_width: int | None = None,
+    squeeze_excite: bool = False,
+    shuffle: str | bool = "paper",
+    shuffle_after_depthwise: bool = False,
+    pool_first: bool = False,
+) -> dict[str, Any]:
+    """Return ShuffleNet's features: "stem" (a quarter of the image), "stage1", "stage2", "stage3" (a 32nd).
+
+    Args:
+        inputs: symbolic (batch, height, width, channels).
+        groups: 1, 2, 3, 4 or 8.
+        scale: of all widths; a stage's is rounded to a multiple of 4 x groups, the stem's to one of groups.
+        stem_width: instead of 24 x scale.
+        squeeze_excite: whether each unit weighs its channels, with ratio 16, before the addition (the paper's SE
+            variant, section 4.3).
+        shuffle: "paper" (groups, n) to (n, groups); "inverse", as megvii and tensorpack do; False for none (the
+            paper's ablation, section 4.1.2).
+        shuffle_after_depthwise: megvii's place for the shuffle; the paper's is before.
+        pool_first: whether units of stride 2 join [pool, branch], as megvii does, or [branch, pool], as pytorchcv.
+
+    Raises:
+        UserError: for another number of groups or another kind of shuffle.
+    """
+    if groups not in FIRST_WIDTHS:
+        raise UserError(f"groups={groups!r}: ShuffleNet has {', '.join(map(str, FIRST_WIDTHS))}; choose one of them")
+    if shuffle not in ("paper", "inverse", False):
+        raise UserError(f'shuffle={shuffle!r}: must be "paper", "inverse" or False')
+    options = {
+        "groups": groups,
+        "squeeze_excite": squeeze_excite,
+        "shuffle": shuffle,
+        "shuffle_after_depthwise": shuffle_after_depthwise,
+        "pool_first": pool_first,
+    }
+    width = stem_width or nearest_multiple(STEM_WIDTH * scale, groups)
+    x = conv_bn(inputs, width, 3, 2, name="stem")
+    features = {"stem": MaxPooling2D(3, 2, ONE, name="stem_pool")(x)}
+    x = features["stem"]
+    for stage, depth in enumerate(DEPTHS, start=1):
+        width = nearest_multiple(FIRST_WIDTHS[groups] * 2 ** (stage - 1) * scale, 4 * groups)
+        for unit in range(1, depth + 1):
+            # The stem has too few channels to be worth cutting into groups.
+            first_groups = 1 if stage == unit == 1 else groups
+            strides = 2 if unit == 1 else 1
+            x = shuffle_unit(x, width, strides, name=f"stage{stage}_unit{unit}", first_groups=first_groups, **options)
+        features[f"stage{stage}"] = x
+    return features
+
+
+def shuffle_unit(
+    x: Any,
+    filters: int,
+    strides: int,
+    *,
+    name: str,
+    groups: int,
+    first_groups: int,
+    squeeze_excite: bool = False,
+    shuffle: str | bool = "paper",
+    shuffle_after_depthwise: bool = False,
+    pool_first: bool = False,
+) -> Any:
+    """Return ShuffleNet's unit of x (batch, height, width, channels): (batch, out height, out width, filters).
+
+    Grouped 1x1 to a quarter of the filters, shuffle, depthwise 3x3, grouped 1x1. With strides 1 the input is added;
+    with strides 2 its average pool is appended, and the branch has only the remaining filters.
+
+    Source: arXiv 1707.01083, figure 2b and 2c.
+    """
+
+    def mix(branch: Any) -> Any:
+        if not shuffle:
+            return branch
+        return ChannelShuffle(groups, inverse=shuffle == "inverse", name=f"{name}_shuffle")(branch)
+
+    branch_filters = filters - x.shape[-1] if strides == 2 else filters
+    branch = conv_bn(x, filters // 4, 1, name=f"{name}_compress", groups=first_groups)
+    if not shuffle_after_depthwise:
+        branch = mix(branch)
+    branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None)
+    if shuffle_after_depthwise:
+        branch = mix(branch)
+    branch = conv_bn(branch, branch_filters, 1, name=f"{name}_expand", groups=groups, activation=None)
+    if squeeze_excite:
+        branch = SqueezeExcite(name=f"{name}_excite")(branch)
+    if strides == 2:
+        pool = AveragePooling2D(3, 2, ONE, name=f"{name}_pool")(x)
+        x = keras.layers.Concatenate(name=f"{name}_join")([pool, branch] if pool_first else [branch, pool])
+    else:
+        x = keras.layers.Add(name=f"{name}_add")([branch, x])
+    return keras.layers.Activation("relu", name=f"{name}_relu")(x)
+
+
+def _megvii(scale: float, groups: int, stem_width: int) -> Variant:
+    """Return megvii's network of this scale, the authors' own: their shuffle, their order, no bias in the head."""
+    return Variant(
+        name=f"shufflenet_v1_x{scale:.1f}_g{groups}".replace(".", "_"),
+        family="ShuffleNet v1",
+        build=build,
+        arguments={
+            "groups": groups,
+            "scale": scale,
+            "stem_width": stem_width,
+            "shuffle": "inverse",
+            "shuffle_after_depthwise": True,
+            "pool_first": True,
+        },
+        head_arguments={"use_bias": False},
+    )
+
+
+VARIANTS: tuple[Variant, ...] = (
+    *(
+        Variant(f"shufflenet_g{groups}_{name}", "ShuffleNet v1", build, {"groups": groups, "scale": scale})
+        for groups in FIRST_WIDTHS
+        for name, scale in SCALES.items()
+    ),
+    _megvii(0.5, groups=3, stem_width=12),
+    _megvii(1.0, groups=3, stem_width=24),
+    _megvii(1.5, groups=3, stem_width=24),
+    _megvii(2.0, groups=3, stem_width=48),
+    _megvii(0.5, groups=8, stem_width=16),
+    _megvii(1.0, groups=8, stem_width=24),
+    _megvii(1.5, groups=8, stem_width=24),
+    _megvii(2.0, groups=8, stem_width=48),
+)
+"""`shufflenet_g3_w1` and its like are pytorchcv's; `shufflenet_v1_x1_0_g3` and its like are megvii's."""

@@ -1,0 +1,81 @@
+"""ShuffleNet v2: half of the channels pass by, the other half is convolved, and a shuffle mixes the two.
+
+Source: ShuffleNet V2, arXiv 1807.11164: the unit is figure 3, the table of widths is table 5.
+"""
+
+from typing import Any
+
+import keras
+
+from groupwise.blocks import conv_bn, depthwise_bn
+from groupwise.layers import ChannelShuffle, MaxPooling2D
+from groupwise.models.registry import Variant
+
+DEPTHS = (4, 8, 4)
+SYMMETRIC = ((1, 1), (1, 1))
+CEILING = ((0, 1), (0, 1))
+"""An unpadded pool of 3 by 2 whose size is rounded up: the last window may reach one pixel over the edge."""
+
+
+def build(
+    inputs: Any,
+    widths: tuple[int, int, int] = (116, 232, 464),
+    final_width: int = 1024,
+    pool_padding: Any = SYMMETRIC,
+) -> dict[str, Any]:
+    """Return ShuffleNet v2's features: "stem" (a quarter of the image), "stage1" to "stage3", "final" (a 32nd).
+
+    Args:
+        inputs: symbolic (batch, height, width, channels).
+        widths: channels of the three stages, even numbers.
+        final_width: channels of the last 1x1 convolution.
+        pool_padding: of the stem's 3x3 pool.
+    """
+    x = conv_bn(inputs, 24, 3, 2, name="stem")
+    x = MaxPooling2D(3, 2, pool_padding, name="stem_pool")(x)
+    features = {"stem": x}
+    for stage, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True), start=1):
+        for unit in range(1, depth + 1):
+            x = split_unit(x, width, 2 if unit == 1 else 1, name=f"stage{stage}_unit{unit}")
+        features[f"stage{stage}"] = x
+    features["final"] = conv_bn(x, final_width, 1, name="final")
+    return features
+
+
+def split_unit(x: Any, filters: int, strides: int, *, name: str) -> Any:
+    """Return the unit of x (batch, height, width, channels): (batch, out height, out width, filters).
+
+    With strides 1 the first half of the channels passes unchanged, and channels must equal filters; with strides 2
+    each half of the filters is a convolution of all channels.
+
+    Source: arXiv 1807.11164, figure 3c and 3d.
+    """
+    half = filters // 2
+    if strides == 1:
+        passed, branch = x[..., :half], x[..., half:]
+    else:
+        passed = depthwise_bn(x, 3, strides, name=f"{name}_shortcut_depthwise", activation=None)
+        passed, branch = conv_bn(passed, half, 1, name=f"{name}_shortcut_expand"), x
+    branch = conv_bn(branch, half, 1, name=f"{name}_compress")
+    branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None)
+    branch = conv_bn(branch, half, 1, name=f"{name}_expand")
+    x = keras.layers.Concatenate(name=f"{name}_join")([passed, branch])
+    return ChannelShuffle(2, name=f"{name}_shuffle")(x)
+
+
+def _variant(name: str, width: int, final_width: int, pool_padding: Any) -> Variant:
+    arguments = {"widths": (width, 2 * width, 4 * width), "final_width": final_width, "pool_padding": pool_padding}
+    return Variant(name, "ShuffleNet v2", build, arguments)
+
+
+VARIANTS: tuple[Variant, ...] = (
+    _variant("shufflenet_v2_x0_5", 48, 1024, SYMMETRIC),
+    _variant("shufflenet_v2_x1_0", 116, 1024, SYMMETRIC),
+    _variant("shufflenet_v2_x1_5", 176, 1024, SYMMETRIC),
+    _variant("shufflenet_v2_x2_0", 244, 2048, SYMMETRIC),
+    _variant("shufflenetv2_wd2", 48, 1024, CEILING),
+    _variant("shufflenetv2_w1", 116, 1024, CEILING),
+    _variant("shufflenetv2_w3d2", 176, 1553, CEILING),
+    _variant("shufflenetv2_w2", 244, 2153, CEILING),
+)
+"""The first four are torchvision's, the others pytorchcv's."""
