@@ -21,10 +21,10 @@ class Augmentation:
         crop_padding: pad by this many pixels, reflecting the image, and cut the image size out at random.
         rand_augment: None, or {"num_ops": 2, "magnitude": 9}: that many of RandAugment's operations on each
             image, of strength 0 to 10.
+        erase: the probability of filling a random rectangle with the mean colour.
         mixup: blend pairs of images and labels, the weight from Beta(mixup, mixup). 0: off.
-        cutmix: paste a rectangle of another image, the area from Beta(cutmix, cutmix), at most 1. 0: off.
-            Where both mixup and cutmix are set, each batch gets one of them, by a coin.
-        erase: the probability of filling a random rectangle with the mean grey.
+        cutmix: paste a rectangle of another image, the area from Beta(cutmix, cutmix). 0: off. Where both
+            mixup and cutmix are set, each batch gets one of them, by a coin.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -38,9 +38,9 @@ class Augmentation:
     crop_padding: int = 0
     resized_crop: tuple[float, float] | None = None
     rand_augment: Mapping[str, float] | None = None
+    erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    erase: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
@@ -49,10 +49,9 @@ class Augmentation:
             low, high = self.resized_crop
             if not 0 < low <= high <= 1:
                 raise ValueError(f"resized_crop={self.resized_crop}: areas obey 0 < low <= high <= 1")
-        if self.mixup < 0:
-            raise ValueError(f"mixup={self.mixup}: the Beta distribution's parameter is positive, or 0 for none")
-        if not 0 <= self.cutmix <= 1:
-            raise ValueError(f"cutmix={self.cutmix}: the Beta distribution's parameter is 0 (none) to 1")
+        for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: the Beta distribution's parameter is positive, or 0 for none")
         if not 0 <= self.erase <= 1:
             raise ValueError(f"erase={self.erase}: a probability lies in 0 to 1")
         if self.rand_augment is not None:

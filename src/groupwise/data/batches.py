@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from groupwise.data.augmentation import Augmentation, flip_and_crop, random_resized_crop
 from groupwise.data.dataset import Split
 from groupwise.data.images import RESAMPLING, ImageArray, Interpolation, prepare_image
-from groupwise.data.mixing import Mixer
+from groupwise.data.mixing import cut_mix, mix_up, random_erasing
 from groupwise.data.rand_augment import rand_augment
 from groupwise.data.samples import Cache, Samples
 from groupwise.errors import UserError
@@ -58,8 +58,8 @@ class ImageBatches(keras.utils.PyDataset):
         workers: threads that decode. None: one a core.
 
     Attributes:
-        epoch: which epoch's batches are given; fit() counts it up. Set it to go on with an interrupted
-            training.
+        epoch: which epoch's batches are given; fit() counts it up after the last of them. Set it to go on with
+            an interrupted training.
         seconds_waited: how long all requests together waited for a batch that was not ready. An upper bound
             on what a training step waited: TensorFlow asks ahead.
         failure: the UserError that stopped the batches, else None. (TensorFlow wraps what is raised here.)
@@ -113,7 +113,7 @@ class ImageBatches(keras.utils.PyDataset):
         means = np.broadcast_to(np.asarray(mean, np.float32), (channels,))
         self._scale = np.tile(1 / (255 * deviations), image_size[1])
         self._shift = np.tile(-means / deviations, image_size[1])
-        self._mixer = Mixer(self._augmentation, float(255 * means.mean()))
+        self._fill = np.rint(255 * means).astype(np.uint8)
         labels = np.eye(num_classes, dtype=np.float32)
         self._one_hot = labels * (1 - label_smoothing) + label_smoothing / num_classes
         self._samples = self._make_samples(crop, cache, workers)
@@ -123,6 +123,7 @@ class ImageBatches(keras.utils.PyDataset):
         self.epoch = 0
         self.seconds_waited = 0.0
         self.failure: UserError | None = None
+        self._reached_end = False
 
     @property
     def broken(self) -> list[tuple[str, str]]:
@@ -154,6 +155,7 @@ class ImageBatches(keras.utils.PyDataset):
         if not 0 <= index < count:
             raise IndexError(f"batch {index}: there are {count}")
         started = time.perf_counter()
+        self._reached_end = index == count - 1
         last = count if not self._shuffle else 2 * count  # a training goes on with the next epoch
         wanted = [
             (self.epoch + position // count, position % count)
@@ -173,8 +175,13 @@ class ImageBatches(keras.utils.PyDataset):
             self.seconds_waited += time.perf_counter() - started
 
     def on_epoch_end(self) -> None:
-        """Called by fit(): the next epoch has another order."""
-        self.epoch += 1
+        """Called by fit(): the next epoch has another order.
+
+        On JAX and PyTorch fit() also looks at a first batch before it starts; that is not counted as an epoch.
+        """
+        if self._reached_end:
+            self.epoch += 1
+        self._reached_end = False
 
     def _make_samples(self, crop: float, cache: Cache, workers: int | None) -> Samples:
         largest = max(self._image_size)
@@ -196,15 +203,26 @@ class ImageBatches(keras.utils.PyDataset):
         indices = indices[index * self._batch_size : (index + 1) * self._batch_size]
         generator = np.random.default_rng((self._seed, epoch, index))
         images, labels = self._read(indices, generator)
+        varied, targets = self._augment(images, self._one_hot[labels], generator)
+        normalised = np.multiply(varied.reshape(*varied.shape[:2], -1), self._scale, dtype=np.float32)
+        normalised += self._shift
+        return normalised.reshape(varied.shape), targets
+
+    def _augment(
+        self, images: ImageArray, targets: NDArray[np.float32], generator: Generator
+    ) -> tuple[ImageArray | NDArray[np.float32], NDArray[np.float32]]:
         augmentation = self._augmentation
         if augmentation.flip or augmentation.crop_padding:
             images = flip_and_crop(images, augmentation, generator)
         if augmentation.rand_augment is not None:
             images = rand_augment(images, generator, **augmentation.rand_augment)
-        mixed, targets = self._mixer(images, self._one_hot[labels], generator)
-        normalised = np.multiply(mixed.reshape(*mixed.shape[:2], -1), self._scale, dtype=np.float32)
-        normalised += self._shift
-        return normalised.reshape(mixed.shape), targets
+        if augmentation.erase:
+            images = random_erasing(images, augmentation.erase, self._fill, generator)
+        if augmentation.mixup and (not augmentation.cutmix or generator.random() < 0.5):
+            return mix_up(images, targets, augmentation.mixup, generator)
+        if augmentation.cutmix:
+            return cut_mix(images, targets, augmentation.cutmix, generator)
+        return images, targets
 
     def _read(self, indices: NDArray[np.intp], generator: Generator) -> tuple[ImageArray, NDArray[np.int64]]:
         finish = None

@@ -75,8 +75,9 @@ def files_in_zip(path: Path) -> ImageFiles:
         refuse_climbing(member.orig_filename, path)
         if member.flag_bits & 1:
             raise UserError(f"{path}: its member {member.filename!r} is encrypted; unpack it first")
-        if not member.is_dir() and is_image_name(member.filename):
-            members[member.filename] = member
+        name = member.filename.replace("\\", "/")  # as some programs on Windows write it
+        if not member.is_dir() and is_image_name(name):
+            members[name] = member
 
     def read(name: str) -> bytes:
         member = members[name]

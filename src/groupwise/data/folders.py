@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -33,7 +34,7 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
 
     Args:
         name: the data set's name.
-        files: the images; folders above the classes that hold all of them are looked through.
+        files: the images; a folder above the classes that holds everything is looked through.
         seed: settles the split where there is no test/ (nor val/, which then takes its place).
         test_fraction: the share to test on in such a split.
 
@@ -42,7 +43,7 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
     """
     if not files.names:
         raise UserError(f"{name} is empty: it holds no images")
-    entries = _below_common_folders([(tuple(file.split("/")), file) for file in files.names])
+    entries = _below_common_folders([(PurePosixPath(file).parts, file) for file in files.names])
     by_role = _by_role(name, entries)
     class_names = _class_names(name, by_role)
     image_size, channels = _probe(files)
@@ -58,9 +59,11 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
 
 
 def _below_common_folders(entries: list[Entry]) -> list[Entry]:
-    """Takes away the folders that hold everything, as long as two levels are left: class and file."""
-    while len({parts[0] for parts, _ in entries}) == 1 and all(len(parts) > 2 for parts, _ in entries):
-        entries = [(parts[1:], file) for parts, file in entries]
+    """Takes away the folders that hold all others, as long as two levels are left: class and file."""
+    while len({parts[0] for parts, _ in entries if len(parts) > 1}) == 1 and any(
+        len(parts) > 2 for parts, _ in entries
+    ):
+        entries = [(parts[1:], file) for parts, file in entries if len(parts) > 1]
     return entries
 
 

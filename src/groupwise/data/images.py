@@ -107,7 +107,8 @@ def read_header(content: bytes) -> tuple[tuple[int, int], int] | None:
     """The (height, width) and the channels (1 or 3) that an image file declares; None if unreadable."""
     try:
         with _open(content, "") as image:
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+            # Of a TIFF, Pillow gives the upright size, and later the upright picture, by itself.
+            orientation = image.getexif().get(ORIENTATION_TAG, 1) if image.format != "TIFF" else 1
             size = image.size if orientation in (5, 6, 7, 8) else (image.height, image.width)
             return size, 1 if image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")) else 3
     except Exception:  # as in read_image; whoever decodes the image names the reason

@@ -1,0 +1,272 @@
+"""Batches: what is in them, in which order, what becomes of broken images, and that fit() takes them."""
+
+import doctest
+import importlib
+import os
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from groupwise.data import Augmentation, BrokenImage, ImageBatches, Split, TooManyBroken, load_dataset, prepare_image
+from groupwise.errors import UserError
+
+NORMALISATION = {"mean": 0.0, "std": 1 / 255}  # leaves the pixels as they are
+
+
+AUGMENTATION = Augmentation(flip=True, crop_padding=1, rand_augment={"num_ops": 1}, erase=0.3, mixup=0.2, cutmix=1.0)
+
+
+def numbered_split(count, broken=(), size=(4, 4), classes=2):
+    """Image n is all n % 256; those in broken cannot be read."""
+
+    def read(index, smallest_side):
+        if index in broken:
+            raise BrokenImage(f"image {index}", "truncated")
+        return np.full((*size, 1), index % 256, np.uint8)
+
+    return Split(np.arange(count) % classes, [f"image {index}" for index in range(count)], read)
+
+
+def batches_of(split, batch_size=4, **options):
+    return ImageBatches(split, batch_size, (4, 4), 1, 2, **{**NORMALISATION, **options})
+
+
+def numbers(images):
+    return [round(value) for value in images[:, 0, 0, 0].tolist()]
+
+
+def epoch_of(batches):
+    return [number for images, _ in batches for number in numbers(images)]
+
+
+def test_pixels_are_normalised_by_channel():
+    split = Split(np.array([0]), ["a"], lambda index, side: np.array([[[0, 255, 51]]], np.uint8))
+    batches = ImageBatches(split, 1, (1, 1), 3, 2, mean=(0.5, 0.25, 0.2), std=(0.25, 0.5, 1.0))
+    images, labels = batches[0]
+    assert images.dtype == labels.dtype == np.float32
+    np.testing.assert_allclose(images[0, 0, 0], [-2, 1.5, 0], atol=1e-6)
+
+
+def test_labels_are_one_hot_and_smoothed():
+    split = numbered_split(4)
+    np.testing.assert_array_equal(batches_of(split)[0][1], [[1, 0], [0, 1], [1, 0], [0, 1]])
+    smoothed = batches_of(split, label_smoothing=0.1)[0][1]
+    np.testing.assert_allclose(smoothed, [[0.95, 0.05], [0.05, 0.95]] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cache", [True, False, "auto"])
+def test_an_evaluation_has_every_image_once_in_order(cache):
+    batches = batches_of(numbered_split(10), cache=cache)
+    assert len(batches) == 3
+    assert [len(images) for images, _ in batches] == [4, 4, 2]
+    assert epoch_of(batches) == epoch_of(batches) == list(range(10))
+    with pytest.raises(IndexError):
+        batches[3]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_training_is_shuffled_and_can_go_on(cache, workers):
+    options = {"shuffle": True, "seed": 5, "augmentation": AUGMENTATION}
+    batches = batches_of(numbered_split(22), cache=cache, **options)
+    assert len(batches) == 5
+    epochs = []
+    for _ in range(3):
+        epochs.append([(images, labels) for images, labels in batches])
+        batches.on_epoch_end()
+    resumed = batches_of(numbered_split(22), cache=not cache, workers=workers, **options)
+    resumed.epoch = 2
+    for (images, labels), (same_images, same_labels) in zip(epochs[2], resumed, strict=True):
+        np.testing.assert_array_equal(images, same_images)
+        np.testing.assert_array_equal(labels, same_labels)
+    assert all(images.shape == (4, 4, 4, 1) for epoch in epochs for images, _ in epoch)
+
+
+def test_every_epoch_has_its_own_order():
+    batches = batches_of(numbered_split(20), shuffle=True)
+    first = epoch_of(batches)
+    batches.on_epoch_end()
+    second = epoch_of(batches)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert len({tuple(first), tuple(second), tuple(range(20))}) == 3
+    assert epoch_of(batches_of(numbered_split(20), shuffle=True, seed=1)) not in (first, second)
+
+
+def test_resized_crops_are_the_same_for_any_number_of_threads():
+    noise = np.random.default_rng(0).integers(0, 256, (40, 9, 11, 1), np.uint8)
+    split = Split(np.zeros(40, np.int64), ["a"] * 40, lambda index, side: noise[index])
+    options = {"shuffle": True, "augmentation": Augmentation(resized_crop=(0.1, 1.0))}
+    one, many = (batches_of(split, 20, workers=workers, **options)[0][0] for workers in (1, 4))
+    np.testing.assert_array_equal(one, many)
+    assert one.std(axis=(1, 2, 3)).min() > 0
+
+
+def test_a_split_smaller_than_a_batch_is_one_batch():
+    assert [len(images) for images, _ in batches_of(numbered_split(3), 8, shuffle=True)] == [3]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_evaluation_leaves_broken_images_out(cache):
+    batches = batches_of(numbered_split(300, broken=[7, 250]), 64, cache=cache)
+    assert epoch_of(batches) == [n % 256 for n in range(300) if n not in (7, 250)]
+    assert batches.broken == [("image 7", "truncated"), ("image 250", "truncated")]
+    labels = np.concatenate([labels.argmax(axis=1) for _, labels in batches])
+    assert labels.tolist() == [n % 2 for n in range(300) if n not in (7, 250)]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_training_replaces_broken_images(cache):
+    batches = batches_of(numbered_split(200, broken=[7, 150]), 50, cache=cache, shuffle=True)
+    seen = epoch_of(batches)
+    assert not {7, 150} & set(seen)
+    assert len(seen) == 50 * len(batches)
+    assert set(map(len, (images for images, _ in batches))) == {50}
+    assert len(batches.broken) == 2
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_over_one_percent_broken_stops(cache, shuffle):
+    batches = batches_of(numbered_split(200, broken=range(3, 12)), 50, cache=cache, shuffle=shuffle)
+    with pytest.raises(TooManyBroken, match=r"of 200 images are broken, which is over 1%: image \d+: truncated; "):
+        epoch_of(batches)
+    assert isinstance(batches.failure, TooManyBroken)
+    exactly = batches_of(numbered_split(200, broken=[3, 4]), 50, cache=cache, shuffle=shuffle)
+    epoch_of(exactly)
+    assert exactly.failure is None
+
+
+def test_the_message_names_the_first_and_counts_the_rest():
+    with pytest.raises(TooManyBroken) as caught:
+        batches_of(numbered_split(100, broken=range(50, 58))).load()
+    named = "; ".join(f"image {n}: truncated" for n in range(50, 55))
+    assert str(caught.value) == f"8 of 100 images are broken, which is over 1%: {named}; and 3 more"
+
+
+def test_a_wholly_broken_batch_ends_in_a_sentence():
+    batches = batches_of(numbered_split(200, broken=[0]), 1, cache=False)
+    with pytest.raises(UserError, match="a whole batch of images is broken: image 0"):
+        batches[0]
+    assert batches_of(numbered_split(200, broken=[0]), 1, cache=True)[0][0].item(0) == 1
+
+
+def test_images_are_decoded_once_if_they_are_cached():
+    reads = []
+    numbered = numbered_split(30)
+
+    def read(index, smallest_side):
+        reads.append(index)
+        return numbered.read(index)
+
+    split = Split(numbered.labels, numbered.names, read)
+    batches = batches_of(split, cache=True)
+    epoch_of(batches)
+    epoch_of(batches)
+    assert sorted(reads) == list(range(30))
+
+
+def test_batches_are_made_ahead():
+    def slow(index, smallest_side):
+        time.sleep(0.02)
+        return np.zeros((4, 4, 1), np.uint8)
+
+    split = Split(np.zeros(40, np.int64), ["a"] * 40, slow)
+    waited = []
+    for pause in (0.0, 0.2):
+        batches = batches_of(split, 8, cache=False, workers=8)
+        for index in range(len(batches)):
+            batches[index]
+            time.sleep(pause)
+        waited.append(batches.seconds_waited)
+        batches.close()
+    assert waited[1] < waited[0] / 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"label_smoothing": 1.0}, {"crop": 0.0}, {"seed": -1}, {"interpolation": "best"}],
+)
+def test_arguments_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        batches_of(numbered_split(4), **options)
+
+
+def test_keras_trains_evaluates_and_predicts_on_them():
+    training = batches_of(numbered_split(32), 8, shuffle=True)
+    test = batches_of(numbered_split(10))
+    model = keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    epochs = []
+    notes = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(training.epoch))
+    model.fit(training, epochs=3, validation_data=test, shuffle=False, verbose=0, callbacks=[notes])
+    assert epochs == [0, 1, 2]
+    assert training.epoch == 3
+    assert model.predict(test, verbose=0).shape == (10, 2)
+    logits = model.predict(test, verbose=0)
+    accuracy = np.mean(logits.argmax(axis=1) == np.arange(10) % 2)
+    np.testing.assert_allclose(model.evaluate(test, verbose=0, return_dict=True)["accuracy"], accuracy, rtol=1e-6)
+
+
+def test_a_failure_within_fit_is_kept():
+    batches = batches_of(numbered_split(64, broken=range(20, 40)), 8, shuffle=True, cache=False)
+    model = keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(Exception, match="images are broken"):
+        model.fit(batches, shuffle=False, verbose=0)
+    assert isinstance(batches.failure, TooManyBroken)
+
+
+def test_files_go_all_the_way(tmp_path):
+    for class_name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+        (tmp_path / class_name).mkdir()
+        for number in range(60):
+            Image.new("RGB", (40 + number, 50), colour).save(tmp_path / class_name / f"{number}.jpg", quality=95)
+    (tmp_path / "red" / "7.jpg").write_bytes(b"")
+    split = load_dataset(tmp_path, test_fraction=1.0).test
+    batches = ImageBatches(split, 32, (16, 24), 3, 2, mean=0.0, std=1.0)
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert images.shape == (119, 16, 24, 3)
+    assert batches.broken == [("red/7.jpg", "empty file")]
+    np.testing.assert_allclose(images[:, 8, 12, [2, 0]], labels, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["arrays", "augmentation", "batches", "cifar", "dataset", "files", "folders", "images", "samples", "sources"],
+)
+def test_the_examples_in_the_documentation_run(name):
+    assert doctest.testmod(importlib.import_module(f"groupwise.data.{name}")).failed == 0
+
+
+@pytest.fixture(scope="module")
+def photos():
+    folder = os.environ.get("GROUPWISE_TEST_DATA")
+    if not folder:
+        pytest.skip("GROUPWISE_TEST_DATA names no folder with cifar10-images.zip and imagenet-100-photos.zip")
+    return Path(folder)
+
+
+def test_cifar_as_files(photos):
+    dataset = load_dataset(photos / "cifar10-images.zip")
+    assert (len(dataset.train), len(dataset.test), len(dataset.class_names)) == (50_000, 10_000, 10)
+    assert (dataset.image_size, dataset.channels) == ((32, 32), 3)
+    batches = ImageBatches(dataset.test, 500, (32, 32), 3, 10, mean=0.0, std=1.0)
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert (labels.sum(axis=0) == 1000).all()
+    # The published means of CIFAR-10's channels.
+    np.testing.assert_allclose(images.mean(axis=(0, 1, 2)), [0.4914, 0.4822, 0.4465], atol=0.01)
+
+
+def test_photos(photos):
+    split = load_dataset(photos / "imagenet-100-photos.zip", test_fraction=1.0).test
+    batches = ImageBatches(split, 25, (224, 224), 3, 100, mean=0.0, std=1.0)
+    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert images.shape == (100, 224, 224, 3)
+    np.testing.assert_array_equal(labels, np.eye(100))
+    assert batches.broken == []
+    whole = prepare_image(split.read(3), (224, 224)) / 255  # decoding at a smaller scale changes hardly anything
+    assert np.abs(whole - images[3]).mean() < 0.02
