@@ -164,6 +164,10 @@ def test_images_are_decoded_once_if_they_are_cached():
 
     split = Split(numbered.labels, numbered.names, read)
     batches = batches_of(split, cache=True)
+    progress = []
+    batches.load(lambda done, total: progress.append((done, total)))
+    assert progress == sorted(progress)
+    assert progress[-1] == (30, 30)
     epoch_of(batches)
     epoch_of(batches)
     assert sorted(reads) == list(range(30))

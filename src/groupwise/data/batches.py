@@ -17,7 +17,7 @@ from groupwise.data.dataset import Split
 from groupwise.data.images import RESAMPLING, ImageArray, Interpolation, prepare_image
 from groupwise.data.mixing import cut_mix, mix_up, random_erasing
 from groupwise.data.rand_augment import rand_augment
-from groupwise.data.samples import Cache, Samples
+from groupwise.data.samples import Cache, Progress, Samples
 from groupwise.errors import UserError
 
 Batch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -130,11 +130,15 @@ class ImageBatches(keras.utils.PyDataset):
         """The (name, reason) of every image found broken so far, in the split's order."""
         return self._samples.broken
 
-    def load(self) -> None:
-        """Decodes everything that the cache is to hold; a second call does nothing."""
+    def load(self, progress: Progress | None = None) -> None:
+        """Decodes everything that the cache is to hold; a second call does nothing.
+
+        Args:
+            progress: called now and then with the number of images decoded and that of all.
+        """
         if self._indices is None:
             try:
-                self._indices = self._samples.load()
+                self._indices = self._samples.load(progress)
             except UserError as error:
                 self.failure = error
                 raise

@@ -13,6 +13,8 @@ from groupwise.data.memory import free_memory, usable_cores
 from groupwise.errors import UserError
 
 Cache: TypeAlias = bool | Literal["auto"]
+Finish: TypeAlias = Callable[[int, ImageArray], ImageArray]
+Progress: TypeAlias = Callable[[int, int], None]
 
 BROKEN_SHARE = 0.01
 NAMED_IN_MESSAGE = 5
@@ -62,28 +64,29 @@ class Samples:
     @property
     def broken(self) -> list[tuple[str, str]]:
         """The (name, reason) of every image found broken so far, in the split's order."""
-        return [(self._split.names[index], reason) for index, reason in sorted(self._broken.items())]
+        return [(self._split.names[index], reason) for index, reason in sorted(self._broken.copy().items())]
 
-    def load(self) -> NDArray[np.intp]:
+    def load(self, progress: Progress | None = None) -> NDArray[np.intp]:
         """Fills the cache if there is to be one, and returns the indices to draw from.
 
         These are the readable images' where the cache knows them, otherwise all.
         """
         if not self._loaded:
             if self._should_cache():
-                self._prepared = self.read(range(len(self._split)))
+                self._prepared = self.read(range(len(self._split)), progress=progress)
             self._loaded = True
         indices = np.arange(len(self._split))
         return np.setdiff1d(indices, sorted(self._broken)) if self._prepared is not None else indices
 
     def read(
-        self, indices: Sequence[int], finish: Callable[[int, ImageArray], ImageArray] | None = None
+        self, indices: Sequence[int], finish: Finish | None = None, progress: Progress | None = None
     ) -> list[ImageArray | None]:
         """The prepared images at these indices, None for each broken one.
 
         Args:
             indices: which images.
             finish: applied, also by many threads, to (position among the indices, prepared image).
+            progress: called as images become ready, with how many are and how many there will be.
 
         Raises:
             TooManyBroken: over 1% of the split is known to be broken by now.
@@ -99,7 +102,11 @@ class Samples:
             ]
 
         chunk = max(1, min(CHUNK, len(indices) // (2 * self._workers)))
-        images = [image for part in self._decoders.map(read_chunk, range(0, len(indices), chunk)) for image in part]
+        images: list[ImageArray | None] = []
+        for part in self._decoders.map(read_chunk, range(0, len(indices), chunk)):
+            images += part
+            if progress is not None:
+                progress(len(images), len(indices))
         if len(self._broken) > BROKEN_SHARE * len(self._split):
             raise TooManyBroken(self.broken, len(self._split))
         return images
@@ -108,9 +115,7 @@ class Samples:
         """Ends the threads."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _read_one(
-        self, index: int, position: int, finish: Callable[[int, ImageArray], ImageArray] | None
-    ) -> ImageArray | None:
+    def _read_one(self, index: int, position: int, finish: Finish | None) -> ImageArray | None:
         if index in self._broken:
             return None
         image = self._prepared[index] if self._prepared is not None else None
