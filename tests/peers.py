@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +12,13 @@ import pytest
 
 from groupwise import layers
 
-Renames = Sequence[tuple[str, str]]
+Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Regular expressions and replacements, applied in order: from a peer's module names to our layers' names."""
+
+
+def slow_unless(quick: Collection[str], names: Iterable[str]) -> list[Any]:
+    """Return parameters for `pytest.mark.parametrize`: every name, those that are not quick marked slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 def import_peer(name: str) -> ModuleType:

@@ -45,6 +45,14 @@ V2_PARAMETERS = {
     "shufflenetv2_w2": 7_601_686,
 }
 PARAMETERS = {**V1_PARAMETERS, **MEGVII_PARAMETERS, **TORCHVISION_PARAMETERS, **V2_PARAMETERS}
+QUICK = {
+    "shufflenet_g1_wd4",
+    "shufflenet_g3_wd4",
+    "shufflenet_g3_w1",
+    "shufflenet_v1_x0_5_g8",
+    "shufflenet_v2_x0_5",
+    "shufflenetv2_w3d2",
+}
 
 PYTORCHCV: peers.Renames = (
     (r"^features\.init_block\.(conv\.)?(conv|bn)$", r"stem_\2"),
@@ -75,12 +83,12 @@ TORCHVISION: peers.Renames = (
 )
 
 
-@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
-def test_parameters(name: str, parameters: int) -> None:
-    assert models.describe(name).trainable_parameters == parameters
+@pytest.mark.parametrize("name", peers.slow_unless(QUICK, PARAMETERS))
+def test_parameters(name: str) -> None:
+    assert models.describe(name).trainable_parameters == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", ["shufflenet_g1_wd4", "shufflenet_g3_wd4", "shufflenet_g8_w1", *V2_PARAMETERS])
+@pytest.mark.parametrize("name", peers.slow_unless(QUICK - {"shufflenet_g3_w1"}, [*V1_PARAMETERS, *V2_PARAMETERS]))
 def test_parity_with_pytorchcv(name: str) -> None:
     peer = peers.import_peer("pytorchcv.model_provider").get_model(name, pretrained=False)
     peer.features.final_pool = pytest.importorskip("torch").nn.AdaptiveAvgPool2d(1)
@@ -90,7 +98,7 @@ def test_parity_with_pytorchcv(name: str) -> None:
     assert max(peers.relative_difference(peer, model, size) for size in (64, 75)) < 1e-4
 
 
-@pytest.mark.parametrize("name", TORCHVISION_PARAMETERS)
+@pytest.mark.parametrize("name", peers.slow_unless(QUICK, TORCHVISION_PARAMETERS))
 def test_parity_with_torchvision(name: str) -> None:
     peer = peers.randomise(getattr(peers.import_peer("torchvision.models"), name)(weights=None))
     model = models.create(name, input_shape=(None, None, 3))
@@ -160,6 +168,7 @@ def _depthwise(x: Any, kernel: Any, strides: int) -> Any:
     return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
 
 
+@pytest.mark.slow
 def test_every_pair_of_groups_and_scale_fits() -> None:
     for groups in (1, 2, 3, 4, 8):
         for scale in ("wd4", "wd2", "w3d4", "w1", "w3d2", "w2"):
