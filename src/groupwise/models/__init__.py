@@ -11,10 +11,23 @@ import keras
 
 from groupwise.errors import UserError
 from groupwise.models.costs import Description, describe_model
-from groupwise.models.network import Network, build_settings
+from groupwise.models.forms import convert_form
+from groupwise.models.network import Network, build_settings, without_values
 from groupwise.models.registry import Variant
 
-FAMILIES: tuple[str, ...] = ()
+__all__ = ["Network", "convert_form", "create", "describe", "find", "list_models", "variants"]
+
+FAMILIES: tuple[str, ...] = (
+    "resnet",
+    "senet",
+    "resnext_cifar",
+    "shufflenet",
+    "shufflenet_v2",
+    "mobilenet",
+    "xception",
+    "efficientnet",
+    "mnist",
+)
 """The modules of this room that hold a table `VARIANTS`."""
 
 
@@ -114,7 +127,10 @@ def describe(model_or_name: keras.Model | str) -> Description:
         >>> describe("resnext50_32x4d").trainable_parameters
         25028904
     """
-    return describe_model(create(model_or_name) if isinstance(model_or_name, str) else model_or_name)
+    if not isinstance(model_or_name, str):
+        return describe_model(model_or_name)
+    with without_values():
+        return describe_model(create(model_or_name))
 
 
 def _check_image(variant: Variant, shape: tuple[int | None, ...]) -> None:

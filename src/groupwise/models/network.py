@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -50,3 +51,19 @@ def build_settings(dtype: str) -> Iterator[None]:
     finally:
         keras.config.set_image_data_format(data_format)
         keras.config.set_dtype_policy(policy)
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Build layers whose variables have shapes but no values: quick, and without their memory.
+
+    Such a network can be described, not run.
+    """
+    key = "uninitialized_variables"
+    waiting = list(global_state.get_global_attribute(key) or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # Keras would give them values when the next such scope ends.
+        global_state.set_global_attribute(key, waiting)
