@@ -1,0 +1,53 @@
+"""Which framework Keras runs on: settled before Keras is imported."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+from groupwise.errors import UserError
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def settle_backend(option: str | None = None) -> str:
+    """Choose the backend, tell Keras by KERAS_BACKEND, and return its name.
+
+    The choice: the option, else KERAS_BACKEND, else keras.json, else the first one installed.
+
+    Raises:
+        UserError: an unknown name, or what is chosen (or everything) is not installed.
+    """
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+    if not installed:
+        extras = ", ".join(f'pip install "groupwise[{name}]"' for name in BACKENDS)
+        raise UserError(f"no backend is installed; install one of them: {extras}")
+    name, origin = _chosen(option) or (installed[0], "the first one installed")
+    if name not in BACKENDS:
+        raise UserError(f"backend {name!r} ({origin}): must be one of {', '.join(BACKENDS)}")
+    if name not in installed:
+        raise UserError(
+            f'backend {name!r} ({origin}) is not installed: pip install "groupwise[{name}]", '
+            f"or choose another with --backend {installed[0]}"
+        )
+    os.environ["KERAS_BACKEND"] = name
+    # TensorFlow's C++ says at every start which instructions it uses.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return name
+
+
+def _chosen(option: str | None) -> tuple[str, str] | None:
+    """Return the backend asked for and where that is said."""
+    if option:
+        return option, "--backend"
+    if os.environ.get("KERAS_BACKEND"):
+        return os.environ["KERAS_BACKEND"], "KERAS_BACKEND"
+    path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8")).get("backend")
+    except (OSError, ValueError, AttributeError):  # Keras ignores such a file too
+        return None
+    # Keras writes this file itself at its first start, naming TensorFlow whether it is there or not.
+    if name == "tensorflow" and importlib.util.find_spec(name) is None:
+        return None
+    return (name, str(path)) if name else None

@@ -1,0 +1,75 @@
+"""What several commands share: options, and how their texts become values."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from groupwise.errors import UserError
+
+PIPED_WIDTH = 160
+
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="tensorflow, jax or torch. Default: KERAS_BACKEND, else keras.json, else the first one installed.",
+        show_default=False,
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PIXELS|HxW", help="Size of the network's input, such as 224 or 128x256.", show_default=False
+    ),
+]
+ModelArguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--argument",
+        "-a",
+        metavar="NAME=VALUE",
+        help="An argument of the network's own, such as form=a or convolution=separable; may be repeated.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+
+
+def make_console(stderr: bool = False) -> Console:
+    """Return a console; where no one looks at a terminal it is wide, so that tables are not cut."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH)
+
+
+def print_json(content: Any) -> None:
+    """Print data as indented JSON."""
+    json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
+    print()
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return "224" as (224, 224), and "128x256" as (128, 256): height and width in pixels."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", text.strip())
+    if match is None:
+        raise UserError(f"--image-size {text}: must be one number of pixels, or height x width such as 128x256")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_arguments(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Return ["form=a", "groups=4"] as {"form": "a", "groups": 4}: values are JSON, else texts."""
+    arguments = {}
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier():
+            raise UserError(f"--argument {text}: must be NAME=VALUE, such as form=a")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return arguments

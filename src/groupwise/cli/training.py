@@ -1,0 +1,213 @@
+"""`groupwise train` and `groupwise recipes`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from groupwise.cli.backend import settle_backend
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, make_console, parse_arguments, parse_size
+from groupwise.errors import UserError
+from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
+from groupwise.training.folder import RunFolder, read_json
+
+if TYPE_CHECKING:
+    from groupwise.data import Dataset
+    from groupwise.training import Plan, RunSummary
+
+RUNS = Path("runs")
+NAMED_BROKEN = 10
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="digits (comes with the package), a folder or .zip of class folders (perhaps below train/ and test/), "
+            "CIFAR's folder or .tar.gz, a folder of MNIST's idx files, or an .npz."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="A name that `groupwise models` lists. Default: the recipe's.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A name that `groupwise recipes` lists, or a .toml file. Default: by the images' size.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder. Default: a new one below runs/.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output after its last finished epoch.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
+    image_size: ImageSize = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest learning rate.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN_OR_MODEL", help="Start from the weights of a trained network.", show_default=False
+        ),
+    ] = None,
+    argument: ModelArguments = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is random. Default: 0.", show_default=False)] = None,
+    backend: Backend = None,
+) -> None:
+    """Train a network on images, and leave model, metrics and curves in a folder.
+
+    The data is tested on its own test images, or on a fifth of each class that is set aside. Ctrl-C stops after the
+    running step; add --resume to go on.
+
+    Examples:
+
+    groupwise train digits
+
+    groupwise train cifar10-images.zip --model resnext29_32x4d_cifar10 --epochs 30
+
+    groupwise train photos/ --recipe finetune --weights runs/photos
+    """
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "image_size": parse_size(image_size),
+        "learning_rate": learning_rate,
+    }
+    changes = {name: value for name, value in settings.items() if value is not None}
+    arguments = parse_arguments(argument)
+    console = make_console()
+    if resume:
+        given = {**changes, "model": model, "recipe": recipe, "weights": weights, "argument": argument, "seed": seed}
+        plan, dataset, folder = _resumed(data, output, [name for name in given if given[name] is not None], backend)
+    else:
+        plan, dataset, folder = _planned(data, recipe, model, output, changes, arguments, weights, seed or 0, backend)
+    _announce(console, plan, dataset, folder)
+    from groupwise.training import train as run
+
+    summary = run(plan, dataset, folder, resume=resume, console=console)
+    _conclude(console, summary, folder)
+
+
+def recipes() -> None:
+    """List the recipes, each with its command, cost and result."""
+    table = Table("recipe", "model", "epochs", "what it is", box=None, header_style="bold", padding=(0, 2, 1, 0))
+    for name in list_recipes():
+        recipe = load_recipe(name)
+        table.add_row(name, recipe.model, str(recipe.epochs), introduction(name))
+    make_console().print(table, markup=False)
+
+
+def _planned(
+    data: str,
+    recipe_name: str | None,
+    model: str | None,
+    output: Path | None,
+    changes: dict[str, Any],
+    arguments: dict[str, Any],
+    weights: str | None,
+    seed: int,
+    backend: str | None,
+) -> tuple["Plan", "Dataset", Path]:
+    """Return what a new run is to do, everything checked that can be checked before a framework starts."""
+    from groupwise.data import load_dataset
+
+    recipe = load_recipe(recipe_name) if recipe_name else None
+    if output is not None:
+        RunFolder(output).open(resume=False)
+    dataset = load_dataset(data, seed=seed)
+    settle_backend(backend)
+    from groupwise.training import load_network, make_plan
+    from groupwise.training.plan import default_recipe
+
+    recipe = recipe or load_recipe(default_recipe(dataset))
+    if weights is not None and model is None:
+        architecture = load_network(weights).architecture
+        model = architecture["name"]
+    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed, weights=weights)
+    return plan, dataset, output or _new_folder(dataset.name, plan.recipe.model)
+
+
+def _changed(recipe: Recipe, model: str | None, arguments: dict[str, Any], changes: dict[str, Any]) -> Recipe:
+    """Return the recipe with what the options say instead."""
+    if model is not None and model != recipe.model:
+        recipe = replace(recipe, model=model, model_arguments={})
+    return replace(recipe, model_arguments={**recipe.model_arguments, **arguments}, **changes)
+
+
+def _resumed(
+    data: str, output: Path | None, given: list[str], backend: str | None
+) -> tuple["Plan", "Dataset", Path]:
+    """Return what the run in a folder was to do, on the backend that it ran on."""
+    from groupwise.data import load_dataset
+
+    if output is None:
+        raise UserError("--resume: say which run to go on with: --output RUN")
+    if given:
+        option = given[0].replace("_", "-")
+        raise UserError(f"--{option} cannot be changed by --resume: the run in {output} goes on as it began")
+    folder = RunFolder(output)
+    folder.open(resume=True)
+    if backend is None and folder.environment.exists():
+        backend = read_json(folder.environment).get("backend")
+    settle_backend(backend)
+    from groupwise.training import read_plan
+
+    plan = read_plan(output)
+    return plan, load_dataset(data, seed=plan.seed), output
+
+
+def _new_folder(dataset: str, model: str) -> Path:
+    """Return a name below runs/ that is free."""
+    stem = f"{Path(dataset).stem}-{model}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 10_000))]
+    return next(RUNS / name for name in names if not (RUNS / name).exists())
+
+
+def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) -> None:
+    import keras
+
+    recipe, (height, width) = plan.recipe, plan.image_size
+    size = "of several sizes" if dataset.image_size is None else f"of {dataset.image_size[0]}x{dataset.image_size[1]}"
+    validation = f", {len(dataset.validation):,} for validation" if dataset.validation is not None else ""
+    lines = {
+        "data": f"{dataset.name}: {len(dataset.train):,} images to train on{validation}, {len(dataset.test):,} to test "
+        f"on, {len(dataset.class_names)} classes, {'grey' if dataset.channels == 1 else 'colour'}, {size}",
+        "model": f"{recipe.model} for {height}x{width} pixels",
+        "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
+        f"learning rate up to {recipe.learning_rate:g}",
+        "backend": keras.backend.backend(),
+        "output": str(folder),
+    }
+    for name, text in lines.items():
+        console.print(f"[bold]{name:<9}[/bold]", end="")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    broken = summary.broken_images
+    if broken:
+        say(f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:")
+        for name, reason in broken[:NAMED_BROKEN]:
+            say(f"  {name}: {reason}")
+        if len(broken) > NAMED_BROKEN:
+            say(f"  and {len(broken) - NAMED_BROKEN} more, in {folder / 'summary.json'}")
+    say(
+        f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: {summary.test_top5:.2%}) "
+        f"after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of training"
+    )
+    say(
+        f"best.keras is epoch {summary.best_epoch}'s, with {summary.best_accuracy:.2%} of the {summary.judged_by} images"
+    )
+    say(f"{folder} holds last.keras, best.keras, metrics.csv and curves.png")

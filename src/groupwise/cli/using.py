@@ -1,0 +1,181 @@
+"""`groupwise evaluate` and `groupwise predict`: what a trained network is good for."""
+
+import glob
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from groupwise.cli.backend import settle_backend
+from groupwise.cli.options import Backend, Json, make_console, print_json
+from groupwise.errors import UserError
+
+if TYPE_CHECKING:
+    from groupwise.training import Evaluation
+
+RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a .keras file.")]
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def evaluate(
+    run_or_model: RunOrModel,
+    data: Annotated[str, typer.Argument(help="As for `groupwise train`; its test images are looked at.")],
+    everything: Annotated[
+        bool, typer.Option("--all", help="Look at all images of data that has no test images of its own.")
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of the test images set aside where data has none. Default: the run's.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    output: Annotated[
+        Path | None, typer.Option(help="Where confusion.png goes. Default: the model's folder.", show_default=False)
+    ] = None,
+    json: Json = False,
+    backend: Backend = None,
+) -> None:
+    """Test a trained network: top-1 and top-5 accuracy, a table by class, and confusion.png.
+
+    Example: groupwise evaluate runs/digits-mnist_cnn digits
+    """
+    from groupwise.data import load_dataset
+    from groupwise.training.folder import RunFolder, read_json
+
+    folder = RunFolder(Path(run_or_model).expanduser())
+    plan = read_json(folder.recipe) if folder.recipe.exists() else {}
+    dataset = load_dataset(data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2)
+    settle_backend(backend)
+    from groupwise import report
+    from groupwise.training import evaluate as test
+    from groupwise.training import load_network
+    from groupwise.training.plan import make_batches
+    from groupwise.training.saved import match_classes, model_path
+
+    network = load_network(run_or_model)
+    class_names: list[str] = network.metadata["class_names"]
+    split, note = match_classes(network, dataset)
+    if note:
+        print(f"groupwise: {note}", file=sys.stderr)
+    messages = make_console(stderr=True)
+    batches = make_batches(split, network, batch_size)
+    try:
+        with messages.status(f"looking at {len(split):,} images"):
+            evaluation = test(network, batches, batch_size)
+    finally:
+        batches.close()
+    for name, reason in batches.broken:
+        print(f"groupwise: skipped {name}: {reason}", file=sys.stderr)
+    png = (output or model_path(run_or_model).parent) / "confusion.png"
+    png.parent.mkdir(parents=True, exist_ok=True)
+    report.confusion(evaluation.confusion, class_names, png)
+    if json:
+        print_json(_as_dict(evaluation, class_names, str(png), len(batches.broken)))
+    else:
+        _show(evaluation, class_names, png)
+
+
+def predict(
+    run_or_model: RunOrModel,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders or patterns.")],
+    json: Json = False,
+    backend: Backend = None,
+) -> None:
+    """Say what images show: the five most likely classes of each, with their probabilities.
+
+    Example: groupwise predict runs/photos dog.jpg holiday/ "*.png"
+    """
+    paths = _image_paths(images)
+    settle_backend(backend)
+    from groupwise.training import load_network, predict_images
+    from groupwise.training.evaluation import most_likely
+
+    network = load_network(run_or_model)
+    class_names: list[str] = network.metadata["class_names"]
+    broken: list[str] = []
+
+    def on_broken(error: UserError) -> None:
+        broken.append(str(error))
+        print(f"groupwise: skipped {error}", file=sys.stderr)
+
+    results: list[dict[str, Any]] = []
+    for path, values in predict_images(network, paths, on_broken):
+        top = most_likely(values, class_names)
+        results.append({"image": str(path), "top": [{"class": name, "probability": p} for name, p in top]})
+    if not results:
+        raise UserError(f"none of the {len(paths)} images could be read" if len(paths) > 1 else broken[0])
+    if json:
+        print_json(results)
+        return
+    table = Table("image", "class", box=None, header_style="bold")
+    table.add_column("probability", justify="right")
+    for result in results:
+        for place, guess in enumerate(result["top"]):
+            style = "bold" if place == 0 else "dim"
+            image = result["image"] if place == 0 else ""
+            table.add_row(image, f"[{style}]{guess['class']}[/]", f"[{style}]{guess['probability']:.1%}[/]")
+    make_console().print(table)
+
+
+def _image_paths(names: list[str]) -> list[Path]:
+    """Return the files that names, folders and patterns mean, in their order.
+
+    Raises:
+        UserError: a folder or pattern holds no image, or a file does not exist.
+    """
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in ENDINGS)
+        elif path.exists():
+            found = [path]
+        else:
+            found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 - of any root
+        if not found:
+            raise UserError(f"{name} holds no images" if path.is_dir() else f"{name} does not exist")
+        paths.extend(found)
+    return paths
+
+
+def _as_dict(evaluation: "Evaluation", class_names: list[str], png: str, broken: int) -> dict[str, Any]:
+    classes = [
+        {"class": name, "images": images, "recall": _or_none(recall), "precision": _or_none(precision)}
+        for name, (images, recall, precision) in zip(class_names, evaluation.per_class(), strict=True)
+    ]
+    return {
+        "images": evaluation.count,
+        "broken": broken,
+        "top1": evaluation.top1,
+        "top5": evaluation.top5,
+        "loss": evaluation.loss,
+        "classes": classes,
+        "confusion": evaluation.confusion.tolist(),
+        "confusion_png": png,
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:
+    table = Table("class", box=None, header_style="bold")
+    for column in ("images", "recall", "precision"):
+        table.add_column(column, justify="right")
+    for name, (images, recall, precision) in zip(class_names, evaluation.per_class(), strict=True):
+        shares = ["" if math.isnan(value) else f"{value:.1%}" for value in (recall, precision)]
+        table.add_row(name, f"{images:,}", *shares)
+    console = make_console()
+    console.print(table)
+    console.print(
+        f"top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss {evaluation.loss:.4f} "
+        f"on {evaluation.count:,} images; confusion matrix in {png}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

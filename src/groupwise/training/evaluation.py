@@ -1,0 +1,95 @@
+"""What a network says of a split: its logits, and the counts made of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from groupwise.data import ImageBatches
+
+TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How well a network tells classes apart.
+
+    Attributes:
+        confusion: int64, (classes, classes): images of the row's class that were taken for the column's.
+        loss: the mean cross-entropy, in nats.
+        top1, top5: the share of images whose class is the first, or among the first five.
+    """
+
+    confusion: NDArray[np.int64]
+    loss: float
+    top1: float
+    top5: float
+
+    @property
+    def count(self) -> int:
+        """How many images there were."""
+        return int(self.confusion.sum())
+
+    def per_class(self) -> list[tuple[int, float, float]]:
+        """Return (images, recall, precision) of every class; NaN where a share is of nothing."""
+        right = np.diag(self.confusion)
+        images, taken = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        shares = [np.where(total > 0, right / np.maximum(total, 1), np.nan) for total in (images, taken)]
+        return list(zip(images.tolist(), shares[0].tolist(), shares[1].tolist(), strict=True))
+
+
+def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Evaluation:
+    """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
+
+    Raises:
+        TooManyBroken: over 1% of the images cannot be read.
+    """
+    logits, labels = [], []
+    for index in range(len(batches)):
+        images, one_hot = batches[index]
+        logits.append(predict_logits(model, images, batch_size))
+        labels.append(one_hot)
+    return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
+
+
+def evaluation_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Evaluation:
+    """Return the evaluation of logits (n, classes) against classes (n,)."""
+    classes = logits.shape[1]
+    largest = logits.max(axis=1, keepdims=True)
+    log_sums = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+    own = logits[np.arange(len(labels)), labels]
+    # A logit that is not a number is never among the first.
+    ranks = np.where(np.isfinite(own), (logits > own[:, None]).sum(axis=1), classes)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
+    return Evaluation(
+        confusion,
+        loss=float((log_sums - own).mean()),
+        top1=float((ranks == 0).mean()),
+        top5=float((ranks < TOP).mean()),
+    )
+
+
+def predict_logits(model: keras.Model, images: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
+    """Return a model's outputs for at most batch_size images, filled up with zeros on the way.
+
+    JAX and TensorFlow compile anew for every new shape, which takes longer than the images that are made up.
+    """
+    missing = batch_size - len(images)
+    padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+    outputs: Any = model.predict_on_batch(padded)
+    return np.asarray(outputs, np.float32)[: len(images)]
+
+
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the softmax of logits (n, classes)."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def most_likely(values: NDArray[np.float32], class_names: Sequence[str]) -> list[tuple[str, float]]:
+    """Return the (class name, probability) of an image's five most likely classes, the first one first."""
+    return [(class_names[index], float(values[index])) for index in np.argsort(-values, kind="stable")[:TOP]]

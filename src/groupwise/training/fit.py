@@ -1,0 +1,264 @@
+"""train(): from a plan and a data set to the folder of a run."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+from rich.console import Console
+
+from groupwise import models, report
+from groupwise.data import Dataset, ImageBatches
+from groupwise.errors import UserError
+from groupwise.models.network import Network
+from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
+from groupwise.training.evaluation import Evaluation, evaluate
+from groupwise.training.folder import RunFolder, environment, read_json, write_json
+from groupwise.training.interruption import Interruption
+from groupwise.training.optimizers import make_optimizer
+from groupwise.training.plan import Plan, build_network, make_batches, transfer_weights
+from groupwise.training.progress import ProgressBar
+from groupwise.training.saved import load_network
+from groupwise.training.stopped import Diverged, Interrupted
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What came out of a training, as summary.json has it.
+
+    Attributes:
+        test_accuracy, test_top5, test_loss: of the last model (with averaged weights where the recipe averages).
+        test_images: how many images were tested on.
+        best_epoch, best_accuracy: of best.keras, by the split `judged_by`.
+        judged_by: "validation" where the data has such a split, else "test".
+        epochs: finished, in all.
+        training_seconds: of all epochs' steps, without tests and saving.
+        images_per_second: the last epoch's.
+        share_waited: the last epoch's share of time in which there was no input.
+        trainable_parameters, macs: of the network; MACs for one image.
+        broken_images: the (name, reason) of every image that was skipped.
+    """
+
+    test_accuracy: float
+    test_top5: float
+    test_loss: float
+    test_images: int
+    best_epoch: int
+    best_accuracy: float
+    judged_by: str
+    epochs: int
+    training_seconds: float
+    images_per_second: float
+    share_waited: float
+    trainable_parameters: int
+    macs: int
+    broken_images: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What belongs together while a training runs."""
+
+    plan: Plan
+    dataset: Dataset
+    folder: RunFolder
+    network: Network
+    batches: ImageBatches
+    judge: Judge
+    console: Console
+    rows: list[dict[str, float]]
+
+
+def read_plan(output: Path) -> Plan:
+    """Return the plan of the run in a folder. Raises UserError where there is none."""
+    folder = RunFolder(output)
+    folder.open(resume=True)
+    return Plan.of(read_json(folder.recipe))
+
+
+def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, console: Console) -> RunSummary:
+    """Train a network and leave all there is to know about it in a folder.
+
+    Args:
+        plan: `make_plan`'s, or `read_plan`'s to go on with a run.
+        dataset: what the plan was made for.
+        output: the run's folder: new or empty, or the run to go on with.
+        resume: go on after the last finished epoch of the run in `output`. The result is that of a training
+            without interruption.
+        console: where progress is shown.
+
+    Returns:
+        The summary, also written to the folder.
+
+    Raises:
+        UserError: the folder holds something else, the network does not fit, or over 1% of the images are broken.
+            Where no epoch was finished, the folder is left as it was.
+        Interrupted, Diverged: on Ctrl-C, and on a loss that is not finite; what was finished is kept.
+    """
+    folder = RunFolder(output)
+    folder.open(resume)
+    if (dataset.class_names, dataset.channels) != (plan.class_names, plan.channels):
+        raise UserError(f"{dataset.name} is not what this run was trained on: its classes or channels differ")
+    keras.utils.set_random_seed(plan.seed)
+    session = _prepare(plan, dataset, folder, console)
+    try:
+        first_epoch = _restore(session) if resume else _begin(session)
+        evaluation = _fit(session, first_epoch)
+        return _finish(session, evaluation)
+    finally:
+        session.batches.close()
+        session.judge.batches.close()
+
+
+def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) -> _Session:
+    recipe = plan.recipe
+    network = build_network(plan)
+    if not len(dataset.train):
+        raise UserError(f"{dataset.name} has no images to train on")
+    batches = make_batches(
+        dataset.train,
+        network,
+        recipe.batch_size,
+        augmentation=recipe.augmentation,
+        label_smoothing=recipe.label_smoothing,
+        shuffle=True,
+        seed=plan.seed,
+    )
+    if dataset.validation is not None:
+        judge = Judge("validation", make_batches(dataset.validation, network, recipe.batch_size))
+    else:
+        judge = Judge("test", make_batches(dataset.test, network, recipe.batch_size))
+    with console.status("reading images"):
+        batches.load()
+        judge.batches.load()
+    is_jitted = keras.backend.backend() == "jax" if recipe.jit_compile == "auto" else recipe.jit_compile
+    network.compile(
+        optimizer=make_optimizer(recipe, recipe.epochs * len(batches), network),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=is_jitted,
+    )
+    return _Session(plan, dataset, folder, network, batches, judge, console, [])
+
+
+def _begin(session: _Session) -> int:
+    """Write down what is to be done, and return the first epoch."""
+    plan, folder = session.plan, session.folder
+    if plan.weights is not None:
+        copied, total = transfer_weights(session.network, load_network(plan.weights))
+        if not copied:
+            raise UserError(f"{plan.weights}: no layer fits {plan.recipe.model}; take a model of the same network")
+        session.console.print(f"weights     {copied} of {total} layers from {plan.weights}", highlight=False)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.recipe, plan.as_dict())
+    write_json(folder.environment, environment(keras.backend.backend()))
+    return 0
+
+
+def _restore(session: _Session) -> int:
+    """Load the last finished epoch's model and optimizer, and return the epoch to go on with."""
+    folder, network, steps = session.folder, session.network, len(session.batches)
+    if not folder.last.exists():
+        return 0
+    network.load_weights(folder.last)
+    if session.plan.recipe.average:
+        swap_average(network)
+    done = int(network.optimizer.iterations)
+    if done % steps:
+        raise UserError(f"{session.dataset.name} has other images than when {folder.path} was trained: begin a new run")
+    # A crash between writing the two files leaves a row too many.
+    session.rows.extend(row for row in folder.read_metrics() if row["epoch"] <= done // steps)
+    return done // steps
+
+
+def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
+    """Train from an epoch on; return the judge's evaluation after the last one, None if there was no epoch left."""
+    recipe, batches, folder = session.plan.recipe, session.batches, session.folder
+    batches.epoch = first_epoch
+    if first_epoch == recipe.epochs:
+        return None
+    steps = len(batches)
+    bar = ProgressBar(session.console, recipe.epochs, steps, first_epoch * steps)
+    interruption = Interruption()
+    bookkeeper = Bookkeeper(folder, recipe, batches, session.judge, bar, interruption, session.rows)
+    with _explaining(session), interruption, bar:
+        session.network.fit(
+            batches,
+            epochs=recipe.epochs,
+            initial_epoch=first_epoch,
+            shuffle=False,
+            verbose=0,
+            callbacks=[bookkeeper],
+        )
+    return bookkeeper.evaluation
+
+
+@contextmanager
+def _explaining(session: _Session) -> Iterator[None]:
+    """Turn what stops fit() into an exception that says what was kept."""
+    try:
+        yield
+    except (StopTraining, KeyboardInterrupt) as reason:
+        kept, command = _keep(session), shlex.join(_resume_command(session))
+        if str(reason):
+            rate = session.plan.recipe.learning_rate
+            raise Diverged(f"{reason}; {kept}. Begin again with a smaller rate: --learning-rate {rate / 5:g}") from None
+        resume = f"; go on with: {command}" if session.rows else ""
+        raise Interrupted(f"stopped: {kept}{resume}") from None
+    except Exception as error:
+        # TensorFlow wraps what was raised while it asked for a batch.
+        failure = error if isinstance(error, UserError) else session.batches.failure
+        if failure is None:
+            raise
+        raise UserError(f"{failure}; {_keep(session)}") from error
+
+
+def _keep(session: _Session) -> str:
+    """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
+    folder, rows = session.folder, session.rows
+    if not rows:
+        folder.discard()
+        return "no epoch was finished, so nothing was kept"
+    report.curves(folder.metrics, folder.curves)
+    return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.plan.recipe.epochs}"
+
+
+def _resume_command(session: _Session) -> list[str]:
+    return ["groupwise", "train", session.plan.data, "--output", str(session.folder.path), "--resume"]
+
+
+def _finish(session: _Session, evaluation: Evaluation | None) -> RunSummary:
+    """Test the last model, draw the curves, and write the summary."""
+    folder, rows, judge = session.folder, session.rows, session.judge
+    broken = [*session.batches.broken, *judge.batches.broken]
+    if evaluation is None or judge.name != "test":
+        # fit() itself ends with the averaged weights in place; a run restored at its end does not.
+        if evaluation is None and session.plan.recipe.average:
+            swap_average(session.network)
+        batches = make_batches(session.dataset.test, session.network, session.plan.recipe.batch_size)
+        evaluation = evaluate(session.network, batches, session.plan.recipe.batch_size)
+        broken += [pair for pair in batches.broken if pair not in broken]
+        batches.close()
+    best = max(rows, key=lambda row: row[f"{judge.name}_accuracy"])
+    description = models.describe(session.network)
+    summary = RunSummary(
+        test_accuracy=evaluation.top1,
+        test_top5=evaluation.top5,
+        test_loss=evaluation.loss,
+        test_images=evaluation.count,
+        best_epoch=int(best["epoch"]),
+        best_accuracy=best[f"{judge.name}_accuracy"],
+        judged_by=judge.name,
+        epochs=len(rows),
+        training_seconds=round(sum(row["seconds"] for row in rows), 1),
+        images_per_second=round(rows[-1]["images_per_second"], 1),
+        share_waited=round(rows[-1]["share_waited"], 4),
+        trainable_parameters=description.trainable_parameters,
+        macs=description.macs,
+        broken_images=broken,
+    )
+    report.curves(folder.metrics, folder.curves)
+    write_json(folder.summary, asdict(summary))
+    return summary

@@ -1,0 +1,159 @@
+"""The folder of a run: which file holds what, each written whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from groupwise.data.memory import usable_cores
+from groupwise.errors import UserError
+
+PACKAGES = ("groupwise", "keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run's files below `path`."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """JSON: the complete recipe, the data, the classes and the seed."""
+        return self.path / "recipe.json"
+
+    @property
+    def environment(self) -> Path:
+        """JSON: versions, backend, cores and processor."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row for each finished epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def last(self) -> Path:
+        """The model after the last finished epoch, with the optimizer's state."""
+        return self.path / "last.keras"
+
+    @property
+    def best(self) -> Path:
+        """The model after the epoch of the best accuracy."""
+        return self.path / "best.keras"
+
+    @property
+    def curves(self) -> Path:
+        """Loss, accuracy and learning rate as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def summary(self) -> Path:
+        """JSON: what came out."""
+        return self.path / "summary.json"
+
+    def open(self, resume: bool) -> None:
+        """Check that the folder is free for a new run, or holds one to go on with.
+
+        Raises:
+            UserError: it holds something already, or nothing to resume.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: --output must name a folder that is new or empty")
+        if resume and not self.recipe.exists():
+            raise UserError(f"{self.path} holds no run to resume: it has no {self.recipe.name}")
+        if not resume and self.path.exists() and any(self.path.iterdir()):
+            held = "another run" if self.recipe.exists() else "other files"
+            hint = ", or add --resume to go on with that run" if self.recipe.exists() else ""
+            raise UserError(f"{self.path} already holds {held}: choose another --output{hint}")
+
+    def discard(self) -> None:
+        """Remove the files of a run that has finished no epoch, and the folder if nothing else is in it."""
+        for path in (self.recipe, self.environment, self.metrics, self.curves):
+            path.unlink(missing_ok=True)
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Return the rows of metrics.csv; none if there is no such file."""
+        if not self.metrics.exists():
+            return []
+        with self.metrics.open(newline="", encoding="utf-8") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write metrics.csv anew: its rows are few, and it is never seen half written."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+        write_text(self.metrics, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's text at once."""
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a file by data as indented JSON, at once."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the data in a JSON file. Raises UserError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Replace a file by a copy of another one, at once."""
+    replace_file(path, lambda partial: shutil.copyfile(source, partial))
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file under another name, with the same ending, and give it its name when it is whole."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        write(partial)
+        os.replace(partial, path)  # noqa: PTH105 - Path.replace says the same, os.replace that it is atomic
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def environment(backend: str) -> dict[str, Any]:
+    """Return what a training's speed and result depend on besides its recipe."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "backend": backend,
+        "versions": {"python": platform.python_version(), **versions},
+        "cores": usable_cores(),
+        "processor": _processor(),
+        "platform": platform.platform(),
+        "command": ["groupwise", *sys.argv[1:]],
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

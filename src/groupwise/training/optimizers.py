@@ -1,0 +1,85 @@
+"""The optimizer of a recipe: Keras's own, with the schedule, the weight decay and the average that it asks for."""
+
+import difflib
+import inspect
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from groupwise.errors import UserError
+from groupwise.recipes import Recipe
+
+
+@keras.saving.register_keras_serializable("groupwise")
+class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear rise to the peak, then "cosine" or "linear" to zero, or "constant".
+
+    Args:
+        peak: the highest learning rate.
+        warm_up_steps, total_steps: how long the rise, and all of it, takes.
+        shape: "cosine", "linear" or "constant".
+
+    Examples:
+        >>> schedule = WarmUpThenDecay(1.0, warm_up_steps=2, total_steps=6, shape="linear")
+        >>> [float(schedule(step)) for step in range(6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+
+    def __init__(self, peak: float, warm_up_steps: int, total_steps: int, shape: str) -> None:
+        self.peak, self.warm_up_steps, self.total_steps, self.shape = peak, warm_up_steps, total_steps, shape
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, "float32")
+        rise = (step + 1.0) / max(self.warm_up_steps, 1)
+        done = ops.clip((step - self.warm_up_steps) / max(self.total_steps - self.warm_up_steps, 1), 0.0, 1.0)
+        if self.shape == "cosine":
+            fall = 0.5 + 0.5 * ops.cos(math.pi * done)
+        else:
+            fall = 1.0 - done if self.shape == "linear" else ops.ones_like(done)
+        return self.peak * ops.where(step < self.warm_up_steps, rise, fall)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("peak", "warm_up_steps", "total_steps", "shape")
+        return {name: getattr(self, name) for name in names}
+
+
+def make_optimizer(recipe: Recipe, total_steps: int, model: keras.Model) -> keras.optimizers.Optimizer:
+    """Return the recipe's optimizer, built for the model's variables.
+
+    Raises:
+        UserError: Keras has no such optimizer, or it takes no such option.
+    """
+    kind = _optimizer_class(recipe)
+    options = dict(recipe.optimizer_options)
+    known = inspect.signature(kind).parameters
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UserError(f"recipe {recipe.name!r}: optimizer {recipe.optimizer!r} takes no {unknown[0]!r}")
+    warm_up = round(recipe.warm_up * total_steps)
+    optimizer = kind(
+        WarmUpThenDecay(recipe.learning_rate, warm_up, total_steps, recipe.schedule),
+        weight_decay=recipe.weight_decay or None,
+        global_clipnorm=recipe.clip_norm or None,
+        use_ema=recipe.average > 0,
+        ema_momentum=recipe.average or 0.99,
+        **options,
+    )
+    # Biases and batch norm's scales and offsets are the vectors among the variables.
+    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
+    if recipe.weight_decay and vectors:
+        optimizer.exclude_from_weight_decay(var_list=vectors)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def _optimizer_class(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
+    base = keras.optimizers.Optimizer
+    members = inspect.getmembers(keras.optimizers, inspect.isclass)
+    classes = {name.lower(): member for name, member in members if issubclass(member, base) and member is not base}
+    if recipe.optimizer.lower() not in classes:
+        near = difflib.get_close_matches(recipe.optimizer.lower(), classes, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(classes)}"
+        raise UserError(f"recipe {recipe.name!r}: Keras has no optimizer {recipe.optimizer!r}{hint}")
+    return classes[recipe.optimizer.lower()]

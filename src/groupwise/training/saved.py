@@ -1,0 +1,118 @@
+"""Networks that were saved: found in a run or a file, and read with all that using them needs."""
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from groupwise.data import BrokenImage, Dataset, Split, prepare_image, read_image
+from groupwise.errors import UserError
+from groupwise.models.network import Network
+from groupwise.training.evaluation import predict_logits, probabilities
+from groupwise.training.folder import RunFolder
+from groupwise.training.plan import with_channels
+
+PREDICTED_AT_ONCE = 32
+
+
+def model_path(run_or_model: str | Path) -> Path:
+    """Return the .keras file that is meant: the file itself, or the last model of a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(run_or_model).expanduser()
+    if path.is_dir():
+        folder = RunFolder(path)
+        if not folder.last.exists():
+            raise UserError(f"{path} holds no {folder.last.name}: it is no run's folder, or no epoch was finished")
+        return folder.last
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name the folder of a run, or a .keras file")
+    return path
+
+
+def load_network(run_or_model: str | Path) -> Network:
+    """Return a saved network with its weights, class names and preprocessing.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or `groupwise train` did not write it.
+    """
+    path = model_path(run_or_model)
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is no .keras file, or a damaged one")
+    try:
+        network = keras.saving.load_model(path, compile=False)
+    except UserError:
+        raise
+    except Exception as error:  # Keras raises nearly anything on a file that is not its own
+        raise UserError(f"{path} cannot be read as a Keras model: {str(error).strip().splitlines()[0]}") from error
+    if not isinstance(network, Network) or "class_names" not in network.metadata:
+        raise UserError(f"{path} was not written by `groupwise train`: it has no class names and preprocessing")
+    return network
+
+
+def match_classes(network: Network, dataset: Dataset) -> tuple[Split, str | None]:
+    """Return the test split with the network's classes and channels, and a note where that took a guess.
+
+    Classes are matched by name; by position where the names differ but their number does not.
+
+    Raises:
+        UserError: the data has classes that the network does not know.
+    """
+    known: list[str] = network.metadata["class_names"]
+    split = with_channels(dataset.test, network.architecture["input_shape"][2])
+    unknown = [name for name in dataset.class_names if name not in known]
+    if not unknown:
+        labels = np.array([known.index(name) for name in dataset.class_names], np.int64)[split.labels]
+        return Split(labels, split.names, split.reader), None
+    if len(dataset.class_names) == len(known):
+        note = f"the classes' names differ ({unknown[0]!r} is unknown to the model): they are matched by position"
+        return split, note
+    raise UserError(
+        f"{dataset.name} has {len(dataset.class_names)} classes and the model {len(known)}, "
+        f"which do not include {unknown[0]!r}"
+    )
+
+
+def predict_images(
+    network: Network, paths: Iterable[Path], on_broken: Callable[[BrokenImage], Any]
+) -> Iterator[tuple[Path, NDArray[np.float32]]]:
+    """Yield each readable image file with the probabilities of the network's classes.
+
+    Args:
+        network: with preprocessing in its metadata.
+        paths: image files.
+        on_broken: told of each file that cannot be read.
+    """
+    height, width, channels = network.architecture["input_shape"]
+    preprocessing = network.metadata["preprocessing"]
+    mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
+    pending: list[tuple[Path, NDArray[np.float32]]] = []
+    for path in paths:
+        try:
+            image = read_image(path, channels, smallest_side=int(min(height, width) / preprocessing["crop"]))
+        except BrokenImage as error:
+            on_broken(error)
+            continue
+        pixels = prepare_image(image, (height, width), preprocessing["crop"], preprocessing["interpolation"])
+        pending.append((path, ((pixels / np.float32(255) - mean) / std).astype(np.float32)))
+        if len(pending) == PREDICTED_AT_ONCE:
+            yield from _predict(network, pending)
+            pending = []
+    yield from _predict(network, pending)
+
+
+def _predict(
+    network: Network, pending: Sequence[tuple[Path, NDArray[np.float32]]]
+) -> Iterator[tuple[Path, NDArray[np.float32]]]:
+    if not pending:
+        return
+    images = np.stack([image for _, image in pending])
+    # A single image needs no filling up: there will be no second batch.
+    values = probabilities(predict_logits(network, images, PREDICTED_AT_ONCE if len(pending) > 1 else 1))
+    yield from zip((path for path, _ in pending), values, strict=True)
