@@ -188,6 +188,7 @@ def test_batches_are_made_ahead():
         waited.append(batches.seconds_waited)
         batches.close()
     assert waited[1] < waited[0] / 2
+    assert 0 < batches.seconds_working < 40 * 0.02  # sleeping is no work
 
 
 @pytest.mark.parametrize(

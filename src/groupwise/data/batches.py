@@ -61,7 +61,8 @@ class ImageBatches(keras.utils.PyDataset):
         epoch: which epoch's batches are given; fit() counts it up after the last of them. Set it to go on with
             an interrupted training.
         seconds_waited: how long all requests together waited for a batch that was not ready. An upper bound
-            on what a training step waited: TensorFlow asks ahead.
+            on what the processor waited: TensorFlow, and JAX far more so, ask while a step still computes.
+        seconds_working: processor time spent on making batches so far, all threads together, load() included.
         failure: the UserError that stopped the batches, else None. (TensorFlow wraps what is raised here.)
 
     Raises:
@@ -123,12 +124,17 @@ class ImageBatches(keras.utils.PyDataset):
         self.epoch = 0
         self.seconds_waited = 0.0
         self.failure: UserError | None = None
+        self._seconds_mixing = 0.0
         self._reached_end = False
 
     @property
     def broken(self) -> list[tuple[str, str]]:
         """The (name, reason) of every image found broken so far, in the split's order."""
         return self._samples.broken
+
+    @property
+    def seconds_working(self) -> float:
+        return self._seconds_mixing + self._samples.seconds_working
 
     def load(self, progress: Progress | None = None) -> None:
         """Decodes everything that the cache is to hold; a second call does nothing.
@@ -201,6 +207,7 @@ class ImageBatches(keras.utils.PyDataset):
         return self._indices
 
     def _make_batch(self, epoch: int, index: int) -> Batch:
+        started = time.thread_time()
         indices = self._readable()
         if self._shuffle:
             indices = np.random.default_rng((self._seed, epoch)).permutation(indices)
@@ -210,6 +217,7 @@ class ImageBatches(keras.utils.PyDataset):
         varied, targets = self._augment(images, self._one_hot[labels], generator)
         normalised = np.multiply(varied.reshape(*varied.shape[:2], -1), self._scale, dtype=np.float32)
         normalised += self._shift
+        self._seconds_mixing += time.thread_time() - started
         return normalised.reshape(varied.shape), targets
 
     def _augment(

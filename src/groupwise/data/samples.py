@@ -1,5 +1,6 @@
 """A split's images decoded by many threads, remembered where memory allows, and the broken ones counted."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeAlias
@@ -41,6 +42,9 @@ class Samples:
         smallest_side: the hint that Split.read takes.
         cache: whether prepared images stay in memory; "auto": if they fit into a quarter of what is free.
         workers: threads that decode. None: one a core.
+
+    Attributes:
+        seconds_working: processor time that the threads have spent on reading so far.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Samples:
         self._broken: dict[int, str] = {}
         self._prepared: list[ImageArray | None] | None = None
         self._loaded = False
+        self.seconds_working = 0.0
         self._workers = workers or usable_cores()
         self._decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
@@ -95,16 +100,17 @@ class Samples:
         if prepared is not None and finish is None:
             return [prepared[index] for index in indices]
 
-        def read_chunk(start: int) -> list[ImageArray | None]:
-            return [
-                self._read_one(indices[position], position, finish)
-                for position in range(start, min(start + chunk, len(indices)))
-            ]
+        def read_chunk(start: int) -> tuple[list[ImageArray | None], float]:
+            started = time.thread_time()
+            positions = range(start, min(start + chunk, len(indices)))
+            part = [self._read_one(indices[position], position, finish) for position in positions]
+            return part, time.thread_time() - started
 
         chunk = max(1, min(CHUNK, len(indices) // (2 * self._workers)))
         images: list[ImageArray | None] = []
-        for part in self._decoders.map(read_chunk, range(0, len(indices), chunk)):
+        for part, seconds in self._decoders.map(read_chunk, range(0, len(indices), chunk)):
             images += part
+            self.seconds_working += seconds
             if progress is not None:
                 progress(len(images), len(indices))
         if len(self._broken) > BROKEN_SHARE * len(self._split):
