@@ -62,7 +62,6 @@ class ImageBatches(keras.utils.PyDataset):
             an interrupted training.
         seconds_waited: how long all requests together waited for a batch that was not ready. An upper bound
             on what the processor waited: TensorFlow, and JAX far more so, ask while a step still computes.
-        seconds_working: processor time spent on making batches so far, all threads together, load() included.
         failure: the UserError that stopped the batches, else None. (TensorFlow wraps what is raised here.)
 
     Raises:
@@ -134,6 +133,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     @property
     def seconds_working(self) -> float:
+        """Processor time spent on making batches so far, all threads together, load() included."""
         return self._seconds_mixing + self._samples.seconds_working
 
     def load(self, progress: Progress | None = None) -> None:
