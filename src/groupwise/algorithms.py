@@ -21,7 +21,7 @@ BLOCK_CHANNELS = 32
 
 def native(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     """Return the framework's own grouped convolution."""
-    return backends.active().convolve(inputs, kernel, spec)
+    return backends.active.convolve(inputs, kernel, spec)
 
 
 def depthwise_sum(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
@@ -60,7 +60,7 @@ def blocks(inputs: Any, kernel: Any, spec: ConvSpec, groups_per_block: int | Non
         kernel_shape=(height, width, block_inputs, block_outputs),
         groups=1,
     )
-    run_dense = ALGORITHMS[explain(dense, backends.active().runtime(inputs)).algorithm]
+    run_dense = ALGORITHMS[explain(dense, backends.active.runtime(inputs)).algorithm]
     outputs = [
         run_dense(
             inputs[..., index * block_inputs : (index + 1) * block_inputs],

@@ -257,7 +257,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        fused = backends.active().batch_normalise
+        fused = backends.active.batch_normalise
         plain = self.center and self.scale and not (self.renorm or self.synchronized) and mask is None
         if fused is None or not plain or len(inputs.shape) != 4 or self.axis not in (-1, 3):
             return super().call(inputs, training=training, mask=mask)
@@ -356,12 +356,16 @@ def load_keras_weights(model: keras.Model, path: Any) -> None:
     Raises:
         ValueError: where the file's weights do not fit the model.
     """
-    twin = keras.models.clone_model(model, clone_function=_stock_twin, recursive=True)
+    twin = keras.models.clone_model(model, clone_function=stock_twin, recursive=True)
     twin.load_weights(path)
     model.set_weights(twin.get_weights())
 
 
-def _stock_twin(layer: keras.layers.Layer) -> keras.layers.Layer:
+def stock_twin(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a fresh layer of Keras's own in place of one of ours: a `clone_function` for `clone_model`.
+
+    Its weights have the same shapes; explicit padding, which Keras does not have, becomes "same".
+    """
     stock: Any = STOCK.get(type(layer))
     config = layer.get_config()
     if stock is None:

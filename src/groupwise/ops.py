@@ -177,7 +177,7 @@ def explain_routing(
         >>> print(explain_routing((16, 56, 56, 128), (3, 3, 4, 128), groups=32))  # doctest: +SKIP
     """
     spec = ConvSpec.of(input_shape, kernel_shape, groups, strides, padding, dilation_rate, dtype)
-    return routing.explain(spec, backends.active().runtime())
+    return routing.explain(spec, backends.active.runtime())
 
 
 class _Convolution(keras.Operation):
@@ -208,7 +208,7 @@ class _Convolution(keras.Operation):
         inputs, kernel = ops.cast(inputs, spec.dtype), ops.cast(kernel, spec.dtype)
         algorithm = self.algorithm
         if algorithm == "auto":
-            algorithm = routing.explain(spec, backends.active().runtime(inputs)).algorithm
+            algorithm = routing.explain(spec, backends.active.runtime(inputs)).algorithm
         outputs = ALGORITHMS[algorithm](inputs, kernel, spec)
         return ops.transpose(outputs, (0, 3, 1, 2)) if self.channels_first else outputs
 

@@ -1,11 +1,10 @@
-"""The frameworks: one module each, the only files that import it; `active()` is the one that Keras runs on.
+"""The frameworks: one module each, the only files that import it; `active` is the one that Keras runs on.
 
 Every module offers the same names (see `Backend`); all arrays are NHWC, all kernels HWIO.
 """
 
 import importlib
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Protocol
 
 import keras
@@ -28,11 +27,12 @@ class Backend(Protocol):
         """Return the framework's own convolution of NHWC `inputs` with an HWIO `kernel`."""
 
 
-@cache
-def active() -> Backend:
-    """Return the module of the framework that Keras runs on. Raises ValueError for one that we do not serve."""
-    name = keras.backend.backend()
+def _load(name: str) -> Backend:
     if name not in ("tensorflow", "jax", "torch"):
         raise ValueError(f"Keras backend {name!r}: must be tensorflow, jax or torch; set KERAS_BACKEND")
     module: Any = importlib.import_module(f"groupwise.backends.{name}")
     return module
+
+
+active: Backend = _load(keras.backend.backend())
+"""The module of the framework that Keras runs on; a constant, so that torch.compile can trace through it."""

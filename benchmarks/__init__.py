@@ -1,0 +1,1 @@
+"""Benchmarks: ratios taken in one run, the rivals alternating, never absolute times."""

@@ -1,0 +1,89 @@
+"""The rules of dependency of docs/architecture.md, read from the source: imports go downward only."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import groupwise
+from tests.frameworks import BACKEND
+
+PACKAGE = Path(groupwise.__file__).parent
+FRAMEWORKS = {"tensorflow", "jax", "torch"}
+# A room may import itself and those that stand before it.
+ORDER = [
+    *("errors", "spec", "routing", "backends", "algorithms", "ops", "layers", "blocks", "models"),
+    *("data", "report", "recipes", "training", "cli"),
+]
+ALLOWED = {"spec": {"errors"}, "routing": {"spec"}, "data": {"errors"}, "report": {"errors"}}
+
+
+def modules() -> dict[str, set[str]]:
+    """Return each module (dotted, below the package) and the names that it imports, lazy imports included."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        imports = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imports |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imports |= {f"{node.module}.{alias.name}" for alias in node.names}
+        found[".".join(path.relative_to(PACKAGE).with_suffix("").parts)] = imports
+    return found
+
+
+def test_imports_go_downward_only() -> None:
+    wrong = []
+    for module, imports in modules().items():
+        room = module.split(".")[0]
+        if room == "__init__":
+            continue
+        allowed = ALLOWED.get(room, set(ORDER[: ORDER.index(room)])) | {room}
+        rooms = {name.split(".")[1] for name in imports if name.startswith("groupwise.")}
+        wrong += [f"{module} imports {other}" for other in rooms & set(ORDER) if other not in allowed]
+    assert not wrong
+
+
+def test_every_room_has_its_place() -> None:
+    assert {module.split(".")[0] for module in modules()} - {"__init__"} <= set(ORDER)
+
+
+def test_only_a_backend_imports_its_framework() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, imports in modules().items()
+        for name in imports
+        if name.split(".")[0] in FRAMEWORKS - {module.removeprefix("backends.")}
+    ]
+    assert not wrong
+
+
+def test_spec_and_routing_need_only_the_standard_library() -> None:
+    for module in ("spec", "routing"):
+        tops = {name.split(".")[0] for name in modules()[module]}
+        assert tops <= set(sys.stdlib_module_names) | {"groupwise", "numpy"}
+
+
+def test_nothing_imports_tests_or_benchmarks() -> None:
+    tops = {name.split(".")[0] for imports in modules().values() for name in imports}
+    assert not tops & {"tests", "benchmarks"}
+
+
+def loaded(code: str) -> set[str]:
+    """Return the frameworks that a fresh process has loaded after running `code`."""
+    code = f"import sys; {code}; print(*sorted(set(sys.modules) & {FRAMEWORKS}))"
+    environment = {**os.environ, "KERAS_BACKEND": BACKEND}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def test_importing_the_package_loads_no_framework_that_keras_does_not() -> None:
+    # Keras on PyTorch loads JAX where it is installed, for its optional tree utilities.
+    members = "import groupwise; groupwise.layers, groupwise.ops, groupwise.models.list_models()"
+    assert loaded(members) == loaded("import keras") | {BACKEND}
+
+
+def test_importing_the_command_loads_neither_keras_nor_a_framework() -> None:
+    assert loaded("import groupwise.cli; assert 'keras' not in sys.modules") == set()

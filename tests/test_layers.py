@@ -1,0 +1,209 @@
+"""The layers against Keras's own and against NumPy: weights, configuration, saving, shapes, mixed precision."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from groupwise import layers, load_keras_weights, models
+from tests.frameworks import BACKEND
+
+numpy = keras.ops.convert_to_numpy
+ELSEWHERE = BACKEND == "tensorflow"
+CONVOLUTIONS = [
+    (layers.GroupedConv2D, keras.layers.Conv2D, dict(filters=12, kernel_size=3, groups=1)),
+    (layers.GroupedConv2D, keras.layers.Conv2D, dict(filters=12, kernel_size=(2, 3), groups=4)),
+    (layers.DepthwiseConv2D, keras.layers.DepthwiseConv2D, dict(kernel_size=3)),
+    (layers.DepthwiseConv2D, keras.layers.DepthwiseConv2D, dict(kernel_size=3, depth_multiplier=3)),
+    (layers.SeparableConv2D, keras.layers.SeparableConv2D, dict(filters=5, kernel_size=3, depth_multiplier=2)),
+]
+
+
+def images(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize(("ours", "stock", "arguments"), CONVOLUTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(padding="same", strides=2, activation="relu"),
+        dict(padding="valid", dilation_rate=2, use_bias=False),
+        dict(padding="same", bias_initializer="ones", kernel_size=1),
+    ],
+)
+def test_drop_in_equals_keras(ours, stock, arguments, options) -> None:
+    arguments = {**arguments, **options}
+    twin, original = ours(**arguments), stock(**arguments)
+    inputs = images(2, 9, 8, 8)
+    expected = numpy(original(inputs))
+    twin.build(inputs.shape)
+    assert [w.shape for w in twin.weights] == [w.shape for w in original.weights]
+    twin.set_weights(original.get_weights())
+    np.testing.assert_allclose(numpy(twin(inputs)), expected, rtol=1e-4, atol=1e-4)
+    assert twin.compute_output_shape(inputs.shape) == tuple(expected.shape)
+    assert twin.compute_output_shape((None, 9, None, 8)) == original.compute_output_shape((None, 9, None, 8))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.GroupedConv2D(8, 3, 2, ((1, 2), (0, 1)), groups=2, algorithm="blocks"),
+        layers.DepthwiseConv2D(3, 2, ((1, 1), (1, 1)), depth_multiplier=2),
+        layers.SeparableConv2D(6, 3, padding=((2, 2), (2, 2))),
+        layers.ChannelShuffle(2, inverse=True),
+        layers.SqueezeExcite(ratio=2, divisor=2),
+        layers.BatchNormalization(momentum=0.9, epsilon=1e-5),
+        layers.MaxPooling2D(3, 2, ((1, 1), (1, 1))),
+        layers.AveragePooling2D(3, 2, ((1, 1), (1, 1))),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_saving_loading_and_cloning_keep_everything(layer, tmp_path) -> None:
+    inputs = images(2, 8, 7, 4)
+    model = keras.Sequential([keras.Input((8, 7, 4)), layer])
+    for variable in model.weights:
+        variable.assign(np.random.default_rng(1).uniform(0.5, 1.5, variable.shape))
+    expected = numpy(model(inputs))
+    assert tuple(layer.compute_output_shape(inputs.shape)) == expected.shape
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(loaded(inputs)), expected)
+    config = json.loads(json.dumps(layer.get_config()))
+    assert json.loads(json.dumps(type(layer).from_config(config).get_config())) == config
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(numpy(clone(inputs)), expected)
+
+
+def test_stock_weight_files_load_into_the_twin(tmp_path) -> None:
+    def network(convolution, depthwise, separable, normalise):
+        inputs = keras.Input((8, 8, 4))
+        x = convolution(8, 3, padding="same", groups=2)(inputs)
+        x = normalise()(x)
+        x = keras.layers.Add()([depthwise(3, padding="same")(x), keras.layers.Conv2D(8, 1)(x)])
+        return keras.Model(inputs, keras.layers.Dense(3)(separable(5, 3)(convolution(8, 1)(x))))
+
+    stock = network(
+        *(getattr(keras.layers, n) for n in ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "BatchNormalization"))
+    )
+    for variable in stock.weights:
+        variable.assign(np.random.default_rng(len(variable.path)).uniform(0.1, 1, variable.shape))
+    stock.save_weights(tmp_path / "stock.weights.h5")
+    ours = (layers.GroupedConv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.BatchNormalization)
+    twin = network(*ours)
+    load_keras_weights(twin, tmp_path / "stock.weights.h5")
+    inputs = images(2, 8, 8, 4)
+    np.testing.assert_allclose(numpy(twin(inputs)), numpy(stock(inputs)), rtol=1e-4, atol=1e-4)
+    other = keras.Sequential([keras.Input((8, 8, 4)), layers.GroupedConv2D(8, 5)])
+    with pytest.raises(ValueError, match=r"weights|shape|layer"):
+        load_keras_weights(other, tmp_path / "stock.weights.h5")
+
+
+@pytest.mark.skipif(ELSEWHERE, reason="TensorFlow's stock layers have no channels_first on a CPU to compare with")
+@pytest.mark.parametrize(("ours", "stock", "arguments"), CONVOLUTIONS)
+def test_channels_first_equals_keras(ours, stock, arguments) -> None:
+    twin, original = (make(**arguments, data_format="channels_first", padding="same") for make in (ours, stock))
+    inputs = images(2, 8, 6, 5)
+    expected = numpy(original(inputs))
+    twin.build(inputs.shape)
+    twin.set_weights(original.get_weights())
+    np.testing.assert_allclose(numpy(twin(inputs)), expected, rtol=1e-4, atol=1e-4)
+    assert twin.compute_output_shape(inputs.shape) == expected.shape
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_computes_in_half_and_keeps_float32_weights(policy: str) -> None:
+    inputs = keras.Input((8, 8, 8))
+    x = layers.GroupedConv2D(16, 3, groups=4, dtype=policy)(inputs)
+    x = layers.BatchNormalization(dtype=policy)(x)
+    x = layers.SqueezeExcite(4, dtype=policy)(layers.ChannelShuffle(4, dtype=policy)(x))
+    x = layers.SeparableConv2D(4, 3, dtype=policy)(layers.DepthwiseConv2D(3, dtype=policy)(x))
+    model = keras.Model(inputs, x)
+    assert keras.backend.standardize_dtype(model(images(2, 8, 8, 8)).dtype) == policy.removeprefix("mixed_")
+    assert {keras.backend.standardize_dtype(w.dtype) for w in model.weights} == {"float32"}
+    model.compile("sgd", "mse")
+    history = model.fit(images(4, 8, 8, 8), images(4, 2, 2, 4), epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 5, 6, 8), (1, 3, 3, 8), (2, 1, 1, 8)])
+def test_fused_batch_norm_equals_its_definition(training: bool, shape: tuple) -> None:
+    inputs = images(*shape) * 3 + 2
+    layer = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    layer.build(shape)
+    gamma, beta, mean, variance = (np.random.default_rng(i).uniform(0.5, 2, 8).astype("float32") for i in range(4))
+    layer.set_weights([gamma, beta, mean, variance])
+    outputs = numpy(layer(inputs, training=training))
+    wide = inputs.astype("float64")
+    batch_mean, batch_variance = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
+    used = (batch_mean, batch_variance) if training else (mean, variance)
+    np.testing.assert_allclose(outputs, (wide - used[0]) / np.sqrt(used[1] + 1e-5) * gamma + beta, rtol=1e-4, atol=1e-4)
+    share = 0.1 if training else 0.0
+    np.testing.assert_allclose(layer.get_weights()[2], mean * (1 - share) + batch_mean * share, rtol=1e-5)
+    np.testing.assert_allclose(layer.get_weights()[3], variance * (1 - share) + batch_variance * share, rtol=1e-4)
+
+
+def test_frozen_batch_norm_stays_as_it_is() -> None:
+    layer = layers.BatchNormalization()
+    layer.build((2, 4, 4, 3))
+    layer.trainable = False
+    before = layer.get_weights()
+    inputs = images(2, 4, 4, 3)
+    np.testing.assert_allclose(numpy(layer(inputs, training=True)), inputs / np.sqrt(1.001), rtol=1e-4)
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_squeeze_excite_is_its_formula() -> None:
+    layer, inputs = layers.SqueezeExcite(ratio=4), images(2, 5, 3, 8)
+    outputs = numpy(layer(inputs))
+    reduce, reduce_bias, expand, expand_bias = layer.get_weights()
+    assert reduce.shape == (8, 2)
+    hidden = np.maximum(inputs.mean((1, 2)) @ reduce + reduce_bias, 0)
+    weights = 1 / (1 + np.exp(-(hidden @ expand + expand_bias)))
+    np.testing.assert_allclose(outputs, inputs * weights[:, None, None], rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_pads_as_pytorch_does() -> None:
+    inputs = -np.ones((1, 4, 4, 1), "float32")
+    maximum = layers.MaxPooling2D(3, 2, ((1, 1), (1, 1)))(inputs)
+    np.testing.assert_array_equal(numpy(maximum).ravel(), [-1] * 4)
+    average = layers.AveragePooling2D(3, 2, ((1, 1), (1, 1)))(inputs)
+    np.testing.assert_allclose(numpy(average).ravel(), [-4 / 9, -6 / 9, -6 / 9, -1], rtol=1e-6)
+
+
+def test_depthwise_initialiser_has_the_true_fan_in() -> None:
+    """With it a depthwise convolution keeps ReLU activations' second moment; Keras's own shrinks it by the channels."""
+    kernel = numpy(layers.DepthwiseHeNormal(seed=1)((3, 3, 512, 2)))
+    assert kernel.std() == pytest.approx((2 / 9) ** 0.5, rel=0.03)
+    stock = numpy(keras.initializers.HeNormal(seed=1)((3, 3, 512, 2)))
+    assert kernel.std() / stock.std() == pytest.approx(512**0.5, rel=0.1)
+
+
+def test_compiled_training_moves_every_weight() -> None:
+    network = models.create("shufflenet_g2_wd4", num_classes=3, input_shape=(32, 32, 3))
+    before = network.get_weights()
+    network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    network.fit(images(4, 32, 32, 3), np.array([0, 1, 2, 0]), batch_size=4, verbose=0)
+    moved = [not np.array_equal(old, new) for old, new in zip(before, network.get_weights(), strict=True)]
+    assert all(moved), [w.path for w, m in zip(network.weights, moved, strict=True) if not m]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: layers.GroupedConv2D(9, 3, groups=2), "filters"),
+        (lambda: layers.GroupedConv2D(8, 3, padding="full"), "padding"),
+        (lambda: layers.GroupedConv2D(8, 3, padding=((1, 1), (1,))), "padding=((1, 1), (1,))"),
+        (lambda: layers.SqueezeExcite(0), "ratio=0"),
+        (lambda: layers.ChannelShuffle(3)(images(1, 2, 2, 8)), "groups=3"),
+        (lambda: layers.GroupedConv2D(6, 3, groups=3)(images(1, 8, 8, 8)), "groups"),
+    ],
+)
+def test_wrong_arguments_are_named(make, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        make()
