@@ -75,7 +75,8 @@ def randomise(peer: Any, seed: int = 0) -> Any:
 def copy_weights(peer: Any, model: keras.Model, renames: Renames) -> None:
     """Copy every weight of a PyTorch network into ours.
 
-    A separable layer takes those of two modules, renamed to its own name with `.depthwise` and `.pointwise`.
+    A layer of two steps takes those of two modules, renamed to its own name and the step's: `.depthwise` and
+    `.pointwise` of a separable layer, `.reduce` and `.expand` of squeeze-and-excitation.
     """
     modules = {_rename(name, renames): module for name, module in peer.named_modules() if _has_own_weights(module)}
     for layer in model.layers:
@@ -84,6 +85,10 @@ def copy_weights(peer: Any, model: keras.Model, renames: Renames) -> None:
         if isinstance(layer, layers.SeparableConv2D):
             steps = [modules.pop(f"{layer.name}.{step}") for step in ("depthwise", "pointwise")]
             layer.set_weights([_array(steps[0]).transpose(2, 3, 0, 1), _array(steps[1]).transpose(2, 3, 1, 0)])
+        elif isinstance(layer, layers.SqueezeExcite):
+            for step in (layer.reduce, layer.expand):
+                module = modules.pop(f"{layer.name}.{step.name}")
+                step.set_weights([_array(module).reshape(step.kernel.shape[::-1]).T, module.bias.detach().numpy()])
         else:
             layer.set_weights(_converted(modules.pop(layer.name), layer))
     assert not modules, f"not copied: {sorted(modules)}"
