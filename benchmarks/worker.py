@@ -1,4 +1,4 @@
-"""One rival of `benchmarks.models` in a process of its own: it builds, warms up, then runs a step for every line it reads.
+"""One rival of `benchmarks.models` in a process of its own: it builds, warms up, then runs a step for every line read.
 
 Frameworks cannot share a process fairly (Keras has one backend, thread pools compete), so the parent starts one worker
 for each rival, and asks them in turn. Every answer is one line: "ready", then seconds.

@@ -54,4 +54,4 @@ def _torch(function: Any, inputs: Any, kernel: Any, gradient: Any, compiled: boo
     return outputs.detach(), inputs.grad, kernel.grad
 
 
-_RUN = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+_RUN: dict[str, Callable[..., Any]] = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
