@@ -1,8 +1,11 @@
 """Which framework Keras runs on: settled before Keras is imported."""
 
+import importlib
 import importlib.util
 import json
 import os
+import sys
+import tempfile
 from pathlib import Path
 
 from groupwise.errors import UserError
@@ -31,8 +34,8 @@ def settle_backend(option: str | None = None) -> str:
             f"or choose another with --backend {installed[0]}"
         )
     os.environ["KERAS_BACKEND"] = name
-    # TensorFlow's C++ says at every start which instructions it uses.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if name == "tensorflow":
+        _import_tensorflow_quietly()
     return name
 
 
@@ -51,3 +54,24 @@ def _chosen(option: str | None) -> tuple[str, str] | None:
     if name == "tensorflow" and importlib.util.find_spec(name) is None:
         return None
     return (name, str(path)) if name else None
+
+
+def _import_tensorflow_quietly() -> None:
+    """Import TensorFlow without what its C++ says at every start.
+
+    It writes to the process's standard error, which Python's sys.stderr knows nothing of, and TF_CPP_MIN_LOG_LEVEL
+    does not silence all of it.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            importlib.import_module("tensorflow")
+        except ImportError as error:
+            raise UserError(f"backend 'tensorflow' cannot be imported: {error}") from error
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)

@@ -26,9 +26,8 @@ def models(
     """
     settle_backend(backend)
     from groupwise.models import describe as count
-    from groupwise.models import list_models
+    from groupwise.models import find, list_models
     from groupwise.models.registry import Variant
-    from groupwise.models import find
 
     names = list_models(pattern)
     if not names:

@@ -69,7 +69,6 @@ def train(
     running step; add --resume to go on.
 
     Examples:
-
     groupwise train digits
 
     groupwise train cifar10-images.zip --model resnext29_32x4d_cifar10 --epochs 30

@@ -8,7 +8,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,18 +122,23 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
         UserError: a setting is unknown (with the nearest one), missing, of another type or out of its range.
     """
     where = f"recipe {settings.get('name', '')!r}"
-    known = {item.name for item in fields(Recipe)}
+    settings = dict(settings)
+    if isinstance(settings.get("augmentation"), Mapping):
+        settings["augmentation"] = _augmentation(f"{where}: augmentation", settings["augmentation"])
     values = _typed(where, Recipe, settings)
     missing = {"name", "model", "epochs", "batch_size", "learning_rate"} - values.keys()
     if missing:
-        raise UserError(f"{where} lacks {', '.join(sorted(missing & known))}")
-    if isinstance(settings.get("augmentation"), Mapping):
-        augmentation = _typed(f"{where}: augmentation", Augmentation, settings["augmentation"])
-        try:
-            values["augmentation"] = Augmentation(**augmentation)
-        except ValueError as error:
-            raise UserError(f"{where}: augmentation: {error}") from error
+        raise UserError(f"{where} lacks {', '.join(sorted(missing))}")
     return Recipe(**values)
+
+
+def _augmentation(where: str, settings: Mapping[str, Any]) -> Augmentation:
+    try:
+        return Augmentation(**_typed(where, Augmentation, settings))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _path(name: str) -> Path:
@@ -156,13 +161,12 @@ def _typed(where: str, kind: type, settings: Mapping[str, Any]) -> dict[str, Any
             near = difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(hints)}"
             raise UserError(f"{where}: unknown setting {name!r}; {hint}")
-        if name != "augmentation" or isinstance(value, Augmentation):
-            values[name] = _convert(f"{where}: {name}", value, hints[name])
+        values[name] = _convert(f"{where}: {name}", value, hints[name])
     return values
 
 
 def _convert(where: str, value: Any, hint: Any) -> Any:
-    for option in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+    for option in _alternatives(hint):
         origin, arguments = typing.get_origin(option), typing.get_args(option)
         if origin is Literal and value in arguments:
             return value
@@ -177,9 +181,14 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
     raise UserError(f"{where} = {value!r}: must be {_readable(hint)}")
 
 
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
 def _readable(hint: Any) -> str:
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_readable(option) for option in typing.get_args(hint) if option is not type(None))
+    if len(_alternatives(hint)) > 1:
+        return " or ".join(_readable(option) for option in _alternatives(hint) if option is not type(None))
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(value) for value in typing.get_args(hint))
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}

@@ -43,7 +43,7 @@ def confusion(matrix: NDArray[np.int64], class_names: Sequence[str], png: Path) 
     picture = axes.imshow(shares, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), interpolation=_interpolation(count))
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
     title = f"{accuracy:.1%} of {matrix.sum():,} images right"
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="semibold")
+    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel("taken for", color=FAINT, fontsize=10)
     axes.set_ylabel("class", color=FAINT, fontsize=10)
     axes.tick_params(colors=INK, labelsize=_name_size(count), length=0)
@@ -99,5 +99,5 @@ def _number(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.float64]) 
             ha="center",
             va="center",
             fontsize=9 if longest <= 4 else 7,
-            color="white" if shares[row, column] > 0.3 else INK,
+            color="white" if shares[row, column] > 0.2 else INK,
         )

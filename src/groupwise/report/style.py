@@ -21,7 +21,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def plain(axes: Axes, title: str) -> None:
     """Give axes a title at the left, a light grid, and no frame but the bottom."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="semibold")
+    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=FAINT, labelsize=9, length=0)

@@ -17,6 +17,7 @@ from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, copy_file, replace_file
 from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
+from groupwise.training.seed import reseed_layers, set_seed
 
 
 class StopTraining(Exception):  # noqa: N818 - a way out of fit()
@@ -37,6 +38,7 @@ class Bookkeeper(keras.callbacks.Callback):
     Args:
         folder: of the run.
         recipe: of which the epochs, the batch size and the average are looked at.
+        seed: of what is random in the network itself, such as dropout.
         batches: that are trained on.
         judge: that the network is tested on.
         bar: that shows the progress.
@@ -51,6 +53,7 @@ class Bookkeeper(keras.callbacks.Callback):
         self,
         folder: RunFolder,
         recipe: Recipe,
+        seed: int,
         batches: ImageBatches,
         judge: Judge,
         bar: ProgressBar,
@@ -58,7 +61,8 @@ class Bookkeeper(keras.callbacks.Callback):
         rows: list[dict[str, float]],
     ) -> None:
         super().__init__()
-        self._folder, self._recipe, self._batches, self._judge = folder, recipe, batches, judge
+        self._folder, self._recipe, self._seed = folder, recipe, seed
+        self._batches, self._judge = batches, judge
         self._bar, self._interruption, self._rows = bar, interruption, rows
         self._steps = len(batches)
         self._started = self._waited = 0.0
@@ -71,6 +75,9 @@ class Bookkeeper(keras.callbacks.Callback):
         return self.model
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Each epoch its own, so that a resumed training draws what an uninterrupted one would have drawn.
+        set_seed(self._seed + 1 + epoch)
+        reseed_layers(self.network, epoch)
         self._epoch = epoch
         self._started, self._waited = time.perf_counter(), self._batches.seconds_waited
 
@@ -95,6 +102,9 @@ class Bookkeeper(keras.callbacks.Callback):
             evaluation = evaluate(self.network, self._judge.batches, self._recipe.batch_size)
             if not math.isfinite(evaluation.loss):
                 raise StopTraining(f"the loss of the {self._judge.name} images became {evaluation.loss}")
+            # A ReLU may turn what is not a number into zero, so that no loss tells.
+            if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in self.network.weights):
+                raise StopTraining(f"weights became infinite or not a number in epoch {epoch + 1}")
             self.evaluation = evaluation
             row = {
                 "epoch": epoch + 1,

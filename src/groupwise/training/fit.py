@@ -21,6 +21,7 @@ from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network, make_batches, transfer_weights
 from groupwise.training.progress import ProgressBar
 from groupwise.training.saved import load_network
+from groupwise.training.seed import set_seed
 from groupwise.training.stopped import Diverged, Interrupted
 
 
@@ -101,7 +102,7 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     folder.open(resume)
     if (dataset.class_names, dataset.channels) != (plan.class_names, plan.channels):
         raise UserError(f"{dataset.name} is not what this run was trained on: its classes or channels differ")
-    keras.utils.set_random_seed(plan.seed)
+    set_seed(plan.seed)
     session = _prepare(plan, dataset, folder, console)
     try:
         first_epoch = _restore(session) if resume else _begin(session)
@@ -182,7 +183,7 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
     steps = len(batches)
     bar = ProgressBar(session.console, recipe.epochs, steps, first_epoch * steps)
     interruption = Interruption()
-    bookkeeper = Bookkeeper(folder, recipe, batches, session.judge, bar, interruption, session.rows)
+    bookkeeper = Bookkeeper(folder, recipe, session.plan.seed, batches, session.judge, bar, interruption, session.rows)
     with _explaining(session), interruption, bar:
         session.network.fit(
             batches,

@@ -1,0 +1,34 @@
+"""The seeds of everything random."""
+
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def set_seed(seed: int) -> None:
+    """Do what `keras.utils.set_random_seed` does, but do not import TensorFlow for it where it is not in use.
+
+    That import takes several seconds, and would be made wherever TensorFlow is installed.
+    """
+    if keras.backend.backend() == "tensorflow" or "tensorflow" in sys.modules:
+        keras.utils.set_random_seed(seed)
+        return
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Python's way to say that it cannot be imported
+    try:
+        keras.utils.set_random_seed(seed)
+    finally:
+        del sys.modules["tensorflow"]
+
+
+def reseed_layers(model: keras.Model, epoch: int) -> None:
+    """Let a model's random layers, such as dropout, draw what belongs to an epoch, whatever was drawn before.
+
+    Keras does not save their states, so that a resumed training could not go on from them.
+    """
+    for variable in model.variables:
+        if variable.name == "seed_generator_state":
+            seed, _ = np.asarray(ops.convert_to_numpy(variable))
+            # The second number counts the draws; no epoch draws a million times.
+            variable.assign(np.array([seed, epoch * 2**20 % 2**31]).astype(seed.dtype))

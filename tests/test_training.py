@@ -1,0 +1,229 @@
+"""A training from its plan to its folder: what is left, how it stops, and how it goes on."""
+
+import io
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from groupwise import models
+from groupwise.data import Dataset, ImageBatches
+from groupwise.errors import UserError
+from groupwise.training import RunSummary, load_network, make_plan, read_plan, train
+from groupwise.training.evaluation import evaluation_of
+from groupwise.training.folder import RunFolder
+from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
+from groupwise.training.plan import default_recipe
+from groupwise.training.stopped import Diverged, Interrupted
+from tests import tiny as bars
+
+tiny = bars.tiny
+
+
+class CtrlC(io.StringIO):
+    """A console's file that presses Ctrl-C when a text has been written to it."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__()
+        self._after = after
+
+    def write(self, text: str) -> int:
+        if self._after in text:
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def _train(dataset: Dataset, folder: Path, recipe: Any = bars.RECIPE, file: Any = None) -> RunSummary:
+    plan = make_plan(dataset, "bars.npz", recipe)
+    return train(plan, dataset, folder, console=Console(file=file or io.StringIO(), width=200))
+
+
+def _resume(dataset: Dataset, folder: Path) -> RunSummary:
+    return train(read_plan(folder), dataset, folder, resume=True, console=Console(file=io.StringIO()))
+
+
+def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    summary = _train(dataset, tmp_path / "run", bars.recipe(epochs=10))
+    assert summary.test_accuracy > 0.6
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("recipe.json", "environment.json", "metrics.csv", "last.keras", "best.keras", "curves.png", "summary.json")
+    }
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == summary.test_accuracy
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["backend"] == keras.backend.backend()
+    assert environment["versions"]["keras"] == keras.__version__
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [row["epoch"] for row in rows] == list(range(1, 11))
+    assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
+    assert rows[-1]["learning_rate"] < 0.01 < rows[2]["learning_rate"]
+    assert rows[-1]["test_accuracy"] == pytest.approx(summary.test_accuracy, abs=1e-5)
+    network = load_network(tmp_path / "run")
+    assert network.metadata["class_names"] == ["0", "1", "2"]
+    assert network.metadata["preprocessing"]["mean"] == [0.5]
+    with pytest.raises(UserError, match="already holds another run: choose another --output, or add --resume"):
+        _train(dataset, tmp_path / "run")
+    # Its weights are where another training may begin.
+    plan = make_plan(dataset, "x", bars.recipe(epochs=1, learning_rate=1e-6), weights=str(tmp_path / "run"))
+    second = train(plan, dataset, tmp_path / "second", console=Console(file=io.StringIO()))
+    assert second.test_accuracy == pytest.approx(summary.test_accuracy, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_arguments": {"dropout": 0.2}, "average": 0.9},
+        {"optimizer": "adamw", "optimizer_options": {}, "schedule": "linear", "clip_norm": 1.0},
+    ],
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path: Path, changes: dict[str, Any]) -> None:
+    dataset, recipe = bars.dataset(tmp_path), bars.recipe(**changes)
+    whole = _train(dataset, tmp_path / "whole", recipe)
+    with pytest.raises(Interrupted, match=r"after epoch 2 of 4; go on with: groupwise train bars.npz .* --resume"):
+        _train(dataset, tmp_path / "parts", recipe, CtrlC("epoch 2/4"))
+    assert (tmp_path / "parts" / "curves.png").exists()
+    parts = _resume(dataset, tmp_path / "parts")
+    for one, other in zip(
+        bars.weights(tmp_path / "whole" / "last.keras"), bars.weights(tmp_path / "parts" / "last.keras"), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+    assert parts.test_loss == pytest.approx(whole.test_loss, rel=1e-4)
+    assert [row["epoch"] for row in RunFolder(tmp_path / "parts").read_metrics()] == [1, 2, 3, 4]
+    assert _resume(dataset, tmp_path / "parts").test_accuracy == parts.test_accuracy  # nothing is left to do
+
+
+def test_an_interruption_in_the_first_epoch_leaves_nothing(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+    dataset = bars.dataset(tmp_path)
+    original = ImageBatches.__getitem__
+
+    def interrupt(batches: ImageBatches, index: int) -> Any:
+        if index == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(batches, index)
+
+    monkeypatch.setattr(ImageBatches, "__getitem__", interrupt)
+    with pytest.raises(Interrupted, match="nothing was kept"):
+        _train(dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+    dataset = bars.dataset(tmp_path)
+    original = ImageBatches.__getitem__
+
+    def spoil(batches: ImageBatches, index: int) -> Any:
+        images, labels = original(batches, index)
+        return (images * np.float32(np.nan) if batches.epoch >= 2 else images), labels
+
+    monkeypatch.setattr(ImageBatches, "__getitem__", spoil)
+    with pytest.raises(Diverged, match=r"became .* in epoch 3.*; .*last.keras holds .* after epoch 2 of 4"):
+        _train(dataset, tmp_path / "run")
+    assert all(np.isfinite(weight).all() for weight in bars.weights(tmp_path / "run" / "last.keras"))
+
+
+def test_a_rate_that_is_far_too_high_leaves_nothing(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="smaller rate: --learning-rate"):
+        _train(bars.dataset(tmp_path), tmp_path / "run", bars.recipe(learning_rate=1e30, warm_up=0.0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_images_choose_the_best_model(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path, with_validation=True)
+    summary = _train(dataset, tmp_path / "run", bars.recipe(epochs=2, average=0.5))
+    assert summary.judged_by == "validation"
+    assert "validation_accuracy" in RunFolder(tmp_path / "run").read_metrics()[0]
+    # The file holds the weights that were tested: the averaged ones.
+    network = load_network(tmp_path / "run")
+    images = np.stack([dataset.test.read(index) for index in range(len(dataset.test))])
+    logits = np.asarray(network.predict_on_batch(((images / 255 - 0.5) / 0.5).astype("float32")))
+    assert evaluation_of(logits, dataset.test.labels).top1 == summary.test_accuracy
+
+
+def test_a_folder_with_something_in_it_is_refused(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="already holds other files"):
+        _train(dataset, tmp_path / "full")
+    with pytest.raises(UserError, match="holds no run to resume"):
+        _resume(dataset, tmp_path / "full")
+    with pytest.raises(UserError, match="is a file"):
+        _train(dataset, tmp_path / "full" / "thesis.txt")
+
+
+def test_broken_images_are_named_and_counted_and_many_stop_the_training(tiny: str, tmp_path: Path) -> None:
+    root = bars.write_folder(tmp_path / "bars")
+    files = sorted((root / "train").rglob("*.png"))
+    files[0].write_bytes(b"")
+    summary = _train(bars.load_dataset(root), tmp_path / "run", bars.recipe(epochs=1))
+    assert [name for name, _ in summary.broken_images] == ["train/across/000.png"]
+    for file in files[1:5]:
+        file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(UserError, match="5 of 111 images are broken, which is over 1%"):
+        _train(bars.load_dataset(root), tmp_path / "other", bars.recipe(epochs=1))
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_image_size_is_the_data_s_or_the_network_s(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    assert make_plan(dataset, "x", bars.RECIPE).image_size == (8, 8)
+    assert make_plan(dataset, "x", bars.recipe(image_size=(4, 12))).image_size == (4, 12)
+    assert make_plan(replace(dataset, image_size=(9, 9)), "x", bars.RECIPE).image_size == (8, 8)
+    assert make_plan(replace(dataset, image_size=None), "x", bars.RECIPE).image_size == (8, 8)
+    assert default_recipe(dataset) == "digits"
+    assert default_recipe(replace(dataset, channels=3)) == "cifar10"
+    assert default_recipe(replace(dataset, image_size=None)) == "photos"
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
+def test_the_schedule(shape: str) -> None:
+    schedule = WarmUpThenDecay(2.0, 5, 20, shape)
+    rates = [float(schedule(step)) for step in range(20)]
+    assert rates[:6] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
+    middle = {"cosine": 1 + np.cos(np.pi / 3), "linear": 4 / 3, "constant": 2.0}[shape]
+    assert rates[10] == pytest.approx(middle)
+    assert WarmUpThenDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
+
+
+def test_the_optimizer_decays_kernels_alone(tiny: str) -> None:
+    network = models.create("tiny")
+    optimizer = make_optimizer(bars.recipe(weight_decay=0.1, optimizer_options={}, warm_up=0.0), 10, network)
+    before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in network.trainable_variables]
+    optimizer.apply([keras.ops.zeros(variable.shape) for variable in network.trainable_variables])
+    for variable, value in zip(network.trainable_variables, before, strict=True):
+        share = 1 - 0.1 * 0.05 if len(variable.shape) > 1 else 1.0
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(variable), share * value, rtol=1e-5, err_msg=variable.path
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adamv"}, "Keras has no optimizer 'adamv'; did you mean adam"),
+        ({"optimizer_options": {"momentumm": 0.9}}, "optimizer 'sgd' takes no 'momentumm'"),
+    ],
+)
+def test_a_bad_optimizer_is_named(tiny: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_optimizer(bars.recipe(**changes), 10, models.create("tiny"))
+
+
+def test_an_evaluation_counts() -> None:
+    logits = np.eye(6, dtype=np.float32)[[0, 1, 1, 5]] * 4
+    logits[3] = np.arange(6)
+    evaluation = evaluation_of(logits, np.array([0, 1, 2, 0]))
+    assert evaluation.top1 == 0.5
+    assert evaluation.top5 == 0.75  # the last image's class is the sixth of six
+    assert evaluation.count == 4
+    assert evaluation.confusion[2, 1] == 1
+    images, recall, precision = evaluation.per_class()[1]
+    assert (images, recall, precision) == (1, 1.0, 0.5)
+    assert np.isnan(evaluation.per_class()[3][1])
+    assert evaluation.loss > 0
