@@ -8,7 +8,9 @@ from typing import Any
 
 from groupwise.blocks import conv_bn, separable_bn
 from groupwise.errors import UserError
+from groupwise.layers import GroupedConv2D
 from groupwise.models.registry import GREY, Variant
+from groupwise.spec import symmetric_padding
 
 STEM_WIDTH = 32
 STAGES = ((64, 64), (128, 128))
@@ -24,7 +26,7 @@ def build(inputs: Any, convolution: str = "dense", depth_multiplier: int = 1) ->
     Args:
         inputs: symbolic (batch, height, width, channels), 28x28x1 or 8x8x1 for example.
         convolution: what the units after the stem are made of: "dense" 3x3 convolutions; "separable" ones; or
-            "grouped" 3x3 convolutions of 8 channels a group, each followed by a 1x1.
+            "grouped" ones, which are separable but for 8 channels in a group of the 3x3 instead of one.
         depth_multiplier: how many 3x3 filters a channel has before the 1x1 of a separable or grouped unit; a dense
             convolution has one for each pair of channels, and takes no notice.
 
@@ -56,9 +58,18 @@ def _separable(x: Any, filters: int, strides: int, *, name: str, depth_multiplie
 
 def _grouped(x: Any, filters: int, strides: int, *, name: str, depth_multiplier: int) -> Any:
     channels = x.shape[-1]
-    groups = channels // GROUP_WIDTH
-    x = conv_bn(x, channels * depth_multiplier, 3, strides, name=f"{name}_grouped", groups=groups)
-    return conv_bn(x, filters, 1, name=f"{name}_pointwise")
+    # As in a separable convolution, nothing between the two steps: a batch norm and ReLU there cost half a percent.
+    convolution = GroupedConv2D(
+        channels * depth_multiplier,
+        3,
+        strides,
+        symmetric_padding(3),
+        groups=channels // GROUP_WIDTH,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_grouped_conv",
+    )
+    return conv_bn(convolution(x), filters, 1, name=name)
 
 
 UNITS = {"dense": _dense, "separable": _separable, "grouped": _grouped}
