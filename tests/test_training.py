@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from groupwise import models
-from groupwise.data import Dataset, ImageBatches
+from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.errors import UserError
 from groupwise.training import RunSummary, load_network, make_plan, read_plan, train
 from groupwise.training.evaluation import evaluation_of
@@ -161,12 +161,12 @@ def test_broken_images_are_named_and_counted_and_many_stop_the_training(tiny: st
     root = bars.write_folder(tmp_path / "bars")
     files = sorted((root / "train").rglob("*.png"))
     files[0].write_bytes(b"")
-    summary = _train(bars.load_dataset(root), tmp_path / "run", bars.recipe(epochs=1))
+    summary = _train(load_dataset(root), tmp_path / "run", bars.recipe(epochs=1))
     assert [name for name, _ in summary.broken_images] == ["train/across/000.png"]
     for file in files[1:5]:
         file.write_bytes(file.read_bytes()[:60])
     with pytest.raises(UserError, match="5 of 111 images are broken, which is over 1%"):
-        _train(bars.load_dataset(root), tmp_path / "other", bars.recipe(epochs=1))
+        _train(load_dataset(root), tmp_path / "other", bars.recipe(epochs=1))
     assert not (tmp_path / "other").exists()
 
 

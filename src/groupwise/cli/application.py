@@ -3,8 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Annotated
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
 # Typer carries Click's classes along under a private name; this is its UsageError.
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="groupwise",
@@ -29,7 +29,11 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"groupwise {version('groupwise')}")
+        try:
+            number = version("groupwise")
+        except PackageNotFoundError:
+            number = "(not installed: run from its source)"
+        print(f"groupwise {number}")
         raise typer.Exit
 
 
@@ -72,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        return _fail(error.format_message().rstrip(".") + hint, 2)
+        return _fail(str(error.format_message()).rstrip(".") + hint, 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", 130)
     except BrokenPipeError:

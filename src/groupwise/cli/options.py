@@ -22,9 +22,7 @@ Backend = Annotated[
 ]
 ImageSize = Annotated[
     str | None,
-    typer.Option(
-        metavar="PIXELS|HxW", help="Size of the network's input, such as 224 or 128x256.", show_default=False
-    ),
+    typer.Option(metavar="PIXELS|HxW", help="Size of the network's input, such as 224 or 128x256.", show_default=False),
 ]
 ModelArguments = Annotated[
     list[str] | None,

@@ -31,7 +31,8 @@ def train(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="A name that `groupwise models` lists. Default: the recipe's.", show_default=False)
+        str | None,
+        typer.Option(help="A name that `groupwise models` lists. Default: the recipe's.", show_default=False),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -47,20 +48,20 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output after its last finished epoch.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
     image_size: ImageSize = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="The highest learning rate.", show_default=False)
-    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.", show_default=False)] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN_OR_MODEL", help="Start from the weights of a trained network.", show_default=False
-        ),
+        typer.Option(metavar="RUN_OR_MODEL", help="Start from the weights of a trained network.", show_default=False),
     ] = None,
     argument: ModelArguments = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is random. Default: 0.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of all that is random. Default: 0.", show_default=False)
+    ] = None,
     backend: Backend = None,
 ) -> None:
     """Train a network on images, and leave model, metrics and curves in a folder.
@@ -142,9 +143,7 @@ def _changed(recipe: Recipe, model: str | None, arguments: dict[str, Any], chang
     return replace(recipe, model_arguments={**recipe.model_arguments, **arguments}, **changes)
 
 
-def _resumed(
-    data: str, output: Path | None, given: list[str], backend: str | None
-) -> tuple["Plan", "Dataset", Path]:
+def _resumed(data: str, output: Path | None, given: list[str], backend: str | None) -> tuple["Plan", "Dataset", Path]:
     """Return what the run in a folder was to do, on the backend that it ran on."""
     from groupwise.data import load_dataset
 
@@ -206,7 +205,6 @@ def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:
         f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: {summary.test_top5:.2%}) "
         f"after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of training"
     )
-    say(
-        f"best.keras is epoch {summary.best_epoch}'s, with {summary.best_accuracy:.2%} of the {summary.judged_by} images"
-    )
+    best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
+    say(f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images")
     say(f"{folder} holds last.keras, best.keras, metrics.csv and curves.png")

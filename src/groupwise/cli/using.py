@@ -48,7 +48,9 @@ def evaluate(
 
     folder = RunFolder(Path(run_or_model).expanduser())
     plan = read_json(folder.recipe) if folder.recipe.exists() else {}
-    dataset = load_dataset(data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2)
+    dataset = load_dataset(
+        data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2
+    )
     settle_backend(backend)
     from groupwise import report
     from groupwise.training import evaluate as test
@@ -100,7 +102,8 @@ def predict(
 
     def on_broken(error: UserError) -> None:
         broken.append(str(error))
-        print(f"groupwise: skipped {error}", file=sys.stderr)
+        if len(paths) > 1:
+            print(f"groupwise: skipped {error}", file=sys.stderr)
 
     results: list[dict[str, Any]] = []
     for path, values in predict_images(network, paths, on_broken):

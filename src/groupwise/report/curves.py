@@ -42,16 +42,15 @@ def curves(metrics_csv: Path, png: Path) -> None:
     save(figure, png)
 
 
-def _pair(
-    axes: Axes, columns: dict[str, list[float]], quantity: str, judge: str, text: Callable[[float], str]
-) -> None:
+def _pair(axes: Axes, columns: dict[str, list[float]], quantity: str, judge: str, text: Callable[[float], str]) -> None:
     plain(axes, quantity.capitalize())
     epochs, ends = columns["epoch"], []
     for name, column, colour in (("training", quantity, TRAINING), (judge, f"{judge}_{quantity}", JUDGED)):
         _line(axes, epochs, columns[column], colour)
-        ends.append((columns[column][-1], f"{name} {text(columns[column][-1])}", colour))
+        ends.append((f"{name} {text(columns[column][-1])}", colour))
     low, high = axes.get_ylim()
-    for place, (value, label, colour) in zip(_apart([end[0] for end in ends], (high - low) * 0.075), ends, strict=True):
+    places = _apart(columns[quantity][-1], columns[f"{judge}_{quantity}"][-1], (high - low) * 0.06)
+    for place, (label, colour) in zip(places, ends, strict=True):
         axes.annotate(
             label,
             (1.0, place),
@@ -72,9 +71,8 @@ def _line(axes: Axes, epochs: Sequence[float], values: Sequence[float], colour: 
     axes.margins(x=0.01)
 
 
-def _apart(values: Sequence[float], distance: float) -> list[float]:
+def _apart(first: float, second: float, distance: float) -> list[float]:
     """Return two places for labels near two values, so far apart that both can be read."""
-    first, second = values
     missing = distance - abs(first - second)
     if missing <= 0:
         return [first, second]

@@ -15,6 +15,7 @@ DPI = 144
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of so many inches, drawn by Agg whatever matplotlib's settings are."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(figure)
     return figure
 

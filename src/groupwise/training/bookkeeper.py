@@ -17,7 +17,7 @@ from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, copy_file, replace_file
 from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
-from groupwise.training.seed import reseed_layers, set_seed
+from groupwise.training.seed import seed_epoch
 
 
 class StopTraining(Exception):  # noqa: N818 - a way out of fit()
@@ -75,9 +75,7 @@ class Bookkeeper(keras.callbacks.Callback):
         return self.model
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Each epoch its own, so that a resumed training draws what an uninterrupted one would have drawn.
-        set_seed(self._seed + 1 + epoch)
-        reseed_layers(self.network, epoch)
+        seed_epoch(self.network, self._seed, epoch)
         self._epoch = epoch
         self._started, self._waited = time.perf_counter(), self._batches.seconds_waited
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,23 +65,23 @@ def default_recipe(dataset: Dataset) -> str:
     return "digits" if dataset.channels == 1 and max(dataset.image_size) <= DIGITS_SIDE else "cifar10"
 
 
-def make_plan(
-    dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, weights: str | None = None
-) -> Plan:
+def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, weights: str | None = None) -> Plan:
     """Return the plan of a training on a data set, with the image size settled.
 
     The recipe's size comes first; then the data's own, where all images have one and it is not above the network's;
     then the network's.
 
     Raises:
-        UserError: an unknown model, or a class-less training split.
+        UserError: an unknown model.
     """
     own = models.find(recipe.model).input_shape[:2]
     size = recipe.image_size
     if size is None:
         fits = dataset.image_size is not None and dataset.image_size[0] <= own[0] and dataset.image_size[1] <= own[1]
         size = dataset.image_size if fits else own
-    return Plan(replace(recipe, image_size=size), data, dataset.name, dataset.class_names, dataset.channels, seed, weights)
+    return Plan(
+        replace(recipe, image_size=size), data, dataset.name, dataset.class_names, dataset.channels, seed, weights
+    )
 
 
 def build_network(plan: Plan) -> Network:
@@ -161,11 +160,6 @@ def transfer_weights(network: Network, source: Network) -> tuple[int, int]:
             layer.set_weights(twin.get_weights())
             copied += 1
     return copied, total
-
-
-def source_directory(weights: str | None) -> str | None:
-    """Return a path as it can be found again from anywhere."""
-    return None if weights is None else str(Path(weights).expanduser().resolve())
 
 
 def _for_channels(values: Sequence[float], channels: int) -> list[float]:

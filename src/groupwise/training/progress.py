@@ -44,7 +44,9 @@ class ProgressBar:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._progress.stop()
 
-    def update(self, step: int, epoch: int, logs: Mapping[str, float], images: int, seconds: float, waited: float) -> None:
+    def update(
+        self, step: int, epoch: int, logs: Mapping[str, float], images: int, seconds: float, waited: float
+    ) -> None:
         """Show the state after a step.
 
         Args:

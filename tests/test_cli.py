@@ -1,0 +1,225 @@
+"""The command, run in this process: what it prints, where it fails, and what it leaves behind."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+from PIL import Image
+
+from groupwise.cli import main
+from groupwise.cli.backend import BACKENDS, settle_backend
+from groupwise.errors import UserError
+from tests import tiny as bars
+
+tiny = bars.tiny
+FAST = ("--epochs", "2", "--batch-size", "16")
+
+
+@pytest.fixture(autouse=True)
+def _backend_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+
+
+def run(capsys: Any, *arguments: object) -> tuple[int, str, str]:
+    """Return the exit code, and what was printed on standard output and standard error."""
+    code = main([str(argument) for argument in arguments])
+    output, errors = capsys.readouterr()
+    assert "Traceback" not in errors
+    return code, output, errors
+
+
+def refusal(capsys: Any, *arguments: object) -> str:
+    """Return the one line that refuses the arguments, with exit code 2."""
+    code, _, errors = run(capsys, *arguments)
+    assert code == 2
+    assert errors.startswith("groupwise: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bars.write_folder(tmp_path / "bars", train=60)
+    code, output, _ = run(capsys, "train", "bars", "--model", "tiny", "--recipe", "digits", *FAST)
+    assert code == 0
+    assert "60 images to train on, 30 to test on, 3 classes, grey, of 8x8" in output
+    assert "tiny for 8x8 pixels" in output
+    assert "epoch 2/2  loss" in output
+    assert "test accuracy" in output.splitlines()[-3]
+    assert Path("runs/bars-tiny/curves.png").exists()
+
+    code, output, _ = run(capsys, "evaluate", "runs/bars-tiny", "bars", "--json")
+    result = json.loads(output)
+    summary = json.loads(Path("runs/bars-tiny/summary.json").read_text())
+    assert (code, result["images"]) == (0, 30)
+    assert result["top1"] == pytest.approx(summary["test_accuracy"])
+    assert [entry["class"] for entry in result["classes"]] == ["across", "down", "slant"]
+    assert Path("runs/bars-tiny/confusion.png").exists()
+    code, output, _ = run(capsys, "evaluate", "runs/bars-tiny/best.keras", "bars", "--output", "elsewhere")
+    assert code == 0
+    assert "recall" in output
+    assert Path("elsewhere/confusion.png").exists()
+
+    Path("broken.png").write_bytes(b"")
+    code, output, errors = run(capsys, "predict", "runs/bars-tiny", "bars/test/slant", "broken.png", "--json")
+    predictions = json.loads(output)
+    assert (code, len(predictions)) == (0, 10)
+    assert [guess["class"] for guess in predictions[0]["top"]] != []
+    assert sum(guess["probability"] for guess in predictions[0]["top"]) == pytest.approx(1, abs=1e-5)
+    assert errors == "groupwise: skipped broken.png: empty file\n"
+    code, output, _ = run(capsys, "predict", "runs/bars-tiny", "bars/test/across/00*.png")
+    assert code == 0
+    assert "across" in output
+
+    assert "broken.png: empty file" in refusal(capsys, "predict", "runs/bars-tiny", "broken.png")
+    assert "none.png does not exist" in refusal(capsys, "predict", "runs/bars-tiny", "none.png")
+    assert "bars/train holds no images" not in refusal(capsys, "predict", "bars", "broken.png")
+    colours = bars.write_npz(tmp_path / "colours.npz")
+    assert "they are matched by position" in run(capsys, "evaluate", "runs/bars-tiny", colours)[2]
+    assert "holds another run" in refusal(
+        capsys, "train", "bars", "--model", "tiny", "--output", "runs/bars-tiny", *FAST
+    )
+    assert "--epochs cannot be changed by --resume" in refusal(
+        capsys, "train", "bars", "--output", "runs/bars-tiny", "--resume", "--epochs", "3"
+    )
+    assert run(capsys, "train", "bars", "--output", "runs/bars-tiny", "--resume")[0] == 0
+
+
+def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys: Any) -> None:
+    data, folder = bars.write_npz(tmp_path / "bars.npz"), tmp_path / "run"
+    code, _, errors = run(capsys, "train", data, "--model", "tiny", "--learning-rate", "1e30", "--output", folder)
+    assert code == 1
+    assert "Begin again with a smaller rate" in errors
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "digits", "--model", "mnist_cn"), "did you mean mnist_cnn"),
+        (("train", "digits", "--recipe", "digit"), "did you mean digits?"),
+        (("train", "digits", "--recipe", "none.toml"), "none.toml cannot be read"),
+        (("train", "digitz"), "digitz does not exist"),
+        (("train", "."), "is empty"),
+        (("train", "digits", "--backend", "theano"), "must be one of tensorflow, jax, torch"),
+        (("train", "digits", "--epochs", "0"), "--epochs"),
+        (("train", "digits", "--epochs", "many"), "Invalid value for '--epochs'"),
+        (("train", "digits", "--epoch", "3"), "No such option: --epoch"),
+        (("train", "digits", "--image-size", "big"), "--image-size big: must be one number of pixels"),
+        (("train", "digits", "--image-size", "2"), "at least 4x4 pixels"),
+        (("train", "digits", "--learning-rate", "-1"), "learning_rate = -1.0: must be positive"),
+        (("train", "digits", "-a", "convolution"), "must be NAME=VALUE"),
+        (("train", "digits", "-a", "convolution=round"), "must be one of dense"),
+        (("train", "digits", "-a", "form=a"), "mnist_cnn has no such argument"),
+        (("train", "digits", "--weights", "nowhere"), "nowhere does not exist"),
+        (("train", "digits", "--resume"), "say which run to go on with: --output RUN"),
+        (("train", "digits", "--resume", "--output", "nowhere"), "holds no run to resume"),
+        (("train", "digits", "more"), "unexpected extra argument"),
+        (("evaluate", "nowhere", "digits"), "nowhere does not exist"),
+        (("evaluate", "text.keras", "digits"), "is no .keras file"),
+        (("predict", ".", "text.keras"), "holds no last.keras"),
+        (("describe", "resnext51_32x4d"), "did you mean"),
+        (("describe", "resnext50_32x4d", "--image-size", "16"), "at least 32x32 pixels"),
+        (("models", "nothing*"), "no network's name matches"),
+        (("routing",), "name a network, or describe one convolution"),
+        (("routing", "--input", "56,56"), "must be height,width,channels"),
+        (("routing", "--input", "56,56,100", "--groups", "32"), "groups=32: must divide the 100 input channels"),
+        (("trian",), "No such command 'trian'"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence_and_nothing_is_left(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    if "text.keras" in arguments:
+        Path("text.keras").write_text("text")
+    before = sorted(folder.rglob("*"))
+    assert message in refusal(capsys, *arguments)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_lists(capsys: Any) -> None:
+    code, output, _ = run(capsys, "models", "resnext50*")
+    assert code == 0
+    assert "resnext50_32x4d" in output
+    code, output, _ = run(capsys, "recipes")
+    assert code == 0
+    assert "groupwise train digits" in output
+    assert run(capsys, "--version")[1].startswith("groupwise ")
+    code, output, _ = run(capsys, "--help")
+    assert code == 0
+    assert "groupwise train digits" in output
+
+
+def test_describe(capsys: Any) -> None:
+    code, output, _ = run(capsys, "describe", "mnist_cnn", "-a", "convolution=grouped", "--classes", "7")
+    assert code == 0
+    assert "1x1" not in output.splitlines()[-1]
+    assert " 7 " in output
+    assert "trainable parameters" in output
+
+
+def test_routing(capsys: Any) -> None:
+    code, output, _ = run(capsys, "routing", "mnist_cnn", "-a", "convolution=separable")
+    assert code == 0
+    assert "runs" in output
+    assert keras.backend.backend() in output
+    code, output, _ = run(capsys, "routing", "--input", "56,56,128", "--groups", "32", "--strides", "2")
+    assert code == 0
+    assert "32 groups of 4" in output
+
+
+def test_the_backend_is_the_option_then_the_variable_then_the_file_then_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"jax", "torch"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    assert settle_backend("torch") == "torch"
+    assert os.environ["KERAS_BACKEND"] == "torch"
+    assert settle_backend() == "torch"
+    monkeypatch.delenv("KERAS_BACKEND")
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    assert settle_backend() == "torch"
+    monkeypatch.delenv("KERAS_BACKEND")
+    (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
+    assert settle_backend() == "jax"  # Keras wrote that file, no user: TensorFlow is not there
+    with pytest.raises(UserError, match=r'--backend\) is not installed: pip install "groupwise\[tensorflow\]"'):
+        settle_backend("tensorflow")
+    installed.clear()
+    with pytest.raises(UserError) as error:
+        settle_backend()
+    assert all(f'pip install "groupwise[{name}]"' in str(error.value) for name in BACKENDS)
+
+
+def test_a_file_of_another_keras_model_is_refused(tmp_path: Path, capsys: Any) -> None:
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    message = refusal(capsys, "evaluate", tmp_path / "other.keras", "digits")
+    assert "was not written by `groupwise train`" in message
+
+
+def test_a_pipe_that_closes_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("groupwise.cli.application.app", broken)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+    assert main(["models"]) == 1
+
+
+def test_colour_and_grey_meet(tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network for grey images takes colour ones, and says what they show."""
+    monkeypatch.chdir(tmp_path)
+    root = bars.write_folder(tmp_path / "bars", train=30, test=6)
+    assert run(capsys, "train", "bars", "--model", "tiny", "--recipe", "digits", "--epochs", "1")[0] == 0
+    for file in root.rglob("*.png"):
+        Image.open(file).convert("RGB").save(file)
+    assert run(capsys, "evaluate", "runs/bars-tiny", "bars", "--all")[0] == 0
