@@ -27,6 +27,7 @@ FAMILIES: tuple[str, ...] = (
     "xception",
     "efficientnet",
     "mnist",
+    "compact",
 )
 """The modules of this room that hold a table `VARIANTS`."""
 
