@@ -17,7 +17,7 @@ def test_it_is_compact_and_grouped() -> None:
 
 
 def test_every_group_meets_every_other() -> None:
-    """A change in any one channel before the last two residual units reaches channels of all eight groups after them."""
+    """A change of one channel before the last two residual units reaches all eight groups after them."""
     network = models.create("groupnet_cifar10", features=("stage2", "stage3"))
     inner = network.get_layer("stage3_unit1_silu").output
     tail = keras.Model(inner, network.output["stage3"])
