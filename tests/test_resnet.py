@@ -247,4 +247,4 @@ def test_pad_shortcut_saves_the_projections() -> None:
 @pytest.mark.parametrize("arguments", [{"form": "d"}, {"shortcut": "none"}])
 def test_unknown_choices_are_named(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be one of"):
-        models.create("resnext20_16x4d_cifar10", **arguments)
+        sketch("resnext20_16x4d_cifar10", **arguments)
