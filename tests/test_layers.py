@@ -176,6 +176,15 @@ def test_pooling_pads_as_pytorch_does() -> None:
     np.testing.assert_allclose(numpy(average).ravel(), [-4 / 9, -6 / 9, -6 / 9, -1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("options", [dict(), dict(pool_size=3, strides=2), dict(pool_size=(3, 2), padding="same")])
+@pytest.mark.parametrize("name", ["MaxPooling2D", "AveragePooling2D"])
+def test_pooling_equals_keras(name: str, options: dict) -> None:
+    inputs = images(2, 9, 8, 3)
+    ours, stock = getattr(layers, name)(**options), getattr(keras.layers, name)(**options)
+    np.testing.assert_allclose(numpy(ours(inputs)), numpy(stock(inputs)), rtol=1e-5, atol=1e-6)
+    assert ours.compute_output_shape(inputs.shape) == stock.compute_output_shape(inputs.shape)
+
+
 def test_depthwise_initialiser_has_the_true_fan_in() -> None:
     """With it a depthwise convolution keeps ReLU activations' second moment; Keras's own shrinks it by the channels."""
     kernel = numpy(layers.DepthwiseHeNormal(seed=1)((3, 3, 512, 2)))

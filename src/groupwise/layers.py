@@ -272,8 +272,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 class _Pooling2D:
-    """What the two pooling layers share: explicit padding with a constant, then Keras's "valid" pooling."""
+    """What the two pooling layers share: explicit padding with a constant, then "valid" pooling."""
 
+    kind: str
     fill: float
 
     def __init__(self, pool_size: Any = (2, 2), strides: Any = None, padding: object = "valid", **kwargs: Any) -> None:
@@ -289,7 +290,9 @@ class _Pooling2D:
     def call(self: Any, inputs: Any) -> Any:
         if self.explicit is not None:
             inputs = ops.pad(inputs, self._padding(), constant_values=self.fill)
-        return super().call(inputs)  # type: ignore[misc]
+        if backends.active.pool is None or self.padding != "valid" or self.data_format != "channels_last":
+            return super().call(inputs)  # type: ignore[misc]
+        return backends.active.pool(ops.convert_to_tensor(inputs), self.kind, self.pool_size, self.strides)
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
         padded = [None if n is None else n + sum(p) for n, p in zip(input_shape, self._padding(), strict=True)]
@@ -304,14 +307,14 @@ class _Pooling2D:
 class MaxPooling2D(_Pooling2D, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` that also takes explicit padding, never chosen as the maximum."""
 
-    fill = float("-inf")
+    kind, fill = "max", float("-inf")
 
 
 @_register
 class AveragePooling2D(_Pooling2D, keras.layers.AveragePooling2D):
     """`keras.layers.AveragePooling2D` that also takes explicit padding, whose zeros count (PyTorch's default)."""
 
-    fill = 0.0
+    kind, fill = "average", 0.0
 
 
 @_register

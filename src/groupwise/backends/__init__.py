@@ -20,6 +20,9 @@ class Backend(Protocol):
     """(inputs, gamma, beta, moving mean, moving variance, epsilon, training) -> outputs, and the batch's mean and
     biased variance when training; None where the framework has no fused form."""
 
+    pool: Callable[[Any, str, tuple[int, int], tuple[int, int]], Any] | None
+    """(NHWC inputs, "max" or "average", size, strides) -> unpadded pooling; None where Keras's own is good."""
+
     def runtime(self, inputs: Any = None) -> Runtime:
         """Return where `inputs` (or, without any, the next array) will be computed."""
 

@@ -9,6 +9,7 @@ from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
 batch_normalise = None
+pool = None
 
 
 def runtime(inputs: Any = None) -> Runtime:

@@ -9,6 +9,8 @@ import tensorflow as tf
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
+pool = None
+
 
 @cache
 def _grouped_gradients() -> bool:

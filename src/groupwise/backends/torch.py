@@ -42,3 +42,12 @@ def batch_normalise(
     # The operation returns 1 / sqrt(variance + epsilon).
     variance = deviation.detach().pow(-2) - epsilon
     return outputs.permute(0, 2, 3, 1), mean.detach(), variance
+
+
+def pool(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]) -> Any:
+    """Return unpadded "max" or "average" pooling of NHWC `inputs`.
+
+    Keras's own copies them to NCHW and back: a network of small images trained at 0.6 of the speed.
+    """
+    function = functional.max_pool2d if kind == "max" else functional.avg_pool2d
+    return function(inputs.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
