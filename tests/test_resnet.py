@@ -193,12 +193,12 @@ def test_parity_with_timm(name: str) -> None:
 def _compare(peer: Any, name: str, renames: peers.Renames) -> None:
     peers.randomise(peer)
     for path, module in peer.named_modules():
-        if ".se.fc" in path or ".se.conv" in path:
-            # Random gates this deep amplify rounding: PyTorch's float32 would differ by 4e-3 from its own float64.
-            module.weight.data.mul_(0.1)
+        if path.endswith(("bn3", "conv3.bn")):
+            # Else the blocks' sums grow, the gates saturate, and PyTorch's float32 is far from its own float64.
+            module.weight.data.mul_(0.3)
     model = models.create(name, input_shape=(None, None, 3))
     peers.copy_weights(peer, model, renames)
-    assert max(peers.relative_difference(peer, model, size) for size in (64, 75)) < 1e-4
+    assert max(peers.relative_difference(peer, model, size) for size in (64, 75)) < 1e-5
 
 
 def test_features_are_as_timms() -> None:
