@@ -16,10 +16,11 @@ from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.errors import UserError
 from groupwise.training import RunSummary, load_network, make_plan, read_plan, train
+from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
 from groupwise.training.folder import RunFolder
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
-from groupwise.training.plan import default_recipe
+from groupwise.training.plan import default_recipe, fastest_dtype
 from groupwise.training.stopped import Diverged, Interrupted
 from tests import tiny as bars
 
@@ -203,6 +204,21 @@ def test_the_optimizer_decays_kernels_alone(tiny: str) -> None:
         )
 
 
+def test_the_average_of_the_weights_can_be_exchanged_for_them(tiny: str) -> None:
+    network = models.create("tiny")
+    changes = {"average": 0.75, "weight_decay": 0.0, "optimizer_options": {}, "warm_up": 0.0, "schedule": "constant"}
+    network.compile(make_optimizer(bars.recipe(**changes), 10, network))
+    first = np.array(keras.ops.convert_to_numpy(network.trainable_variables[0]))
+    for _ in range(2):
+        network.optimizer.apply([keras.ops.ones(variable.shape) for variable in network.trainable_variables])
+    # After the first step the average is the weights themselves; the second step takes off 0.05 more.
+    for expected in (first - 0.05 - 0.25 * 0.05, first - 0.1):
+        swap_average(network)
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(network.trainable_variables[0]), expected, rtol=1e-4, atol=1e-6
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -227,3 +243,12 @@ def test_an_evaluation_counts() -> None:
     assert (images, recall, precision) == (1, 1.0, 0.5)
     assert np.isnan(evaluation.per_class()[3][1])
     assert evaluation.loss > 0
+
+
+@pytest.mark.parametrize(("flags", "fast"), [("sse4_2 avx512f avx512_bf16", True), ("avx2 fma avx512f", False)])
+def test_the_fastest_type_is_what_the_processor_multiplies(flags: str, fast: bool, tmp_path: Path) -> None:
+    processor = tmp_path / "cpuinfo"
+    processor.write_text(f"model name\t: some\nflags\t\t: {flags}\n")
+    expected = "mixed_bfloat16" if fast and keras.backend.backend() != "jax" else "float32"
+    assert fastest_dtype(processor) == expected
+    assert fastest_dtype(tmp_path / "none") == "float32"

@@ -40,7 +40,8 @@ class Recipe:
         label_smoothing: the share of each label that is spread over all classes.
         average: the momentum of the weights' exponential moving average, which is then what is tested and saved;
             0: none.
-        dtype: "float32" or "mixed_bfloat16".
+        dtype: "float32", "mixed_bfloat16", or "auto": the second where the processor has instructions for it, through
+            TensorFlow or PyTorch.
         jit_compile: whether Keras compiles steps with XLA (PyTorch: torch.compile). "auto": on JAX alone, since
             TensorFlow's own kernels for convolutions are faster on a CPU than XLA's.
         augmentation: how training images are varied.
@@ -61,7 +62,7 @@ class Recipe:
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.0
-    dtype: Literal["float32", "mixed_bfloat16"] = "float32"
+    dtype: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     jit_compile: bool | Literal["auto"] = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
