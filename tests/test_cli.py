@@ -48,7 +48,7 @@ def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monk
     assert code == 0
     assert "60 images to train on, 30 to test on, 3 classes, grey, of 8x8" in output
     assert "tiny for 8x8 pixels" in output
-    assert "epoch 2/2  loss" in output
+    assert "epoch 2/2  accuracy" in output
     assert "test accuracy" in output.splitlines()[-3]
     assert Path("runs/bars-tiny/curves.png").exists()
 

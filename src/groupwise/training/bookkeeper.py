@@ -19,6 +19,9 @@ from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
 from groupwise.training.seed import seed_epoch
 
+WORTH_SAYING = 0.05
+"""From this share on it is said that training waited for its input."""
+
 
 class StopTraining(Exception):  # noqa: N818 - a way out of fit()
     """Leaves fit() at once. Its text is the reason, empty for Ctrl-C."""
@@ -137,12 +140,14 @@ class Bookkeeper(keras.callbacks.Callback):
 
     def _line(self, row: Mapping[str, float]) -> str:
         name = self._judge.name
-        return (
+        line = (
             f"epoch {row['epoch']:>{len(str(self._recipe.epochs))}.0f}/{self._recipe.epochs}  "
-            f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.2%}  "
-            f"{name} loss {row[f'{name}_loss']:.4f}  {name} accuracy [bold]{row[f'{name}_accuracy']:.2%}[/bold]  "
-            f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s  input waited {row['share_waited']:.0%}"
+            f"accuracy {row['accuracy']:.2%}  loss {row['loss']:.4f}  "
+            f"{name} accuracy [bold]{row[f'{name}_accuracy']:.2%}[/bold]  loss {row[f'{name}_loss']:.4f}  "
+            f"{row['images_per_second']:,.0f} images/s"
         )
+        waited = row["share_waited"]
+        return line if waited < WORTH_SAYING else f"{line}, {waited:.0%} of the time waiting for images"
 
 
 def swap_average(network: Network) -> None:

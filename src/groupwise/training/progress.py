@@ -25,7 +25,7 @@ class ProgressBar:
         self._shown = 0.0
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TaskProgressColumn(),
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(compact=True),
@@ -62,7 +62,7 @@ class ProgressBar:
         self._shown = now
         status = (
             f"{images / max(seconds, 1e-9):,.0f} images/s  loss {logs['loss']:.3f}  "
-            f"accuracy {logs['accuracy']:.1%}  input {min(waited / max(seconds, 1e-9), 1):.0%}"
+            f"accuracy {logs['accuracy']:.1%}  waited {min(waited / max(seconds, 1e-9), 1):.0%}"
         )
         self._progress.update(self._task, completed=step, epoch=epoch, status=status)
 
