@@ -182,7 +182,7 @@ def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) 
         "model": f"{recipe.model} for {height}x{width} pixels",
         "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
         f"learning rate up to {recipe.learning_rate:g}",
-        "backend": keras.backend.backend(),
+        "backend": f"{keras.backend.backend()}, {recipe.dtype}",
         "output": str(folder),
     }
     for name, text in lines.items():
