@@ -78,7 +78,7 @@ def build(
         drop_connect: how likely the last unit's branch is dropped in training; a unit's share grows with its place.
     """
     stages = scaled_stages(width, depth)
-    options = {"activation": "relu6", "padding": padding, "epsilon": epsilon}
+    options: dict[str, Any] = {"activation": "relu6", "padding": padding, "epsilon": epsilon}
     x = conv_bn(inputs, STEM_WIDTH, 3, 2, name="stem", **options)
     features = {"stem": x}
     total, place = sum(stage.depth for stage in stages), 0

@@ -63,7 +63,7 @@ def build(
         raise UserError(f"groups={groups!r}: ShuffleNet has {', '.join(map(str, FIRST_WIDTHS))}; choose one of them")
     if shuffle not in ("paper", "inverse", False):
         raise UserError(f'shuffle={shuffle!r}: must be "paper", "inverse" or False')
-    options = {
+    options: dict[str, Any] = {
         "groups": groups,
         "squeeze_excite": squeeze_excite,
         "shuffle": shuffle,
