@@ -34,6 +34,9 @@ def settle_backend(option: str | None = None) -> str:
             f"or choose another with --backend {installed[0]}"
         )
     os.environ["KERAS_BACKEND"] = name
+    if name == "torch":
+        # PyTorch's threads wait for each other by spinning; beside any other busy program a step took 4 times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if name == "tensorflow":
         _import_tensorflow_quietly()
     return name
