@@ -4,6 +4,7 @@ Frameworks cannot share a process fairly (Keras has one backend, thread pools co
 for each rival, and asks them in turn. Every answer is one line: "ready", then seconds.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.peers import without_compiled_operations
 from benchmarks.timing import timed
 
 Step = Callable[[], object]
@@ -38,15 +40,12 @@ def torch_step(network: str, mode: str, batch: int, library: str) -> Step:
     """Return one step of the peer's own PyTorch model in channels_last memory."""
     import torch
 
-    if library == "timm":
-        import timm
-
-        model = timm.create_model(network)
-    else:
-        from pytorchcv.model_provider import get_model
-
-        model = get_model(network)
-    model = model.to(memory_format=torch.channels_last)
+    with without_compiled_operations():
+        if library == "timm":
+            create = importlib.import_module("timm").create_model
+        else:
+            create = importlib.import_module("pytorchcv.model_provider").get_model
+    model = create(network).to(memory_format=torch.channels_last)
     images, labels = _data(batch, 224, 1000)
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2)
     targets = torch.from_numpy(labels)

@@ -1,8 +1,7 @@
 """What a parity test needs: the peers' own models, random weights, and how those become ours."""
 
-import contextlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks.peers import without_compiled_operations
 from groupwise import layers
 
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -25,27 +25,8 @@ def import_peer(name: str) -> ModuleType:
     """Return the module `name` of timm, torchvision or pytorchcv, or skip the test that asked for it."""
     if keras.backend.backend() != "torch":
         pytest.skip("parity with PyTorch's networks is tested on the torch backend")
-    with _without_compiled_operations():
+    with without_compiled_operations():
         return pytest.importorskip(name, reason=f"parity with {name}, which is not installed", exc_type=ImportError)
-
-
-@contextlib.contextmanager
-def _without_compiled_operations() -> Iterator[None]:
-    """Let torchvision be imported beside a PyTorch that its compiled operations were not built for."""
-    import torch
-
-    register = torch.library.register_fake
-
-    def tolerant(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if str(operation).startswith("torchvision::"):
-            return lambda function: function
-        return register(operation, *args, **kwargs)
-
-    torch.library.register_fake = tolerant
-    try:
-        yield
-    finally:
-        torch.library.register_fake = register
 
 
 def randomise(peer: Any, seed: int = 0) -> Any:
