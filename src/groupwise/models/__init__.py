@@ -113,7 +113,12 @@ def find(name: str) -> Variant:
     try:
         return variants()[name]
     except KeyError:
-        near = difflib.get_close_matches(name, variants(), n=3, cutoff=0.4)
+        # A user's "resnxt50" means resnext50_32x4d: a name is as near as its first word.
+        nearness = {
+            known: max(difflib.SequenceMatcher(None, name, part).ratio() for part in (known, known.split("_")[0]))
+            for known in variants()
+        }
+        near = [known for known in sorted(nearness, key=nearness.__getitem__, reverse=True) if nearness[known] > 0.6][:3]
         hint = f"; did you mean {' or '.join(near)}?" if near else "; `groupwise models` lists them"
         raise UserError(f"model {name!r}: there is no such network{hint}") from None
 
