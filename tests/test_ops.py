@@ -116,6 +116,17 @@ def test_resnext_stage_agrees_with_the_reference(algorithm: str, width: int) -> 
     check({**case, **layout, "compiled": True}, algorithm)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("strides", [(2, 2), (3, 1)])
+def test_strided_1x1_gradients_leave_memory_alone(strides: tuple[int, int], groups: int) -> None:
+    """TensorFlow's own kernel gradient crashed the process in a few dozen calls of such small shapes."""
+    layout = dict(padding="valid", dilation_rate=(1, 1), data_format="channels_last", dtype="float32")
+    for seed in range(30):
+        height, width, wide = np.random.default_rng(seed).integers(1, 12, 3)
+        shape = dict(batch=2, size=(int(height), int(width)), kernel_shape=(1, 1, int(wide), groups * 5))
+        check({**shape, **layout, "groups": groups, "strides": strides, "compiled": False, "seed": seed}, "native")
+
+
 @pytest.mark.parametrize("multiplier", [1, 2, 5])
 def test_separable_convolution_is_the_formula(multiplier: int) -> None:
     """out[b,i,j,k] = sum x[b, s*i+di, s*j+dj, q] * dw[di,dj,q,r] * pw[0,0,q*M+r,k], also where M * in > out."""

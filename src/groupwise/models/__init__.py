@@ -118,7 +118,9 @@ def find(name: str) -> Variant:
             known: max(difflib.SequenceMatcher(None, name, part).ratio() for part in (known, known.split("_")[0]))
             for known in variants()
         }
-        near = [known for known in sorted(nearness, key=nearness.__getitem__, reverse=True) if nearness[known] > 0.6][:3]
+        near = [known for known in sorted(nearness, key=nearness.__getitem__, reverse=True) if nearness[known] > 0.6][
+            :3
+        ]
         hint = f"; did you mean {' or '.join(near)}?" if near else "; `groupwise models` lists them"
         raise UserError(f"model {name!r}: there is no such network{hint}") from None
 
