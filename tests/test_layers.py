@@ -176,7 +176,9 @@ def test_pooling_pads_as_pytorch_does() -> None:
     np.testing.assert_allclose(numpy(average).ravel(), [-4 / 9, -6 / 9, -6 / 9, -1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", [dict(pool_size=2), dict(pool_size=3, strides=2), dict(pool_size=(3, 2), padding="same")])
+@pytest.mark.parametrize(
+    "options", [dict(pool_size=2), dict(pool_size=3, strides=2), dict(pool_size=(3, 2), padding="same")]
+)
 @pytest.mark.parametrize("name", ["MaxPooling2D", "AveragePooling2D"])
 def test_pooling_equals_keras(name: str, options: dict) -> None:
     inputs = images(2, 9, 8, 3)
