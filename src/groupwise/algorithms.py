@@ -14,8 +14,8 @@ from groupwise import backends
 from groupwise.routing import explain
 from groupwise.spec import ConvSpec
 
-# Narrower blocks leave XLA's matrix kernels idle, wider ones multiply more zeros: 32 was fastest of 16 to 256 in
-# every stage of ResNeXt-50 32x4d (benchmarks/algorithms.py).
+# Wider blocks multiply more zeros. Forward and gradients, of 32, 64, 128, 256 and all channels in a block, 32 was the
+# fastest on JAX for ResNeXt-50's convolutions of stride 1; at stride 2, 64 was up to 1.3 times as fast in two of three.
 BLOCK_CHANNELS = 32
 
 

@@ -52,7 +52,7 @@ def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
         # tf.nn.conv2d's own explicit padding has no gradient in oneDNN, hence none for groups.
         inputs = tf.pad(inputs, ((0, 0), *padding, (0, 0)))
     if spec.kernel_shape[:2] == (1, 1) and spec.strides != (1, 1):
-        # TensorFlow 2.21's kernel gradient of a strided 1x1 convolution corrupts memory: stride first.
+        # TensorFlow 2.21's gradient of a small strided 1x1 convolution crashes the process: stride first.
         strided = inputs[:, :: spec.strides[0], :: spec.strides[1]]
         return tf.nn.conv2d(strided, kernel, 1, "VALID")
     return tf.nn.conv2d(inputs, kernel, spec.strides, mode, dilations=spec.dilation_rate)
