@@ -1,0 +1,119 @@
+// Checks sizes, chooses the instruction set and the family.
+#include <stdlib.h>
+#include <string.h>
+
+#include <atomic>
+#include <initializer_list>
+
+#include "kernels.h"
+#include "parallel.h"
+
+namespace {
+
+const GwKernels* const kAll[] = {
+#if defined(__x86_64__)
+    &gw_kernels_avx512, &gw_kernels_avx2, &gw_kernels_baseline,
+#else
+    &gw_kernels_neon,
+#endif
+};
+
+bool machine_has(const GwKernels* kernels) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (kernels == &gw_kernels_avx2) return avx2;
+  if (kernels == &gw_kernels_avx512) {
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  }
+#endif
+  return kernels != nullptr;
+}
+
+const GwKernels* find(const char* name) {
+  for (const GwKernels* kernels : kAll) {
+    if (machine_has(kernels) && (!name || !strcmp(kernels->name, name))) return kernels;
+  }
+  return nullptr;
+}
+
+std::atomic<const GwKernels*> active{nullptr};
+
+const GwKernels* current() {
+  const GwKernels* kernels = active.load();
+  if (!kernels) {
+    kernels = find(getenv("GROUPWISE_INSTRUCTION_SET"));
+    if (!kernels) kernels = find(nullptr);
+    active.store(kernels);
+  }
+  return kernels;
+}
+
+// The product of four sizes, or -1 where one is negative or the bytes of as many floats overflow.
+int64_t volume(int64_t a, int64_t b, int64_t c, int64_t d) {
+  int64_t product = 4;
+  for (int64_t size : {a, b, c, d}) {
+    if (size < 0 || __builtin_mul_overflow(product, size, &product)) return -1;
+  }
+  return product / 4;
+}
+
+// Whether the last tap of the last output stays computable, so that no index overflows.
+bool axis_is_valid(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding) {
+  constexpr int64_t most = int64_t{1} << 40;
+  if (kernel < 1 || stride < 1 || dilation < 1 || padding < 0) return false;
+  int64_t reach, extent;
+  return !__builtin_mul_overflow(out, stride, &reach) && !__builtin_mul_overflow(kernel, dilation, &extent) &&
+         reach < most && extent < most && padding < most && size < most;
+}
+
+bool is_valid(const GwConvolution& c) {
+  return c.groups >= 1 && c.in_channels >= 1 && c.out_channels >= 1 && c.in_channels % c.groups == 0 &&
+         c.out_channels % c.groups == 0 && volume(c.batch, c.height, c.width, c.in_channels) >= 0 &&
+         volume(c.batch, c.out_height, c.out_width, c.out_channels) >= 0 &&
+         volume(c.kernel_height, c.kernel_width, c.in_channels / c.groups, c.out_channels) >= 0 &&
+         axis_is_valid(c.height, c.out_height, c.kernel_height, c.stride_y, c.dilation_y, c.pad_top) &&
+         axis_is_valid(c.width, c.out_width, c.kernel_width, c.stride_x, c.dilation_x, c.pad_left);
+}
+
+GwFamily find_family(const GwConvolution& c, const char* name) {
+  const GwKernels* kernels = current();
+  const int64_t in_width = c.in_channels / c.groups;
+  if (!strcmp(name, "reference")) return gw_reference;
+  if (!strcmp(name, "depthwise") && in_width == 1 && c.groups > 1) return kernels->depthwise;
+  if (!strcmp(name, "narrow") && c.groups > 1) return kernels->narrow;
+  if (!strcmp(name, "wide")) return kernels->wide;
+  return nullptr;
+}
+
+}  // namespace
+
+extern "C" const char* gw_family(const GwConvolution* c) {
+  if (!c || !is_valid(*c)) return nullptr;
+  const int64_t in_width = c->in_channels / c->groups, out_width = c->out_channels / c->groups;
+  if (c->groups == 1) return "wide";
+  if (in_width == 1) return "depthwise";
+  // From 9 channels on, a vector is better filled by one group's channels than by several groups.
+  return in_width <= 8 && out_width <= 8 ? "narrow" : "wide";
+}
+
+extern "C" const char* gw_instruction_set(void) { return current()->name; }
+
+extern "C" int gw_use_instruction_set(const char* name) {
+  const GwKernels* kernels = name ? find(name) : nullptr;
+  if (!kernels) return GW_UNSUPPORTED;
+  active.store(kernels);
+  return GW_OK;
+}
+
+extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, const float* b, float* out,
+                           const GwEpilogue* epilogue, const GwExecutor* executor, const char* family) {
+  static const GwEpilogue nothing{};
+  if (!c || !is_valid(*c) || pass < GW_FORWARD || pass > GW_KERNEL_GRADIENT) return GW_INVALID;
+  if (epilogue && pass != GW_FORWARD) return GW_INVALID;
+  const GwFamily run = find_family(*c, family ? family : gw_family(c));
+  if (!run) return GW_UNSUPPORTED;
+  const GwExecutor own = gw_own_executor();
+  return run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, executor ? executor : &own});
+}

@@ -1,0 +1,67 @@
+// The whole C interface of the core: pointers and sizes, no framework, no Python.
+//
+// All images are NHWC float32, all kernels HWIO: (kernel height, kernel width, in_channels / groups, out_channels).
+// Nothing needs to be aligned. Outputs are written whole, whatever they held before.
+#pragma once
+#include <stdint.h>
+
+#define GW_PUBLIC __attribute__((visibility("default")))
+
+extern "C" {
+
+// One 2-D convolution. Padding at the bottom and right follows from the output's size.
+typedef struct GwConvolution {
+  int64_t batch, height, width, in_channels;
+  int64_t out_height, out_width, out_channels;
+  int64_t kernel_height, kernel_width, groups;
+  int64_t stride_y, stride_x, dilation_y, dilation_x, pad_top, pad_left;
+} GwConvolution;
+
+typedef enum GwPass {
+  GW_FORWARD = 0,          // inputs, kernel -> outputs
+  GW_INPUT_GRADIENT = 1,   // outputs' gradient, kernel -> inputs' gradient
+  GW_KERNEL_GRADIENT = 2,  // inputs, outputs' gradient -> kernel's gradient
+} GwPass;
+
+typedef enum GwActivation { GW_LINEAR = 0, GW_RELU = 1, GW_RELU6 = 2 } GwActivation;
+
+// What follows a forward pass while its outputs are still in registers: activation(outputs + bias + residual).
+typedef struct GwEpilogue {
+  const float* bias;      // out_channels values, or null
+  const float* residual;  // of the outputs' shape, or null
+  int64_t activation;     // GwActivation
+} GwEpilogue;
+
+// How to run `body(argument, task)` for every task in [0, tasks), each once, on up to `threads` threads.
+// `run` returns when all are done; the caller's thread takes part.
+typedef void (*GwBody)(void* argument, int64_t task);
+typedef struct GwExecutor {
+  void (*run)(void* state, int64_t tasks, GwBody body, void* argument);
+  void* state;
+  int64_t threads;
+} GwExecutor;
+
+typedef enum GwStatus {
+  GW_OK = 0,
+  GW_INVALID = 1,        // sizes that would touch foreign memory, overflow or divide by zero
+  GW_UNSUPPORTED = 2,    // the named family does not compute this convolution
+  GW_OUT_OF_MEMORY = 3,
+} GwStatus;
+
+// Computes one pass. `family` is a name that gw_family returns, or null for the fastest. `executor` null: the core's
+// own threads. The same inputs, threads and machine give the same bits.
+GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out,
+                          const GwEpilogue*, const GwExecutor*, const char* family);
+
+// The family that runs this convolution: "depthwise", "narrow", "wide" or "reference"; null if the sizes are invalid.
+GW_PUBLIC const char* gw_family(const GwConvolution*);
+
+// The instruction set in use: "baseline", "avx2" or "avx512" (on x86-64), "neon" (on aarch64).
+GW_PUBLIC const char* gw_instruction_set(void);
+// Uses another one from now on; returns GW_UNSUPPORTED, and changes nothing, if the machine lacks it.
+GW_PUBLIC int gw_use_instruction_set(const char* name);
+
+// The core's own threads, for callers that bring none: 0 returns to one per core (or GROUPWISE_THREADS).
+GW_PUBLIC void gw_set_threads(int64_t threads);
+GW_PUBLIC int64_t gw_threads(void);
+}

@@ -1,0 +1,148 @@
+// What the families share: loops over tasks, rows of an image copied into scratch memory, the end of a forward pass.
+#pragma once
+#include "geometry.h"
+#include "kernels.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace {
+
+// Runs function(task) for every task in [0, tasks).
+template <typename Function>
+void parallel(const GwExecutor& executor, int64_t tasks, const Function& function) {
+  if (executor.threads <= 1 || tasks <= 1) {
+    for (int64_t task = 0; task < tasks; ++task) function(task);
+    return;
+  }
+  executor.run(executor.state, tasks,
+               [](void* argument, int64_t task) { (*static_cast<const Function*>(argument))(task); },
+               const_cast<Function*>(&function));
+}
+
+// The same for functions that can run out of memory: GW_OK if every one returned true.
+template <typename Function>
+GwStatus try_parallel(const GwExecutor& executor, int64_t tasks, const Function& function) {
+  bool failed = false;
+  parallel(executor, tasks, [&](int64_t task) {
+    if (!function(task)) __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+  });
+  return failed ? GW_OUT_OF_MEMORY : GW_OK;
+}
+
+// The tasks of a pass that makes an image: ranges of rows, none across two images.
+struct RowTasks {
+  int64_t rows, rows_per_task, tasks_per_image, tasks;
+
+  RowTasks(int64_t batch, int64_t out_rows, int64_t most_rows, int64_t threads) : rows(out_rows) {
+    // Four tasks a thread even out the noise of a shared machine.
+    const int64_t even = divide_up(batch * rows, 4 * threads);
+    rows_per_task = maximum(1, minimum(minimum(even, most_rows), rows));
+    tasks_per_image = divide_up(rows, rows_per_task);
+    rows_per_task = divide_up(rows, maximum(1, tasks_per_image));
+    tasks = batch * tasks_per_image;
+  }
+  int64_t image(int64_t task) const { return task / tasks_per_image; }
+  int64_t first(int64_t task) const { return task % tasks_per_image * rows_per_task; }
+  int64_t last(int64_t task) const { return minimum(rows, first(task) + rows_per_task); }
+};
+
+// The columns that a pass reads, those outside of the image included: [low, low + count).
+struct Columns {
+  int64_t low = 0, count = 0;
+
+  explicit Columns(const Axis& axis) {
+    int64_t high = -1;
+    bool any = false;
+    for (int64_t phase = 0; phase < axis.phases(); ++phase) {
+      for (int64_t tap = 0, offset; tap < axis.taps; ++tap) {
+        if (axis.count(phase) == 0 || !axis.sees(phase, tap, &offset)) continue;
+        const int64_t end = offset + (axis.count(phase) - 1) * axis.step();
+        low = any ? minimum(low, offset) : offset;
+        high = any ? maximum(high, end) : end;
+        any = true;
+      }
+    }
+    count = high - low + 1;
+  }
+};
+
+// The last rows copied, each kept in slot row % slots.
+class Ring {
+ public:
+  Ring(float* memory, int64_t* tags, int64_t slots, int64_t floats)
+      : memory_(memory), tags_(tags), slots_(slots), floats_(floats) {
+    for (int64_t i = 0; i < slots; ++i) tags_[i] = -1;
+  }
+  template <typename Copy>
+  const float* row(int64_t index, const Copy& copy) {
+    const int64_t slot = index % slots_;
+    float* memory = memory_ + slot * floats_;
+    if (tags_[slot] != index) {
+      copy(index, memory);
+      tags_[slot] = index;
+    }
+    return memory;
+  }
+
+ private:
+  float* memory_;
+  int64_t* tags_;
+  int64_t slots_, floats_;
+};
+
+// How many input rows lie between the first and the last that one output row sees, both included.
+inline int64_t rows_seen(const Axis& axis) {
+  const int64_t extent = (axis.taps - 1) * axis.dilation + 1;
+  return axis.transposed ? (extent - 1) / axis.stride + 1 : extent;
+}
+
+// Asks for memory that will be read soon, so that it comes while something else is computed.
+GW_INLINE void prefetch(const float* p, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 64 / int64_t(sizeof(float))) __builtin_prefetch(p + i, 0, 3);
+}
+
+// The end of a forward pass: what follows the sums, and writing them.
+class Finish {
+ public:
+  Finish(const GwJob& job, int64_t floats, int64_t group_width)
+      : out_(job.out), epilogue_(*job.epilogue),
+        plain_(!epilogue_.bias && !epilogue_.residual && epilogue_.activation == GW_LINEAR),
+        // Larger outputs have left the caches before they are read: write around them. Reading what is about to be
+        // overwritten halved the speed of ResNeXt's first stage.
+        streaming_(floats >= kStreamingFloats && group_width % kLanes == 0 &&
+                   reinterpret_cast<uintptr_t>(out_) % sizeof(Vector) == 0) {}
+
+  // Writes one vector of channels, from `channel` on, of pixels whose floats begin at position, position + distance ...
+  template <int Pixels>
+  GW_INLINE void write(const Vector* sums, int64_t sum_distance, int64_t pixels, int64_t position, int64_t distance,
+                       int64_t channel, int64_t channels) const {
+    if (plain_ && channels >= kLanes && pixels == Pixels) {
+#pragma GCC unroll 32
+      for (int p = 0; p < Pixels; ++p) {
+        if (streaming_) store_streaming(out_ + position + p * distance, sums[p * sum_distance]);
+        else store(out_ + position + p * distance, sums[p * sum_distance]);
+      }
+      return;
+    }
+    for (int64_t p = 0; p < pixels; ++p, position += distance) {
+      Vector sum = sums[p * sum_distance];
+      if (epilogue_.bias) sum += load_some(epilogue_.bias + channel, channels);
+      if (epilogue_.residual) sum += load_some(epilogue_.residual + position, channels);
+      if (epilogue_.activation != GW_LINEAR) sum = relu(sum);
+      if (epilogue_.activation == GW_RELU6) sum = at_most(sum, splat(6));
+      if (streaming_) store_streaming(out_ + position, sum);
+      else store_some(out_ + position, sum, channels);
+    }
+  }
+  ~Finish() {
+    if (streaming_) fence_streaming();
+  }
+
+ private:
+  static constexpr int64_t kStreamingFloats = int64_t{1} << 20;
+  float* out_;
+  GwEpilogue epilogue_;
+  bool plain_, streaming_;
+};
+
+}  // namespace

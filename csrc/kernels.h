@@ -1,0 +1,32 @@
+// What each instruction set's build of the kernels offers to the dispatch.
+#pragma once
+#include "groupwise.h"
+
+// One pass of one convolution, its sizes checked.
+struct GwJob {
+  GwPass pass;
+  const GwConvolution* convolution;
+  const float *a, *b;
+  float* out;
+  const GwEpilogue* epilogue;  // never null; all zero where nothing follows
+  const GwExecutor* executor;
+};
+
+typedef GwStatus (*GwFamily)(const GwJob&);
+
+struct GwKernels {
+  const char* name;
+  GwFamily depthwise, narrow, wide;
+};
+
+extern "C" {
+extern const GwKernels gw_kernels_baseline, gw_kernels_avx2, gw_kernels_avx512, gw_kernels_neon;
+}
+
+// A name of its own for each instruction set's build.
+#define GW_JOIN_(a, b) a##b
+#define GW_JOIN(a, b) GW_JOIN_(a, b)
+#define GW_NAME(name) GW_JOIN(gw_##name##_, GW_SET)
+
+// Plain loops, compiled once.
+GwStatus gw_reference(const GwJob&);

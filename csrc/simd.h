@@ -1,0 +1,93 @@
+// Vectors of kLanes floats, in the compiler's own vector types: one source for every instruction set.
+#pragma once
+#include <stdint.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define GW_LANES 16
+#define GW_REGISTERS 32
+#elif defined(__AVX__)
+#define GW_LANES 8
+#define GW_REGISTERS 16
+#elif defined(__aarch64__)
+#define GW_LANES 4
+#define GW_REGISTERS 32
+#else
+#define GW_LANES 4
+#define GW_REGISTERS 16
+#endif
+
+namespace {
+
+constexpr int kLanes = GW_LANES;
+
+typedef float Vector __attribute__((vector_size(kLanes * 4), may_alias));
+typedef float UnalignedVector __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+typedef int32_t Indices __attribute__((vector_size(kLanes * 4), may_alias));
+typedef int32_t UnalignedIndices __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+#define GW_INLINE inline __attribute__((always_inline))
+
+GW_INLINE Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+GW_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+// x - 0 is x for every x, so that no instruction is left of it.
+GW_INLINE Vector splat(float x) { return x - Vector{}; }
+// max(v, 0) that keeps NaN, as the frameworks' ReLU does.
+GW_INLINE Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }
+GW_INLINE Vector at_most(Vector v, Vector bound) { return v > bound ? bound : v; }
+
+GW_INLINE Vector load_partial(const float* p, int64_t count) {
+  Vector v{};
+  __builtin_memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
+  return v;
+}
+GW_INLINE void store_partial(float* p, Vector v, int64_t count) {
+  __builtin_memcpy(p, &v, static_cast<size_t>(count) * sizeof(float));
+}
+GW_INLINE Vector load_some(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
+GW_INLINE void store_some(float* p, Vector v, int64_t count) {
+  if (count >= kLanes) store(p, v);
+  else store_partial(p, v, count);
+}
+
+// Past the caches: saves reading what is about to be overwritten. `p` must be aligned to the vector.
+GW_INLINE void store_streaming(float* p, Vector v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
+#elif defined(__AVX__)
+  _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
+#elif defined(__SSE__)
+  _mm_stream_ps(p, reinterpret_cast<__m128>(v));
+#else
+  store(p, v);
+#endif
+}
+GW_INLINE void fence_streaming() {
+#if defined(__SSE__)
+  _mm_sfence();
+#endif
+}
+
+template <int... I>
+struct Sequence {};
+template <int N, int... I>
+struct MakeSequence : MakeSequence<N - 1, N - 1, I...> {};
+template <int... I>
+struct MakeSequence<0, I...> {
+  using type = Sequence<I...>;
+};
+
+// Lane l of the result is lane l - l % Width + Index: every group of `Width` lanes filled with one of its members.
+template <int Width, int Index, int... I>
+GW_INLINE Vector spread_lanes(Vector v, Sequence<I...>) {
+  return __builtin_shufflevector(v, v, (I - I % Width + Index)...);
+}
+template <int Width, int Index>
+GW_INLINE Vector spread(Vector v) {
+  if constexpr (Width == 1) return v;
+  else return spread_lanes<Width, Index>(v, typename MakeSequence<kLanes>::type{});
+}
+
+}  // namespace

@@ -1,0 +1,152 @@
+// Draws convolutions and compares every family, pass and instruction set with the reference; ends with 1 on a mistake.
+//
+//   driver [SPECS A FAMILY] [SEED]
+//
+// Arrays lie at unaligned addresses and end where their memory ends, for the sanitizers to see; outputs are poisoned
+// first, and every pass runs twice, to give the same bits. Tolerance: 1e-5 * conv(|x|, |w|), 3e-5 for kernel gradients.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../csrc/groupwise.h"
+
+namespace {
+
+std::mt19937_64 engine;
+
+int64_t draw(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine); }
+
+// Floats that begin four bytes past an aligned address, and end where the allocation does.
+struct Array {
+  std::vector<char> memory;
+  float* data;
+  int64_t count;
+
+  explicit Array(int64_t n) : memory(size_t(n + 1) * sizeof(float)), count(n) {
+    data = reinterpret_cast<float*>(memory.data()) + 1;
+  }
+  void fill() {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < count; ++i) data[i] = normal(engine);
+  }
+  void poison() {
+    for (int64_t i = 0; i < count; ++i) data[i] = NAN;
+  }
+  Array magnitude() const {
+    Array other(count);
+    for (int64_t i = 0; i < count; ++i) other.data[i] = fabsf(data[i]);
+    return other;
+  }
+};
+
+GwConvolution draw_convolution(const std::string& family) {
+  for (;;) {
+    GwConvolution c{};
+    int64_t in_width = 1, out_width = 1;
+    c.groups = 1;
+    if (family == "depthwise") {
+      c.groups = draw(2, 70);
+      out_width = draw(0, 1) ? 1 : draw(1, 5);
+    } else if (family == "narrow") {
+      c.groups = draw(2, 40);
+      in_width = draw(1, 15);
+      out_width = draw(0, 1) ? in_width : draw(1, 15);
+      if (draw(0, 1)) in_width = out_width = int64_t{1} << draw(1, 3);
+    } else {
+      c.groups = draw(0, 1) ? 1 : draw(1, 4);
+      in_width = draw(1, 70);
+      out_width = draw(1, 70);
+    }
+    c.in_channels = c.groups * in_width;
+    c.out_channels = c.groups * out_width;
+    c.batch = draw(0, 9) ? draw(1, 3) : 0;
+    c.height = draw(1, 33);
+    c.width = draw(1, 33);
+    const bool pointwise = draw(0, 4) == 0;
+    c.kernel_height = pointwise ? 1 : draw(1, 5);
+    c.kernel_width = pointwise ? 1 : draw(1, 5);
+    c.stride_y = draw(1, 3);
+    c.stride_x = draw(1, 3);
+    c.dilation_y = draw(1, 3);
+    c.dilation_x = draw(1, 3);
+    const int64_t extent_y = (c.kernel_height - 1) * c.dilation_y + 1, extent_x = (c.kernel_width - 1) * c.dilation_x + 1;
+    c.pad_top = pointwise && draw(0, 1) ? 0 : draw(0, extent_y + 2);
+    c.pad_left = pointwise && draw(0, 1) ? 0 : draw(0, extent_x + 2);
+    const int64_t height = c.height + c.pad_top + (pointwise ? 0 : draw(0, extent_y + 2)) - extent_y;
+    const int64_t width = c.width + c.pad_left + (pointwise ? 0 : draw(0, extent_x + 2)) - extent_x;
+    if (height < 0 || width < 0) continue;
+    c.out_height = height / c.stride_y + 1;
+    c.out_width = width / c.stride_x + 1;
+    const double work = double(c.batch + 1) * c.out_height * c.out_width * c.out_channels * in_width * c.kernel_height *
+                        c.kernel_width;
+    if (work < 3e6) return c;
+  }
+}
+
+std::string text(const GwConvolution& c) {
+  char line[400];
+  snprintf(line, sizeof line,
+           "inputs %ldx%ldx%ldx%ld outputs %ldx%ldx%ld kernel %ldx%ld groups %ld strides %ld,%ld dilation %ld,%ld "
+           "padding %ld,%ld",
+           long(c.batch), long(c.height), long(c.width), long(c.in_channels), long(c.out_height), long(c.out_width),
+           long(c.out_channels), long(c.kernel_height), long(c.kernel_width), long(c.groups), long(c.stride_y),
+           long(c.stride_x), long(c.dilation_y), long(c.dilation_x), long(c.pad_top), long(c.pad_left));
+  return line;
+}
+
+int check(const GwConvolution& c, int pass, const std::string& family) {
+  Array x(c.batch * c.height * c.width * c.in_channels), y(c.batch * c.out_height * c.out_width * c.out_channels);
+  Array w(c.kernel_height * c.kernel_width * (c.in_channels / c.groups) * c.out_channels), bias(c.out_channels);
+  Array residual(y.count);
+  for (Array* array : {&x, &y, &w, &bias, &residual}) array->fill();
+  const Array& a = pass == GW_INPUT_GRADIENT ? y : x;
+  const Array& b = pass == GW_KERNEL_GRADIENT ? y : w;
+  const int64_t count = pass == GW_FORWARD ? y.count : pass == GW_INPUT_GRADIENT ? x.count : w.count;
+  Array out(count), again(count), truth(count), bound(count);
+  out.poison();
+  again.poison();
+  truth.poison();
+  GwEpilogue epilogue{draw(0, 1) ? bias.data : nullptr, draw(0, 1) ? residual.data : nullptr, draw(0, 2)};
+  const GwEpilogue* after = pass == GW_FORWARD && draw(0, 1) ? &epilogue : nullptr;
+  gw_set_threads(draw(1, 5));
+  int status = gw_convolve(pass, &c, a.data, b.data, out.data, after, nullptr, family.c_str());
+  status |= gw_convolve(pass, &c, a.data, b.data, again.data, after, nullptr, family.c_str());
+  gw_convolve(pass, &c, a.data, b.data, truth.data, after, nullptr, "reference");
+  const Array a_size = a.magnitude(), b_size = b.magnitude();
+  gw_convolve(pass, &c, a_size.data, b_size.data, bound.data, nullptr, nullptr, "reference");
+  const char* mistake = status ? "refused" : nullptr;
+  if (count && memcmp(out.data, again.data, size_t(count) * sizeof(float))) mistake = "other bits the second time";
+  const double tolerance = pass == GW_KERNEL_GRADIENT ? 3e-5 : 1e-5;
+  for (int64_t i = 0; i < count && !mistake; ++i) {
+    const double scale = bound.data[i] + (after ? 10.0 : 0.0);
+    if (!(fabs(double(out.data[i]) - truth.data[i]) <= tolerance * scale + 1e-30)) mistake = "wrong";
+  }
+  if (mistake) {
+    printf("%s: %s, %s, pass %d, %ld threads: %s\n", mistake, family.c_str(), gw_instruction_set(), pass,
+           long(gw_threads()), text(c).c_str());
+  }
+  return mistake != nullptr;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int64_t specs = count > 1 ? atol(arguments[1]) : 1000;
+  engine.seed(count > 2 ? uint64_t(atol(arguments[2])) : 0);
+  int mistakes = 0;
+  for (const char* set : {"baseline", "avx2", "avx512", "neon"}) {
+    if (gw_use_instruction_set(set) != GW_OK) continue;
+    for (const char* family : {"depthwise", "narrow", "wide"}) {
+      for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_convolution(family), int(i % 3), family);
+      printf("%s, %s: %ld convolutions drawn\n", set, family, long(specs));
+      fflush(stdout);
+    }
+  }
+  printf("%d mistakes\n", mistakes);
+  return mistakes != 0;
+}
