@@ -77,6 +77,19 @@ bool is_valid(const GwConvolution& c) {
          axis_is_valid(c.width, c.out_width, c.kernel_width, c.stride_x, c.dilation_x, c.pad_left);
 }
 
+// Multiply-adds that one thread finishes before another has woken up.
+constexpr double kLittleWork = 1 << 18;
+
+bool is_little_work(const GwConvolution& c) {
+  return double(c.batch) * double(c.out_height) * double(c.out_width) * double(c.out_channels) *
+             double(c.kernel_height) * double(c.kernel_width) * double(c.in_channels / c.groups) <
+         kLittleWork;
+}
+
+void run_serially(void*, int64_t tasks, GwBody body, void* argument) {
+  for (int64_t task = 0; task < tasks; ++task) body(argument, task);
+}
+
 GwFamily find_family(const GwConvolution& c, const char* name) {
   const GwKernels* kernels = current();
   const int64_t in_width = c.in_channels / c.groups;
@@ -114,6 +127,8 @@ extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, con
   if (epilogue && pass != GW_FORWARD) return GW_INVALID;
   const GwFamily run = find_family(*c, family ? family : gw_family(c));
   if (!run) return GW_UNSUPPORTED;
-  const GwExecutor own = gw_own_executor();
-  return run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, executor ? executor : &own});
+  const GwExecutor chosen = is_little_work(*c) ? GwExecutor{run_serially, nullptr, 1}
+                            : executor         ? *executor
+                                               : gw_own_executor();
+  return run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, &chosen});
 }

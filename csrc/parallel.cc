@@ -3,46 +3,18 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include <atomic>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <system_error>
 #include <thread>
 
+#include "loop.h"
+
 namespace {
-
-// One parallel loop: threads draw tasks until none is left. Kept alive by whoever may still look at it.
-struct Loop {
-  int64_t tasks;
-  GwBody body;
-  void* argument;
-  std::atomic<int64_t> next{0}, unfinished;
-  std::mutex mutex;
-  std::condition_variable done;
-
-  Loop(int64_t count, GwBody function, void* data)
-      : tasks(count), body(function), argument(data), unfinished(count) {}
-
-  void drain() {
-    for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
-      body(argument, task);
-      if (unfinished.fetch_sub(1) == 1) {
-        std::lock_guard<std::mutex> lock(mutex);
-        done.notify_all();
-      }
-    }
-  }
-  void wait() {
-    std::unique_lock<std::mutex> lock(mutex);
-    done.wait(lock, [this] { return unfinished.load() == 0; });
-  }
-};
 
 // Threads that wait for loops to help with. Never destroyed: they sleep until the process ends.
 class Pool {
  public:
-  void help(const std::shared_ptr<Loop>& loop, int64_t helpers) {
+  void help(const std::shared_ptr<GwLoop>& loop, int64_t helpers) {
     std::lock_guard<std::mutex> lock(mutex_);
     for (; started_ < helpers && start(); ++started_) {
     }
@@ -56,7 +28,7 @@ class Pool {
 
  private:
   struct Entry {
-    std::shared_ptr<Loop> loop;
+    std::shared_ptr<GwLoop> loop;
     Entry* next;
   };
 
@@ -111,7 +83,7 @@ int64_t default_threads() {
 void run_on_pool(void* state, int64_t tasks, GwBody body, void* argument) {
   const int64_t threads = *static_cast<int64_t*>(state);
   const int64_t helpers = (threads < tasks ? threads : tasks) - 1;
-  auto loop = std::make_shared<Loop>(tasks, body, argument);
+  auto loop = std::make_shared<GwLoop>(tasks, body, argument);
   if (helpers > 0) current_pool()->help(loop, helpers);
   loop->drain();
   loop->wait();
