@@ -1,0 +1,379 @@
+"""The C core through `native.convolve` against the float64 reference: every family, pass and instruction set."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from groupwise import native
+from groupwise.spec import ConvSpec
+from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
+
+needs_core = pytest.mark.skipif(not native.is_available(), reason=f"{native.path()}: the core is off, or does not load")
+EVERY_SPEC = [(family, spec) for family, specs in SPECS.items() for spec in specs]
+GUARD = 16  # floats before and behind each array
+
+
+@pytest.fixture
+def instruction_sets() -> Iterator[list[str]]:
+    """The instruction sets that this machine has; afterwards, the one in use and the threads are as before."""
+    before = native.instruction_set()
+    yield [name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name)]
+    native.use_instruction_set(before)
+    native.library().gw_set_threads(0)
+
+
+@st.composite
+def drawn_spec(draw: st.DrawFn, family: str) -> ConvSpec:
+    """Return a convolution that `family` can run, of few enough products for NumPy."""
+    # Evenly drawn: of its own accord Hypothesis prefers single pixels and channels.
+    random = draw(st.randoms(use_true_random=True))
+    while True:
+        spec = random_spec(random, family)
+        if spec.macs * (spec.input_shape[0] or 0) < 5e6:
+            return spec
+
+
+def random_spec(random: Random, family: str) -> ConvSpec:
+    integer, choice = random.randint, random.choice
+    two = lambda low, high: (integer(low, high), integer(low, high))  # noqa: E731
+    groups, in_width, out_width = {
+        "depthwise": lambda: (integer(2, 70), 1, choice([1, 1, 2, 3, 5])),
+        "narrow": lambda: (integer(2, 20), *choice([(2, 2), (4, 4), (8, 8), two(1, 15), two(1, 15)])),
+        "wide": lambda: (choice([1, 1, 2, 3]), *two(1, 70)),
+        "reference": lambda: (integer(1, 5), *two(1, 5)),
+    }[family]()
+    kernel_size = choice([(1, 1), (3, 3), two(1, 5), two(1, 5)])
+    strides, dilation = choice([(1, 1), two(1, 3)]), choice([(1, 1), two(1, 3)])
+    extent = [(size - 1) * rate + 1 for size, rate in zip(kernel_size, dilation, strict=True)]
+    padding: Any = choice(["same", "valid", *2 * [tuple(two(0, reach + 2) for reach in extent)]])
+    least = [1 if padding == "same" else extent[axis] for axis in (0, 1)]
+    if not isinstance(padding, str):
+        least = [max(1, extent[axis] - sum(padding[axis])) for axis in (0, 1)]
+    size = [integer(low, 33) for low in least]
+    batch = choice([0, *3 * [1, 2, 3]])
+    kernel_shape = (*kernel_size, in_width, groups * out_width)
+    return ConvSpec.of((batch, *size, groups * in_width), kernel_shape, groups, strides, padding, dilation)
+
+
+def guarded(array: np.ndarray, around: float) -> np.ndarray:
+    """Return a copy that begins four bytes past an aligned address, among values that must not be used."""
+    memory = np.full(array.size + 2 * GUARD + 17, around, "float32")
+    start = GUARD + (-memory.ctypes.data // 4 - GUARD) % 16 + 1
+    copy = memory[start : start + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def guards_hold(array: np.ndarray, around: float) -> bool:
+    """Return whether nothing was written around a `guarded` array."""
+    memory = array
+    while isinstance(memory.base, np.ndarray):
+        memory = memory.base
+    return int(np.count_nonzero(memory == np.float32(around))) >= memory.size - array.size
+
+
+def check(pass_: int, spec: ConvSpec, arrays: list[np.ndarray], sets: list[str], family: str, threads: int) -> None:
+    """Compare one pass with its truth on each instruction set; its result must also be the same bits twice."""
+    first, second, result = native.ROLES[pass_]
+    value, bound = expected(pass_, spec, arrays)
+    a, b = (guarded(arrays[role], np.nan) for role in (first, second))
+    poison = np.full(native.shapes(native.sizes(spec))[result], np.nan, "float32")
+    native.library().gw_set_threads(threads)
+    for name in sets:
+        native.use_instruction_set(name)
+        out, again = guarded(poison, -7), guarded(poison, -7)
+        native.convolve(pass_, spec, a, b, out=out, family=family)
+        native.convolve(pass_, spec, a, b, out=again, family=family)
+        what = f"{PASS_NAMES[pass_]}, {family}, {name}, {threads} threads, {spec}"
+        near(out, value, bound, what)
+        assert guards_hold(out, -7), f"wrote outside of its output: {what}"
+        assert np.array_equal(out, again), f"other bits the second time: {what}"
+
+
+@needs_core
+@pytest.mark.parametrize("family", native.FAMILIES)
+def test_every_pass_agrees_with_the_reference(family: str, instruction_sets: list[str]) -> None:
+    @hypothesis.settings(max_examples=30 if family == "reference" else 120)
+    @hypothesis.given(spec=drawn_spec(family), seed=st.integers(0, 2**16), threads=st.integers(1, 5))
+    def agrees(spec: ConvSpec, seed: int, threads: int) -> None:
+        arrays = random_arrays(spec, seed)
+        for pass_ in native.PASSES:
+            check(pass_, spec, arrays, instruction_sets, family, threads)
+
+    agrees()
+
+
+@needs_core
+@pytest.mark.parametrize(("family", "spec"), EVERY_SPEC)
+def test_the_fastest_family_runs(family: str, spec: ConvSpec) -> None:
+    assert native.family(spec) == family
+    arrays = random_arrays(spec)
+    for pass_ in native.PASSES:
+        first, second, _ = native.ROLES[pass_]
+        near(native.convolve(pass_, spec, arrays[first], arrays[second]), *expected(pass_, spec, arrays), str(spec))
+
+
+@needs_core
+@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize(("family", "spec"), EVERY_SPEC)
+def test_epilogue_is_the_formula(family: str, spec: ConvSpec, activation: str, instruction_sets: list[str]) -> None:
+    inputs, kernel, residual = random_arrays(spec)
+    bias = np.random.default_rng(1).normal(size=spec.out_channels).astype("float32")
+    value, bound = expected(native.FORWARD, spec, [inputs, kernel, residual])
+    after = {"linear": lambda x: x, "relu": lambda x: np.maximum(x, 0), "relu6": lambda x: np.clip(x, 0, 6)}[activation]
+    for name in instruction_sets:
+        native.use_instruction_set(name)
+        for way in (family, "reference"):
+            for options in ({}, {"bias": bias}, {"residual": residual}, {"bias": bias, "residual": residual}):
+                out = native.convolve(
+                    native.FORWARD, spec, inputs, kernel, activation=activation, family=way, **options
+                )
+                added = sum(np.abs(array) for array in options.values())
+                near(out, after(value + sum(options.values())), bound + 1e-5 * added, f"{way}, {name}, {[*options]}")
+
+
+@needs_core
+def test_relu_keeps_what_is_not_a_number(instruction_sets: list[str]) -> None:
+    """A training that diverges must be seen to."""
+    spec = ConvSpec.of((1, 4, 5, 24), (1, 1, 24, 24), 1)
+    inputs, kernel, _ = (array * np.float32(np.nan) for array in random_arrays(spec))
+    for name in instruction_sets:
+        native.use_instruction_set(name)
+        for activation in native.ACTIVATIONS:
+            assert np.isnan(native.convolve(native.FORWARD, spec, inputs, kernel, activation=activation)).all()
+
+
+def test_other_settings_are_refused_before_the_core_sees_them() -> None:
+    for arguments, message in (
+        (dict(input_shape=(1, 5, 5, 6), kernel_shape=(3, 3, 1, 4), groups=4), "groups=4: must divide the 6 input"),
+        (dict(input_shape=(1, 5, 5, 4), kernel_shape=(3, 3, 2, 5), groups=2), "groups=2: must divide the 5 output"),
+        (dict(input_shape=(1, 5, 5, 4), kernel_shape=(3, 3, 2, 4), groups=2, strides=0), "strides=0"),
+        (dict(input_shape=(1, 5, 5, 4), kernel_shape=(3, 3, 2, 4), groups=2, dilation_rate=(1, 0)), "dilation_rate="),
+        (dict(input_shape=(1, 2, 5, 4), kernel_shape=(3, 3, 2, 4), groups=2, padding="valid"), "height is smaller"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ConvSpec.of(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "kernel_shape", "settings", "message"),
+    [
+        ((-1, 5, 5, 4), (3, 3, 4, 4), {}, r"each must be in \[0, 2 \*\* 40\)"),
+        ((2**62, 5, 5, 4), (3, 3, 4, 4), {}, r"each must be in \[0, 2 \*\* 40\)"),
+        ((2**64 + 1, 5, 5, 4), (3, 3, 4, 4), {}, r"each must be in \[0, 2 \*\* 40\)"),
+        ((1, 5, 5, 4), (3, 3, 4, 4), {"strides": 2**64 + 1}, r"each must be in \[0, 2 \*\* 40\)"),
+        ((2**30, 2**20, 2**20, 4), (3, 3, 4, 4), {}, r"bytes must be fewer than 2 \*\* 63"),
+        ((1, 5, 5, 2**31), (3, 3, 2**31, 2**31), {}, r"bytes must be fewer than 2 \*\* 63"),
+        ((None, 5, 5, 4), (3, 3, 4, 4), {}, "every size must be known"),
+    ],
+)
+def test_impossible_sizes_are_refused(input_shape: tuple, kernel_shape: tuple, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        native.convolution(native.sizes(ConvSpec.of(input_shape, kernel_shape, 1, **settings)))
+
+
+def test_wrong_arguments_are_named() -> None:
+    spec = ConvSpec.of((1, 4, 4, 2), (3, 3, 1, 2), 2)
+    inputs, kernel, gradient = random_arrays(spec)
+    read_only = np.zeros_like(inputs)
+    read_only.flags.writeable = False
+    odd = np.zeros(inputs.nbytes + 1, "uint8")[1:].view("float32").reshape(inputs.shape)
+    for pass_, a, b, options, message in (
+        (3, inputs, kernel, {}, "pass_=3: must be"),
+        (0, inputs[:, :3], kernel, {}, r"a of shape \(1, 3, 4, 2\)"),
+        (0, inputs, kernel.astype("float64"), {}, "b of shape .* type float64"),
+        (0, inputs.transpose(0, 2, 1, 3), kernel, {}, "contiguous"),
+        (0, odd, kernel, {}, "aligned"),
+        (1, gradient, kernel, {"out": inputs[..., :1]}, "out of shape"),
+        (0, inputs, kernel, {"out": read_only}, "must be writeable"),
+        (0, inputs, kernel, {"bias": inputs}, r"bias of shape .* of shape \(2,\)"),
+        (0, inputs, kernel, {"residual": inputs[0]}, "residual of shape"),
+        (0, inputs, kernel, {"activation": "tanh"}, "activation='tanh': must be one of linear, relu, relu6"),
+        (1, gradient, kernel, {"activation": "relu"}, "only FORWARD takes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            native.convolve(pass_, spec, a, b, **options)
+
+
+@needs_core
+def test_a_family_that_cannot_run_it_is_refused() -> None:
+    spec = ConvSpec.of((1, 4, 4, 4), (3, 3, 2, 4), 2)
+    inputs, kernel, _ = random_arrays(spec)
+    for name in ("depthwise", "unheard-of"):
+        with pytest.raises(ValueError, match="the family does not compute this convolution"):
+            native.convolve(native.FORWARD, spec, inputs, kernel, family=name)
+
+
+SIZES = (1, 5, 5, 4, 5, 5, 4, 3, 3, 2, 1, 1, 1, 1, 1, 1)
+BATCH, HEIGHT, WIDTH, IN, OUT_HEIGHT, OUT_WIDTH, OUT, ROWS, COLUMNS, GROUPS = range(10)
+STRIDE_Y, STRIDE_X, DILATION_Y, DILATION_X, TOP, LEFT = range(10, 16)
+
+
+@needs_core
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({index: -1} for index in range(16)),
+        *({index: 0} for index in (IN, OUT, ROWS, COLUMNS, GROUPS, STRIDE_Y, STRIDE_X, DILATION_Y, DILATION_X)),
+        *({index: 2**63 - 1} for index in range(16)),
+        *({index: -(2**63)} for index in range(16)),
+        {GROUPS: 3},
+        {IN: 6, GROUPS: 4},
+        {OUT: 5},
+        {BATCH: 2**61, HEIGHT: 1, WIDTH: 1, IN: 2},
+        {BATCH: 2**32, HEIGHT: 2**32},
+        {BATCH: 2**31, OUT_HEIGHT: 2**31},
+        {ROWS: 2**32, COLUMNS: 2**32},
+        {IN: 2**32, OUT: 2**32},
+        {STRIDE_Y: 2**62},
+        {DILATION_X: 2**62},
+        {OUT_HEIGHT: 2**31, STRIDE_Y: 2**33},
+    ],
+)
+def test_the_core_refuses_what_would_touch_foreign_memory(changes: dict[int, int]) -> None:
+    """Straight to the C function, past Python's checks; without any memory, so that believing the sizes crashes."""
+    sizes = (ctypes.c_int64 * 16)(*SIZES)
+    for index, size in changes.items():
+        sizes[index] = size
+    core = native.library()
+    assert core.gw_family(sizes) is None
+    for pass_ in native.PASSES:
+        for family in (None, *(name.encode() for name in native.FAMILIES)):
+            assert core.gw_convolve(pass_, sizes, None, None, None, None, None, family) == 1
+
+
+@needs_core
+def test_the_core_refuses_other_passes_and_no_convolution() -> None:
+    core, sizes = native.library(), (ctypes.c_int64 * 16)(*SIZES)
+    assert core.gw_family(sizes) == b"narrow"
+    for pass_, convolution in ((-1, sizes), (3, sizes), (0, None)):
+        assert core.gw_convolve(pass_, convolution, None, None, None, None, None, None) == 1
+    assert core.gw_family(None) is None
+    epilogue = (ctypes.c_int64 * 3)()
+    assert core.gw_convolve(native.INPUT_GRADIENT, sizes, None, None, None, epilogue, None, None) == 1
+
+
+@needs_core
+def test_many_python_threads_at_once() -> None:
+    cases = [(pass_, spec, random_arrays(spec)) for _, spec in EVERY_SPEC for pass_ in native.PASSES]
+
+    def run(case: tuple[int, ConvSpec, list[np.ndarray]]) -> np.ndarray:
+        pass_, spec, arrays = case
+        return native.convolve(pass_, spec, *(arrays[role] for role in native.ROLES[pass_][:2]))
+
+    alone = [run(case) for case in cases]
+    with ThreadPoolExecutor(8) as pool:
+        for case, result, again in zip(cases * 10, pool.map(run, cases * 10), alone * 10, strict=True):
+            assert np.array_equal(result, again), case[1]
+
+
+def fresh(code: str, **environment: str) -> str:
+    """Run `code` in a fresh process, in which `warned` lists the warnings shown; return what it prints."""
+    before = (
+        "import warnings; warned = []\n"
+        "warnings.showwarning = lambda message, *rest: warned.append(str(message))\n"
+        "import numpy as np\nfrom groupwise import native\nfrom groupwise.spec import ConvSpec\n"
+        "spec = ConvSpec.of((4, 20, 20, 32), (3, 3, 4, 32), 8)\n"
+        "x, w = np.ones(spec.input_shape, 'float32'), np.ones(spec.kernel_shape, 'float32')\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", before + code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@needs_core
+def test_a_forked_child_starts_its_own_threads() -> None:
+    code = """
+import os, signal
+run = lambda: native.convolve(native.FORWARD, spec, x, w)
+before = run()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if np.array_equal(run(), before) else 1)
+print(os.waitpid(child, 0)[1], np.array_equal(run(), before))
+"""
+    assert fresh(code, GROUPWISE_THREADS="3") == "0 True\n"
+
+
+@needs_core
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+def test_a_thousand_calls_do_not_grow() -> None:
+    code = """
+import os
+def run():
+    y = native.convolve(native.FORWARD, spec, x, w)
+    native.convolve(native.INPUT_GRADIENT, spec, y, w)
+    native.convolve(native.KERNEL_GRADIENT, spec, x, y)
+def used():
+    pages, threads = open("/proc/self/statm").read().split()[1], len(os.listdir("/proc/self/task"))
+    return int(pages) * os.sysconf("SC_PAGESIZE"), threads
+for _ in range(100): run()
+before = used()
+for _ in range(1000): run()
+after = used()
+print(after[0] - before[0], after[1] - before[1])
+"""
+    grown, threads = map(int, fresh(code).split())
+    # Each call's output is 200 kB: one kept in a hundred would be 2 MB.
+    assert grown < 1 << 20
+    assert threads == 0
+
+
+@needs_core
+def test_environment_chooses_threads_and_instruction_set() -> None:
+    code = "print(native.library().gw_threads(), native.instruction_set())"
+    name = next(name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name))
+    native.use_instruction_set(fresh("print(native.instruction_set())").strip())
+    assert fresh(code, GROUPWISE_THREADS="3", GROUPWISE_INSTRUCTION_SET=name).split() == ["3", name]
+
+
+def test_the_core_can_be_turned_off() -> None:
+    code = "print(native.is_available(), native.library.cache_info().misses, warned)"
+    assert fresh(code, GROUPWISE_CORE="0") == "False 0 []\n"
+
+
+@pytest.mark.parametrize("content", ["nothing", "no library", "a library without these functions"])
+def test_one_warning_where_the_core_does_not_load(content: str, tmp_path: Path) -> None:
+    library = tmp_path / native.path().name
+    if content == "no library":
+        library.write_text("not a library")
+    elif content == "a library without these functions":
+        library.symlink_to(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+    code = """
+print(native.is_available(), native.is_available(), len(warned))
+print(warned[0])
+try: native.convolve(native.FORWARD, spec, x, w)
+except RuntimeError as error: print(error)
+"""
+    said, warning, error = fresh(code, GROUPWISE_CORE_FOLDER=str(tmp_path), GROUPWISE_CORE="1").splitlines()
+    assert said == "False False 1"
+    assert "groupwise runs without its C core" in warning
+    assert "g++" in warning
+    assert "ask is_available()" in error
+
+
+def test_the_truth_of_passes_is_one_sum() -> None:
+    """sum(outputs * gradient), by either gradient."""
+    spec = SPECS["narrow"][1]
+    arrays = random_arrays(spec)
+    sums = [np.sum(truth(pass_, spec, arrays) * arrays[native.ROLES[pass_][2]]) for pass_ in native.PASSES]
+    np.testing.assert_allclose(sums, sums[0])
