@@ -1,0 +1,138 @@
+"""Data parallelism over four devices, in a process that has them: `python -m tests.four_devices CHECK DUMP_FOLDER`.
+
+XLA_FLAGS must hold --xla_force_host_platform_device_count=4 and --xla_dump_to=DUMP_FOLDER --xla_dump_hlo_as_text.
+Every step is awaited: steps that are not, with a sum over devices in each, can lock XLA's few threads up.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Partition
+
+from groupwise import native
+from groupwise.backends import jax_core
+from groupwise.spec import ConvSpec
+from tests.passes import PASS_NAMES, expected, near, random_arrays
+
+SPEC = ConvSpec.of((8, 9, 7, 16), (3, 3, 4, 24), 4, 2, ((1, 1), (2, 0)))
+MOVES = ("all-gather", "all-to-all", "collective-permute")
+
+
+def convolve(inputs: Any, kernel: Any) -> Any:
+    return jax_core.convolve(inputs, kernel, SPEC)
+
+
+def passes(function: Any) -> Any:
+    """Return a function of inputs, kernel and outputs' gradient that gives the outputs and both gradients."""
+
+    def run(inputs: Any, kernel: Any, gradient: Any) -> Any:
+        outputs, pull = jax.vjp(function, inputs, kernel)
+        return outputs, *pull(gradient)
+
+    return run
+
+
+def check_passes(function: Any, placed: list[Any], arrays: list[np.ndarray], stays: bool = True) -> None:
+    """Compile forward and all passes, look at what they send, and compare with the reference."""
+    forward, whole = jax.jit(function).lower(*placed[:2]).compile(), jax.jit(passes(function)).lower(*placed).compile()
+    if stays:
+        assert not any(move in text for move in MOVES for text in (forward.as_text(), whole.as_text()))
+        assert "all-reduce" not in forward.as_text()
+        assert "all-reduce" in whole.as_text()  # the kernel's gradient
+    near(np.asarray(forward(*placed[:2])), *expected(native.FORWARD, SPEC, arrays), "forward alone")
+    for pass_, result in zip(native.PASSES, whole(*placed), strict=True):
+        near(np.asarray(result), *expected(pass_, SPEC, arrays), PASS_NAMES[pass_])
+
+
+def place(mesh: Mesh, arrays: list[np.ndarray], axes: Any) -> list[Any]:
+    """Cut the images' batches along `axes`; the kernel is whole on every device."""
+    shardings = [NamedSharding(mesh, Partition(cut)) for cut in (axes, None, axes)]
+    return [jax.device_put(array, sharding) for array, sharding in zip(arrays, shardings, strict=True)]
+
+
+def mesh() -> None:
+    """A mesh of one axis and of two; the batch cut along one axis, then along both."""
+    arrays, devices = random_arrays(SPEC), np.array(jax.devices())
+    check_passes(convolve, place(Mesh(devices, ("batch",)), arrays, "batch"), arrays)
+    square = Mesh(devices.reshape(2, 2), ("batch", "other"))
+    check_passes(convolve, place(square, arrays, "batch"), arrays)
+    check_passes(convolve, place(square, arrays, ("batch", "other")), arrays)
+    bias = np.zeros(SPEC.out_channels, "float32")
+    check_passes(
+        lambda x, w: jax_core.convolve(x, w, SPEC, bias), place(Mesh(devices, ("batch",)), arrays, "batch"), arrays
+    )
+
+
+def explicit() -> None:
+    """A mesh whose shardings are part of every array's type."""
+    arrays = random_arrays(SPEC)
+    devices = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(devices):
+        check_passes(convolve, place(devices, arrays, "batch"), arrays)
+
+
+def shard_map() -> None:
+    """A function mapped over the devices, with and without its types checked."""
+    arrays, devices = random_arrays(SPEC), Mesh(np.array(jax.devices()), ("batch",))
+    specs = dict(mesh=devices, in_specs=(Partition("batch"), Partition()), out_specs=Partition("batch"))
+    for options in ({}, {"check_vma": False}):
+        check_passes(jax.shard_map(convolve, **specs, **options), place(devices, arrays, "batch"), arrays)
+
+
+def uneven() -> None:
+    """A batch that four devices cannot share evenly: it may move, but what XLA pads it with must not be summed."""
+    devices, arrays = Mesh(np.array(jax.devices()), ("batch",)), random_arrays(SPEC)
+    few = [array[:6] if array.ndim == 4 and array.shape[0] == 8 else array for array in arrays]
+    inputs, kernel, gradient = place(devices, arrays, "batch")
+    results = jax.jit(lambda x, w, g: passes(convolve)(x[:6], w, g[:6]))(inputs, kernel, gradient)
+    for pass_, result in zip(native.PASSES, results, strict=True):
+        near(np.asarray(result), *expected(pass_, SPEC, few), PASS_NAMES[pass_])
+
+
+class Convolution(keras.layers.Layer):
+    """The core's convolution with a kernel of its own."""
+
+    def build(self, input_shape: Any) -> None:
+        initializer = keras.initializers.RandomNormal(seed=1)
+        self.kernel = self.add_weight(shape=SPEC.kernel_shape, initializer=initializer)
+
+    def call(self, inputs: Any) -> Any:
+        spec = ConvSpec.of(inputs.shape, SPEC.kernel_shape, SPEC.groups, SPEC.strides, SPEC.padding)
+        return jax_core.convolve(inputs, keras.ops.convert_to_tensor(self.kernel), spec)
+
+
+def train() -> list[float]:
+    """Return the losses of four steps of a small model."""
+    keras.utils.set_random_seed(3)
+    layers = [keras.layers.ReLU(), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(5)]
+    model = keras.Sequential([Convolution(), *layers])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    inputs = random_arrays(SPEC)[0]
+    targets = inputs[:, 0, 0, :5]
+    return [float(model.train_on_batch(inputs, targets)) for _ in range(4)]
+
+
+def keras_distribution() -> None:
+    """`keras.distribution.DataParallel`: the same losses, and no images sent in anything that Keras compiled."""
+    alone = train()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+    np.testing.assert_allclose(train(), alone, rtol=1e-4)
+    assert alone[-1] < alone[0]
+    texts = [path.read_text() for path in Path(sys.argv[2]).glob("*after_optimizations.txt")]
+    steps = [text for text in texts if "gw_jax_kernel_gradient" in text and "num_partitions=4" in text]
+    assert steps
+    assert not any(move in text for move in MOVES for text in steps)
+    assert all("all-reduce" in text for text in steps)
+
+
+CHECKS = {function.__name__: function for function in (mesh, explicit, shard_map, uneven, keras_distribution)}
+
+if __name__ == "__main__":
+    assert len(jax.devices()) == 4
+    CHECKS[sys.argv[1]]()
+    print(f"{sys.argv[1]}: as expected")
