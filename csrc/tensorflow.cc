@@ -1,0 +1,254 @@
+// TensorFlow's operations over the core, through TensorFlow's C interface:
+//
+//   GroupwiseConv2D(inputs, kernel) -> outputs
+//   GroupwiseConv2DInputGradient(outputs' gradient, kernel, inputs' shape) -> inputs' gradient
+//   GroupwiseConv2DKernelGradient(inputs, outputs' gradient, kernel's shape) -> kernel's gradient
+//
+// Attributes: groups, strides and dilations (vertical, horizontal), padding (top, bottom, left, right; empty is "same",
+// settled at each call because the image's size may differ). Arrays are float32, shapes int32.
+#include "tensorflow_c.h"
+
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "groupwise.h"
+
+namespace {
+
+using Shape = std::array<int64_t, 4>;
+
+// Products of two such sizes do not overflow.
+constexpr int64_t kLargest = INT32_MAX;
+
+enum Role { kInputs, kKernel, kOutputs };
+constexpr const char* kRoleNames[] = {"inputs", "kernel", "outputs' gradient"};
+// What each pass reads, and what it writes.
+constexpr Role kRoles[3][3] = {
+    {kInputs, kKernel, kOutputs}, {kOutputs, kKernel, kInputs}, {kInputs, kOutputs, kKernel}};
+
+class Status {
+ public:
+  Status() : status_(TF_NewStatus()) {}
+  ~Status() { TF_DeleteStatus(status_); }
+  Status(const Status&) = delete;
+  operator TF_Status*() const { return status_; }
+  bool is_ok() const { return TF_GetCode(status_) == TF_OK; }
+  // Always false, for `return status.refuse(...)`.
+  bool refuse(const std::string& message, TF_Code code = TF_INVALID_ARGUMENT) const {
+    TF_SetStatus(status_, code, ("GroupwiseConv2D: " + message).c_str());
+    return false;
+  }
+
+ private:
+  TF_Status* status_;
+};
+
+struct DeleteTensor {
+  void operator()(TF_Tensor* tensor) const { TF_DeleteTensor(tensor); }
+};
+using Tensor = std::unique_ptr<TF_Tensor, DeleteTensor>;
+
+float* floats(const Tensor& tensor) { return static_cast<float*>(TF_TensorData(tensor.get())); }
+
+std::string text(const Shape& shape) {
+  std::string result;
+  for (int64_t size : shape) result += (result.empty() ? "(" : ", ") + std::to_string(size);
+  return result + ")";
+}
+
+struct Attributes {
+  int64_t groups = 0;
+  std::vector<int64_t> strides, dilations, padding;
+};
+
+bool read_sizes(TF_OpKernelConstruction* construction, const char* name, int64_t least, const Status& status,
+                std::vector<int64_t>* sizes) {
+  int32_t length = 0, unused = 0;
+  TF_OpKernelConstruction_GetAttrSize(construction, name, &length, &unused, status);
+  if (!status.is_ok()) return false;
+  sizes->resize(std::max(length, 0));
+  TF_OpKernelConstruction_GetAttrInt64List(construction, name, sizes->data(), length, status);
+  for (int64_t size : *sizes) {
+    if (size >= least && size <= kLargest) continue;
+    return status.refuse(std::string(name) + " has the entry " + std::to_string(size) + ": must be from " +
+                         std::to_string(least) + " to " + std::to_string(kLargest));
+  }
+  return status.is_ok();
+}
+
+bool read_attributes(TF_OpKernelConstruction* construction, const Status& status, Attributes* attributes) {
+  TF_OpKernelConstruction_GetAttrInt64(construction, "groups", &attributes->groups, status);
+  if (!status.is_ok() || !read_sizes(construction, "strides", 1, status, &attributes->strides) ||
+      !read_sizes(construction, "dilations", 1, status, &attributes->dilations) ||
+      !read_sizes(construction, "padding", 0, status, &attributes->padding)) {
+    return false;
+  }
+  if (attributes->groups < 1) {
+    return status.refuse("groups=" + std::to_string(attributes->groups) + ": must be positive");
+  }
+  const size_t sides = attributes->padding.size();
+  return (attributes->strides.size() == 2 && attributes->dilations.size() == 2 && (sides == 0 || sides == 4)) ||
+         status.refuse("strides and dilations must have two entries, padding four or none");
+}
+
+void* create(TF_OpKernelConstruction* construction) {
+  Status status;
+  auto attributes = std::make_unique<Attributes>();
+  if (read_attributes(construction, status, attributes.get())) return attributes.release();
+  TF_OpKernelConstruction_Failure(construction, status);
+  return nullptr;
+}
+
+void destroy(void* kernel) { delete static_cast<Attributes*>(kernel); }
+
+bool read_input(TF_OpKernelContext* context, int index, const Status& status, Tensor* tensor) {
+  TF_Tensor* found = nullptr;
+  TF_GetInput(context, index, &found, status);
+  tensor->reset(found);
+  return status.is_ok();
+}
+
+// Reads an array and its shape.
+bool read_array(TF_OpKernelContext* context, int index, Role role, const Status& status, Tensor* tensor, Shape* shape) {
+  if (!read_input(context, index, status, tensor)) return false;
+  const int rank = TF_NumDims(tensor->get());
+  if (rank != 4) {
+    return status.refuse(std::string(kRoleNames[role]) + " of rank " + std::to_string(rank) + ": must have rank 4");
+  }
+  for (int axis = 0; axis < 4; ++axis) (*shape)[axis] = TF_Dim(tensor->get(), axis);
+  return true;
+}
+
+// Reads the shape of what a gradient belongs to.
+bool read_shape(TF_OpKernelContext* context, const Status& status, Shape* shape) {
+  Tensor tensor;
+  if (!read_input(context, 2, status, &tensor)) return false;
+  if (TF_NumDims(tensor.get()) != 1 || TF_Dim(tensor.get(), 0) != 4) {
+    return status.refuse("the third argument must be a shape: four integers");
+  }
+  const auto* sizes = static_cast<const int32_t*>(TF_TensorData(tensor.get()));
+  std::copy(sizes, sizes + 4, shape->begin());
+  return true;
+}
+
+// What becomes of one axis of the image: its outputs, 0 if it is too small, and the padding before it.
+struct Axis {
+  int64_t out, before;
+
+  Axis(const Attributes& attributes, int axis, int64_t size, int64_t kernel) {
+    const int64_t stride = attributes.strides[axis], extent = (kernel - 1) * attributes.dilations[axis] + 1;
+    int64_t sum;
+    if (attributes.padding.empty()) {
+      const int64_t wanted = (size + stride - 1) / stride;
+      sum = std::max<int64_t>((wanted - 1) * stride + extent - size, 0);
+      before = sum / 2;
+    } else {
+      before = attributes.padding[2 * axis];
+      sum = before + attributes.padding[2 * axis + 1];
+    }
+    out = size + sum < extent ? 0 : (size + sum - extent) / stride + 1;
+  }
+};
+
+// Fills in the convolution whose three arrays have these shapes; a forward pass leaves the third to this function.
+bool resolve(GwPass pass, const Attributes& attributes, Shape* shapes, const Status& status, GwConvolution* c) {
+  const Shape &inputs = shapes[kInputs], &kernel = shapes[kKernel];
+  const int64_t groups = attributes.groups;
+  for (const Shape* shape : {&inputs, &kernel}) {
+    for (int64_t size : *shape) {
+      if (size < 0 || size > kLargest) {
+        return status.refuse("shape " + text(*shape) + ": sizes must be from 0 to " + std::to_string(kLargest));
+      }
+    }
+  }
+  if (inputs[3] % groups || inputs[3] / groups != kernel[2] || kernel[3] % groups) {
+    return status.refuse("kernel of shape " + text(kernel) + " for inputs of shape " + text(inputs) + " in " +
+                         std::to_string(groups) + " groups: its third size must be the inputs' channels / groups, " +
+                         "and groups must divide both its fourth and the inputs' channels");
+  }
+  const Axis vertical(attributes, 0, inputs[1], kernel[0]), horizontal(attributes, 1, inputs[2], kernel[1]);
+  if (!vertical.out || !horizontal.out) {
+    return status.refuse("inputs of shape " + text(inputs) + " are smaller than the dilated kernel of shape " +
+                         text(kernel) + "; enlarge the image or pad more");
+  }
+  const Shape outputs{inputs[0], vertical.out, horizontal.out, kernel[3]};
+  if (pass != GW_FORWARD && shapes[kOutputs] != outputs) {
+    return status.refuse("outputs' gradient of shape " + text(shapes[kOutputs]) + ": must have the outputs' shape " +
+                         text(outputs));
+  }
+  shapes[kOutputs] = outputs;
+  c->batch = inputs[0], c->height = inputs[1], c->width = inputs[2], c->in_channels = inputs[3];
+  c->out_height = outputs[1], c->out_width = outputs[2], c->out_channels = outputs[3];
+  c->kernel_height = kernel[0], c->kernel_width = kernel[1], c->groups = groups;
+  c->stride_y = attributes.strides[0], c->stride_x = attributes.strides[1];
+  c->dilation_y = attributes.dilations[0], c->dilation_x = attributes.dilations[1];
+  c->pad_top = vertical.before, c->pad_left = horizontal.before;
+  if (!gw_family(c)) {
+    return status.refuse("inputs of shape " + text(inputs) + ", kernel of shape " + text(kernel) + ", outputs of " +
+                         "shape " + text(outputs) + ": too large to index, or the kernel or the channels are empty");
+  }
+  return true;
+}
+
+bool run(GwPass pass, const Attributes& attributes, TF_OpKernelContext* context, const Status& status) {
+  const Role* roles = kRoles[pass];
+  Tensor a, b;
+  Shape shapes[3];
+  GwConvolution convolution;
+  if (!read_array(context, 0, roles[0], status, &a, &shapes[roles[0]]) ||
+      !read_array(context, 1, roles[1], status, &b, &shapes[roles[1]]) ||
+      (pass != GW_FORWARD && !read_shape(context, status, &shapes[roles[2]])) ||
+      !resolve(pass, attributes, shapes, status, &convolution)) {
+    return false;
+  }
+  const Shape& shape = shapes[roles[2]];
+  const size_t bytes = sizeof(float) * static_cast<size_t>(shape[0] * shape[1] * shape[2] * shape[3]);
+  const Tensor out(TF_AllocateOutput(context, 0, TF_FLOAT, shape.data(), 4, bytes, status));
+  if (!status.is_ok()) return false;
+  const int failure = gw_convolve(pass, &convolution, floats(a), floats(b), floats(out), nullptr, nullptr, nullptr);
+  if (failure == GW_OUT_OF_MEMORY) return status.refuse("no memory is left", TF_RESOURCE_EXHAUSTED);
+  return failure == GW_OK || status.refuse("the core refuses, status " + std::to_string(failure), TF_INTERNAL);
+}
+
+template <GwPass pass>
+void compute(void* kernel, TF_OpKernelContext* context) {
+  Status status;
+  if (!run(pass, *static_cast<Attributes*>(kernel), context, status)) TF_OpKernelContext_Failure(context, status);
+}
+
+// The C interface shows a shape function neither strides nor any input but the first: the caller sets static shapes.
+void leave_shape_unknown(TF_ShapeInferenceContext* context, TF_Status* status) {
+  TF_ShapeInferenceContextSetUnknownShape(context, status);
+}
+
+template <GwPass pass>
+void register_operation(const char* name, std::initializer_list<const char*> inputs, const char* output) {
+  Status status;  // registering only queues: TensorFlow reports what is wrong when it loads the library
+  TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(name);
+  for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(definition, input);
+  TF_OpDefinitionBuilderAddOutput(definition, output);
+  for (const char* attribute : {"groups: int", "strides: list(int)", "dilations: list(int)", "padding: list(int)"}) {
+    TF_OpDefinitionBuilderAddAttr(definition, attribute);
+  }
+  TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, leave_shape_unknown);
+  TF_RegisterOpDefinition(definition, status);
+  TF_RegisterKernelBuilder(name, TF_NewKernelBuilder(name, "CPU", create, compute<pass>, destroy), status);
+}
+
+// Runs when TensorFlow loads the library.
+const bool registered = [] {
+  register_operation<GW_FORWARD>("GroupwiseConv2D", {"inputs: float", "kernel: float"}, "outputs: float");
+  register_operation<GW_INPUT_GRADIENT>("GroupwiseConv2DInputGradient",
+                                        {"gradient: float", "kernel: float", "shape: int32"},
+                                        "input_gradient: float");
+  register_operation<GW_KERNEL_GRADIENT>("GroupwiseConv2DKernelGradient",
+                                         {"inputs: float", "gradient: float", "shape: int32"},
+                                         "kernel_gradient: float");
+  return true;
+}();
+
+}  // namespace

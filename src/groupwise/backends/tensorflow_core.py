@@ -1,0 +1,104 @@
+"""TensorFlow: the C core as operations of its own (`csrc/tensorflow.cc`), with gradients of any order.
+
+A convolution and its two gradients are the three partial derivatives of one sum over inputs, kernel and outputs, linear
+in each: the gradient of one operation is the two others.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import tensorflow as tf
+
+from groupwise import native
+from groupwise.spec import ConvSpec
+
+_OPERATIONS = ("GroupwiseConv2D", "GroupwiseConv2DInputGradient", "GroupwiseConv2DKernelGradient")
+_ATTRIBUTES = ("groups", "strides", "dilations", "padding")
+
+
+@cache
+def _functions() -> tuple[Callable[..., Any], ...] | None:
+    """Load the binding; return a function for each pass, or None and, the first time, a warning."""
+    try:
+        library = tf.load_op_library(str(native.path("groupwise_tensorflow")))
+        return (
+            library.groupwise_conv2d,
+            library.groupwise_conv2d_input_gradient,
+            library.groupwise_conv2d_kernel_gradient,
+        )
+    # TensorFlow calls its C interface alpha: a version may lack a function that the binding needs.
+    except (tf.errors.OpError, OSError, AttributeError) as error:
+        warnings.warn(
+            f"groupwise runs on TensorFlow's own convolutions, without the C core, because its binding does not load "
+            f"in TensorFlow {tf.__version__}: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def is_available() -> bool:
+    """Return whether the core is wanted and there, and load it: a SavedModel made with it needs this before loading."""
+    return native.is_available() and _functions() is not None
+
+
+def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+    """Return the core's convolution of NHWC `inputs` and an HWIO `kernel` in `spec`'s type, computed in float32.
+
+    Batch, height and width may be unknown while tracing. XLA cannot compile it: `tf.function(jit_compile=True)` raises
+    `InvalidArgumentError`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: where the arrays' shapes are not those of one convolution.
+    """
+    outputs = _run(
+        native.FORWARD,
+        [tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32)],
+        spec.output_shape,
+        groups=spec.groups,
+        strides=spec.strides,
+        dilations=spec.dilation_rate,
+        # "same" depends on the image's size, which only the operation knows.
+        padding=() if spec.padding == "same" else [side for pair in spec.explicit_padding or () for side in pair],
+    )
+    return tf.cast(outputs, spec.dtype)
+
+
+def _run(pass_: int, arguments: list[Any], shape: Any, **attributes: Any) -> Any:
+    functions = _functions()
+    if functions is None:
+        raise RuntimeError("the C core is not available: ask is_available() before convolve()")
+    outputs = functions[pass_](*arguments, **attributes)
+    # The operation's own shape function cannot see the attributes. An eager array has its shape.
+    if not tf.executing_eagerly():
+        outputs.set_shape(shape)
+    return outputs
+
+
+def _gradient_of(pass_: int) -> Callable[..., list[Any]]:
+    """Return the gradient of the operation that computes `pass_`: for each of its arguments, the pass that makes it."""
+
+    def gradient(operation: Any, upstream: Any) -> list[Any]:
+        attributes = {name: operation.get_attr(name) for name in _ATTRIBUTES}
+        tensors = dict(zip(native.ROLES[pass_], (*operation.inputs[:2], upstream), strict=True))
+        # Known in eager mode alone; from a graph, what nothing needs is pruned.
+        unneeded = getattr(operation, "skip_input_indices", None) or ()
+        gradients: list[Any] = []
+        for position, wanted in enumerate(native.ROLES[pass_][:2]):
+            if position in unneeded:
+                gradients.append(None)
+                continue
+            other = next(number for number, roles in enumerate(native.ROLES) if roles[2] == wanted)
+            arguments = [tensors[role] for role in native.ROLES[other][:2]]
+            if other != native.FORWARD:
+                arguments.append(tf.shape(tensors[wanted]))
+            gradients.append(_run(other, arguments, tensors[wanted].shape, **attributes))
+        return gradients if pass_ == native.FORWARD else [*gradients, None]
+
+    return gradient
+
+
+for _pass, _name in zip(native.PASSES, _OPERATIONS, strict=True):
+    tf.RegisterGradient(_name)(_gradient_of(_pass))
