@@ -9,16 +9,17 @@ from pathlib import Path
 import keras
 import pytest
 
+import groupwise
 from groupwise.training.folder import RunFolder
 from tests import tiny as bars
 
-SOURCE = Path(__file__).parents[1] / "src"
+PACKAGES = Path(groupwise.__file__).parents[1]  # the installed package where there is one: it has the C core
 COMMAND = [sys.executable, "-c", "import sys; from groupwise.cli import main; sys.exit(main())"]
 EPOCHS = 6
 
 
 def _environment(**changes: str) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": keras.backend.backend(), **changes}
 
 
