@@ -1,5 +1,7 @@
 """Which algorithm runs what, and why: the lists for every framework, whichever one is active."""
 
+from dataclasses import replace
+
 import pytest
 
 import groupwise
@@ -27,6 +29,13 @@ DENSE = ConvSpec.of((16, 56, 56, 64), (3, 3, 64, 64), groups=1)
         (Runtime("jax", "cpu"), DENSE, "native"),
         (Runtime("jax", "gpu"), STAGE, "native"),
         (Runtime("torch", "cpu"), STAGE, "native"),
+        *((Runtime(framework, "cpu", core=True), STAGE, "core") for framework in ("tensorflow", "jax", "torch")),
+        *((Runtime(framework, "cpu", core=True), DEPTHWISE, "core") for framework in ("tensorflow", "jax", "torch")),
+        *((Runtime(framework, "cpu", core=True), DENSE, "native") for framework in ("tensorflow", "torch")),
+        (Runtime("jax", "cpu", core=True), DENSE, "core"),
+        (Runtime("torch", "cpu", core=True), replace(STAGE, dtype="bfloat16"), "native"),
+        (Runtime("jax", "cpu", core=True), replace(STAGE, dtype="bfloat16"), "core"),
+        (Runtime("jax", "cpu", core=True), replace(STAGE, dtype="float64"), "blocks"),
     ],
 )
 def test_the_first_row_without_objection_runs(runtime: Runtime, spec: ConvSpec, algorithm: str) -> None:

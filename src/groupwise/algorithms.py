@@ -24,6 +24,17 @@ def native(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     return backends.active.convolve(inputs, kernel, spec)
 
 
+def core(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+    """Return the C core's convolution (csrc).
+
+    Raises:
+        ValueError: where the core is not available.
+    """
+    if not backends.active.core.is_available():
+        raise ValueError('algorithm="core": the C core is not built, does not load here, or GROUPWISE_CORE is 0')
+    return backends.active.core.convolve(inputs, kernel, spec)
+
+
 def depthwise_sum(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     """Return the grouped convolution as a depthwise one, a reshape and a sum.
 
@@ -146,6 +157,7 @@ def _block_diagonal_kernel(kernel: Any, groups: int) -> Any:
 
 ALGORITHMS: dict[str, Callable[[Any, Any, ConvSpec], Any]] = {
     "native": native,
+    "core": core,
     "depthwise_sum": depthwise_sum,
     "split_concat": split_concat,
     "block_diagonal": block_diagonal,

@@ -24,8 +24,12 @@ class _Convolution2D:
     padding: Padding
     algorithm: str
 
-    def _set_padding(self, padding: object, algorithm: str) -> None:
+    def _set_padding(self: Any, padding: object, algorithm: str) -> None:
         self.padding, self.algorithm = normalise_padding(padding), algorithm
+        runtime = backends.active.runtime()
+        if runtime.framework == "tensorflow" and runtime.core:
+            # XLA cannot compile the core's operation: Keras then runs the model without XLA, and says so.
+            self.supports_jit = False
 
     def _options(self) -> dict[str, Any]:
         names = ("strides", "padding", "dilation_rate", "data_format", "algorithm")

@@ -31,8 +31,9 @@ def grouped_conv2d(
         padding: "same" (TensorFlow's), "valid" or ((top, bottom), (left, right)) zeros.
         dilation_rate: distance between the kernel's taps, one integer or two.
         data_format: "channels_last" or "channels_first"; None is Keras's setting.
-        algorithm: "auto" (the routing list decides), "native", "depthwise_sum", "split_concat", "block_diagonal",
-            "blocks", "matmul" (1x1 kernels) or "shifted_sum" (depthwise kernels): all give the same sums.
+        algorithm: "auto" (the routing list decides), "native", "core" (the C core), "depthwise_sum", "split_concat",
+            "block_diagonal", "blocks", "matmul" (1x1 kernels) or "shifted_sum" (depthwise kernels): all give the same
+            sums.
 
     Returns:
         (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of both.

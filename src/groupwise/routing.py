@@ -20,11 +20,13 @@ class Runtime:
         device: "cpu" or "gpu" (any accelerator).
         grouped_gradients: whether the framework's own grouped convolution has gradients there
             (TensorFlow on a CPU has them only through oneDNN).
+        core: whether the C core is there, and wanted.
     """
 
     framework: str
     device: str
     grouped_gradients: bool = True
+    core: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,27 @@ def _without_grouped_gradients(spec: ConvSpec, runtime: Runtime) -> str | None:
     return None
 
 
+def _without_core(spec: ConvSpec, runtime: Runtime) -> str | None:
+    if not runtime.core:
+        return "it was not built, does not load here, or GROUPWISE_CORE is 0"
+    return "it computes in float32" if spec.dtype == "float64" else None
+
+
+def _without_core_or_dense(spec: ConvSpec, runtime: Runtime) -> str | None:
+    if spec.groups == 1:
+        return "oneDNN runs dense convolutions near the machine's limit"
+    if spec.dtype in ("float16", "bfloat16"):
+        return f"it computes in float32, oneDNN in {spec.dtype}"
+    return _without_core(spec, runtime)
+
+
+_CORE = Row("core", "the C core, near the machine's limit", _without_core)
+_GROUPED_CORE = Row("core", "the C core runs groups faster than oneDNN", _without_core_or_dense)
 _BLOCKS = Row("blocks", "dense convolutions over blocks of about 32 channels", _never)
 
 _ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
     ("jax", "cpu"): (
+        _CORE,
         Row("shifted_sum", "XLA fuses the shifted products into one loop", _unless_depthwise),
         Row(
             "matmul",
@@ -95,7 +114,9 @@ _ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
         Row("native", "XLA's dense convolution", _if_grouped),
         _BLOCKS,
     ),
+    ("torch", "cpu"): (_GROUPED_CORE, Row("native", "oneDNN through F.conv2d", _never)),
     ("tensorflow", "cpu"): (
+        _GROUPED_CORE,
         Row("native", "oneDNN through tf.nn.conv2d, outside XLA", _without_grouped_gradients),
         _BLOCKS,
     ),

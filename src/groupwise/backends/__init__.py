@@ -13,8 +13,20 @@ from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
 
+class Core(Protocol):
+    """The C core as one framework sees it."""
+
+    def is_available(self) -> bool:
+        """Return whether the core is there, loads and is wanted; where it does not load, one warning says why."""
+
+    def convolve(self, inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+        """Return the core's convolution of NHWC `inputs` and an HWIO `kernel`; all gradients are the core's too."""
+
+
 class Backend(Protocol):
     """What a framework's module offers."""
+
+    core: Core
 
     batch_normalise: Callable[..., tuple[Any, Any, Any]] | None
     """(inputs, gamma, beta, moving mean, moving variance, epsilon, training) -> outputs, and the batch's mean and

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from groupwise.backends import jax_core as core
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
@@ -14,7 +15,9 @@ pool = None
 
 def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of JAX's default backend, where traced computations run."""
-    return Runtime("jax", "cpu" if jax.default_backend() == "cpu" else "gpu")
+    if jax.default_backend() != "cpu":
+        return Runtime("jax", "gpu")
+    return Runtime("jax", "cpu", core=core.is_available())
 
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from groupwise.backends import tensorflow_core as core
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
@@ -36,7 +37,7 @@ def runtime(inputs: Any = None) -> Runtime:
     """Return the accelerator's runtime where TensorFlow sees one, else the CPU's."""
     if _has_accelerator():
         return Runtime("tensorflow", "gpu")
-    return Runtime("tensorflow", "cpu", _grouped_gradients())
+    return Runtime("tensorflow", "cpu", _grouped_gradients(), core.is_available())
 
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from groupwise.backends import torch_core as core
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
 
 def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of the device that holds `inputs`, or of Keras's default device."""
-    if isinstance(inputs, torch.Tensor):
-        return Runtime("torch", "cpu" if inputs.device.type == "cpu" else "gpu")
-    return Runtime("torch", "gpu" if torch.cuda.is_available() else "cpu")
+    on_cpu = inputs.device.type == "cpu" if isinstance(inputs, torch.Tensor) else not torch.cuda.is_available()
+    return Runtime("torch", "cpu", core=core.is_available()) if on_cpu else Runtime("torch", "gpu")
 
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
