@@ -5,8 +5,9 @@
 NETWORK is a file of `benchmarks/shapes/networks` (all of them without one); `--write-shapes` makes these files from
 the networks themselves. Every pass is first checked against the core's reference. The core runs through its C interface
 into memory that is there already. Arguments and outputs come out of the caches: each call takes the next of several
-copies that together are larger. "roofline" is the time that the machine's limits allow, over the time taken: the larger of operations over the measured peak (a matrix product of 1,536) and bytes over the measured
-bandwidth (a copy of 256 MB).
+copies that together are larger. "roofline" is the time that the machine's limits allow, over the time taken: the larger
+of operations over the measured peak (a matrix product of 1,536) and bytes over the measured bandwidth (a copy of
+256 MB).
 """
 
 import argparse

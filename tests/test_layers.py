@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from groupwise import layers, load_keras_weights, models
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, values_and_gradients
 
 numpy = keras.ops.convert_to_numpy
 ELSEWHERE = BACKEND == "tensorflow"
@@ -185,6 +185,23 @@ def test_pooling_equals_keras(name: str, options: dict) -> None:
     ours, stock = getattr(layers, name)(**options), getattr(keras.layers, name)(**options)
     np.testing.assert_allclose(numpy(ours(inputs)), numpy(stock(inputs)), rtol=1e-5, atol=1e-6)
     assert ours.compute_output_shape(inputs.shape) == stock.compute_output_shape(inputs.shape)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_max_pooling_gives_its_gradient_to_the_first_maximum(size: int) -> None:
+    random = np.random.default_rng(size)
+    # Few different values, so that many windows hold their maximum more than once.
+    inputs = random.integers(0, 4, (2, 9, 7, 3)).astype("float32")
+    pooling = layers.MaxPooling2D(size, 2)
+    gradient = random.normal(size=numpy(pooling(inputs)).shape).astype("float32")
+    expected = np.zeros(inputs.shape)
+    for n, i, j, channel in np.ndindex(gradient.shape):
+        window = inputs[n, 2 * i : 2 * i + size, 2 * j : 2 * j + size, channel]
+        row, column = np.unravel_index(window.argmax(), window.shape)
+        expected[n, 2 * i + row, 2 * j + column, channel] += gradient[n, i, j, channel]
+    scale = np.ones((), "float32")
+    _, actual, _ = values_and_gradients(lambda x, factor: pooling(x) * factor, inputs, scale, gradient, True)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_depthwise_initialiser_has_the_true_fan_in() -> None:

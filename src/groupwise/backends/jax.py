@@ -1,16 +1,17 @@
 """JAX: `lax.conv_general_dilated`."""
 
+from functools import partial, reduce
 from typing import Any
 
 import jax
 from jax import lax
+from jax import numpy as jnp
 
 from groupwise.backends import jax_core as core
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
 batch_normalise = None
-pool = None
 
 
 def runtime(inputs: Any = None) -> Runtime:
@@ -31,3 +32,55 @@ def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=spec.groups,
     )
+
+
+def pool(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]) -> Any:
+    """Return unpadded "max" or "average" pooling of NHWC `inputs`."""
+    if kind == "max" and jax.default_backend() == "cpu":
+        return _max_pool(inputs, size, strides)
+    window, steps = (1, *size, 1), (1, *strides, 1)
+    if kind == "max":
+        return lax.reduce_window(inputs, -jnp.inf, lax.max, window, steps, "VALID")
+    return lax.reduce_window(inputs, 0.0, lax.add, window, steps, "VALID") / (size[0] * size[1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(inputs: Any, size: tuple[int, int], strides: tuple[int, int]) -> Any:
+    """Return maxima as elementwise maxima of shifted images, whose gradient XLA fuses; its own scatters one by one."""
+    return reduce(jnp.maximum, (lax.slice(inputs, *bounds) for bounds in _shifts(inputs.shape, size, strides)))
+
+
+def _max_pool_saving(inputs: Any, size: tuple[int, int], strides: tuple[int, int]) -> tuple[Any, Any]:
+    outputs = _max_pool(inputs, size, strides)
+    return outputs, (inputs, outputs)
+
+
+def _max_pool_gradient(size: tuple[int, int], strides: tuple[int, int], saved: Any, gradient: Any) -> tuple[Any]:
+    """Return the gradient; of equal maxima in a window the first one gets it, as in XLA's own."""
+    inputs, outputs = saved
+    total, free = jnp.zeros_like(inputs), jnp.ones_like(outputs, bool)
+    for start, end, steps in _shifts(inputs.shape, size, strides):
+        chosen = free & (lax.slice(inputs, start, end, steps) == outputs)
+        free = free & ~chosen
+        sides = [
+            (low, whole - high, step - 1)
+            for low, high, whole, step in zip(start, end, inputs.shape, steps, strict=True)
+        ]
+        total += lax.pad(jnp.where(chosen, gradient, 0), jnp.zeros((), gradient.dtype), sides)
+    return (total,)
+
+
+_max_pool.defvjp(_max_pool_saving, _max_pool_gradient)
+
+
+def _shifts(shape: tuple[int, ...], size: tuple[int, int], strides: tuple[int, int]) -> list[tuple[Any, Any, Any]]:
+    """Return start, end and steps of the slice of an image that each place of the window sees."""
+    batch, height, width, channels = shape
+    reach = [
+        (whole - part) // step * step + 1 for whole, part, step in zip((height, width), size, strides, strict=True)
+    ]
+    return [
+        ((0, row, column, 0), (batch, row + reach[0], column + reach[1], channels), (1, *strides, 1))
+        for row in range(size[0])
+        for column in range(size[1])
+    ]
