@@ -19,7 +19,15 @@ void parallel(const GwExecutor& executor, int64_t tasks, const Function& functio
                const_cast<Function*>(&function));
 }
 
-// The same for functions that can run out of memory: GW_OK if every one returned true.
+// The same for tasks that move `floats` floats in all: a few are moved before another thread has woken up.
+template <typename Function>
+void move_in_parallel(const GwExecutor& executor, int64_t tasks, int64_t floats, const Function& function) {
+  constexpr int64_t few = 1 << 16;
+  if (floats > few) return parallel(executor, tasks, function);
+  for (int64_t task = 0; task < tasks; ++task) function(task);
+}
+
+// The same as parallel for functions that can run out of memory: GW_OK if every one returned true.
 template <typename Function>
 GwStatus try_parallel(const GwExecutor& executor, int64_t tasks, const Function& function) {
   bool failed = false;

@@ -66,8 +66,8 @@ struct Lanes {
         out_channels(transposed ? c.in_channels : c.out_channels), in_width(in_channels / c.groups),
         out_width(out_channels / c.groups), blocks(divide_up(out_channels, kLanes)) {
     pixel = round_up(in_channels, kLanes);
-    // A strip may read past the last pixel, a gather past the last channel.
-    row = (columns.count + kStrip * horizontal.step()) * pixel + 16 * kLanes;
+    // A strip may be one output pixel longer than what is left, a gather reads past the last channel.
+    row = (columns.count + horizontal.step()) * pixel + (Width ? 0 : 16 * kLanes);
   }
 
   // Where the vector of output channels `v` starts in a copied row.

@@ -152,7 +152,7 @@ class ImagePass {
     for (int64_t phase = 0; phase < phases_; ++phase)
       runs_[phase] = PhaseRuns(l.horizontal, phase, l.in_width, items + phase * l.horizontal.taps);
     gathers_ = reinterpret_cast<Gather*>(memory + l.blocks * kernel_block_ + item_floats);
-    parallel(*l.job.executor, l.blocks, [&](int64_t v) { pack(v); });
+    move_in_parallel(*l.job.executor, l.blocks, l.blocks * kernel_block_, [&](int64_t v) { pack(v); });
     const RowTasks tasks(l.c.batch, l.vertical.out_size, l.vertical.out_size, l.job.executor->threads);
     return try_parallel(*l.job.executor, tasks.tasks, [&](int64_t task) {
       return rows(tasks.image(task), tasks.first(task), tasks.last(task));

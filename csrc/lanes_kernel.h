@@ -73,7 +73,8 @@ class KernelPass {
       return add_rows(rows * part / parts, rows * (part + 1) / parts, memory + part * part_floats);
     });
     if (status != GW_OK) return status;
-    parallel(*l.job.executor, l.blocks, [&](int64_t v) { add_parts(v, memory, parts, part_floats); });
+    move_in_parallel(*l.job.executor, l.blocks, parts * part_floats,
+                     [&](int64_t v) { add_parts(v, memory, parts, part_floats); });
     return GW_OK;
   }
 

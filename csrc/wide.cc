@@ -124,7 +124,9 @@ class ImagePass {
   GwStatus run() {
     weights_ = gw_scratch(GW_CALL_SLOT, size_t(c_.groups * panels_ * panel_));
     if (!weights_) return GW_OUT_OF_MEMORY;
-    parallel(*job_.executor, c_.groups * panels_, [&](int64_t task) { pack(task / panels_, task % panels_); });
+    const int64_t panels = c_.groups * panels_;
+    move_in_parallel(*job_.executor, panels, panels * panel_,
+                     [&](int64_t panel) { pack(panel / panels_, panel % panels_); });
     const int64_t seen = rows_seen(vertical_), fitting = kBlockFloats / maximum(1, row_);
     const int64_t most_rows = maximum(1, (fitting - seen) / vertical_.step() * vertical_.phases());
     const RowTasks tasks(c_.batch, vertical_.out_size, most_rows, job_.executor->threads);
@@ -309,7 +311,8 @@ class KernelPass {
                  totals_ + part * units * panel_);
     });
     if (status != GW_OK) return status;
-    parallel(*job_.executor, units, [&](int64_t unit) { finish(unit, parts, units * panel_); });
+    move_in_parallel(*job_.executor, units, parts * units * panel_,
+                     [&](int64_t unit) { finish(unit, parts, units * panel_); });
     return GW_OK;
   }
 
