@@ -24,10 +24,10 @@ struct Gather {
 
   GW_INLINE Vector operator()(const float* x) const {
     const Indices all = *reinterpret_cast<const UnalignedIndices*>(lane);
-    Vector v = __builtin_shuffle(load(x), all % kLanes);
+    Vector v = pick(load(x), all % kLanes);
     for (int64_t source = 1; source < sources; ++source) {
       const Indices here = all / kLanes == int32_t(source);
-      v = here ? __builtin_shuffle(load(x + source * kLanes), all % kLanes) : v;
+      v = here ? pick(load(x + source * kLanes), all % kLanes) : v;
     }
     return v;
   }

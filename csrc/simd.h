@@ -70,6 +70,17 @@ GW_INLINE void fence_streaming() {
 #endif
 }
 
+// Lane l of the result is lane from[l] of `v`.
+GW_INLINE Vector pick(Vector v, Indices from) {
+#if defined(__clang__)
+  Vector picked;
+  for (int l = 0; l < kLanes; ++l) picked[l] = v[from[l]];
+  return picked;
+#else
+  return __builtin_shuffle(v, from);
+#endif
+}
+
 template <int... I>
 struct Sequence {};
 template <int N, int... I>

@@ -2,11 +2,9 @@
 # declares stands in for it at link time. The stub is not installed: the TensorFlow that loads the binding is already in
 # the process.
 add_library(groupwise_tensorflow SHARED csrc/tensorflow.cc)
-target_compile_options(groupwise_tensorflow PRIVATE -Wall -Wextra)
 target_link_libraries(groupwise_tensorflow PRIVATE groupwise_core)
 if(APPLE)
   target_link_options(groupwise_tensorflow PRIVATE LINKER:-undefined,dynamic_lookup)
-  set_target_properties(groupwise_tensorflow PROPERTIES INSTALL_RPATH "@loader_path")
 else()
   set(stub_folder ${CMAKE_CURRENT_BINARY_DIR}/tensorflow_stub)
   file(READ ${CMAKE_CURRENT_SOURCE_DIR}/csrc/tensorflow_c.h declarations)
@@ -21,9 +19,5 @@ else()
     LIBRARY_OUTPUT_DIRECTORY ${stub_folder})
   target_link_options(tensorflow_stub PRIVATE LINKER:-soname,libtensorflow_framework.so.2)
   target_link_libraries(groupwise_tensorflow PRIVATE tensorflow_stub)
-  target_link_options(groupwise_tensorflow PRIVATE LINKER:--enable-new-dtags)
-  set_target_properties(groupwise_tensorflow PROPERTIES INSTALL_RPATH "$ORIGIN")
 endif()
-# As installed, so that a build folder serves the tests.
-set_target_properties(groupwise_tensorflow PROPERTIES BUILD_WITH_INSTALL_RPATH ON)
 install(TARGETS groupwise_tensorflow LIBRARY DESTINATION groupwise)

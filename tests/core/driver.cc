@@ -74,7 +74,8 @@ GwConvolution draw_convolution(const std::string& family) {
     c.stride_x = draw(1, 3);
     c.dilation_y = draw(1, 3);
     c.dilation_x = draw(1, 3);
-    const int64_t extent_y = (c.kernel_height - 1) * c.dilation_y + 1, extent_x = (c.kernel_width - 1) * c.dilation_x + 1;
+    const int64_t extent_y = (c.kernel_height - 1) * c.dilation_y + 1;
+    const int64_t extent_x = (c.kernel_width - 1) * c.dilation_x + 1;
     c.pad_top = pointwise && draw(0, 1) ? 0 : draw(0, extent_y + 2);
     c.pad_left = pointwise && draw(0, 1) ? 0 : draw(0, extent_x + 2);
     const int64_t height = c.height + c.pad_top + (pointwise ? 0 : draw(0, extent_y + 2)) - extent_y;
