@@ -12,6 +12,7 @@ from tests.frameworks import BACKEND
 
 STAGE = ConvSpec.of((16, 56, 56, 128), (3, 3, 4, 128), groups=32)
 POINTWISE = ConvSpec.of((16, 56, 56, 64), (1, 1, 64, 256), groups=1)
+WIDE = ConvSpec.of((16, 14, 14, 512), (3, 3, 16, 512), groups=32)
 DEPTHWISE = ConvSpec.of((16, 14, 14, 512), (3, 3, 1, 512), groups=512)
 DENSE = ConvSpec.of((16, 56, 56, 64), (3, 3, 64, 64), groups=1)
 
@@ -30,7 +31,10 @@ DENSE = ConvSpec.of((16, 56, 56, 64), (3, 3, 64, 64), groups=1)
         (Runtime("jax", "gpu"), STAGE, "native"),
         (Runtime("torch", "cpu"), STAGE, "native"),
         *((Runtime(framework, "cpu", core=True), STAGE, "core") for framework in ("tensorflow", "jax", "torch")),
-        *((Runtime(framework, "cpu", core=True), DEPTHWISE, "core") for framework in ("tensorflow", "jax", "torch")),
+        *((Runtime(framework, "cpu", core=True), DEPTHWISE, "core") for framework in ("jax", "torch")),
+        (Runtime("tensorflow", "cpu", core=True), DEPTHWISE, "native"),
+        *((Runtime(framework, "cpu", core=True), WIDE, "native") for framework in ("tensorflow", "torch")),
+        (Runtime("jax", "cpu", core=True), WIDE, "core"),
         *((Runtime(framework, "cpu", core=True), DENSE, "native") for framework in ("tensorflow", "torch")),
         (Runtime("jax", "cpu", core=True), DENSE, "core"),
         (Runtime("torch", "cpu", core=True), replace(STAGE, dtype="bfloat16"), "native"),
