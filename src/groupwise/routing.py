@@ -10,7 +10,6 @@ from functools import lru_cache
 
 from groupwise.spec import ConvSpec
 
-
 # Channels of a group. Over PyTorch's speed, forward and gradients: depthwise 1.17, groups of 4 and 8 2.36, wider ones
 # 0.81, dense 0.87 (geometric means of benchmarks/kernels.py).
 WIDEST_NARROW_GROUP = 8
