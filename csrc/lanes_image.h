@@ -73,6 +73,7 @@ __attribute__((noinline)) void strip(const Lanes<Width>& lanes, const Gather& ga
     else if (run.taps == 2) add_run<Width, 2, Strip>(sums, lanes, gather, x, w, place.step);
     else add_run<Width, 1, Strip>(sums, lanes, gather, x, w, place.step);
   }
+  // A copy, for Finish counts through it: the sums themselves stay in registers.
   Vector written[Strip];
 #pragma GCC unroll 32
   for (int s = 0; s < Strip; ++s) written[s] = sums[s];

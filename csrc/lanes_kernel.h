@@ -79,6 +79,13 @@ class KernelPass {
   }
 
  private:
+  // Taps whose sums are in registers at once: a depthwise 3x3 kernel's nine, else a row's three.
+  static constexpr int kMostTaps = Width == 1 ? 9 : 3;
+  static int64_t taps_at_once(int64_t left) { return left >= kMostTaps ? kMostTaps : left >= 3 ? 3 : 1; }
+  // Channels whose sums are: as many as leave registers for the inputs. A gather takes one.
+  static constexpr int kFittingChannels = GW_REGISTERS >= 32 ? 8 : 2;
+  static constexpr int kChunk = Width == 0 ? 1 : Width < kFittingChannels ? Width : kFittingChannels;
+
   bool add_rows(int64_t first, int64_t last, float* totals) const {
     const Lanes<Width>& l = lanes_;
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
@@ -142,11 +149,11 @@ class KernelPass {
     const int64_t offset = l.start(v) + (Width ? 0 : gathers_[v].first) + first * l.horizontal.stride * l.pixel;
     for (int64_t t = 0; t < taps_; ++t) x[t] = taps[t] + offset;
     for (int64_t t = 0, size; t < taps_; t += size) {
-      const int64_t left = taps_ - t;
+      size = taps_at_once(taps_ - t);
       float* to = totals + t * l.in_width * kLanes;
-      if (Width == 1 && left >= 9) size = 9, add_taps<Width == 1 ? 9 : 1>(v, x + t, gradient, pixels, to);
-      else if (left >= 3) size = 3, add_taps<3>(v, x + t, gradient, pixels, to);
-      else size = 1, add_taps<1>(v, x + t, gradient, pixels, to);
+      if (size == kMostTaps) add_taps<kMostTaps>(v, x + t, gradient, pixels, to);
+      else if (size == 3) add_taps<3>(v, x + t, gradient, pixels, to);
+      else add_taps<1>(v, x + t, gradient, pixels, to);
     }
   }
 
@@ -162,9 +169,7 @@ class KernelPass {
       }
       for (int k = 0; k < Taps; ++k) x[k] -= l.in_width;
     } else {
-      // As many channels at once as leave registers for the inputs.
-      constexpr int chunk = Width < 4 || (Width == 8 && GW_REGISTERS >= 32) ? Width : GW_REGISTERS >= 32 ? 4 : 2;
-      channels<Taps, chunk, 0>(x, step, gathers_[v], gradient, pixels, totals);
+      channels<Taps, kChunk, 0>(x, step, gathers_[v], gradient, pixels, totals);
     }
   }
   template <int Taps, int Chunk, int First>
@@ -180,14 +185,10 @@ class KernelPass {
   int64_t total_index(int64_t tap, int64_t channel) const {
     int64_t t = 0, size;
     for (;; t += size) {
-      const int64_t left = taps_ - t;
-      size = Width == 1 && left >= 9 ? 9 : left >= 3 ? 3 : 1;
+      size = taps_at_once(taps_ - t);
       if (tap < t + size) break;
     }
-    constexpr int chunk = Width == 0 ? 1 : Width < 4 || (Width == 8 && GW_REGISTERS >= 32) ? Width
-                                                     : GW_REGISTERS >= 32                   ? 4
-                                                                                            : 2;
-    return t * lanes_.in_width + channel / chunk * chunk * size + (tap - t) * chunk + channel % chunk;
+    return t * lanes_.in_width + channel / kChunk * kChunk * size + (tap - t) * kChunk + channel % kChunk;
   }
 
   void add_parts(int64_t v, const float* memory, int64_t parts, int64_t part_floats) const {
