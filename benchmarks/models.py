@@ -1,11 +1,18 @@
 """Whole networks: training and inference against timm or pytorchcv in PyTorch and against stock Keras.
 
-    python -m benchmarks.models [--network NAME] [--mode train|infer] [--rounds N] [--stock] [--output FILE]
+    python -m benchmarks.models [--network N] [--mode M] [--backend B] [--batch N] [--stock] [--output FILE]
 
 All rivals run in one run, alternating, each in a process of its own; the numbers are ratios, the median over the
 rounds. Above 1 we are faster. With --stock, our networks are also compared with the same networks made of stock Keras
 layers. A stock rival on TensorFlow or JAX needs minutes for one training step, so it is timed for one step after
-compiling, at batch 2 on both sides; past the time cap the ratio is a lower bound.
+compiling, at batch 2 (--batch 2) on both sides; past the time cap the ratio is a lower bound.
+
+--output replaces the rows of this run in the file and leaves the others, so that one row can be measured again:
+
+    FILE=benchmarks/results/models.md
+    python -m benchmarks.models --network resnext50_32x4d --mode train --backend jax --output $FILE
+
+A row's last column is the commit of its run; the lines above the table say what each commit was measured with.
 """
 
 import argparse
@@ -18,6 +25,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tables
 from benchmarks.timing import alternate, environment, ratio
 
 BACKENDS = ("tensorflow", "torch", "jax")
@@ -29,6 +37,7 @@ PEERS = {
     "mobilenetv1_100": ("timm", "mobilenetv1_100"),
 }
 TIME_CAP = 400.0
+KEY = ("network", "step", "backend", "rival")
 
 
 class Worker:
@@ -65,8 +74,8 @@ class Worker:
         self.process.wait()
 
 
-def compare(network: str, mode: str, batch: int, rounds: int, backends: list[str]) -> list[str]:
-    """Return a Markdown row a backend: our speed as a multiple of the peer's in PyTorch channels_last."""
+def compare(network: str, mode: str, batch: int, rounds: int, backends: list[str]) -> list[tables.Row]:
+    """Return a row a backend: our speed as a multiple of the peer's in PyTorch channels_last."""
     library, name = PEERS[network]
     common = {"mode": mode, "batch": batch, "warm_up": 2}
     workers = {"peer": Worker("torch", library=library, network=name, **common)}
@@ -79,17 +88,18 @@ def compare(network: str, mode: str, batch: int, rounds: int, backends: list[str
     finally:
         for worker in workers.values():
             worker.close()
-    peer = f"{library}, PyTorch channels_last ({batch / min(times['peer']):.1f} img/s)"
+    images = f"{batch / min(times['peer']):.1f}"
+    rival = f"{library}, PyTorch channels_last"
     return [
-        f"| {network} | {mode}, batch {batch} | {backend} | {peer} | {ratio(times, 'peer', backend):.2f} |"
+        _row(network, f"{mode}, batch {batch}", backend, rival, images, f"{ratio(times, 'peer', backend):.2f}")
         for backend in backends
     ]
 
 
-def compare_with_stock(network: str, mode: str, backend: str, batch: int) -> str:
-    """Return a Markdown row: our speed as a multiple of stock Keras's on the same backend, one step each in turn."""
+def compare_with_stock(network: str, mode: str, batch: int, backend: str) -> tables.Row:
+    """Return a row: our speed as a multiple of stock Keras's on the same backend, one step each in turn."""
     seconds: dict[str, float] = {}
-    bound = ""
+    is_capped = False
     for library in ("groupwise", "stock"):
         worker = Worker(backend, library=library, network=network, mode=mode, batch=batch, warm_up=1)
         try:
@@ -98,16 +108,21 @@ def compare_with_stock(network: str, mode: str, backend: str, batch: int) -> str
             steps = 3 if library == "groupwise" else 1
             seconds[library] = min(worker.step(TIME_CAP) for _ in range(steps))
         except queue.Empty:
-            bound, seconds[library] = "at least ", TIME_CAP
+            is_capped, seconds[library] = True, TIME_CAP
         finally:
             worker.close()
-    times = f"{bound}{seconds['stock'] / seconds['groupwise']:.1f}"
-    return f"| {network} | {mode}, batch {batch} | {backend} | stock Keras, {backend} | {times} |"
+    images = "below " * is_capped + f"{batch / seconds['stock']:.3g}"
+    times = "at least " * is_capped + f"{seconds['stock'] / seconds['groupwise']:.1f}"
+    return _row(network, f"{mode}, batch {batch}", backend, f"stock Keras, {backend}", images, times)
+
+
+def _row(*cells: str) -> tables.Row:
+    return dict(zip((*KEY, "rival, img/s", "times as fast"), cells, strict=True))
 
 
 def main() -> None:
-    """Print the table, and write it to --output."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print the rows, and merge them into --output as soon as a network is measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", choices=PEERS, help="default: all four")
     parser.add_argument("--mode", action="append", choices=("train", "infer"))
     parser.add_argument("--backend", action="append", choices=BACKENDS)
@@ -117,24 +132,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     backends = options.backend or list(BACKENDS)
-    packages = ("groupwise", "keras", "tensorflow-cpu", "jax", "torch", "timm", "pytorchcv")
-    lines = [
-        environment(*packages),
-        "",
-        "| network | step | backend | rival | times as fast |",
-        "|---|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
+    run = environment("keras", "tensorflow-cpu", "jax", "torch", "timm", "pytorchcv")
+    print(f"{run}\n", flush=True)
     for network in options.network or PEERS:
         for mode in options.mode or ("train", "infer"):
             if options.stock:
-                rows = [compare_with_stock(network, mode, backend, options.batch) for backend in backends]
+                rows = [compare_with_stock(network, mode, options.batch, backend) for backend in backends]
             else:
                 rows = compare(network, mode, options.batch, options.rounds, backends)
-            print("\n".join(rows), flush=True)
-            lines += rows
-    if options.output:
-        options.output.write_text("\n".join(lines) + "\n")
+            print("\n".join(tables.table(rows)), flush=True)
+            if options.output:
+                tables.merge_rows(options.output, run, rows, KEY)
 
 
 if __name__ == "__main__":
