@@ -1,0 +1,113 @@
+"""The benchmarks' result files are read, merged and drawn; their shapes are convolutions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import chart, specs, tables
+from benchmarks.timing import geometric_mean
+from groupwise import native
+
+MODELS = """commit aaa, torch 1, 2 cores
+
+| network | step | backend | rival | rival, img/s | times as fast | commit |
+|---|---|---|---|---|---|---|
+| small | train, batch 16 | jax | timm, PyTorch channels_last | 7.6 | 0.75 | aaa |
+| small | train, batch 16 | torch | timm, PyTorch channels_last | 7.6 | 1.25 | aaa |
+| small | infer, batch 16 | torch | timm, PyTorch channels_last | 20.1 | 9.00 | aaa |
+| small | train, batch 16 | jax | stock Keras, jax | 0.1 | 40.0 | aaa |
+| large | train, batch 16 | tensorflow | pytorchcv, PyTorch channels_last | 1.5 | 2.00 | aaa |
+"""
+KERNELS = """## Batch 1, forward
+
+| family | pass | shapes | over PyTorch |
+|---|---|---|---|
+| narrow | forward | 6 | 7.00 |
+
+## Batch 16, all passes
+
+| family | pass | shapes | over PyTorch |
+|---|---|---|---|
+| narrow | forward | 6 | 3.00 |
+| narrow | all | 18 | 2.50 |
+| wide | all | 3 | 0.80 |
+
+| shape | family | pass | ratio |
+|---|---|---|---|
+| 7x7 | wide | all | 0.80 |
+"""
+KEY = ("network", "step", "backend", "rival")
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    rows = [{"a": "1", "b": "two words"}, {"a": "", "b": "-"}]
+    text = "\n".join(["before", *tables.table(rows), "", "between", *tables.table(rows[:1]), "after"])
+    assert tables.read_tables(text) == [rows, rows[:1]]
+
+
+def test_a_row_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"has 3 cells; its table has the 2 \['a', 'b'\]"):
+        tables.read_tables("| a | b |\n|---|---|\n| 1 | 2 | 3 |")
+
+
+def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "results.md"
+    for title, line in (("one", "1"), ("two", "2"), ("one", "3")):
+        tables.write_section(path, title, [line])
+    assert path.read_text() == "## one\n\n3\n\n## two\n\n2\n"
+    assert tables.read_sections(path.read_text()) == {"": "", "one": "3", "two": "2"}
+
+
+def test_rows_are_replaced_and_keep_their_commit(tmp_path: Path) -> None:
+    path = tmp_path / "models.md"
+    path.write_text(MODELS)
+    (before,) = tables.read_tables(MODELS)
+    measured = {**before[1], "times as fast": "1.50"}
+    del measured["commit"]
+    tables.merge_rows(path, "commit bbb, torch 2, 2 cores", [measured], KEY)
+    (after,) = tables.read_tables(path.read_text())
+    assert after == [before[0], {**measured, "commit": "bbb"}, *before[2:]]
+    assert path.read_text().startswith("commit aaa, torch 1, 2 cores\n\ncommit bbb, torch 2, 2 cores\n\n| network")
+    unnamed = [{name: cell for name, cell in row.items() if name != "commit"} for row in before]
+    tables.merge_rows(path, "commit ccc, torch 3", [*unnamed, {**unnamed[0], "network": "new"}], KEY)
+    (after,) = tables.read_tables(path.read_text())
+    assert [row["commit"] for row in after] == ["ccc"] * 6
+    assert path.read_text().startswith("commit ccc, torch 3\n\n| network"), "no row names aaa or bbb any longer"
+
+
+def test_the_chart_reads_both_tables_and_is_drawn(tmp_path: Path) -> None:
+    networks, families = chart.training(MODELS), chart.kernels(KERNELS)
+    assert networks == {"small\nover timm": {"jax": 0.75, "torch": 1.25}, "large\nover pytorchcv": {"tensorflow": 2.0}}
+    assert families == {"narrow": 2.5, "wide": 0.8}
+    chart.draw(networks, families, tmp_path / "speed.png")
+    pixels = np.asarray(Image.open(tmp_path / "speed.png").convert("RGB")).reshape(-1, 3)
+    for _, colour in chart.BACKENDS.values():
+        wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+        assert (pixels == wanted).all(axis=1).sum() > 1000, f"no bar is {colour}"
+
+
+def test_the_charts_own_files_have_what_it_needs() -> None:
+    networks = chart.training((chart.RESULTS / "models.md").read_text())
+    assert all(set(ratios) == set(chart.BACKENDS) for ratios in networks.values())
+    assert set(chart.kernels((chart.RESULTS / "kernels.md").read_text())) == set(specs.FAMILIES)
+
+
+@pytest.mark.parametrize("read", [chart.training, chart.kernels])
+def test_a_chart_of_nothing_is_refused(read: object) -> None:
+    with pytest.raises(ValueError, match="measure it with benchmarks"):
+        read("## Another heading\n\n| a |\n|---|\n| 1 |")  # type: ignore[operator]
+
+
+def test_the_geometric_mean_is_the_root_of_the_product() -> None:
+    assert geometric_mean([2.0, 4.0, 1.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.skipif(not native.is_available(), reason="the C core, which names the families, is not available")
+def test_representative_shapes_cover_every_family() -> None:
+    every = specs.read_specs(specs.NETWORKS, 16)
+    chosen = specs.representative(every)
+    assert set(chosen) < set(every)
+    assert {specs.family(spec) for spec in chosen} == set(specs.FAMILIES)
+    assert specs.with_batch(chosen[0], 2).input_shape == (2, *chosen[0].input_shape[1:])
