@@ -33,7 +33,7 @@ def read_shapes(path: Path) -> list[tuple[int, ...]]:
 
 
 def passes(function: Callable[[Any, Any], Any], inputs: Any, kernel: Any, gradient: Any) -> list[Callable[[], Any]]:
-    """Return two compiled calls that wait for their results: forward, and forward with both gradients."""
+    """Return two compiled calls that wait for their results: forward, and forward with both gradients (a pair)."""
     import keras
 
     backend = keras.backend.backend()
@@ -48,17 +48,18 @@ def passes(function: Callable[[Any, Any], Any], inputs: Any, kernel: Any, gradie
             return tape.gradient(outputs, [inputs, kernel], output_gradients=gradient)
 
         forward = framework.function(function)
-        return [lambda: forward(inputs, kernel).numpy, lambda: both(inputs, kernel)[0].numpy]
+        return [lambda: forward(inputs, kernel), lambda: both(inputs, kernel)]
     if backend == "jax":
-        both = framework.jit(lambda x, w: framework.vjp(function, x, w)[1](gradient))
+        # The gradient is an argument: XLA would fold a constant while it compiles.
+        both = framework.jit(lambda x, w, gradient: framework.vjp(function, x, w)[1](gradient))
         forward = framework.jit(function)
         wait = framework.block_until_ready
-        return [lambda: wait(forward(inputs, kernel)), lambda: wait(both(inputs, kernel))]
+        return [lambda: wait(forward(inputs, kernel)), lambda: wait(both(inputs, kernel, gradient))]
 
     def both_torch() -> Any:
         leaves = [tensor.detach().requires_grad_() for tensor in (inputs, kernel)]
         function(*leaves).backward(gradient)
-        return leaves[0].grad
+        return [leaf.grad for leaf in leaves]
 
     def forward_torch() -> Any:
         with framework.inference_mode():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import chart, specs, tables
+from benchmarks import chart, frameworks, specs, tables
 from benchmarks.timing import geometric_mean
-from groupwise import native
+from groupwise import backends
+from groupwise.spec import ConvSpec
 
 MODELS = """commit aaa, torch 1, 2 cores
 
@@ -38,6 +39,7 @@ KERNELS = """## Batch 1, forward
 |---|---|---|---|
 | 7x7 | wide | all | 0.80 |
 """
+needs_core = pytest.mark.skipif(not backends.active.core.is_available(), reason="the C core is not available here")
 KEY = ("network", "step", "backend", "rival")
 
 
@@ -104,10 +106,45 @@ def test_the_geometric_mean_is_the_root_of_the_product() -> None:
     assert geometric_mean([2.0, 4.0, 1.0]) == pytest.approx(2.0)
 
 
-@pytest.mark.skipif(not native.is_available(), reason="the C core, which names the families, is not available")
+@needs_core
 def test_representative_shapes_cover_every_family() -> None:
     every = specs.read_specs(specs.NETWORKS, 16)
     chosen = specs.representative(every)
     assert set(chosen) < set(every)
     assert {specs.family(spec) for spec in chosen} == set(specs.FAMILIES)
     assert specs.with_batch(chosen[0], 2).input_shape == (2, *chosen[0].input_shape[1:])
+
+
+@needs_core
+@pytest.mark.parametrize("channels", [(12, 12, 3), (8, 16, 8)], ids=["grouped", "depthwise"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 1), (0, 1))])
+def test_both_sides_compute_the_same(channels: tuple[int, int, int], stride: int, padding: object) -> None:
+    inputs, outputs, groups = channels
+    spec = ConvSpec.of((1, 6, 6, inputs), (3, 3, inputs // groups, outputs), groups, stride, padding)
+    calls = frameworks.rivals(spec)
+    frameworks.check(spec, calls)
+    calls["core"][0] = lambda: calls["stock"][0]() * 1.01
+    with pytest.raises(AssertionError, match="result 0: differs by"):
+        frameworks.check(spec, calls)
+
+
+@pytest.mark.parametrize(("seconds", "batch"), [(0.01, 16), (0.5, 4), (2.0, 1), (100.0, 1)])
+def test_the_batch_fits_the_time_cap(seconds: float, batch: int) -> None:
+    assert frameworks.TIME_CAP == 4.0
+    assert frameworks.fitting_batch(seconds, 16) == batch
+
+
+def test_a_turn_repeats_short_calls() -> None:
+    calls: list[int] = []
+    run = frameworks.repeated(lambda: calls.append(1), frameworks.ROUND / 10)
+    assert 0 < run() < frameworks.ROUND
+    assert len(calls) == 10
+
+
+def test_the_means_are_by_family_and_pass() -> None:
+    ratios = [("narrow", "forward", "2.0"), ("narrow", "forward", "8.0"), ("dense", "forward", "1.5")]
+    rows = [dict(zip(("family", "pass", "ratio"), cells, strict=True)) for cells in ratios]
+    first, second = frameworks.means(rows)
+    assert first == {"family": "narrow", "pass": "forward", "shapes": "2", "over stock": "4.00", "at least": "2.00"}
+    assert (second["family"], second["over stock"]) == ("dense", "1.50")
