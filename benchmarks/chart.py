@@ -47,7 +47,9 @@ def kernels(text: str) -> Ratios:
     means = next((table for table in tables if table and "over PyTorch" in table[0]), [])
     if not means:
         raise ValueError(f"no table of means below the heading {KERNELS!r}; measure it with benchmarks.kernels")
-    return {row["family"]: float(row["over PyTorch"]) for row in means if row["pass"] == "all"}
+    return {
+        row["family"]: float(row["over PyTorch"]) for row in means if row["pass"] == "all" and row["family"] != "all"
+    }
 
 
 def draw(networks: dict[str, Ratios], families: Ratios, png: Path) -> None:

@@ -6,8 +6,9 @@ NETWORK is a file of `benchmarks/shapes/networks`, all of them without one; --qu
 image size, kernel size and stride. Every pass is first checked against the core's reference. The core runs through its
 C interface into memory that is there already. Arguments and outputs come out of the caches: each call takes the next of
 several copies that together are larger. "roofline" is the time that the machine's limits allow, over the time taken:
-the larger of operations over the measured peak and bytes over the measured bandwidth (`measure_machine`). --output
-replaces this run's section of the file, such as "Batch 16, all passes", and leaves the others:
+the larger of operations over the measured peak and bytes over the measured bandwidth (`measure_machine`); its means are
+of the shapes that need over 100 microseconds at these limits. --output replaces this run's section of the file, such as
+"Batch 16, all passes", and leaves the others:
 
     python -m benchmarks.kernels --output benchmarks/results/kernels.md
     python -m benchmarks.kernels --forward --batch 1 --output benchmarks/results/kernels.md
@@ -187,26 +188,28 @@ def check(spec: ConvSpec, pass_: int, a: np.ndarray, b: np.ndarray) -> None:
 
 
 def means(rows: Sequence[Row], machine: Machine) -> list[tables.Row]:
-    """Return the table of geometric means by family and pass."""
+    """Return the table of geometric means by family and pass, and of all."""
+    passes = sorted({row.pass_ for row in rows})
+    choices = [[pass_] for pass_ in passes] + [passes] * (len(passes) > 1)
     found = []
-    for name in FAMILIES:
-        passes = sorted({row.pass_ for row in rows if family(row.spec) == name})
-        for pass_ in (*passes, None) if len(passes) > 1 else passes:
-            chosen = [row for row in rows if family(row.spec) == name and pass_ in (row.pass_, None)]
-            limits = [(row.limit(machine), row.seconds) for row in chosen]
-            large = [limit / seconds for limit, seconds in limits if limit > LEAST_ROOFLINE]
-            ratios = [row.ratio for row in chosen]
-            found.append(
-                {
-                    "family": name,
-                    "pass": "all" if pass_ is None else PASSES[pass_],
-                    "shapes": str(len(chosen)),
-                    "over PyTorch": f"{geometric_mean(ratios):.2f}",
-                    "at least": f"{min(ratios):.2f}",
-                    "roofline": f"{geometric_mean(large):.0%}" if large else "",
-                    "roofline, at least": f"{min(large):.0%}" if large else "",
-                }
-            )
+    for name, wanted in itertools.product((*FAMILIES, "all"), choices):
+        chosen = [row for row in rows if name in ("all", family(row.spec)) and row.pass_ in wanted]
+        if not chosen:
+            continue
+        limits = [(row.limit(machine), row.seconds) for row in chosen]
+        large = [limit / seconds for limit, seconds in limits if limit > LEAST_ROOFLINE]
+        ratios = [row.ratio for row in chosen]
+        found.append(
+            {
+                "family": name,
+                "pass": PASSES[wanted[0]] if len(wanted) == 1 else "all",
+                "shapes": str(len(chosen)),
+                "over PyTorch": f"{geometric_mean(ratios):.2f}",
+                "at least": f"{min(ratios):.2f}",
+                "roofline": f"{geometric_mean(large):.0%}" if large else "",
+                "roofline, at least": f"{min(large):.0%}" if large else "",
+            }
+        )
     return found
 
 

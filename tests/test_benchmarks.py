@@ -34,6 +34,7 @@ KERNELS = """## Batch 1, forward
 | narrow | forward | 6 | 3.00 |
 | narrow | all | 18 | 2.50 |
 | wide | all | 3 | 0.80 |
+| all | all | 21 | 1.90 |
 
 | shape | family | pass | ratio |
 |---|---|---|---|
