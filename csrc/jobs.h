@@ -14,9 +14,9 @@ void parallel(const GwExecutor& executor, int64_t tasks, const Function& functio
     for (int64_t task = 0; task < tasks; ++task) function(task);
     return;
   }
-  executor.run(executor.state, tasks,
-               [](void* argument, int64_t task) { (*static_cast<const Function*>(argument))(task); },
-               const_cast<Function*>(&function));
+  executor.run(
+      executor.state, tasks, [](void* argument, int64_t task) { (*static_cast<const Function*>(argument))(task); },
+      const_cast<Function*>(&function));
 }
 
 // The same for tasks that move `floats` floats in all: a few are moved before another thread has woken up.
@@ -104,10 +104,31 @@ inline int64_t rows_seen(const Axis& axis) {
   return axis.transposed ? (extent - 1) / axis.stride + 1 : extent;
 }
 
-// Asks for memory that will be read soon, so that it comes while something else is computed.
-GW_INLINE void prefetch(const float* p, int64_t floats) {
-  for (int64_t i = 0; i < floats; i += 64 / int64_t(sizeof(float))) __builtin_prefetch(p + i, 0, 3);
-}
+// Asks for memory that will be read soon, so that it comes while something else is computed. Into the second-level
+// cache: in the first, depthwise convolutions took 1.5 times as long. What lies past an array's end is not fetched.
+// `rows` rows of `width` floats, `distance` floats apart, are asked for in
+// `times` pieces.
+class Ahead {
+ public:
+  Ahead(const float* p, int64_t rows, int64_t width, int64_t distance, int64_t times)
+      : row_(p), rows_(rows), width_(width), distance_(distance),
+        share_(divide_up(rows * divide_up(width, kLine), maximum(1, times))) {}
+  GW_INLINE void ask() {
+    for (int64_t lines = share_; lines > 0 && rows_ > 0; --lines) {
+      __builtin_prefetch(row_ + column_, 0, 2);
+      column_ += kLine;
+      if (column_ < width_) continue;
+      column_ = 0;
+      row_ += distance_;
+      --rows_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64 / sizeof(float);
+  const float* row_;
+  int64_t rows_, width_, distance_, share_, column_ = 0;
+};
 
 // The end of a forward pass: what follows the sums, and writing them.
 class Finish {

@@ -1,9 +1,9 @@
 // Convolutions whose groups are narrower than a vector: a vector spans the channels of several whole groups.
 //
 // Each input channel of a group is spread over the group's lanes by a permutation in registers, so that every lane of
-// every multiply-add is of use; a strip of output pixels stays in registers meanwhile. Rows are first copied into
-// scratch memory and padded there: the inner loops then meet no edge. Strips are outside, channels inside, so that
-// memory is read in order.
+// every multiply-add is of use; a strip of output pixels stays in registers meanwhile. Strips are outside, channels
+// inside, so that memory is read in order. Rows of the image are read where they are or, where many outputs see beyond
+// the image's edges, from copies with zeros around them.
 //
 // Width is the channels of a group, in and out, where both are the same power of two; 0 is any other pair.
 #pragma once
@@ -11,16 +11,14 @@
 
 namespace {
 
-// Pixels in registers at once. 14 divides 224, 112, 56, 28 and 14; with 16 registers 10 is what fits.
+// Pixels in registers at once; with 16 registers 10 is what fits.
 constexpr int kStrip = GW_REGISTERS >= 32 ? 14 : 10;
-// Pixels whose products are summed before the sums go back to memory: as many as the first-level cache holds.
-constexpr int64_t kLongestStretch = 28, kShortestStretch = 7, kStretchFloats = 4096;
 
 // Where the lanes of an output vector find their inputs, for pairs of widths without a fixed pattern.
 struct Gather {
-  int64_t first;           // input channel of the first lane's group
-  int64_t sources;         // input vectors spanned
-  int32_t lane[kLanes];    // each lane's group, as a distance from `first`
+  int64_t first;         // input channel of the first lane's group
+  int64_t sources;       // input vectors spanned
+  int32_t lane[kLanes];  // each lane's group, as a distance from `first`
 
   GW_INLINE Vector operator()(const float* x) const {
     const Indices all = *reinterpret_cast<const UnalignedIndices*>(lane);
@@ -33,14 +31,14 @@ struct Gather {
   }
 };
 
-// Copies pixels of `channels` floats, each padded with zeros to whole vectors.
-inline void copy_pixels(const float* from, int64_t count, int64_t channels, float* to) {
-  const int64_t vectors = divide_up(channels, kLanes), whole = channels / kLanes;
-  if (whole == vectors) {
-    for (int64_t i = 0; i < count * vectors; ++i) store(to + i * kLanes, load(from + i * kLanes));
+// Copies pixels of `channels` floats to pixels of `pixel`: as many, or padded with zeros to whole vectors.
+inline void copy_pixels(const float* from, int64_t count, int64_t channels, float* to, int64_t pixel) {
+  if (pixel == channels) {
+    __builtin_memcpy(to, from, size_t(count * channels) * sizeof(float));
     return;
   }
-  for (int64_t k = 0; k < count; ++k, from += channels, to += vectors * kLanes) {
+  const int64_t whole = channels / kLanes;
+  for (int64_t k = 0; k < count; ++k, from += channels, to += pixel) {
     for (int64_t v = 0; v < whole; ++v) store(to + v * kLanes, load(from + v * kLanes));
     store(to + whole * kLanes, load_partial(from + whole * kLanes, channels - whole * kLanes));
   }
@@ -54,26 +52,37 @@ struct Lanes {
   const GwConvolution& c;
   bool transposed;
   Axis vertical, horizontal;
-  Columns columns;
   int64_t in_channels, out_channels, in_width, out_width;
-  int64_t blocks;              // vectors of output channels
-  int64_t pixel, row;          // floats of a copied pixel and row
+  int64_t blocks;      // vectors of output channels
+  Columns columns;     // of a row, where it is read: those of the image, or with the zeros around them
+  bool copied;         // whether rows are
+  int64_t pixel, row;  // floats between two pixels that are read, and of a copied row
 
   explicit Lanes(const GwJob& j)
       : job(j), c(*j.convolution), transposed(j.pass == GW_INPUT_GRADIENT), vertical(vertical_axis(c, transposed)),
-        horizontal(horizontal_axis(c, transposed)), columns(horizontal),
-        in_channels(transposed ? c.out_channels : c.in_channels),
+        horizontal(horizontal_axis(c, transposed)), in_channels(transposed ? c.out_channels : c.in_channels),
         out_channels(transposed ? c.in_channels : c.out_channels), in_width(in_channels / c.groups),
-        out_width(out_channels / c.groups), blocks(divide_up(out_channels, kLanes)) {
-    pixel = round_up(in_channels, kLanes);
-    // A strip may be one output pixel longer than what is left, a gather reads past the last channel.
-    row = (columns.count + horizontal.step()) * pixel + (Width ? 0 : 16 * kLanes);
+        out_width(out_channels / c.groups), blocks(divide_up(out_channels, kLanes)), columns(horizontal),
+        copied(is_copied()), pixel(Width ? in_channels : round_up(in_channels, kLanes)),
+        // A gather reads past the last channel.
+        row(copied ? columns.count * pixel + (Width ? 0 : 16 * kLanes) : 0) {
+    if (!copied) columns.low = 0, columns.count = horizontal.in_size;
   }
 
-  // Where the vector of output channels `v` starts in a copied row.
+  // A pixel at the edge takes as long as several, eight channels a group most; a copy takes a tenth of the time. The
+  // kernel gradient has no edges: its other factor has zeros around it.
+  bool is_copied() const {
+    const int64_t before = maximum(0, -columns.low);
+    const int64_t after = maximum(0, columns.low + columns.count - horizontal.in_size);
+    const bool many = Width > 4 || (before + after) * 12 > horizontal.in_size;
+    return Width == 0 || (job.pass != GW_KERNEL_GRADIENT && many);
+  }
+  // The first output channel of vector `v`. The last vector overlaps the one before rather than be a part of one.
+  int64_t channel(int64_t v) const { return Width ? minimum(v * kLanes, out_channels - kLanes) : v * kLanes; }
+  // Where its inputs start in a pixel.
   int64_t start(int64_t v) const {
     if constexpr (Width == 0) return 0;
-    else return Width <= kLanes ? v * kLanes : v * kLanes / Width * Width;
+    else return Width <= kLanes ? channel(v) : channel(v) / Width * Width;
   }
   Gather gather(int64_t v) const {
     Gather g{};
@@ -89,7 +98,7 @@ struct Lanes {
 
   // The weights between input channel `i` of every group and the vector of output channels `v`, as this pass sees them.
   Vector weights(int64_t tap_y, int64_t tap_x, int64_t i, int64_t v) const {
-    const int64_t tap = tap_y * c.kernel_width + tap_x, first = v * kLanes, count = out_channels - first;
+    const int64_t tap = tap_y * c.kernel_width + tap_x, first = channel(v), count = out_channels - first;
     if (!transposed) return load_some(job.b + (tap * in_width + i) * out_channels + first, count);
     // The kernel's (out channel of the group, in channel) are this pass's (channel of the group, out channel) turned.
     Vector values{};
@@ -101,13 +110,17 @@ struct Lanes {
     return values;
   }
 
-  // Copies a row of the image that the pass reads; what lies outside is zero, and so is what pads it.
+  // A row of the image, where the pass reads it.
+  const float* read(Ring& ring, const float* image, int64_t y) const {
+    const float* from = image + y * horizontal.in_size * in_channels;
+    return copied ? ring.row(y, [&](int64_t, float* to) { copy_row(from, to); }) : from;
+  }
   void copy_row(const float* from, float* to) const {
     const int64_t first = maximum(columns.low, 0);
     const int64_t count = maximum(0, minimum(columns.low + columns.count, horizontal.in_size) - first);
     const int64_t before = minimum(first - columns.low, columns.count) * pixel, inside = count * pixel;
     __builtin_memset(to, 0, size_t(before) * sizeof(float));
-    copy_pixels(from + first * in_channels, count, in_channels, to + before);
+    copy_pixels(from + first * in_channels, count, in_channels, to + before, pixel);
     __builtin_memset(to + before + inside, 0, size_t(row - before - inside) * sizeof(float));
   }
 };

@@ -4,48 +4,64 @@
 
 namespace {
 
-// Adds to sums[tap][channel] over the pixels of a row: input of the tap and channel times the output's gradient.
-template <int Width, int Taps, int Channels>
+// Columns whose gradients are in registers at once, beside the sums.
+constexpr int kColumns = GW_REGISTERS >= 32 ? 6 : 2;
+// Pixels of the outputs' gradient that are copied at once: as many as the first-level cache holds.
+constexpr int64_t kLongestStretch = 28, kShortestStretch = 7, kStretchFloats = 4096;
+
+// Adds input times gradient to sums[row][channel][tap]. Column i of the rows x meets, through tap k, the gradient at
+// i + Taps - 1 - k.
+template <int Width, int Taps, int Rows, int Channels, int First>
 struct Accumulate {
-  const float* x[Taps];           // each tap's first input, at the first of the channels
-  int64_t step, gradient_step;    // between two pixels
+  const float* x[Rows];
+  const float* gradient;
+  int64_t step, gradient_step;  // between two columns
+  const Gather& gather;
 
-  template <int First, int Channel = 0>
-  GW_INLINE void fixed(Vector* sums, const float* from, Vector gradient) const {
-    sums[Channel] += input_vector<Width, First + Channel>(from) * gradient;
-    if constexpr (Channel + 1 < Channels) fixed<First, Channel + 1>(sums, from, gradient);
+  template <int Channel>
+  GW_INLINE Vector input(const float* from) const {
+    if constexpr (Width != 0) return input_vector<Width, First + Channel>(from);
+    else return gather(from);
   }
-
-  template <int First>
-  GW_INLINE void row(Vector* sums, const float* gradient, int64_t pixels, const Gather& gather) const {
-    for (int64_t j = 0; j < pixels; ++j) {
-      const Vector g = load(gradient + j * gradient_step);
-#pragma GCC unroll 16
-      for (int k = 0; k < Taps; ++k) {
-        const float* from = x[k] + j * step;
-        if constexpr (Width != 0) {
-          fixed<First>(sums + k * Channels, from, g);
-        } else {
+  template <int Columns, int Channel = 0>
+  GW_INLINE void channels(Vector* sums, const float* from, const Vector* gradients) const {
+    const Vector value = input<Channel>(from);
 #pragma GCC unroll 4
-          for (int i = 0; i < Channels; ++i) sums[k * Channels + i] += gather(from + i) * g;
-        }
-      }
+    for (int k = 0; k < Taps; ++k) sums[Channel * Taps + k] += value * gradients[Taps - 1 - k];
+    if constexpr (Channel + 1 < Channels) channels<Columns, Channel + 1>(sums, from, gradients);
+  }
+  template <int Columns>
+  GW_INLINE void columns(Vector* sums, int64_t first) const {
+    Vector gradients[Columns + Taps - 1];
+#pragma GCC unroll 16
+    for (int i = 0; i < Columns + Taps - 1; ++i) gradients[i] = load(gradient + (first + i) * gradient_step);
+#pragma GCC unroll 8
+    for (int i = 0; i < Columns; ++i) {
+#pragma GCC unroll 4
+      for (int row = 0; row < Rows; ++row)
+        channels<Columns>(sums + row * Channels * Taps, x[row] + (first + i) * step, gradients + i);
     }
   }
 };
 
-template <int Width, int Taps, int Channels, int First>
+// The same over `count` columns, to the totals of each row.
+template <int Width, int Taps, int Rows, int Channels, int First>
 __attribute__((noinline)) void accumulate(const float* const* x, int64_t step, const Gather& gather,
-                                          const float* gradient, int64_t gradient_step, int64_t pixels, float* totals) {
-  Accumulate<Width, Taps, Channels> add{{}, step, gradient_step};
-  Vector sums[Taps * Channels];
+                                          const float* gradient, int64_t gradient_step, int64_t count, float* totals,
+                                          int64_t row_distance) {
+  Accumulate<Width, Taps, Rows, Channels, First> add{{}, gradient, step, gradient_step, gather};
+  Vector sums[Rows * Channels * Taps];
+#pragma GCC unroll 4
+  for (int row = 0; row < Rows; ++row) add.x[row] = x[row];
 #pragma GCC unroll 32
-  for (int k = 0; k < Taps; ++k) add.x[k] = x[k];
+  for (int i = 0; i < Rows * Channels * Taps; ++i)
+    sums[i] = load(totals + i / (Channels * Taps) * row_distance + i % (Channels * Taps) * kLanes);
+  int64_t i = 0;
+  for (; i + kColumns <= count; i += kColumns) add.template columns<kColumns>(sums, i);
+  for (; i < count; ++i) add.template columns<1>(sums, i);
 #pragma GCC unroll 32
-  for (int i = 0; i < Taps * Channels; ++i) sums[i] = load(totals + i * kLanes);
-  add.template row<First>(sums, gradient, pixels, gather);
-#pragma GCC unroll 32
-  for (int i = 0; i < Taps * Channels; ++i) store(totals + i * kLanes, sums[i]);
+  for (int n = 0; n < Rows * Channels * Taps; ++n)
+    store(totals + n / (Channels * Taps) * row_distance + n % (Channels * Taps) * kLanes, sums[n]);
 }
 
 template <int Width>
@@ -53,9 +69,10 @@ class KernelPass {
  public:
   explicit KernelPass(const GwJob& job) : lanes_(job) {
     const Lanes<Width>& l = lanes_;
-    slots_ = minimum(rows_seen(l.vertical), maximum(1, l.vertical.in_size));
-    taps_ = l.vertical.taps * l.horizontal.taps;
-    total_block_ = taps_ * l.in_width * kLanes;
+    slots_ = !l.copied ? 0 : minimum(rows_seen(l.vertical), maximum(1, l.vertical.in_size));
+    total_row_ = l.horizontal.taps * l.in_width * kLanes;
+    total_block_ = l.vertical.taps * total_row_;
+    gradient_pixel_ = Width ? l.out_channels : l.blocks * kLanes;
   }
 
   GwStatus run() {
@@ -64,11 +81,15 @@ class KernelPass {
     // A part of the rows has sums of its own; the parts are added in order, so that the bits do not depend on timing.
     const int64_t parts = maximum(1, minimum(rows, 4 * l.job.executor->threads));
     const int64_t gather_floats = l.blocks * int64_t(sizeof(Gather) / sizeof(float));
+    const int64_t run_floats = l.horizontal.taps * int64_t(sizeof(Run) / sizeof(float));
     const int64_t part_floats = l.blocks * total_block_;
-    float* memory = gw_scratch(GW_CALL_SLOT, size_t(parts * part_floats + gather_floats));
+    float* memory = gw_scratch(GW_CALL_SLOT, size_t(parts * part_floats + gather_floats + run_floats));
     if (!memory) return GW_OUT_OF_MEMORY;
     gathers_ = reinterpret_cast<Gather*>(memory + parts * part_floats);
     for (int64_t v = 0; v < l.blocks; ++v) gathers_[v] = l.gather(v);
+    const Runs columns(l.horizontal, 0, l.columns,
+                       reinterpret_cast<Run*>(memory + parts * part_floats + gather_floats));
+    columns_ = &columns;
     const GwStatus status = try_parallel(*l.job.executor, parts, [&](int64_t part) {
       return add_rows(rows * part / parts, rows * (part + 1) / parts, memory + part * part_floats);
     });
@@ -79,30 +100,35 @@ class KernelPass {
   }
 
  private:
-  // Taps whose sums are in registers at once: a depthwise 3x3 kernel's nine, else a row's three.
-  static constexpr int kMostTaps = Width == 1 ? 9 : 3;
-  static int64_t taps_at_once(int64_t left) { return left >= kMostTaps ? kMostTaps : left >= 3 ? 3 : 1; }
-  // Channels whose sums are: as many as leave registers for the inputs. A gather takes one.
-  static constexpr int kFittingChannels = GW_REGISTERS >= 32 ? 8 : 2;
+  // Rows of the kernel whose sums are in registers at once, and channels: as many as leave room for the rest.
+  static constexpr int kRows = Width == 1 || (Width == 2 && GW_REGISTERS >= 32) ? 3 : 1;
+  static constexpr int kFittingChannels = GW_REGISTERS >= 32 ? 4 : 2;
   static constexpr int kChunk = Width == 0 ? 1 : Width < kFittingChannels ? Width : kFittingChannels;
+  // Zeros on both sides of the copied gradient: what a run's taps see beyond the stretch.
+  static constexpr int64_t kMargin = kLongestRun - 1;
+
+  // The rows of the image that an output row sees through neighbouring rows of the kernel.
+  struct Rows {
+    const float** x;
+    int64_t first, count;
+  };
 
   bool add_rows(int64_t first, int64_t last, float* totals) const {
     const Lanes<Width>& l = lanes_;
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    const int64_t gradient_pixel = l.blocks * kLanes;
-    const int64_t stretch = maximum(kShortestStretch, minimum(kLongestStretch, kStretchFloats / gradient_pixel));
-    const int64_t gradient_floats = stretch * gradient_pixel;
-    // One row more than the ring's, of zeros: what taps above and below the image read.
-    float* memory = gw_scratch(GW_TASK_SLOT, size_t((slots_ + 1) * l.row + gradient_floats + slots_ * words +
-                                                    2 * taps_ * words));
+    const int64_t fitting = maximum(kShortestStretch, minimum(kLongestStretch, kStretchFloats / gradient_pixel_));
+    const int64_t stretches = divide_up(l.horizontal.out_size, fitting);
+    const int64_t longest = divide_up(l.horizontal.out_size, maximum(1, stretches));
+    const int64_t copied_floats = (longest + 2 * kMargin) * gradient_pixel_;
+    float* memory =
+        gw_scratch(GW_TASK_SLOT, size_t(slots_ * (l.row + words) + copied_floats + 2 + l.vertical.taps * words));
     if (!memory) return false;
-    float* zeros = memory + slots_ * l.row;
-    float* copied = zeros + l.row;
-    auto* tags = reinterpret_cast<int64_t*>(copied + gradient_floats);
+    float* copied = memory + slots_ * l.row;
+    auto* tags = reinterpret_cast<int64_t*>(copied + round_up(copied_floats, words));
     auto** x = reinterpret_cast<const float**>(tags + slots_);
     __builtin_memset(totals, 0, size_t(l.blocks * total_block_) * sizeof(float));
-    __builtin_memset(zeros, 0, size_t(l.row) * sizeof(float));
-    const int64_t in_row = l.horizontal.in_size * l.in_channels;
+    __builtin_memset(copied, 0, size_t(kMargin * gradient_pixel_) * sizeof(float));
+    const int64_t in_row = l.horizontal.in_size * l.in_channels, gradient_row = l.horizontal.out_size * l.out_channels;
     Ring ring(memory, tags, slots_, l.row);
     int64_t image = -1;
     for (int64_t n = first; n < last; ++n) {
@@ -112,104 +138,122 @@ class KernelPass {
         ring = Ring(memory, tags, slots_, l.row);
       }
       const float* from = l.job.a + image * l.vertical.in_size * in_row;
+      Rows rows{x, 0, 0};
       int64_t next_row = 0;
       for (int64_t ky = 0; ky < l.vertical.taps; ++ky) {
         const int64_t in_y = y * l.vertical.stride - l.vertical.padding + ky * l.vertical.dilation;
-        const bool inside = in_y >= 0 && in_y < l.vertical.in_size;
-        if (inside) next_row = in_y + 1;
-        const auto copy = [&](int64_t index, float* to) { l.copy_row(from + index * in_row, to); };
-        const float* row = inside ? ring.row(in_y, copy) : zeros;
-        for (int64_t kx = 0; kx < l.horizontal.taps; ++kx) {
-          const int64_t column = kx * l.horizontal.dilation - l.horizontal.padding - l.columns.low;
-          x[ky * l.horizontal.taps + kx] = row + column * l.pixel;
-        }
+        if (in_y < 0 || in_y >= l.vertical.in_size) continue;
+        if (rows.count == 0) rows.first = ky;
+        x[rows.count++] = l.read(ring, from, in_y);
+        next_row = in_y + 1;
       }
-      const int64_t gradient_row = l.horizontal.out_size * l.out_channels;
       const float* gradient = l.job.b + n * gradient_row;
-      const float* next = n + 1 < last ? gradient + gradient_row : gradient;
-      const int64_t ahead = minimum(l.vertical.stride, l.vertical.in_size - next_row) * in_row;
-      for (int64_t j = 0; j < l.horizontal.out_size; j += stretch) {
-        const int64_t pixels = minimum(stretch, l.horizontal.out_size - j);
-        const int64_t asked = ahead * j / l.horizontal.out_size;
-        prefetch(next + j * l.out_channels, pixels * l.out_channels);
-        prefetch(from + next_row * in_row + asked, ahead * (j + pixels) / l.horizontal.out_size - asked);
+      Ahead next_gradient(gradient + gradient_row, 1, gradient_row, 0, stretches);
+      Ahead next_rows(from + (next_row + l.vertical.stride) * in_row, 1, l.vertical.stride * in_row, 0, stretches);
+      for (int64_t i = 0, j = 0, pixels; i < stretches; ++i, j += pixels) {
+        pixels = (l.horizontal.out_size - j) / (stretches - i);
+        next_gradient.ask();
+        next_rows.ask();
         // Read in order once: at the distance of pixels it came at half the speed.
-        copy_pixels(gradient + j * l.out_channels, pixels, l.out_channels, copied);
-        for (int64_t v = 0; v < l.blocks; ++v)
-          add_block(v, x, x + taps_, copied + v * kLanes, j, pixels, totals + v * total_block_);
+        copy(gradient + j * l.out_channels, pixels, copied + kMargin * gradient_pixel_);
+        for (int64_t v = 0; v < l.blocks; ++v) add_block(v, rows, copied, j, pixels, totals + v * total_block_);
       }
     }
     return true;
   }
 
-  // All taps and channels of one vector of output channels; sums stand as [tap group][tap or channel][lane].
-  void add_block(int64_t v, const float* const* taps, const float** x, const float* gradient, int64_t first,
-                 int64_t pixels, float* totals) const {
-    const Lanes<Width>& l = lanes_;
-    const int64_t offset = l.start(v) + (Width ? 0 : gathers_[v].first) + first * l.horizontal.stride * l.pixel;
-    for (int64_t t = 0; t < taps_; ++t) x[t] = taps[t] + offset;
-    for (int64_t t = 0, size; t < taps_; t += size) {
-      size = taps_at_once(taps_ - t);
-      float* to = totals + t * l.in_width * kLanes;
-      if (size == kMostTaps) add_taps<kMostTaps>(v, x + t, gradient, pixels, to);
-      else if (size == 3) add_taps<3>(v, x + t, gradient, pixels, to);
-      else add_taps<1>(v, x + t, gradient, pixels, to);
-    }
+  void copy(const float* from, int64_t pixels, float* to) const {
+    copy_pixels(from, pixels, lanes_.out_channels, to, gradient_pixel_);
+    __builtin_memset(to + pixels * gradient_pixel_, 0, size_t(kMargin * gradient_pixel_) * sizeof(float));
   }
 
-  template <int Taps>
-  void add_taps(int64_t v, const float** x, const float* gradient, int64_t pixels, float* totals) const {
+  // All taps and channels of one vector of output channels, over the outputs [first, first + pixels) of a row. Totals
+  // stand as [kernel row][run][channel][tap][lane].
+  void add_block(int64_t v, const Rows& rows, const float* copied, int64_t first, int64_t pixels, float* totals) const {
     const Lanes<Width>& l = lanes_;
-    const int64_t step = l.horizontal.stride * l.pixel;
-    if constexpr (Width == 0) {
-      for (int64_t i = 0; i < l.in_width; ++i) {
-        accumulate<0, Taps, 1, 0>(x, step, gathers_[v], gradient, l.blocks * kLanes, pixels,
-                                  totals + i * Taps * kLanes);
-        for (int k = 0; k < Taps; ++k) ++x[k];
+    const int64_t start = l.start(v) + (Width ? 0 : gathers_[v].first);
+    for (int64_t r = 0; r < columns_->count; ++r) {
+      const Run& run = columns_->runs[r];
+      // Columns, counted in steps from the run's first: those of the stretch and, for the later taps, beyond it.
+      const int64_t low = maximum(first, divide_up(maximum(0, -run.offset), columns_->step));
+      const int64_t inside = columns_->in_size - run.offset;
+      const int64_t high = minimum(first + pixels + run.taps - 1, inside > 0 ? divide_up(inside, columns_->step) : 0);
+      if (low >= high) continue;
+      const float* gradient = copied + (kMargin - (run.taps - 1) + low - first) * gradient_pixel_ + l.channel(v);
+      const int64_t column = (run.offset + low * columns_->step) * l.pixel + start;
+      float* to = totals + rows.first * total_row_ + run.slot * l.in_width * kLanes;
+      for (int64_t row = 0; row < rows.count;) {
+        const int64_t left = rows.count - row;
+        const float* x[kRows];
+        const int64_t together = minimum(left, kRows);
+        for (int64_t i = 0; i < together; ++i) x[i] = rows.x[row + i] + column;
+        const Work work{x, v, gradient, high - low, to + row * total_row_};
+        if (together == 1) add_taps<1>(run.taps, work);
+        else if (together == 2) add_taps<(kRows < 2 ? kRows : 2)>(run.taps, work);
+        else add_taps<kRows>(run.taps, work);
+        row += together;
       }
-      for (int k = 0; k < Taps; ++k) x[k] -= l.in_width;
-    } else {
-      channels<Taps, kChunk, 0>(x, step, gathers_[v], gradient, pixels, totals);
     }
-  }
-  template <int Taps, int Chunk, int First>
-  void channels(const float** x, int64_t step, const Gather& gather, const float* gradient, int64_t pixels,
-                float* totals) const {
-    accumulate<Width, Taps, Chunk, First>(x, step, gather, gradient, lanes_.blocks * kLanes, pixels,
-                                          totals + First * Taps * kLanes);
-    if constexpr (First + Chunk < Width)
-      channels<Taps, Chunk, First + Chunk>(x, step, gather, gradient, pixels, totals);
   }
 
-  // Where add_taps keeps the sum of a tap and a channel, given the taps done at once and the tap among them.
-  int64_t total_index(int64_t tap, int64_t channel) const {
-    int64_t t = 0, size;
-    for (;; t += size) {
-      size = taps_at_once(taps_ - t);
-      if (tap < t + size) break;
+  struct Work {
+    const float** x;
+    int64_t v;
+    const float* gradient;
+    int64_t columns;
+    float* totals;
+  };
+
+  template <int RowCount>
+  void add_taps(int64_t taps, const Work& work) const {
+    if (taps == 3) add_channels<3, RowCount>(work);
+    else if (taps == 2) add_channels<2, RowCount>(work);
+    else add_channels<1, RowCount>(work);
+  }
+  template <int Taps, int RowCount, int First = 0>
+  void add_channels(const Work& work) const {
+    const int64_t step = columns_->step * lanes_.pixel, channels = Width ? 1 : lanes_.in_width;
+    for (int64_t i = 0; i < channels; ++i) {
+      accumulate<Width, Taps, RowCount, kChunk, First>(work.x, step, gathers_[work.v], work.gradient, gradient_pixel_,
+                                                       work.columns, work.totals + (First + i) * Taps * kLanes,
+                                                       total_row_);
+      if (Width == 0) ++work.x[0];
     }
-    return t * lanes_.in_width + channel / kChunk * kChunk * size + (tap - t) * kChunk + channel % kChunk;
+    if constexpr (First + kChunk < Width) add_channels<Taps, RowCount, First + kChunk>(work);
   }
 
   void add_parts(int64_t v, const float* memory, int64_t parts, int64_t part_floats) const {
     const Lanes<Width>& l = lanes_;
-    const int64_t count = l.out_channels - v * kLanes;
-    for (int64_t tap = 0; tap < taps_; ++tap)
-      for (int64_t i = 0; i < l.in_width; ++i) {
-        const float* from = memory + v * total_block_ + total_index(tap, i) * kLanes;
-        Vector sum{};
-        for (int64_t part = 0; part < parts; ++part) sum += load(from + part * part_floats);
-        store_some(l.job.out + (tap * l.in_width + i) * l.out_channels + v * kLanes, sum, count);
+    // The vector before has written what the last one repeats.
+    const int64_t repeated = v * kLanes - l.channel(v),
+                  count = minimum(kLanes, l.out_channels - l.channel(v)) - repeated;
+    for (int64_t ky = 0; ky < l.vertical.taps; ++ky) {
+      const float* from = memory + v * total_block_ + ky * total_row_;
+      for (int64_t r = 0; r < columns_->count; ++r) {
+        const Run& run = columns_->runs[r];
+        for (int64_t i = 0; i < l.in_width; ++i)
+          for (int64_t k = 0; k < run.taps; ++k, from += kLanes) {
+            Vector sum{};
+            for (int64_t part = 0; part < parts; ++part) sum += load(from + part * part_floats);
+            const int64_t tap = ky * l.horizontal.taps + run.tap + k * run.tap_step;
+            float* to = l.job.out + (tap * l.in_width + i) * l.out_channels + v * kLanes;
+            if (count == kLanes) store(to, sum);
+            else __builtin_memcpy(to, reinterpret_cast<const float*>(&sum) + repeated, size_t(count) * sizeof(float));
+          }
       }
+    }
   }
 
   Lanes<Width> lanes_;
-  int64_t slots_, taps_, total_block_;
+  int64_t slots_, total_row_, total_block_, gradient_pixel_;
+  const Runs* columns_ = nullptr;
   Gather* gathers_ = nullptr;
 };
 
 template <int Width>
 GwStatus run_lanes(const GwJob& job) {
+  // Fewer channels than a vector has lanes cannot overlap one.
+  if (Width && job.convolution->out_channels < kLanes) return run_lanes<0>(job);
   return job.pass == GW_KERNEL_GRADIENT ? KernelPass<Width>(job).run() : ImagePass<Width>(job).run();
 }
 
