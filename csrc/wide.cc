@@ -13,8 +13,10 @@ constexpr int kVectors = 2;
 // Input channels by two vectors of a tile of the kernel's gradient; twice as many by one.
 constexpr int kChannels = GW_REGISTERS >= 32 ? 8 : 4;
 constexpr int kMostRows = 2 * kChannels;
-// Floats of copied rows that leave room in the second-level cache for weights and outputs.
-constexpr int64_t kBlockFloats = 96 << 10;
+// Floats of copied rows that leave room in the second-level cache for weights, outputs and the rows to come.
+constexpr int64_t kBlockFloats = 64 << 10;
+// Floats of a kernel's gradient whose sums a task keeps there.
+constexpr int64_t kSumFloats = 128 << 10;
 
 // A run of `steps` through the memory of both factors.
 struct Product {
@@ -128,11 +130,10 @@ class ImagePass {
     move_in_parallel(*job_.executor, panels, panels * panel_,
                      [&](int64_t panel) { pack(panel / panels_, panel % panels_); });
     const int64_t seen = rows_seen(vertical_), fitting = kBlockFloats / maximum(1, row_);
-    const int64_t most_rows = maximum(1, (fitting - seen) / vertical_.step() * vertical_.phases());
-    const RowTasks tasks(c_.batch, vertical_.out_size, most_rows, job_.executor->threads);
-    return try_parallel(*job_.executor, tasks.tasks, [&](int64_t task) {
-      return rows(tasks.image(task), tasks.first(task), tasks.last(task));
-    });
+    block_ = maximum(1, (fitting - seen) / vertical_.step() * vertical_.phases());
+    const RowTasks tasks(c_.batch, vertical_.out_size, vertical_.out_size, job_.executor->threads);
+    return try_parallel(*job_.executor, tasks.tasks,
+                        [&](int64_t task) { return rows(tasks.image(task), tasks.first(task), tasks.last(task)); });
   }
 
  private:
@@ -191,9 +192,9 @@ class ImagePass {
   }
 
   bool rows(int64_t image, int64_t first, int64_t last) const {
-    // The rows that outputs first..last-1 see, a few more where the image ends.
-    const int64_t phases = vertical_.phases(), span = (last - 1) / phases - first / phases;
-    const int64_t slots = minimum(rows_seen(vertical_) + 1 + span * vertical_.step(), vertical_.in_size);
+    // The rows that a block's outputs see, a few more where the image ends.
+    const int64_t span = divide_up(minimum(block_, last - first), vertical_.phases()) * vertical_.step();
+    const int64_t slots = minimum(rows_seen(vertical_) + 1 + span, vertical_.in_size);
     const int64_t product_floats = taps_ * int64_t(sizeof(Product) / sizeof(float));
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
     float* memory = gw_scratch(GW_TASK_SLOT, size_t(slots * (row_ + words) + product_floats));
@@ -201,16 +202,27 @@ class ImagePass {
     auto* products = reinterpret_cast<Product*>(memory + slots * row_);
     Ring ring(memory, reinterpret_cast<int64_t*>(memory + slots * row_ + product_floats), slots, row_);
     const Finish finish(job_, c_.batch * vertical_.out_size * horizontal_.out_size * out_channels_, out_width_);
-    // A panel's weights are used for all rows of the task before the next panel's are read.
-    for (int64_t panel = 0; panel < c_.groups * panels_; ++panel)
-      for (int64_t y = first; y < last; ++y)
-        for (int64_t phase = 0; phase < minimum(horizontal_.phases(), horizontal_.out_size); ++phase)
-          phase_row(image, y, phase, panel, products, ring, finish);
+    const int64_t in_row = horizontal_.in_size * in_channels_,
+                  phases = minimum(horizontal_.phases(), horizontal_.out_size);
+    const float* from = job_.a + image * vertical_.in_size * in_row;
+    const int64_t tiles = c_.groups * panels_ * phases * divide_up(horizontal_.count(0), kPixels);
+    for (int64_t y = first; y < last; y += block_) {
+      const int64_t end = minimum(last, y + block_);
+      // What the next block sees beside this one's rows, of the next image at the end of this one.
+      const int64_t reach = end / vertical_.phases() * vertical_.step() + rows_seen(vertical_) - 1 - vertical_.padding;
+      Ahead ahead(from + maximum(0, reach) * in_row, 1, (end - y) / vertical_.phases() * vertical_.step() * in_row, 0,
+                  tiles * (end - y));
+      // A panel's weights are used for all rows of the block before the next panel's are read.
+      for (int64_t panel = 0; panel < c_.groups * panels_; ++panel)
+        for (int64_t row = y; row < end; ++row)
+          for (int64_t phase = 0; phase < phases; ++phase)
+            phase_row(image, row, phase, panel, products, ring, finish, ahead);
+    }
     return true;
   }
 
   void phase_row(int64_t image, int64_t y, int64_t phase, int64_t panel, Product* products, Ring& ring,
-                 const Finish& finish) const {
+                 const Finish& finish, Ahead& ahead) const {
     const int64_t in_row = horizontal_.in_size * in_channels_;
     const float* from = job_.a + image * vertical_.in_size * in_row;
     int64_t count = 0;
@@ -229,10 +241,11 @@ class ImagePass {
     }
     const int64_t group = panel / panels_, first = panel % panels_ * vectors_ * kLanes;
     const int64_t pixels = horizontal_.count(phase), distance = horizontal_.phases() * out_channels_;
-    const int64_t start = ((image * vertical_.out_size + y) * horizontal_.out_size + phase) * out_channels_ +
-                          group * out_width_ + first;
+    const int64_t start =
+        ((image * vertical_.out_size + y) * horizontal_.out_size + phase) * out_channels_ + group * out_width_ + first;
     for (int64_t j = 0, size; j < pixels; j += size) {
       size = minimum(kPixels, pixels - j);
+      ahead.ask();
       alignas(64) float sums[kPixels * kVectors * kLanes];
       tile_of(size, vectors_)(products, count, plane_, vectors_ * kLanes, group * in_width_ * plane_ + j, false, sums);
       for (int64_t q = 0; q < vectors_ && first + q * kLanes < out_width_; ++q) {
@@ -250,9 +263,10 @@ class ImagePass {
   Axis vertical_, horizontal_;
   Columns columns_;
   int64_t in_channels_, out_channels_, in_width_, out_width_;
-  int64_t vectors_, panels_;   // vectors of a panel of output channels, panels of a group
+  int64_t vectors_, panels_;  // vectors of a panel of output channels, panels of a group
   int64_t taps_;
   int64_t quotients_, plane_, row_, panel_;
+  int64_t block_ = 1;  // rows of outputs whose inputs are copied at once
   float* weights_ = nullptr;
 };
 
@@ -279,7 +293,8 @@ GwStatus matrix_product(const GwJob& job) {
     GwEpilogue epilogue = *job.epilogue;
     if (epilogue.residual) epilogue.residual += done * out_channels;
     const GwStatus status = ImagePass({job.pass, &part, job.a + done * in_channels, job.b,
-                                       job.out + done * out_channels, &epilogue, job.executor}).run();
+                                       job.out + done * out_channels, &epilogue, job.executor})
+                                .run();
     if (status != GW_OK) return status;
     done += height * columns;
   }
@@ -299,16 +314,19 @@ class KernelPass {
 
   GwStatus run() {
     const int64_t units = c_.groups * panels_, rows = c_.batch * vertical_.out_size;
-    const int64_t wanted = 4 * job_.executor->threads;
-    // Tasks share the output channels first; where these are few, each has a part of the rows, with sums of its own.
-    const int64_t splits = minimum(units, wanted);
-    const int64_t parts = maximum(1, minimum(rows, divide_up(wanted, splits)));
+    // Tasks share the rows, each with sums of its own, and the channels only where the sums are many: what shares the
+    // output channels reads the same inputs again, what shares the input channels the same gradient.
+    const int64_t pieces = divide_up(units * panel_, kSumFloats);
+    const int64_t strip_pieces = c_.groups > 1 || pieces < 4 ? 1 : minimum(strips_, pieces < 16 ? 2 : 4);
+    const int64_t unit_pieces = minimum(units, divide_up(pieces, strip_pieces)), shares = strip_pieces * unit_pieces;
+    const int64_t parts = maximum(1, minimum(rows, divide_up(4 * job_.executor->threads, shares)));
     totals_ = gw_scratch(GW_CALL_SLOT, size_t(parts * units * panel_));
     if (!totals_) return GW_OUT_OF_MEMORY;
-    const GwStatus status = try_parallel(*job_.executor, splits * parts, [&](int64_t task) {
-      const int64_t split = task % splits, part = task / splits;
-      return add(units * split / splits, units * (split + 1) / splits, rows * part / parts, rows * (part + 1) / parts,
-                 totals_ + part * units * panel_);
+    const GwStatus status = try_parallel(*job_.executor, shares * parts, [&](int64_t task) {
+      const int64_t unit = task % unit_pieces, strip = task / unit_pieces % strip_pieces, part = task / shares;
+      const Share share{units * unit / unit_pieces, units * (unit + 1) / unit_pieces, strips_ * strip / strip_pieces,
+                        strips_ * (strip + 1) / strip_pieces};
+      return add(share, rows * part / parts, rows * (part + 1) / parts, totals_ + part * units * panel_);
     });
     if (status != GW_OK) return status;
     move_in_parallel(*job_.executor, units, parts * units * panel_,
@@ -317,27 +335,39 @@ class KernelPass {
   }
 
  private:
-  // The sums of some panels over some rows of the outputs, a few rows at a time.
-  bool add(int64_t first_unit, int64_t last_unit, int64_t first, int64_t last, float* totals) const {
-    const int64_t g_row = horizontal_.out_size * vectors_ * kLanes, g_rows = (last_unit - first_unit) * g_row;
-    const int64_t in_row = horizontal_.in_size * c_.in_channels * vertical_.stride;
+  // Some panels of output channels and some strips of input channels.
+  struct Share {
+    int64_t first_unit, last_unit, first_strip, last_strip;
+  };
+
+  // The sums of a share over some rows of the outputs, a block of rows at a time.
+  bool add(const Share& share, int64_t first, int64_t last, float* totals) const {
+    const int64_t units = share.last_unit - share.first_unit, strips = share.last_strip - share.first_strip;
+    const int64_t g_row = horizontal_.out_size * vectors_ * kLanes, g_rows = units * g_row;
+    const int64_t in_row = horizontal_.in_size * strips * rows_ * divide_up(units, panels_) * vertical_.stride;
     const int64_t block = maximum(1, minimum(kBlockFloats / maximum(1, g_rows + in_row), last - first));
     float* memory = gw_scratch(GW_TASK_SLOT, size_t(block * g_rows) + size_t(block) * sizeof(Product) / sizeof(float));
     if (!memory) return false;
     auto* products = reinterpret_cast<Product*>(memory + block * g_rows);
-    __builtin_memset(totals + first_unit * panel_, 0, size_t((last_unit - first_unit) * panel_) * sizeof(float));
+    for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
+      __builtin_memset(totals + unit * panel_ + share.first_strip * taps_ * tile_, 0,
+                       size_t(strips * taps_ * tile_) * sizeof(float));
     for (int64_t n = first; n < last; n += block) {
-      const int64_t count = minimum(block, last - n);
+      const int64_t count = minimum(block, last - n), tiles = units * strips * taps_;
+      Ahead next_inputs = ahead_inputs(share, n + count, count, tiles);
+      Ahead next_gradient = ahead_gradient(share, n + count, count, tiles);
       for (int64_t i = 0; i < count; ++i)
-        for (int64_t unit = first_unit; unit < last_unit; ++unit)
-          copy_gradient(n + i, unit, memory + i * g_rows + (unit - first_unit) * g_row);
-      for (int64_t unit = first_unit; unit < last_unit; ++unit)
-        for (int64_t strip = 0; strip < strips_; ++strip)
+        for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
+          copy_gradient(n + i, unit, memory + i * g_rows + (unit - share.first_unit) * g_row);
+      for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
+        for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip)
           for (int64_t tap = 0; tap < taps_; ++tap) {
+            next_inputs.ask();
+            next_gradient.ask();
             const int64_t channel = unit / panels_ * in_width_ + strip * rows_;
             int64_t used = 0;
             for (int64_t i = 0; i < count; ++i) {
-              const float* gradient = memory + i * g_rows + (unit - first_unit) * g_row;
+              const float* gradient = memory + i * g_rows + (unit - share.first_unit) * g_row;
               used += product(n + i, tap, channel, gradient, products + used);
             }
             tile_of(minimum(rows_, in_width_ - strip * rows_), vectors_)(
@@ -346,6 +376,27 @@ class KernelPass {
           }
     }
     return true;
+  }
+
+  // What a share reads of `count` rows of outputs from row n on.
+  Ahead ahead_inputs(const Share& share, int64_t n, int64_t count, int64_t times) const {
+    const int64_t first = share.first_unit / panels_ * in_width_ + share.first_strip * rows_;
+    const int64_t last = (share.last_unit - 1) / panels_ * in_width_ + minimum(in_width_, share.last_strip * rows_);
+    return Ahead(job_.a + input_row(n) * horizontal_.in_size * c_.in_channels + first,
+                 count * vertical_.stride * horizontal_.in_size, last - first, c_.in_channels, times);
+  }
+  Ahead ahead_gradient(const Share& share, int64_t n, int64_t count, int64_t times) const {
+    const int64_t first = channel_of(share.first_unit), last = channel_of(share.last_unit);
+    return Ahead(job_.b + n * horizontal_.out_size * c_.out_channels + first, count * horizontal_.out_size,
+                 last - first, c_.out_channels, times);
+  }
+
+  // The first output channel of a unit.
+  int64_t channel_of(int64_t unit) const { return unit / panels_ * out_width_ + unit % panels_ * vectors_ * kLanes; }
+
+  // The input row that row n of the outputs begins at, without the padding.
+  int64_t input_row(int64_t n) const {
+    return n / vertical_.out_size * vertical_.in_size + n % vertical_.out_size * vertical_.stride;
   }
 
   // What row n of the outputs adds to a tap: its pixels that see the image through it. Returns how many products.
@@ -367,7 +418,7 @@ class KernelPass {
 
   void copy_gradient(int64_t n, int64_t unit, float* to) const {
     const int64_t first = unit % panels_ * vectors_ * kLanes;
-    const float* from = job_.b + n * horizontal_.out_size * c_.out_channels + unit / panels_ * out_width_ + first;
+    const float* from = job_.b + n * horizontal_.out_size * c_.out_channels + channel_of(unit);
     for (int64_t j = 0; j < horizontal_.out_size; ++j, from += c_.out_channels)
       for (int64_t q = 0; q < vectors_; ++q, to += kLanes) {
         const int64_t left = out_width_ - first - q * kLanes;
@@ -377,18 +428,17 @@ class KernelPass {
 
   // Adds the parts of a panel, in order, into the kernel's gradient.
   void finish(int64_t unit, int64_t parts, int64_t part_floats) const {
-    const int64_t group = unit / panels_, first = unit % panels_ * vectors_ * kLanes;
+    const int64_t first = unit % panels_ * vectors_ * kLanes;
     for (int64_t tap = 0; tap < taps_; ++tap)
       for (int64_t i = 0; i < in_width_; ++i)
         for (int64_t q = 0; q < vectors_; ++q) {
           const int64_t left = out_width_ - first - q * kLanes;
           if (left <= 0) break;
-          const float* from = totals_ + unit * panel_ + (i / rows_ * taps_ + tap) * tile_ +
-                              (i % rows_ * vectors_ + q) * kLanes;
+          const float* from =
+              totals_ + unit * panel_ + (i / rows_ * taps_ + tap) * tile_ + (i % rows_ * vectors_ + q) * kLanes;
           Vector sum = load(from);
           for (int64_t part = 1; part < parts; ++part) sum += load(from + part * part_floats);
-          store_some(job_.out + (tap * in_width_ + i) * c_.out_channels + group * out_width_ + first + q * kLanes, sum,
-                     left);
+          store_some(job_.out + (tap * in_width_ + i) * c_.out_channels + channel_of(unit) + q * kLanes, sum, left);
         }
   }
 
@@ -396,8 +446,8 @@ class KernelPass {
   const GwConvolution& c_;
   Axis vertical_, horizontal_;
   int64_t in_width_, out_width_;
-  int64_t vectors_, panels_;   // vectors of a panel of output channels, panels of a group
-  int64_t rows_, strips_;      // input channels of a tile, tiles of a group
+  int64_t vectors_, panels_;  // vectors of a panel of output channels, panels of a group
+  int64_t rows_, strips_;     // input channels of a tile, tiles of a group
   int64_t taps_, tile_, panel_;
   float* totals_ = nullptr;
 };
