@@ -12,7 +12,9 @@ namespace {
 
 const GwKernels* const kAll[] = {
 #if defined(__x86_64__)
-    &gw_kernels_avx512, &gw_kernels_avx2, &gw_kernels_baseline,
+    &gw_kernels_avx512,
+    &gw_kernels_avx2,
+    &gw_kernels_baseline,
 #else
     &gw_kernels_neon,
 #endif
@@ -90,6 +92,11 @@ void run_serially(void*, int64_t tasks, GwBody body, void* argument) {
   for (int64_t task = 0; task < tasks; ++task) body(argument, task);
 }
 
+GwExecutor choose_executor(const GwConvolution& c, const GwExecutor* executor) {
+  if (is_little_work(c)) return {run_serially, nullptr, 1};
+  return executor ? *executor : gw_own_executor();
+}
+
 GwFamily find_family(const GwConvolution& c, const char* name) {
   const GwKernels* kernels = current();
   const int64_t in_width = c.in_channels / c.groups;
@@ -98,6 +105,17 @@ GwFamily find_family(const GwConvolution& c, const char* name) {
   if (!strcmp(name, "narrow") && c.groups > 1) return kernels->narrow;
   if (!strcmp(name, "wide")) return kernels->wide;
   return nullptr;
+}
+
+GwStatus max_pool(GwPass pass, int element, const GwConvolution* c, const void* in, void* out, uint8_t* places,
+                  const GwExecutor* executor) {
+  if (!c || !is_valid(*c) || element < GW_FLOAT32 || element > GW_BFLOAT16) return GW_INVALID;
+  if (c->in_channels != c->groups || c->out_channels != c->groups) return GW_INVALID;
+  if (pass == GW_INPUT_GRADIENT && !places && c->batch > 0) return GW_INVALID;
+  const bool has_dilation = c->dilation_y != 1 || c->dilation_x != 1;
+  if (has_dilation || volume(c->kernel_height, c->kernel_width, 1, 1) > 256) return GW_UNSUPPORTED;
+  const GwExecutor chosen = choose_executor(*c, executor);
+  return current()->max_pool({pass, static_cast<GwElement>(element), c, in, out, places, &chosen});
 }
 
 }  // namespace
@@ -127,8 +145,16 @@ extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, con
   if (epilogue && pass != GW_FORWARD) return GW_INVALID;
   const GwFamily run = find_family(*c, family ? family : gw_family(c));
   if (!run) return GW_UNSUPPORTED;
-  const GwExecutor chosen = is_little_work(*c) ? GwExecutor{run_serially, nullptr, 1}
-                            : executor         ? *executor
-                                               : gw_own_executor();
+  const GwExecutor chosen = choose_executor(*c, executor);
   return run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, &chosen});
+}
+
+extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inputs, void* outputs, uint8_t* places,
+                           const GwExecutor* executor) {
+  return max_pool(GW_FORWARD, element, c, inputs, outputs, places, executor);
+}
+
+extern "C" int gw_max_pool_gradient(int element, const GwConvolution* c, const void* gradient, const uint8_t* places,
+                                    void* out, const GwExecutor* executor) {
+  return max_pool(GW_INPUT_GRADIENT, element, c, gradient, out, const_cast<uint8_t*>(places), executor);
 }

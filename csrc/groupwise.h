@@ -1,7 +1,7 @@
 // The whole C interface of the core: pointers and sizes, no framework, no Python.
 //
-// All images are NHWC float32, all kernels HWIO: (kernel height, kernel width, in_channels / groups, out_channels).
-// Nothing needs to be aligned. Outputs are written whole, whatever they held before.
+// All images are NHWC, float32 unless said otherwise, all kernels HWIO: (kernel height, kernel width, in_channels /
+// groups, out_channels). Nothing needs to be aligned. Outputs are written whole, whatever they held before.
 #pragma once
 #include <stdint.h>
 
@@ -52,6 +52,17 @@ typedef enum GwStatus {
 // own threads. The same inputs, threads and machine give the same bits.
 GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out,
                           const GwEpilogue*, const GwExecutor*, const char* family);
+
+typedef enum GwElement { GW_FLOAT32 = 0, GW_BFLOAT16 = 1 } GwElement;
+
+// Max pooling, of the sizes of a depthwise convolution without dilation, whose windows have at most 256 places. Padding
+// is never a maximum. `places` receives which place of its window, in row-major order, each output was found at: the
+// first maximum, or the last value that is not a number. It may be null.
+GW_PUBLIC int gw_max_pool(int element, const GwConvolution*, const void* inputs, void* outputs, uint8_t* places,
+                          const GwExecutor*);
+// The inputs' gradient: each output's, added at its place.
+GW_PUBLIC int gw_max_pool_gradient(int element, const GwConvolution*, const void* gradient, const uint8_t* places,
+                                   void* out, const GwExecutor*);
 
 // The family that runs this convolution: "depthwise", "narrow", "wide" or "reference"; null if the sizes are invalid.
 GW_PUBLIC const char* gw_family(const GwConvolution*);

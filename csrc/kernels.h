@@ -14,9 +14,23 @@ struct GwJob {
 
 typedef GwStatus (*GwFamily)(const GwJob&);
 
+// A max pooling forward, or its gradient, its sizes checked.
+struct GwPoolJob {
+  GwPass pass;  // GW_FORWARD or GW_INPUT_GRADIENT
+  GwElement element;
+  const GwConvolution* convolution;
+  const void* in;
+  void* out;
+  uint8_t* places;  // of the outputs' maxima: written forward (unless null), read by the gradient
+  const GwExecutor* executor;
+};
+
+typedef GwStatus (*GwPool)(const GwPoolJob&);
+
 struct GwKernels {
   const char* name;
   GwFamily depthwise, narrow, wide;
+  GwPool max_pool;
 };
 
 extern "C" {

@@ -1,4 +1,7 @@
-"""The truth: 2-D convolution and its two gradients in float64 NumPy, from the definition, one kernel tap at a time."""
+"""The truth: 2-D convolution and its two gradients in float64 NumPy, from the definition, one kernel tap at a time.
+
+Max pooling and its gradient likewise.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,3 +95,46 @@ def same_padding(
         total = max(needed - size[axis], 0)
         sides.append((total // 2, total - total // 2))
     return sides[0], sides[1]
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Max pooling of an NHWC array and what follows from it.
+
+    Attributes:
+        outputs: the maxima; where there are several, the first, and the last value that is not a number before all.
+        places: the number of each one's place in its window; -1 in windows of nothing but padding.
+        gradient: to the inputs, of sum(outputs * gradient).
+        bound: the gradient of sum(|outputs * gradient|).
+    """
+
+    outputs: Array
+    places: Array
+    gradient: Array
+    bound: Array
+
+
+def max_pool(
+    inputs: Array,
+    gradient: Array,
+    size: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+) -> Pooling:
+    """Return the pooling of `inputs` in windows of `size`, and the gradient for outputs of the shape of `gradient`."""
+    window_of = Convolution(1, strides, padding)
+    values, inside = window_of._pad(inputs), window_of._pad(np.ones(inputs.shape)) == 1
+    outputs, places = np.full(gradient.shape, -np.inf), np.full(gradient.shape, -1)
+    total, bound = np.zeros(values.shape), np.zeros(values.shape)
+    taps = list(window_of._taps((*size, 1, 1), gradient.shape[1:3]))
+    for place, (_, window) in enumerate(taps):
+        value = values[window]
+        larger = inside[window] & ((places < 0) | (value > outputs) | np.isnan(value))
+        outputs, places = np.where(larger, value, outputs), np.where(larger, place, places)
+    for place, (_, window) in enumerate(taps):
+        part = np.where(places == place, gradient.astype("float64"), 0)
+        total[window] += part
+        bound[window] += np.abs(part)
+    (top, _), (left, _) = padding
+    image = (slice(None), slice(top, top + inputs.shape[1]), slice(left, left + inputs.shape[2]))
+    return Pooling(outputs, places, total[image], bound[image])

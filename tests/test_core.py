@@ -4,7 +4,6 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -22,15 +21,6 @@ from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 needs_core = pytest.mark.skipif(not native.is_available(), reason=f"{native.path()}: the core is off, or does not load")
 EVERY_SPEC = [(family, spec) for family, specs in SPECS.items() for spec in specs]
 GUARD = 16  # floats before and behind each array
-
-
-@pytest.fixture
-def instruction_sets() -> Iterator[list[str]]:
-    """The instruction sets that this machine has; afterwards, the one in use and the threads are as before."""
-    before = native.instruction_set()
-    yield [name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name)]
-    native.use_instruction_set(before)
-    native.library().gw_set_threads(0)
 
 
 @st.composite

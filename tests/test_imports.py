@@ -13,12 +13,13 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "spec", "native", "routing", "backends", "algorithms", "ops", "layers", "blocks", "models"),
+    *("errors", "spec", "native", "pooling", "routing", "backends", "algorithms", "ops", "layers", "blocks", "models"),
     *("data", "report", "recipes", "training", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},
     "native": {"errors", "spec"},
+    "pooling": {"spec", "native"},
     "routing": {"spec", "native"},
     "data": {"errors"},
     "report": {"errors"},

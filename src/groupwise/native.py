@@ -33,6 +33,8 @@ _STATUS = {1: "these sizes are invalid", 2: "the family does not compute this co
 _POINTER = ctypes.c_void_p
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_convolve": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 6, ctypes.c_char_p)),
+    "gw_max_pool": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
+    "gw_max_pool_gradient": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
     "gw_family": (ctypes.c_char_p, (_POINTER,)),
     "gw_instruction_set": (ctypes.c_char_p, ()),
     "gw_use_instruction_set": (ctypes.c_int, (ctypes.c_char_p,)),
@@ -143,7 +145,7 @@ def family(spec: ConvSpec) -> str:
     Raises:
         ValueError: where the core refuses the sizes. RuntimeError: where there is no core.
     """
-    name: bytes | None = _core().gw_family(convolution(sizes(spec)))
+    name: bytes | None = core().gw_family(convolution(sizes(spec)))
     if name is None:
         raise ValueError(f"{spec}: the core refuses, {_STATUS[1]}")
     return name.decode()
@@ -151,13 +153,13 @@ def family(spec: ConvSpec) -> str:
 
 def instruction_set() -> str:
     """Return the instruction set that the core uses: one of INSTRUCTION_SETS."""
-    name: bytes = _core().gw_instruction_set()
+    name: bytes = core().gw_instruction_set()
     return name.decode()
 
 
 def use_instruction_set(name: str) -> bool:
     """Use another instruction set from now on; return whether this machine has it."""
-    return _core().gw_use_instruction_set(name.encode()) == 0
+    return core().gw_use_instruction_set(name.encode()) == 0
 
 
 @cache
@@ -168,7 +170,7 @@ def openmp_executor(parallel: int | None, threads: int) -> Any:
         parallel: the address of the runtime's GOMP_parallel; None runs on the core's own threads.
         threads: how many; the results' bits depend on the number.
     """
-    run = ctypes.cast(_core().gw_openmp_run, _POINTER)
+    run = ctypes.cast(core().gw_openmp_run, _POINTER)
     return ctypes.byref(_Executor(run, ctypes.pointer(_OpenMp(parallel, threads)), threads))
 
 
@@ -192,11 +194,9 @@ def run(
         ValueError: where the core refuses. MemoryError, RuntimeError: where there is no memory or no core.
     """
     name = None if family is None else family.encode()
-    status = _core().gw_convolve(pass_, convolution(sizes), a, b, out, epilogue, executor, name)
-    if status == _OUT_OF_MEMORY:
-        raise MemoryError(f"sizes {sizes}: the core found no memory to work in")
+    status = core().gw_convolve(pass_, convolution(sizes), a, b, out, epilogue, executor, name)
     if status:
-        raise ValueError(f"pass {pass_}, sizes {sizes}, family {family}: the core refuses, {_STATUS[status]}")
+        raise_status(status, f"pass {pass_}, sizes {sizes}, family {family}")
 
 
 def convolve(
@@ -247,33 +247,44 @@ def convolve(
     convolution(all_sizes)
     first, second, result = (shapes(all_sizes)[role] for role in ROLES[pass_])
     out = np.empty(result, "float32") if out is None else out
-    _check("a", a, first)
-    _check("b", b, second)
-    _check("out", out, result)
-    if not out.flags.writeable:
-        raise ValueError("out: must be writeable; pass an array of your own")
+    check("a", a, first)
+    check("b", b, second)
+    check("out", out, result, written=True)
     epilogue = None
     if has_epilogue:
-        _check("bias", bias, shapes(all_sizes)[KERNEL][3:])
-        _check("residual", residual, result)
+        check("bias", bias, shapes(all_sizes)[KERNEL][3:])
+        check("residual", residual, result)
         pointers = [None if array is None else array.ctypes.data for array in (bias, residual)]
         epilogue = ctypes.byref(_Epilogue(*pointers, ACTIVATIONS.index(activation)))
     run(pass_, all_sizes, a.ctypes.data, b.ctypes.data, out.ctypes.data, epilogue, family=family)
     return out
 
 
-def _core() -> Any:
-    core = library()
-    if core is None:
+def core() -> Any:
+    """Return `library()`; raise RuntimeError where there is none."""
+    loaded = library()
+    if loaded is None:
         raise RuntimeError(f"{path()}: the C core does not load; ask is_available() before using it")
-    return core
+    return loaded
 
 
-def _check(name: str, array: np.ndarray | None, shape: tuple[int, ...]) -> None:
+def raise_status(status: int, subject: str) -> None:
+    """Raise what a `GwStatus` other than GW_OK means for `subject`: MemoryError or ValueError."""
+    if status == _OUT_OF_MEMORY:
+        raise MemoryError(f"{subject}: the core found no memory to work in")
+    raise ValueError(f"{subject}: the core refuses, {_STATUS[status]}")
+
+
+def check(
+    name: str, array: np.ndarray | None, shape: tuple[int, ...], dtype: str = "float32", written: bool = False
+) -> None:
+    """Raise ValueError where `array` is not what the core reads or, if `written`, writes; None is good."""
     if array is None:
         return
-    # Alignment to a float's four bytes is what the compiler counts on; no more is needed.
-    if array.shape != shape or array.dtype != np.float32 or not (array.flags.c_contiguous and array.flags.aligned):
+    # Alignment to an element's bytes is what the compiler counts on; no more is needed.
+    if array.shape != shape or array.dtype.name != dtype or not (array.flags.c_contiguous and array.flags.aligned):
         raise ValueError(
-            f"{name} of shape {array.shape} and type {array.dtype}: must be aligned contiguous float32 of shape {shape}"
+            f"{name} of shape {array.shape} and type {array.dtype}: must be aligned contiguous {dtype} of shape {shape}"
         )
+    if written and not array.flags.writeable:
+        raise ValueError(f"{name}: must be writeable; pass an array of your own")

@@ -1,4 +1,5 @@
-// Draws convolutions and compares every family, pass and instruction set with the reference; ends with 1 on a mistake.
+// Draws convolutions and compares every family, pass and instruction set with the reference, and max poolings with
+// plain loops; ends with 1 on a mistake.
 //
 //   driver [SPECS A FAMILY] [SEED]
 //
@@ -83,8 +84,8 @@ GwConvolution draw_convolution(const std::string& family) {
     if (height < 0 || width < 0) continue;
     c.out_height = height / c.stride_y + 1;
     c.out_width = width / c.stride_x + 1;
-    const double work = double(c.batch + 1) * c.out_height * c.out_width * c.out_channels * in_width * c.kernel_height *
-                        c.kernel_width;
+    const double work =
+        double(c.batch + 1) * c.out_height * c.out_width * c.out_channels * in_width * c.kernel_height * c.kernel_width;
     if (work < (draw(0, 9) ? 1e6 : 2e7)) return c;
   }
 }
@@ -134,6 +135,112 @@ int check(const GwConvolution& c, int pass, const std::string& family) {
   return mistake != nullptr;
 }
 
+// Floats or bfloat16 that begin at an odd element, and end where the allocation does.
+struct Elements {
+  GwElement type;
+  std::vector<char> memory;
+  int64_t count;
+
+  Elements(GwElement t, int64_t n) : type(t), memory(size_t(n + 1) * size(), char(0x5a)), count(n) {}
+  size_t size() const { return type == GW_FLOAT32 ? 4 : 2; }
+  char* data() { return memory.data() + size(); }
+  float operator[](int64_t i) const {
+    uint32_t bits = 0;
+    memcpy(reinterpret_cast<char*>(&bits) + 4 - size(), memory.data() + size_t(i + 1) * size(), size());
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+  }
+  // A value that bfloat16 holds.
+  void set(int64_t i, float value) {
+    memcpy(data() + size_t(i) * size(), reinterpret_cast<const char*>(&value) + 4 - size(), size());
+  }
+};
+
+GwConvolution draw_pooling() {
+  for (;;) {
+    GwConvolution c{};
+    c.batch = draw(0, 9) ? draw(1, 3) : 0;
+    c.height = draw(1, 33);
+    c.width = draw(1, 33);
+    c.groups = c.in_channels = c.out_channels = draw(0, 2) ? draw(1, 70) : draw(1, 4) * 16;
+    const bool usual = draw(0, 1);
+    c.kernel_height = usual ? draw(2, 3) : draw(1, 6);
+    c.kernel_width = usual ? c.kernel_height : draw(1, 6);
+    c.stride_y = usual ? 2 : draw(1, 7);
+    c.stride_x = usual ? 2 : draw(1, 7);
+    c.dilation_y = c.dilation_x = 1;
+    c.pad_top = draw(0, c.kernel_height + 2);
+    c.pad_left = draw(0, c.kernel_width + 2);
+    const int64_t height = c.height + c.pad_top + draw(0, c.kernel_height + 2) - c.kernel_height;
+    const int64_t width = c.width + c.pad_left + draw(0, c.kernel_width + 2) - c.kernel_width;
+    if (height < 0 || width < 0) continue;
+    c.out_height = height / c.stride_y + 1;
+    c.out_width = width / c.stride_x + 1;
+    return c;
+  }
+}
+
+// One window's maximum, the index of the input it was found at (-1: nowhere) and its place in the window.
+struct Maximum {
+  float value = -INFINITY;
+  int64_t input = -1;
+  int place = 0;
+};
+
+Maximum find_maximum(const GwConvolution& c, const Elements& x, int64_t image, int64_t p, int64_t q, int64_t channel) {
+  Maximum best;
+  for (int64_t place = 0; place < c.kernel_height * c.kernel_width; ++place) {
+    const int64_t i = p * c.stride_y - c.pad_top + place / c.kernel_width;
+    const int64_t j = q * c.stride_x - c.pad_left + place % c.kernel_width;
+    if (i < 0 || i >= c.height || j < 0 || j >= c.width) continue;
+    const int64_t index = ((image * c.height + i) * c.width + j) * c.in_channels + channel;
+    if (best.input < 0 || x[index] > best.value || isnan(x[index])) best = {x[index], index, int(place)};
+  }
+  return best;
+}
+
+const char* find_pooling_mistake(const GwConvolution& c, GwElement type) {
+  const int64_t inputs = c.batch * c.height * c.width * c.in_channels;
+  const int64_t outputs = c.batch * c.out_height * c.out_width * c.in_channels;
+  Elements x(type, inputs), y(type, outputs), dy(type, outputs), dx(type, inputs), again(type, inputs);
+  // Few different values, so that maxima are often equal, and now and then one that is not a number.
+  for (int64_t i = 0; i < inputs; ++i) x.set(i, draw(0, 50) ? float(draw(-3, 3)) : NAN);
+  for (int64_t i = 0; i < outputs; ++i) dy.set(i, float(draw(-99, 99)));
+  std::vector<uint8_t> places(size_t(outputs), 0);
+  std::vector<double> truth(size_t(inputs), 0), bound(size_t(inputs), 0);
+  gw_set_threads(draw(1, 5));
+  if (gw_max_pool(type, &c, x.data(), y.data(), places.data(), nullptr)) return "refused";
+  if (gw_max_pool_gradient(type, &c, dy.data(), places.data(), dx.data(), nullptr)) return "refused the gradient";
+  gw_set_threads(draw(1, 5));
+  gw_max_pool_gradient(type, &c, dy.data(), places.data(), again.data(), nullptr);
+  if (dx.memory != again.memory) return "other bits with other threads";
+  for (int64_t i = 0; i < outputs; ++i) {
+    const int64_t pixel = i / c.in_channels, row = pixel / c.out_width;
+    const Maximum best =
+        find_maximum(c, x, row / c.out_height, row % c.out_height, pixel % c.out_width, i % c.in_channels);
+    if (!(y[i] == best.value || (isnan(y[i]) && isnan(best.value)))) return "wrong maximum";
+    if (best.input < 0) continue;
+    if (places[size_t(i)] != best.place) return "wrong place";
+    truth[size_t(best.input)] += double(dy[i]);
+    bound[size_t(best.input)] += fabs(double(dy[i]));
+  }
+  for (int64_t i = 0; i < inputs; ++i) {
+    const double tolerance = (type == GW_FLOAT32 ? 1e-6 : 1.0 / 256) * bound[size_t(i)];
+    if (!(fabs(double(dx[i]) - truth[size_t(i)]) <= tolerance)) return "wrong gradient";
+  }
+  return nullptr;
+}
+
+int check_pooling(const GwConvolution& c, GwElement type) {
+  const char* mistake = find_pooling_mistake(c, type);
+  if (mistake) {
+    printf("%s: max pooling, %s, %s, %ld threads: %s\n", mistake, gw_instruction_set(),
+           type == GW_FLOAT32 ? "float32" : "bfloat16", long(gw_threads()), text(c).c_str());
+  }
+  return mistake != nullptr;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -147,6 +254,8 @@ int main(int count, char** arguments) {
       printf("%s, %s: %ld convolutions drawn\n", set, family, long(specs));
       fflush(stdout);
     }
+    for (int64_t i = 0; i < specs; ++i) mistakes += check_pooling(draw_pooling(), i % 2 ? GW_BFLOAT16 : GW_FLOAT32);
+    printf("%s: %ld poolings drawn\n", set, long(specs));
   }
   printf("%d mistakes\n", mistakes);
   return mistakes != 0;
