@@ -57,7 +57,7 @@ typedef enum GwElement { GW_FLOAT32 = 0, GW_BFLOAT16 = 1 } GwElement;
 
 // Max pooling, of the sizes of a depthwise convolution without dilation, whose windows have at most 256 places. Padding
 // is never a maximum. `places` receives which place of its window, in row-major order, each output was found at: the
-// first maximum, or the last value that is not a number. It may be null.
+// first maximum, or the last value that is not a number; 0 where a window sees nothing but padding. It may be null.
 GW_PUBLIC int gw_max_pool(int element, const GwConvolution*, const void* inputs, void* outputs, uint8_t* places,
                           const GwExecutor*);
 // The inputs' gradient: each output's, added at its place.

@@ -161,7 +161,8 @@ class Pooling {
 
   // What the loops read is copied into variables, which no store can change.
 
-  // The maxima of one window, whose first tap in the image is number `place` and at `from`. One without any is -inf.
+  // The maxima of one window, whose first tap in the image is number `place` and at `from`. Without any tap in the
+  // image it is -inf at place 0, which lies outside too.
   GW_INLINE void find_maxima(int64_t from, int64_t rows, int64_t columns, int32_t place, int64_t to) const {
     const Element* in = static_cast<const Element*>(job_.in) + from;
     Element* out = static_cast<Element*>(job_.out) + to;
@@ -170,8 +171,11 @@ class Pooling {
     const bool streaming = streaming_;
     for_channels([=](int64_t channel, int64_t count) {
       Vector best = splat(-__builtin_inff());
-      Indices best_places = Indices{} + place;
-      if (rows > 0 && columns > 0) best = Type::load(in + channel, count);
+      Indices best_places{};
+      if (rows > 0 && columns > 0) {
+        best = Type::load(in + channel, count);
+        best_places += place;
+      }
 #pragma GCC unroll 3
       for (int64_t row = 0; row < rows; ++row) {
 #pragma GCC unroll 3

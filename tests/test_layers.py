@@ -2,12 +2,14 @@
 
 import json
 import re
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from groupwise import layers, load_keras_weights, models
+from groupwise import layers, load_keras_weights, models, pooling
+from tests import poolings
 from tests.frameworks import BACKEND, values_and_gradients
 
 numpy = keras.ops.convert_to_numpy
@@ -202,6 +204,21 @@ def test_max_pooling_gives_its_gradient_to_the_first_maximum(size: int) -> None:
     scale = np.ones((), "float32")
     _, actual, _ = values_and_gradients(lambda x, factor: pooling(x) * factor, inputs, scale, gradient, True)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("padding", ["valid", "same", ((1, 1), (1, 1)), ((0, 1), (1, 0))])
+@pytest.mark.parametrize("size", [2, 3])
+def test_max_pooling_is_the_reference(size: int, padding: Any, dtype: str) -> None:
+    """With and without the C core: the first maximum gets the gradient, padding is never one."""
+    spec = pooling.window((2, 7, 6, 5), (size, size), (2, 2), padding)
+    inputs, gradient = (a.astype(dtype) for a in poolings.images(spec, with_nan=False))
+    expected = poolings.truth(spec, inputs, gradient)
+    layer, scale = layers.MaxPooling2D(size, 2, padding, dtype=dtype), np.ones((), dtype)
+    outputs, actual, _ = values_and_gradients(lambda x, factor: layer(x) * factor, inputs, scale, gradient, True)
+    np.testing.assert_array_equal(outputs, expected.outputs)
+    error = np.abs(actual - expected.gradient)
+    assert np.all(error <= 2 * poolings.ROUNDING.get(dtype, 2**-10) * expected.bound), error.max()
 
 
 def test_depthwise_initialiser_has_the_true_fan_in() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from groupwise import backends
+from groupwise import backends, pooling
 from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
 from groupwise.spec import ConvSpec, Padding, normalise_padding
 
@@ -312,6 +312,21 @@ class MaxPooling2D(_Pooling2D, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` that also takes explicit padding, never chosen as the maximum."""
 
     kind, fill = "max", float("-inf")
+
+    def call(self, inputs: Any) -> Any:
+        inputs, pool = ops.convert_to_tensor(inputs), backends.active.max_pool
+        spec = self._core_spec(inputs)
+        return super().call(inputs) if pool is None or spec is None else pool(inputs, spec)
+
+    def _core_spec(self, inputs: Any) -> ConvSpec | None:
+        """Return what the core is to pool; None where it cannot, or is not there."""
+        known = self.data_format == "channels_last" and None not in inputs.shape
+        if not known or not backends.active.runtime(inputs).core:
+            return None
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        padding = self.explicit or self.padding
+        spec = pooling.window(tuple(inputs.shape), self.pool_size, self.strides, padding, dtype)
+        return spec if pooling.is_supported(spec) else None
 
 
 @_register

@@ -220,8 +220,8 @@ const char* find_pooling_mistake(const GwConvolution& c, GwElement type) {
     const Maximum best =
         find_maximum(c, x, row / c.out_height, row % c.out_height, pixel % c.out_width, i % c.in_channels);
     if (!(y[i] == best.value || (isnan(y[i]) && isnan(best.value)))) return "wrong maximum";
-    if (best.input < 0) continue;
     if (places[size_t(i)] != best.place) return "wrong place";
+    if (best.input < 0) continue;
     truth[size_t(best.input)] += double(dy[i]);
     bound[size_t(best.input)] += fabs(double(dy[i]));
   }

@@ -35,6 +35,9 @@ class Backend(Protocol):
     pool: Callable[[Any, str, tuple[int, int], tuple[int, int]], Any] | None
     """(NHWC inputs, "max" or "average", size, strides) -> unpadded pooling; None where Keras's own is good."""
 
+    max_pool: Callable[[Any, ConvSpec], Any] | None
+    """(NHWC inputs, `pooling.window`) -> the core's max pooling; None where the framework's own is as fast."""
+
     def runtime(self, inputs: Any = None) -> Runtime:
         """Return where `inputs` (or, without any, the next array) will be computed."""
 

@@ -10,7 +10,7 @@ from groupwise.backends import tensorflow_core as core
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
-pool = None
+pool = max_pool = None
 
 
 @cache

@@ -6,8 +6,11 @@ import torch
 from torch.nn import functional
 
 from groupwise.backends import torch_core as core
+from groupwise.backends.torch_pool import max_pool
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
+
+__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime"]
 
 
 def runtime(inputs: Any = None) -> Runtime:

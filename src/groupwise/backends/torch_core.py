@@ -54,8 +54,7 @@ def _operation(name: str, pass_: int) -> Callable[..., Any]:
                     f"must be float32 of shape {shape}"
                 )
         a, b, out = a.contiguous(), b.contiguous(), a.new_empty(result)
-        executor = native.openmp_executor(_openmp_parallel(), torch.get_num_threads())
-        native.run(pass_, known, a.data_ptr(), b.data_ptr(), out.data_ptr(), executor=executor)
+        native.run(pass_, known, a.data_ptr(), b.data_ptr(), out.data_ptr(), executor=executor())
         return out
 
     def shape_only(a: torch.Tensor, b: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -95,6 +94,11 @@ def _gradient(role: int, tensors: dict[int, torch.Tensor], sizes: list[int]) -> 
     first, second, _ = native.ROLES[pass_]
     result: torch.Tensor = _OPERATIONS[pass_](tensors[first], tensors[second], sizes)
     return result
+
+
+def executor() -> Any:
+    """Return the address of a `GwExecutor` on as many of PyTorch's own threads as it uses now."""
+    return native.openmp_executor(_openmp_parallel(), torch.get_num_threads())
 
 
 @cache
