@@ -1,4 +1,4 @@
-// The part of XLA's foreign function interface (its C API) that csrc/jax.cc uses, declared anew: plain structs whose
+// The part of XLA's foreign function interface (its C API) that csrc/jax*.cc use, declared anew: plain structs whose
 // sizes, offsets and values tests/core/xla_ffi.cc compares with the headers of the installed jaxlib.
 //
 // It holds for the versions 0.1 (jaxlib 0.6.0) to 0.3 (jaxlib 0.10.2): what changed between them is not declared here.
@@ -14,7 +14,7 @@ enum { XLA_VERSION_MAJOR = 0, XLA_OLDEST_VERSION_MINOR = 1, XLA_NEWEST_VERSION_M
 
 enum { XLA_EXTENSION_METADATA = 1 };
 enum { XLA_ERROR_INVALID_ARGUMENT = 3, XLA_ERROR_RESOURCE_EXHAUSTED = 8, XLA_ERROR_UNIMPLEMENTED = 12 };
-enum { XLA_TYPE_S64 = 5, XLA_TYPE_F32 = 11 };
+enum { XLA_TYPE_S64 = 5, XLA_TYPE_U8 = 6, XLA_TYPE_F32 = 11, XLA_TYPE_BF16 = 16 };
 // A buffer is of the same type among the arguments and the results.
 enum { XLA_BUFFER = 1, XLA_ATTRIBUTE_ARRAY = 1 };
 

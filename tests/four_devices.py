@@ -15,9 +15,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
 from groupwise import native
-from groupwise.backends import jax_core
+from groupwise.backends import jax_core, jax_pool
 from groupwise.spec import ConvSpec
+from tests import poolings
 from tests.passes import PASS_NAMES, expected, near, random_arrays
+from tests.reference import Pooling
 
 SPEC = ConvSpec.of((8, 9, 7, 16), (3, 3, 4, 24), 4, 2, ((1, 1), (2, 0)))
 MOVES = ("all-gather", "all-to-all", "collective-permute")
@@ -94,6 +96,39 @@ def uneven() -> None:
         near(np.asarray(result), *expected(pass_, SPEC, few), PASS_NAMES[pass_])
 
 
+def pooling() -> None:
+    """Max pooling and its gradient: every device pools its own images, and nothing is sent."""
+    spec = poolings.SPECS[1]
+    inputs, gradient = (np.concatenate([array] * 4) for array in poolings.images(spec))
+    expected = poolings.truth(spec, inputs, gradient)
+
+    def place(mesh: Any) -> list[Any]:
+        return [jax.device_put(array, NamedSharding(mesh, Partition("batch"))) for array in (inputs, gradient)]
+
+    def pool(inputs: Any) -> Any:
+        return jax_pool.max_pool(inputs, spec)
+
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    check_pooling(pool, place(mesh), expected)
+    mapped = jax.shard_map(pool, mesh=mesh, in_specs=Partition("batch"), out_specs=Partition("batch"))
+    check_pooling(mapped, place(mesh), expected)
+    explicit = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(explicit):
+        check_pooling(pool, place(explicit), expected)
+
+
+def check_pooling(function: Any, placed: list[Any], expected: Pooling) -> None:
+    def run(inputs: Any, gradient: Any) -> Any:
+        outputs, pull = jax.vjp(function, inputs)
+        return outputs, *pull(gradient)
+
+    compiled = jax.jit(run).lower(*placed).compile()
+    assert not any(move in compiled.as_text() for move in (*MOVES, "all-reduce"))
+    outputs, gradient = compiled(*placed)
+    np.testing.assert_array_equal(outputs, expected.outputs)
+    np.testing.assert_allclose(gradient, expected.gradient, rtol=1e-5, atol=1e-5)
+
+
 class Convolution(keras.layers.Layer):
     """The core's convolution with a kernel of its own."""
 
@@ -130,7 +165,7 @@ def keras_distribution() -> None:
     assert all("all-reduce" in text for text in steps)
 
 
-CHECKS = {function.__name__: function for function in (mesh, explicit, shard_map, uneven, keras_distribution)}
+CHECKS = {function.__name__: function for function in (mesh, explicit, shard_map, uneven, pooling, keras_distribution)}
 
 if __name__ == "__main__":
     assert len(jax.devices()) == 4

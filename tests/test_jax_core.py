@@ -286,10 +286,14 @@ def test_the_core_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
         run(ONE_EACH[0])(*random_arrays(ONE_EACH[0])[:2])
 
 
-NEEDS = {"explicit": (jax.sharding, "auto_axes"), "shard_map": (jax, "shard_map")}
+NEEDS = {
+    "explicit": (jax.sharding, "auto_axes"),
+    "pooling": (jax.sharding, "auto_axes"),
+    "shard_map": (jax, "shard_map"),
+}
 
 
-@pytest.mark.parametrize("check", ["mesh", "explicit", "shard_map", "uneven", "keras_distribution"])
+@pytest.mark.parametrize("check", ["mesh", "explicit", "shard_map", "uneven", "pooling", "keras_distribution"])
 def test_four_devices(check: str, tmp_path: Path) -> None:
     """See tests/four_devices.py: no device sends its images to another one, forward or backward."""
     if check in NEEDS and not hasattr(*NEEDS[check]):

@@ -8,8 +8,11 @@ from jax import lax
 from jax import numpy as jnp
 
 from groupwise.backends import jax_core as core
+from groupwise.backends.jax_pool import max_pool
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
+
+__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime"]
 
 batch_normalise = None
 

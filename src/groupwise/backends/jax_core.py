@@ -5,13 +5,10 @@ in each: the gradient of one pass is the two others.
 """
 
 import ctypes
-import importlib
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from math import prod
 from typing import Any
 
 import jax
@@ -23,9 +20,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
 from groupwise import native
+from groupwise.backends.jax_mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
 from groupwise.spec import ConvSpec
 
 _HANDLERS = ("gw_jax_forward", "gw_jax_input_gradient", "gw_jax_kernel_gradient")
+_POOLING_HANDLERS = ("gw_jax_max_pool", "gw_jax_max_pool_gradient")
 # What may follow inputs, kernel and outputs in native.ROLES: a forward pass's further operands.
 _BIAS, _RESIDUAL = 3, 4
 # Each role's dimensions, as Shardy names them. Only the batch has one name everywhere: it alone stays cut over devices.
@@ -78,15 +77,21 @@ def is_available() -> bool:
     return native.is_available() and _register()
 
 
+def require() -> None:
+    """Raise RuntimeError where the core is not available; without this, XLA knows none of its custom calls."""
+    if not is_available():
+        raise RuntimeError(f"the core is not available here: GROUPWISE_CORE is 0, or JAX cannot load {native.path()}")
+
+
 @cache
 def _register() -> bool:
     try:
         # Before the CPU has started, a handler that XLA refuses would keep it from starting; afterwards this raises.
         jax.devices("cpu")
         library = ctypes.CDLL(str(native.path("groupwise_jax")))
-        for name in _HANDLERS:
+        for name in (*_HANDLERS, *_POOLING_HANDLERS):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
-        _custom_partitioning()
+        custom_partitioning()
     except (OSError, ImportError, AttributeError, RuntimeError) as error:
         warnings.warn(
             f"groupwise runs on XLA's own convolutions: JAX {jax.__version__} does not take the C core: {error}",
@@ -130,8 +135,7 @@ def convolve(
         >>> convolve(jnp.array([[[[2.0, 3.0]]]]), jnp.full((1, 1, 1, 2), 10.0), spec).ravel().tolist()
         [20.0, 30.0]
     """
-    if not is_available():
-        raise RuntimeError(f"the core is not available here: GROUPWISE_CORE is 0, or JAX cannot load {native.path()}")
+    require()
     if activation not in native.ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: must be one of {', '.join(native.ACTIVATIONS)}")
     extras = {role: value for role, value in ((_BIAS, bias), (_RESIDUAL, residual)) if value is not None}
@@ -143,7 +147,7 @@ def convolve(
         if operand.shape != shapes[role]:
             name = ("inputs", "kernel", "outputs", "bias", "residual")[role]
             raise ValueError(f"{name} of shape {operand.shape}: must be of shape {shapes[role]}")
-    return _in_any_mesh(partial(_forward, forward), operands).astype(spec.dtype)
+    return in_any_mesh(partial(_forward, forward), operands).astype(spec.dtype)
 
 
 # Differentiation.
@@ -196,7 +200,7 @@ _linear.defvjp(lambda pass_, a, b: (_linear(pass_, a, b), (a, b)), _linear_gradi
 
 @lru_cache(maxsize=4096)
 def _operation(pass_: _Pass) -> Callable[..., Any]:
-    partitioned = _custom_partitioning()(partial(_call, pass_))
+    partitioned = custom_partitioning()(partial(_call, pass_))
     partitioned.def_partition(
         partition=partial(_partition, pass_),
         infer_sharding_from_operands=lambda mesh, operands, _: _shardings(pass_, mesh, operands)[0],
@@ -209,10 +213,10 @@ def _operation(pass_: _Pass) -> Callable[..., Any]:
 
 
 def _call(pass_: _Pass, *operands: Any) -> Any:
-    axes = frozenset[str]().union(*map(_varying_axes, operands))
+    axes = frozenset[str]().union(*map(varying_axes, operands))
     shape = pass_.shapes(operands[0].shape[0])[pass_.result]
     call = jax.ffi.ffi_call(_HANDLERS[pass_.number], jax.ShapeDtypeStruct(shape, jnp.float32))
-    return _vary(call(*(_vary(operand, axes) for operand in operands), settings=pass_.settings), axes)
+    return vary(call(*(vary(operand, axes) for operand in operands), settings=pass_.settings), axes)
 
 
 def _batch(pass_: _Pass, size: int, mapped: Sequence[bool], *operands: Any) -> tuple[Any, bool]:
@@ -236,18 +240,9 @@ def _shardings(pass_: _Pass, mesh: Any, operands: Sequence[Any]) -> tuple[NamedS
     images = [operand for operand, role in zip(operands, pass_.operands, strict=True) if _has_batch(role)]
     images = [image for image in images if isinstance(image.sharding, NamedSharding)]
     mesh = images[0].sharding.mesh if images else mesh
-    cut = next((image.sharding.spec[0] for image in images if _is_cut_evenly(image)), None)
+    cut = next((image.sharding.spec[0] for image in images if is_cut_evenly(image)), None)
     by_batch, whole = NamedSharding(mesh, Partition(cut)), NamedSharding(mesh, Partition())
     return tuple(by_batch if _has_batch(role) else whole for role in (pass_.result, *pass_.operands))
-
-
-def _is_cut_evenly(image: Any) -> bool:
-    """Return whether the batch is cut into equal parts; XLA pads unequal ones, with numbers of no meaning."""
-    spec = image.sharding.spec
-    if not len(spec) or spec[0] is None:
-        return False
-    axes = (spec[0],) if isinstance(spec[0], str) else spec[0]
-    return image.shape[0] % prod(image.sharding.mesh.shape[axis] for axis in axes) == 0
 
 
 def _partition(pass_: _Pass, mesh: Any, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
@@ -255,48 +250,8 @@ def _partition(pass_: _Pass, mesh: Any, operands: Sequence[Any], _: Any) -> tupl
     cut = shardings[0].spec[0]
 
     def run(*arrays: Any) -> Any:
-        with _within(result.mesh):
+        with within(result.mesh):
             part = _call(pass_, *arrays)
             return lax.psum(part, cut) if cut and not _has_batch(pass_.result) else part
 
     return result.mesh, run, result, tuple(shardings)
-
-
-# What differs between versions of JAX, from 0.6 to 0.10: names that moved, and how a type names the mesh's axes.
-
-
-def _custom_partitioning() -> Any:
-    return importlib.import_module("jax.experimental.custom_partitioning").custom_partitioning
-
-
-def _within(mesh: Any) -> Any:
-    """Return a context whose mesh is `mesh`: 0.8 and 0.9 spoil a sum over devices where the caller's is explicit."""
-    use = getattr(jax.sharding, "use_abstract_mesh", None)
-    return use(mesh.abstract_mesh) if use else nullcontext()
-
-
-def _varying_axes(operand: Any) -> frozenset[str]:
-    """Return the axes of an enclosing `shard_map` along which `operand` differs."""
-    kind = jax.typeof(operand)
-    manual = getattr(kind, "manual_axis_type", None)
-    return manual.varying if manual is not None else getattr(kind, "vma", frozenset())
-
-
-def _vary(operand: Any, axes: frozenset[str]) -> Any:
-    """Mark `operand` as differing along `axes`; its gradient is then summed over those that are new."""
-    missing = tuple(sorted(axes - _varying_axes(operand)))
-    if not missing:
-        return operand
-    return lax.pcast(operand, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(operand, missing)
-
-
-def _in_any_mesh(function: Callable[..., Any], operands: Sequence[Any]) -> Any:
-    """Call `function` where all operands vary alike and no axis of the mesh is explicit: XLA then cuts them."""
-    axes = frozenset[str]().union(*map(_varying_axes, operands))
-    operands = [_vary(operand, axes) for operand in operands]
-    shardings = [jax.typeof(operand).sharding for operand in operands]
-    auto_axes = getattr(jax.sharding, "auto_axes", None)  # from 0.7 on
-    if auto_axes is None or not any(sharding.mesh.explicit_axes for sharding in shardings):
-        return function(*operands)
-    cut = shardings[0].spec[0] if len(shardings[0].spec) else None
-    return auto_axes(function, out_sharding=Partition(cut, None, None, None))(*operands)

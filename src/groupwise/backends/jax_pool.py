@@ -1,0 +1,170 @@
+"""JAX: the C core's max pooling as custom calls of XLA, that differentiate, batch and partition as `jax_core`'s do.
+
+The gradient is linear in the outputs' gradient, and so is its own: the elements at the maxima's places, which XLA
+gathers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jax.custom_batching import custom_vmap
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as Partition
+
+from groupwise import native
+from groupwise.backends.jax_core import require
+from groupwise.backends.jax_mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes
+from groupwise.spec import ConvSpec
+
+
+@dataclass(frozen=True)
+class _Pooling:
+    """Max pooling of any batch, or its gradient.
+
+    Attributes:
+        sizes: those of `native.sizes` without the first, the batch.
+        kind: "maxima" (inputs -> outputs), "places" (inputs -> outputs, places) or "gradient" (outputs' gradient,
+            places -> inputs' gradient).
+    """
+
+    sizes: tuple[int, ...]
+    kind: str = "maxima"
+
+    @property
+    def target(self) -> str:
+        """The custom call's name."""
+        return "gw_jax_max_pool_gradient" if self.kind == "gradient" else "gw_jax_max_pool"
+
+    @property
+    def rule(self) -> str:
+        """The arrays' dimensions for Shardy: only the batch has one name everywhere, and stays cut over devices."""
+        images, maxima = "n h w c", "n p q d"
+        if self.kind == "gradient":
+            return f"{maxima}, {maxima} -> {images}"
+        return f"{images} -> {maxima}" if self.kind == "maxima" else f"{images} -> {maxima}, {maxima}"
+
+    @property
+    def settings(self) -> np.ndarray:
+        """What csrc/jax_pool.cc wants to know beside the shapes."""
+        sizes = self.sizes
+        return np.array([*sizes[6:8], *sizes[9:11], *sizes[13:15]], np.int64)
+
+    def results(self, batch: int, dtype: Any) -> Any:
+        """Return the shapes and types of the results."""
+        inputs, _, outputs = native.shapes((batch, *self.sizes))
+        if self.kind == "gradient":
+            return jax.ShapeDtypeStruct(inputs, dtype)
+        maxima = jax.ShapeDtypeStruct(outputs, dtype)
+        return maxima if self.kind == "maxima" else (maxima, jax.ShapeDtypeStruct(outputs, jnp.uint8))
+
+
+def max_pool(inputs: Any, spec: ConvSpec) -> Any:
+    """Return the maxima of NHWC `inputs`, of the spec's shape and type; see `pooling.max_pool`.
+
+    It differentiates in reverse mode, any number of times, batches under `jax.vmap`, and pools a batch that is cut over
+    devices where it lies.
+
+    Examples:
+        >>> from groupwise import pooling
+        >>> inputs = jnp.array([[1.0, 5.0], [5.0, 2.0]]).reshape(1, 2, 2, 1)
+        >>> max_pool(inputs, pooling.window((1, 2, 2, 1), (2, 2), (2, 2))).item()
+        5.0
+    """
+    require()
+    return in_any_mesh(partial(_max_pool, native.sizes(spec, (1, *inputs.shape[1:]))[1:]), [inputs])
+
+
+# Differentiation.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _max_pool(sizes: tuple[int, ...], inputs: Any) -> Any:
+    return _operation(_Pooling(sizes))(inputs)
+
+
+def _max_pool_saving(sizes: tuple[int, ...], inputs: Any) -> Any:
+    return _operation(_Pooling(sizes, "places"))(inputs)
+
+
+def _max_pool_gradient(sizes: tuple[int, ...], places: Any, gradient: Any) -> tuple[Any]:
+    return (_gradient(sizes, gradient, places),)
+
+
+_max_pool.defvjp(_max_pool_saving, _max_pool_gradient)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradient(sizes: tuple[int, ...], gradient: Any, places: Any) -> Any:
+    return _operation(_Pooling(sizes, "gradient"))(gradient, places)
+
+
+def _gather(sizes: tuple[int, ...], places: Any, images: Any) -> tuple[Any, None]:
+    """Return the elements of `images`, of the inputs' shape, at the maxima's places; zero for windows without any."""
+    (height, width, channels, out_height, out_width), window_width = sizes[:5], sizes[7]
+    stride_y, stride_x, _, _, top, left = sizes[9:]
+    place = places.astype("int32")
+    rows = jnp.arange(out_height)[:, None, None] * stride_y - top + place // window_width
+    columns = jnp.arange(out_width)[:, None] * stride_x - left + place % window_width
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    index = jnp.where(inside, rows * width + columns, 0).reshape(len(places), out_height * out_width, channels)
+    gathered = jnp.take_along_axis(images.reshape(len(places), height * width, channels), index, axis=1)
+    return jnp.where(inside, gathered.reshape(places.shape), 0), None
+
+
+_gradient.defvjp(lambda sizes, gradient, places: (_gradient(sizes, gradient, places), places), _gather)
+
+
+# The operation: the custom call, partitioned, batched.
+
+
+@lru_cache(maxsize=4096)
+def _operation(pooling: _Pooling) -> Callable[..., Any]:
+    partitioned = custom_partitioning()(partial(_call, pooling))
+    partitioned.def_partition(
+        partition=partial(_partition, pooling),
+        infer_sharding_from_operands=lambda mesh, operands, _: _shardings(pooling, mesh, operands)[0],
+        sharding_rule=pooling.rule,
+    )
+    operation = custom_vmap(partitioned)
+    operation.def_vmap(partial(_batch, pooling))
+    return jax.jit(operation, inline=True)
+
+
+def _call(pooling: _Pooling, *operands: Any) -> Any:
+    axes = frozenset[str]().union(*map(varying_axes, operands))
+    call = jax.ffi.ffi_call(pooling.target, pooling.results(operands[0].shape[0], operands[0].dtype))
+    results = call(*(vary(operand, axes) for operand in operands), settings=pooling.settings)
+    return jax.tree.map(lambda result: vary(result, axes), results)
+
+
+def _batch(pooling: _Pooling, size: int, mapped: Sequence[bool], *operands: Any) -> tuple[Any, Any]:
+    """Fold the mapped axis into the batch."""
+    whole = (
+        operand if is_mapped else jnp.broadcast_to(operand, (size, *operand.shape))
+        for operand, is_mapped in zip(operands, mapped, strict=True)
+    )
+    results = _operation(pooling)(*(array.reshape(size * array.shape[1], *array.shape[2:]) for array in whole))
+
+    def unfold(result: Any) -> Any:
+        return result.reshape(size, result.shape[0] // size, *result.shape[1:])
+
+    return jax.tree.map(unfold, results), jax.tree.map(lambda _: True, results)
+
+
+def _shardings(pooling: _Pooling, mesh: Any, operands: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """Return the results' shardings and the operands': every batch as the first one is cut, all else whole."""
+    known = [operand for operand in operands if isinstance(operand.sharding, NamedSharding)]
+    mesh = known[0].sharding.mesh if known else mesh
+    cut = next((operand.sharding.spec[0] for operand in known if is_cut_evenly(operand)), None)
+    by_batch = NamedSharding(mesh, Partition(cut))
+    return (by_batch, by_batch) if pooling.kind == "places" else by_batch, (by_batch,) * len(operands)
+
+
+def _partition(pooling: _Pooling, mesh: Any, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
+    results, shardings = _shardings(pooling, mesh, operands)
+    return shardings[0].mesh, partial(_call, pooling), results, shardings
