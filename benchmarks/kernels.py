@@ -4,11 +4,11 @@
 
 NETWORK is a file of `benchmarks/shapes/networks`, all of them without one; --quick takes one shape of each family,
 image size, kernel size and stride. Every pass is first checked against the core's reference. The core runs through its
-C interface into memory that is there already. Arguments and outputs come out of the caches: each call takes the next of
-several copies that together are larger. "roofline" is the time that the machine's limits allow, over the time taken:
-the larger of operations over the measured peak and bytes over the measured bandwidth (`measure_machine`); its means are
-of the shapes that need over 100 microseconds at these limits. --output replaces this run's section of the file, such as
-"Batch 16, all passes", and leaves the others:
+C interface on PyTorch's own threads, as its peer does, into memory that is there already. Arguments and outputs come
+out of the caches: each call takes the next of several copies that together are larger. "roofline" is the time that the
+machine's limits allow, over the time taken: the larger of operations over the measured peak and bytes over the measured
+bandwidth (`measure_machine`); its means are of the shapes that need over 100 microseconds at these limits. --output
+replaces this run's section of the file, such as "Batch 16, all passes", and leaves the others:
 
     python -m benchmarks.kernels --output benchmarks/results/kernels.md
     python -m benchmarks.kernels --forward --batch 1 --output benchmarks/results/kernels.md
@@ -31,6 +31,7 @@ from benchmarks import tables
 from benchmarks.specs import FAMILIES, NETWORKS, family, read_specs, representative, title, with_batch
 from benchmarks.timing import Times, alternate, environment, geometric_mean, ratio, timed
 from groupwise import native
+from groupwise.backends import torch_core
 from groupwise.spec import ConvSpec
 
 PASSES = ("forward", "input gradient", "kernel gradient")
@@ -148,7 +149,8 @@ def core_call(pass_: int, spec: ConvSpec, a: np.ndarray, b: np.ndarray, out: np.
     sizes = native.convolution(native.sizes(spec))
     pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (a, b, out)]  # these keep their arrays alive
     function = native.library().gw_convolve
-    return lambda: function(pass_, ctypes.byref(sizes), *pointers, None, None, None)
+    threads = torch_core.executor()
+    return lambda: function(pass_, ctypes.byref(sizes), *pointers, None, threads, None)
 
 
 def measure(spec: ConvSpec, pass_: int, rounds: int) -> Row:
