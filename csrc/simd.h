@@ -38,6 +38,16 @@ GW_INLINE Vector splat(float x) { return x - Vector{}; }
 GW_INLINE Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }
 GW_INLINE Vector at_most(Vector v, Vector bound) { return v > bound ? bound : v; }
 
+// The first `count` lanes of memory, fewer than a vector's; the others are zero, and stay untouched by a store.
+#if defined(__AVX512F__)
+GW_INLINE __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+GW_INLINE Vector load_partial(const float* p, int64_t count) {
+  return reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(first_lanes(count), p));
+}
+GW_INLINE void store_partial(float* p, Vector v, int64_t count) {
+  _mm512_mask_storeu_ps(p, first_lanes(count), reinterpret_cast<__m512>(v));
+}
+#else
 GW_INLINE Vector load_partial(const float* p, int64_t count) {
   Vector v{};
   __builtin_memcpy(&v, p, static_cast<size_t>(count) * sizeof(float));
@@ -46,6 +56,7 @@ GW_INLINE Vector load_partial(const float* p, int64_t count) {
 GW_INLINE void store_partial(float* p, Vector v, int64_t count) {
   __builtin_memcpy(p, &v, static_cast<size_t>(count) * sizeof(float));
 }
+#endif
 GW_INLINE Vector load_some(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_partial(p, count); }
 GW_INLINE void store_some(float* p, Vector v, int64_t count) {
   if (count >= kLanes) store(p, v);
