@@ -13,16 +13,16 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "spec", "native", "pooling", "routing", "backends", "algorithms", "ops", "layers", "blocks", "models"),
-    *("data", "report", "recipes", "training", "cli"),
+    *("errors", "files", "machine", "spec", "native", "pooling", "routing", "backends", "algorithms", "ops"),
+    *("layers", "blocks", "models", "data", "report", "recipes", "training", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},
     "native": {"errors", "spec"},
     "pooling": {"spec", "native"},
     "routing": {"spec", "native"},
-    "data": {"errors"},
-    "report": {"errors"},
+    "data": {"errors", "machine"},
+    "report": {"errors", "files"},
 }
 
 

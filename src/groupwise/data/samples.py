@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from groupwise.data.dataset import Split
 from groupwise.data.images import BrokenImage, ImageArray
-from groupwise.data.memory import free_memory, usable_cores
+from groupwise.data.memory import free_memory
 from groupwise.errors import UserError
+from groupwise.machine import usable_cores
 
 Cache: TypeAlias = bool | Literal["auto"]
 Finish: TypeAlias = Callable[[int, ImageArray], ImageArray]

@@ -1,11 +1,12 @@
 """What the pictures share: few colours, light lines, and a canvas without a window."""
 
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from groupwise.files import replace_file
 
 INK, FAINT, GRID = "#222222", "#6b7280", "#e5e7eb"
 TRAINING, JUDGED, RATE = "#9ca3af", "#1d4ed8", "#b45309"
@@ -33,9 +34,4 @@ def plain(axes: Axes, title: str) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)  # noqa: PTH105 - says that it is atomic
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, lambda partial: figure.savefig(partial, format="png"))

@@ -11,10 +11,11 @@ import numpy as np
 from keras import ops
 
 from groupwise.data import ImageBatches
+from groupwise.files import replace_file
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe
 from groupwise.training.evaluation import Evaluation, evaluate
-from groupwise.training.folder import RunFolder, copy_file, replace_file
+from groupwise.training.folder import RunFolder, copy_file
 from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
 from groupwise.training.seed import seed_epoch

@@ -3,18 +3,18 @@
 import csv
 import io
 import json
-import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from groupwise.data.memory import usable_cores
 from groupwise.errors import UserError
+from groupwise.files import replace_file, write_text
+from groupwise.machine import processor, usable_cores
 
 PACKAGES = ("groupwise", "keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch", "numpy", "pillow")
 
@@ -98,11 +98,6 @@ class RunFolder:
         write_text(self.metrics, text.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's text at once."""
-    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
 def write_json(path: Path, content: Any) -> None:
     """Replace a file by data as indented JSON, at once."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -121,16 +116,6 @@ def copy_file(source: Path, path: Path) -> None:
     replace_file(path, lambda partial: shutil.copyfile(source, partial))
 
 
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file under another name, with the same ending, and give it its name when it is whole."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        write(partial)
-        os.replace(partial, path)  # noqa: PTH105 - Path.replace says the same, os.replace that it is atomic
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def environment(backend: str) -> dict[str, Any]:
     """Return what a training's speed and result depend on besides its recipe."""
     versions = {}
@@ -143,17 +128,7 @@ def environment(backend: str) -> dict[str, Any]:
         "backend": backend,
         "versions": {"python": platform.python_version(), **versions},
         "cores": usable_cores(),
-        "processor": _processor(),
+        "processor": processor(),
         "platform": platform.platform(),
         "command": ["groupwise", *sys.argv[1:]],
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
