@@ -1,15 +1,17 @@
-"""Settings for every test: quiet frameworks, drawn cases that are the same in each run."""
+"""Settings for every test: quiet frameworks, drawn cases that are the same in each run, nothing of the user's cache."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["GROUPWISE_TUNING"] = "0"
 
 import hypothesis
 import keras
 import pytest
 
-from groupwise import native
+from groupwise import native, tuning
 
 hypothesis.settings.register_profile(
     "groupwise",
@@ -39,3 +41,13 @@ def instruction_sets() -> Iterator[list[str]]:
     yield [name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name)]
     native.use_instruction_set(before)
     native.library().gw_set_threads(0)
+
+
+@pytest.fixture
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let what is stored count, in a cache folder of the test's own, which does not exist yet."""
+    monkeypatch.setenv("GROUPWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GROUPWISE_TUNING")
+    tuning.current.cache_clear()
+    yield tmp_path / "cache"
+    tuning.current.cache_clear()

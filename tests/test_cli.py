@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 import pytest
 from PIL import Image
 
+from groupwise import backends, measuring, tuning
 from groupwise.cli import main
 from groupwise.cli.backend import BACKENDS, settle_backend
 from groupwise.errors import UserError
@@ -128,6 +130,13 @@ def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys:
         (("routing",), "name a network, or describe one convolution"),
         (("routing", "--input", "56,56"), "must be height,width,channels"),
         (("routing", "--input", "56,56,100", "--groups", "32"), "groups=32: must divide the 100 input channels"),
+        (("tune", "--show", "--clear"), "choose one of --show and --clear"),
+        (("tune", "mnist_cnn", "--clear"), "--clear takes no network; leave out mnist_cnn"),
+        (("tune", "--image-size", "8"), "--image-size and --argument belong to a network"),
+        (("tune", "resnext51_32x4d"), "did you mean"),
+        (("tune", "--batch-size", "0"), "--batch-size"),
+        (("tune", "--backend", "theano"), "must be one of tensorflow, jax, torch"),
+        (("tune", "--clear", "--backend", "theano"), "must be one of tensorflow, jax, torch"),
         (("trian",), "No such command 'trian'"),
     ],
 )
@@ -173,6 +182,72 @@ def test_routing(capsys: Any) -> None:
     code, output, _ = run(capsys, "routing", "--input", "56,56,128", "--groups", "32", "--strides", "2")
     assert code == 0
     assert "32 groups of 4" in output
+
+
+def test_tune(tiny: str, cache_folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = keras.backend.backend()
+    monkeypatch.setattr(measuring, "KINDS", ((5, 8, 8, 4, 3, 1), (5, 4, 6, 1, 1, 1)))
+    assert f"nothing is stored for {backend}" in run(capsys, "tune", "--show")[1]
+    assert not cache_folder.exists()
+    code, output, errors = run(capsys, "tune", "--batch-size", "2")
+    assert (code, errors) == (0, "")
+    assert f"measuring 2 kinds of convolution on {backend} {backends.active.version}" in output
+    assert "batch 2" in output
+    file = cache_folder / f"tuning-{backend}.json"
+    assert f"stored in {file}" in output
+    rows = [line.split() for line in output.splitlines() if line.startswith((" narrow groups", " dense 1x1"))]
+    choices = tuning.read(backend, backends.active.version)
+    assert [row[2] for row in rows] == [choice.algorithm for choice in choices.values()]
+    assert list(choices) == ["narrow groups", "dense 1x1"]
+
+    code, output, _ = run(capsys, "routing", "--input", "9,9,16", "--groups", "4")
+    assert f"runs         {choices['narrow groups'].algorithm}: measured here on 20" in output
+    assert str(choices["narrow groups"].date) in output
+    code, output, _ = run(capsys, "tune", "tiny", "--image-size", "12")
+    assert code == 0
+    assert "measuring 2 convolutions" in output
+    assert " 6x6x8 -> 8, 3x3, 2 groups, strides 2 2, padding 1 1 1 1 " in output
+    code, output, _ = run(capsys, "tune", "--show")
+    assert "narrow groups" in output
+    assert "6x6x8 -> 8" in output
+
+    before = file.read_bytes()
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "choose", interrupted)
+        code, _, errors = run(capsys, "tune")
+    assert (code, errors) == (
+        130,
+        "groupwise: stopped: nothing was stored, and what was stored before is as it was\n",
+    )
+    assert file.read_bytes() == before
+    monkeypatch.setenv("GROUPWISE_TUNING", "0")
+    assert "ignored as long as GROUPWISE_TUNING is 0" in run(capsys, "tune", "--batch-size", "1")[1]
+
+    assert run(capsys, "tune", "--clear", "--backend", "jax" if backend == "torch" else "torch")[0] == 0
+    assert file.exists()
+    assert run(capsys, "tune", "--clear")[:2] == (0, f"removed {file}\n")
+    assert run(capsys, "tune", "--clear")[:2] == (0, f"nothing is stored in {cache_folder}\n")
+
+
+def test_a_tuning_that_does_not_hold_is_measured_again_without_a_word(
+    cache_folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = keras.backend.backend()
+    cache_folder.mkdir()
+    tuning.path(backend).write_text("{}")
+    with pytest.warns(RuntimeWarning, match="is ignored: the file is damaged"):
+        assert "runs" in run(capsys, "routing", "--input", "9,9,16")[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert run(capsys, "tune", "mnist_cnn_grouped", "--batch-size", "1")[0] == 0
+    assert tuning.read(backend, backends.active.version)
+    cache_folder.joinpath("file").write_text("")
+    monkeypatch.setenv("GROUPWISE_CACHE", str(cache_folder / "file"))
+    assert "cannot be written to: set GROUPWISE_CACHE" in refusal(capsys, "tune")
 
 
 def test_the_backend_is_the_option_then_the_variable_then_the_file_then_what_is_installed(

@@ -1,14 +1,17 @@
 """The ordered lists that decide how a convolution runs: `ConvSpec` and `Runtime` -> algorithm, and why.
 
 A row says which algorithm it stands for and, given a spec and a runtime, why it cannot (or should not) run there.
-The first row that has no objection runs. The order of the rows was measured: `benchmarks/algorithms.py`.
+The first row that has no objection runs. The order of the rows was measured: `benchmarks/algorithms.py`. Before them
+come those that `groupwise tune` measured on this machine, for the convolution itself or for its kind.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 
 from groupwise.spec import ConvSpec
+from groupwise.tuning import Tuning
 
 # Channels of a group. Over PyTorch's speed, forward and gradients: depthwise 1.17, groups of 4 and 8 2.36, wider ones
 # 0.81, dense 0.87 (geometric means of benchmarks/kernels.py).
@@ -25,12 +28,14 @@ class Runtime:
         grouped_gradients: whether the framework's own grouped convolution has gradients there
             (TensorFlow on a CPU has them only through oneDNN).
         core: whether the C core is there, and wanted.
+        tuning: what `groupwise tune` measured here; None where it did not, or is not wanted.
     """
 
     framework: str
     device: str
     grouped_gradients: bool = True
     core: bool = False
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,22 @@ def _if_grouped(spec: ConvSpec, runtime: Runtime) -> str | None:
     return "XLA's grouped gradient on a CPU is hundreds of times slower" if spec.groups > 1 else None
 
 
+def _if_dense(spec: ConvSpec, runtime: Runtime) -> str | None:
+    return "there is one group" if spec.groups == 1 else None
+
+
+def _is_narrow(spec: ConvSpec) -> bool:
+    return max(spec.group_width, spec.out_channels // spec.groups) <= WIDEST_NARROW_GROUP
+
+
 def _without_grouped_gradients(spec: ConvSpec, runtime: Runtime) -> str | None:
     if spec.groups > 1 and not runtime.grouped_gradients:
         return "TensorFlow has no gradient of a grouped convolution on a CPU without oneDNN"
     return None
+
+
+def _without_usable_gradients(spec: ConvSpec, runtime: Runtime) -> str | None:
+    return (_if_grouped if runtime.framework == "jax" else _without_grouped_gradients)(spec, runtime)
 
 
 def _without_core(spec: ConvSpec, runtime: Runtime) -> str | None:
@@ -95,7 +112,7 @@ def _without_core(spec: ConvSpec, runtime: Runtime) -> str | None:
 
 
 def _unless_core_and_narrow(spec: ConvSpec, runtime: Runtime) -> str | None:
-    if spec.groups == 1 or max(spec.group_width, spec.out_channels // spec.groups) > WIDEST_NARROW_GROUP:
+    if spec.groups == 1 or not _is_narrow(spec):
         return "oneDNN runs dense convolutions and wide groups as fast"
     if spec.is_depthwise and runtime.framework == "tensorflow":
         # With it ShuffleNet trained at 0.6 of the speed, MobileNet at 0.9: two sets of threads on the same cores.
@@ -130,12 +147,92 @@ _ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
 }
 _ELSEWHERE = (Row("native", "the framework's own convolution", _never),)
 
+# Why a measured algorithm cannot run: what it is not able to, however fast it may be.
+_UNABLE: dict[str, Callable[[ConvSpec, Runtime], str | None]] = {
+    "core": _without_core,
+    "native": _without_usable_gradients,
+    "matmul": _unless_pointwise,
+    "shifted_sum": _unless_depthwise,
+    "blocks": _if_dense,
+}
+
+
+KINDS = ("dense", "dense 1x1", "wide groups", "narrow groups", "grouped 1x1", "depthwise", "strided depthwise")
+
+
+def candidates(spec: ConvSpec, runtime: Runtime) -> list[str]:
+    """Return the algorithms that can run `spec` on `runtime` and are worth measuring."""
+    return [name for name, objection in _UNABLE.items() if objection(spec, runtime) is None]
+
+
+def kind(spec: ConvSpec) -> str:
+    """Return the kind of convolution for which `groupwise tune` measures and stores a choice.
+
+    Examples:
+        >>> kind(ConvSpec.of((None, 56, 56, 128), (3, 3, 4, 128), groups=32))
+        'narrow groups'
+    """
+    pointwise, strided = spec.kernel_shape[:2] == (1, 1), spec.strides != (1, 1)
+    dense, dense_pointwise, wide, narrow, grouped_pointwise, depthwise, strided_depthwise = KINDS
+    if spec.groups == 1:
+        text = dense_pointwise if pointwise else dense
+    elif spec.is_depthwise:
+        text = strided_depthwise if strided else depthwise
+    elif pointwise:
+        text = grouped_pointwise
+    else:
+        text = narrow if _is_narrow(spec) else wide
+    return text if spec.dtype == "float32" else f"{text}, {spec.dtype}"
+
+
+def exact_name(spec: ConvSpec) -> str:
+    """Return the name by which `groupwise tune NETWORK` stores its choice for `spec`: all of it but the batch.
+
+    Examples:
+        >>> exact_name(ConvSpec.of((None, 56, 56, 128), (3, 3, 4, 256), groups=32, strides=2))
+        '56x56x128 -> 256, 3x3, 32 groups, strides 2 2, padding 0 1 0 1'
+    """
+    kernel_height, kernel_width, _, out_channels = spec.kernel_shape
+    # torch.compile may trace this with symbols for sizes: an index is a number.
+    sizes = "x".join("?" if size is None else str(index(size)) for size in spec.input_shape[1:])
+    parts = [f"{sizes} -> {out_channels}", f"{kernel_height}x{kernel_width}"]
+    sides = [index(side) for pair in spec.explicit_padding or () for side in pair]
+    for text, values, usual in (
+        ("strides", spec.strides, 1),
+        ("dilation", spec.dilation_rate, 1),
+        ("padding", sides, 0),
+    ):
+        if any(value != usual for value in values):
+            parts.append(" ".join(map(str, (text, *values))))
+    if spec.groups > 1:
+        parts.insert(2, f"{spec.groups} groups")
+    return ", ".join(parts if spec.dtype == "float32" else [*parts, spec.dtype])
+
+
+def _measured(spec: ConvSpec, runtime: Runtime) -> Iterator[Row]:
+    """Yield the rows that were measured here, for `spec` itself or else for its kind, the one to run first."""
+    if runtime.tuning is None:
+        return
+    choices = runtime.tuning.choices
+    # Where no convolution was measured by itself, a compiled function stays good for all sizes.
+    by_itself = any(name not in KINDS for name in choices)
+    choice = (choices.get(exact_name(spec)) if by_itself else None) or choices.get(kind(spec))
+    if choice is None:
+        return
+    known = [(name, time) for name, time in choice.times if name in _UNABLE]
+    for place, (name, time) in enumerate(known):
+        reason = f"measured here on {choice.date}"
+        for rival, longer in known[place + 1 : place + 2]:
+            factor = f"{longer / time:.2f} times as fast as" if longer >= time else "about as fast as"
+            reason += f": {factor} {rival}"
+        yield Row(name, reason, _UNABLE[name])
+
 
 @lru_cache(maxsize=4096)
 def explain(spec: ConvSpec, runtime: Runtime) -> Routing:
     """Return which algorithm runs `spec` on `runtime`, which rows were passed over, and why."""
     passed_over: list[tuple[str, str]] = []
-    for row in _ROWS.get((runtime.framework, runtime.device), _ELSEWHERE):
+    for row in (*_measured(spec, runtime), *_ROWS.get((runtime.framework, runtime.device), _ELSEWHERE)):
         objection = row.objection(spec, runtime)
         if objection is None:
             return Routing(spec, runtime, row.algorithm, row.reason, tuple(passed_over))

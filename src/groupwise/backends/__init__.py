@@ -28,6 +28,9 @@ class Backend(Protocol):
 
     core: Core
 
+    version: str
+    """The framework's."""
+
     batch_normalise: Callable[..., tuple[Any, Any, Any]] | None
     """(inputs, gamma, beta, moving mean, moving variance, epsilon, training) -> outputs, and the batch's mean and
     biased variance when training; None where the framework has no fused form."""
@@ -43,6 +46,14 @@ class Backend(Protocol):
 
     def convolve(self, inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
         """Return the framework's own convolution of NHWC `inputs` with an HWIO `kernel`."""
+
+    def training_step(
+        self, convolve: Callable[[Any, Any], Any], inputs: Any, kernel: Any, gradient: Any
+    ) -> Callable[[], tuple[Any, Any, Any]]:
+        """Return a function, compiled as in training, that waits for convolve(inputs, kernel) and its two gradients.
+
+        `gradient` is the one to the outputs.
+        """
 
 
 def _load(name: str) -> Backend:

@@ -1,5 +1,6 @@
 """JAX: `lax.conv_general_dilated`."""
 
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
@@ -7,13 +8,15 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from groupwise import tuning
 from groupwise.backends import jax_core as core
 from groupwise.backends.jax_pool import max_pool
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
-__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime"]
+__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime", "training_step", "version"]
 
+version = jax.__version__
 batch_normalise = None
 
 
@@ -21,7 +24,20 @@ def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of JAX's default backend, where traced computations run."""
     if jax.default_backend() != "cpu":
         return Runtime("jax", "gpu")
-    return Runtime("jax", "cpu", core=core.is_available())
+    return Runtime("jax", "cpu", core=core.is_available(), tuning=tuning.current("jax", version))
+
+
+def training_step(
+    convolve: Callable[[Any, Any], Any], inputs: Any, kernel: Any, gradient: Any
+) -> Callable[[], tuple[Any, Any, Any]]:
+    """Return a compiled function that runs `convolve` and both of its gradients, and waits for them."""
+
+    @jax.jit
+    def step(inputs: Any, kernel: Any, gradient: Any) -> tuple[Any, Any, Any]:
+        outputs, pull_back = jax.vjp(convolve, inputs, kernel)
+        return outputs, *pull_back(gradient)
+
+    return lambda: jax.block_until_ready(step(inputs, kernel, gradient))
 
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:

@@ -1,15 +1,18 @@
 """TensorFlow: `tf.nn.conv2d` itself, never through a forced XLA compilation."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
 
+from groupwise import tuning
 from groupwise.backends import tensorflow_core as core
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
+version = tf.__version__
 pool = max_pool = None
 
 
@@ -37,7 +40,25 @@ def runtime(inputs: Any = None) -> Runtime:
     """Return the accelerator's runtime where TensorFlow sees one, else the CPU's."""
     if _has_accelerator():
         return Runtime("tensorflow", "gpu")
-    return Runtime("tensorflow", "cpu", _grouped_gradients(), core.is_available())
+    return Runtime(
+        "tensorflow", "cpu", _grouped_gradients(), core.is_available(), tuning.current("tensorflow", version)
+    )
+
+
+def training_step(
+    convolve: Callable[[Any, Any], Any], inputs: Any, kernel: Any, gradient: Any
+) -> Callable[[], tuple[Any, Any, Any]]:
+    """Return a compiled function that runs `convolve` and both of its gradients."""
+
+    @tf.function
+    def step(inputs: Any, kernel: Any, gradient: Any) -> tuple[Any, Any, Any]:
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = convolve(inputs, kernel)
+        return outputs, *tape.gradient(outputs, [inputs, kernel], output_gradients=gradient)
+
+    # Traced here and now: TensorFlow would warn of a function that is made and traced again for each convolution.
+    return partial(step.get_concrete_function(inputs, kernel, gradient), inputs, kernel, gradient)
 
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:

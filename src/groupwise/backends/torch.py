@@ -1,22 +1,45 @@
 """PyTorch: `F.conv2d` on channels_last memory, which is what an NHWC array is."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from groupwise import tuning
 from groupwise.backends import torch_core as core
 from groupwise.backends.torch_pool import max_pool
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
-__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime"]
+__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime", "training_step", "version"]
+
+version = str(torch.__version__)
 
 
 def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of the device that holds `inputs`, or of Keras's default device."""
     on_cpu = inputs.device.type == "cpu" if isinstance(inputs, torch.Tensor) else not torch.cuda.is_available()
-    return Runtime("torch", "cpu", core=core.is_available()) if on_cpu else Runtime("torch", "gpu")
+    return Runtime("torch", "cpu", core=core.is_available(), tuning=_tuning()) if on_cpu else Runtime("torch", "gpu")
+
+
+@torch.compiler.assume_constant_result
+def _tuning() -> tuning.Tuning | None:
+    """Return what is stored; torch.compile asks once, and does not trace into the reading."""
+    return tuning.current("torch", version)
+
+
+def training_step(
+    convolve: Callable[[Any, Any], Any], inputs: Any, kernel: Any, gradient: Any
+) -> Callable[[], tuple[Any, Any, Any]]:
+    """Return a function that runs `convolve` and both of its gradients."""
+
+    def step() -> tuple[Any, Any, Any]:
+        leaves = [tensor.detach().requires_grad_() for tensor in (inputs, kernel)]
+        outputs = convolve(*leaves)
+        return outputs.detach(), *torch.autograd.grad(outputs, leaves, gradient)
+
+    return step
 
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groupwise.cli import networks, training, using
+from groupwise.cli import networks, training, tuning, using
 from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
@@ -53,6 +53,7 @@ for command in (
     networks.models,
     networks.describe,
     networks.routing,
+    tuning.tune,
     training.recipes,
 ):
     app.command(no_args_is_help=command in (training.train, using.evaluate, using.predict, networks.describe))(command)

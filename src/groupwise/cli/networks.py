@@ -1,5 +1,6 @@
 """`groupwise models`, `describe` and `routing`: what there is, what it costs, and how it runs."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from groupwise.errors import UserError
 
 if TYPE_CHECKING:
     from groupwise.models.network import Network
+    from groupwise.spec import ConvSpec
 
 
 def models(
@@ -63,7 +65,7 @@ def describe(
     settle_backend(backend)
     from groupwise.models import describe as count
 
-    description = count(_network(model, classes, size, channels, arguments))
+    description = count(find_network(model, size, arguments, classes, channels))
     table = Table("layer", "kind", box=None, header_style="bold", show_footer=True)
     table.columns[0].footer = description.name
     table.add_column("output", justify="right")
@@ -107,12 +109,16 @@ def routing(
         raise UserError("routing: name a network, or describe one convolution with --input H,W,C")
     size, arguments = parse_size(image_size), parse_arguments(argument)
     settle_backend(backend)
+    from groupwise import backends
     from groupwise.ops import explain_routing
+    from groupwise.routing import explain
 
     console = make_console()
     if model is not None:
-        for texts in _distinct(_network(model, None, size, None, arguments)):
-            console.print(texts, highlight=False, markup=False, soft_wrap=True)
+        runtime = backends.active.runtime()
+        routes = Counter(str(explain(spec, runtime)) for spec in convolutions(find_network(model, size, arguments)))
+        for text, count in routes.items():
+            console.print(f"{count} x {text}", highlight=False, markup=False, soft_wrap=True)
         return
     height, width, in_channels = _parse_shape(input_shape or "")
     try:
@@ -129,12 +135,12 @@ def routing(
     console.print(str(explanation), highlight=False, markup=False, soft_wrap=True)
 
 
-def _network(
+def find_network(
     model: str,
-    classes: int | None,
     image_size: tuple[int, int] | None,
-    channels: int | None,
     arguments: dict[str, Any],
+    classes: int | None = None,
+    channels: int | None = None,
 ) -> "Network":
     """Return the network of that name, or the saved one."""
     from groupwise.models import create, find
@@ -162,30 +168,22 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _distinct(network: "Network") -> Iterator[str]:
-    """Yield the routing of every distinct convolution, in the network's order, and how often it occurs."""
-    occurrences: dict[str, int] = {}
-    for layer in network.layers:
-        for text in _routes(layer):
-            occurrences[text] = occurrences.get(text, 0) + 1
-    for text, count in occurrences.items():
-        yield f"{count} x {text}"
-
-
-def _routes(layer: Any) -> Iterator[str]:
+def convolutions(network: "Network") -> Iterator["ConvSpec"]:
+    """Yield every convolution of a network, in its order; the batch is not known."""
     from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
-    from groupwise.ops import explain_routing
+    from groupwise.spec import ConvSpec
 
-    if not isinstance(layer, (GroupedConv2D, DepthwiseConv2D, SeparableConv2D)):
-        return
-    shape, dtype = tuple(layer.input.shape), layer.compute_dtype
-    options = (layer.strides, layer.padding, layer.dilation_rate, dtype)
-    if isinstance(layer, GroupedConv2D):
-        yield str(explain_routing(shape, tuple(layer.kernel.shape), layer.groups, *options))
-        return
-    is_separable = isinstance(layer, SeparableConv2D)
-    height, width, channels, multiplier = (layer.depthwise_kernel if is_separable else layer.kernel).shape
-    yield str(explain_routing(shape, (height, width, 1, channels * multiplier), channels, *options))
-    if is_separable:
-        between = (*layer.output.shape[:3], channels * multiplier)
-        yield str(explain_routing(between, tuple(layer.pointwise_kernel.shape), 1, dtype=dtype))
+    for layer in network.layers:
+        if not isinstance(layer, (GroupedConv2D, DepthwiseConv2D, SeparableConv2D)):
+            continue
+        shape, dtype = tuple(layer.input.shape), layer.compute_dtype
+        options = (layer.strides, layer.padding, layer.dilation_rate, dtype)
+        if isinstance(layer, GroupedConv2D):
+            yield ConvSpec.of(shape, tuple(layer.kernel.shape), layer.groups, *options)
+            continue
+        is_separable = isinstance(layer, SeparableConv2D)
+        height, width, channels, multiplier = (layer.depthwise_kernel if is_separable else layer.kernel).shape
+        yield ConvSpec.of(shape, (height, width, 1, channels * multiplier), channels, *options)
+        if is_separable:
+            between = (*layer.output.shape[:3], channels * multiplier)
+            yield ConvSpec.of(between, tuple(layer.pointwise_kernel.shape), 1, dtype=dtype)

@@ -1,0 +1,132 @@
+"""`groupwise tune`: which algorithm is the fastest on this machine, measured, stored, shown and forgotten."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from groupwise.cli.backend import BACKENDS, settle_backend
+from groupwise.cli.networks import convolutions, find_network
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, make_console, parse_arguments, parse_size
+from groupwise.errors import UserError
+from groupwise.training.stopped import Interrupted
+
+if TYPE_CHECKING:
+    from groupwise.spec import ConvSpec
+    from groupwise.tuning import Choice
+
+
+def tune(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A network's name, a .keras file or a run's folder: measure exactly its convolutions. "
+            "Default: every kind of convolution.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
+    image_size: ImageSize = None,
+    argument: ModelArguments = None,
+    show: Annotated[bool, typer.Option("--show", help="Measure nothing; show what is stored.")] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Measure nothing; forget what is stored, of --backend or of all.")
+    ] = False,
+    backend: Backend = None,
+) -> None:
+    """Measure which algorithm is the fastest here for each kind of convolution, and run that one from now on.
+
+    It takes a minute or two, for one backend; a quiet machine measures best. Ctrl-C leaves what was stored before.
+
+    Examples: groupwise tune --backend jax
+
+    groupwise tune resnext50_32x4d --image-size 224 --batch-size 16
+    """
+    if show and clear:
+        raise UserError("tune: choose one of --show and --clear")
+    if model is not None and (show or clear):
+        raise UserError(f"tune: {'--show' if show else '--clear'} takes no network; leave out {model}")
+    if model is None and (image_size or argument):
+        raise UserError("tune: --image-size and --argument belong to a network; name one, such as resnext50_32x4d")
+    if clear:
+        _clear(backend)
+        return
+    size, arguments = parse_size(image_size), parse_arguments(argument)
+    name = settle_backend(backend)
+    from groupwise import backends, measuring, routing, tuning
+
+    console, version = make_console(), backends.active.version
+    if show:
+        stored = tuning.current(name, version)
+        if stored is None:
+            _say(console, f"nothing is stored for {name}; measure with: groupwise tune --backend {name}")
+        else:
+            console.print(_table(stored.choices))
+            _say(console, f"stored in {tuning.path(name)}")
+        return
+    tuning.check_folder()
+    subjects = measuring.subjects(batch_size)
+    if model is not None:
+        subjects = {
+            routing.exact_name(spec): [replace(spec, input_shape=(batch_size, *spec.input_shape[1:]))]
+            for spec in convolutions(find_network(model, size, arguments))
+        }
+    what = "convolutions" if model else "kinds of convolution"
+    _say(console, f"measuring {len(subjects)} {what} on {name} {version}, forward and gradients, batch {batch_size}")
+    choices = _measure(subjects, console)
+    path = tuning.store(name, version, choices)
+    console.print(_table(choices))
+    _say(console, f"stored in {path}; `groupwise routing` says what runs, `groupwise tune --clear` forgets it")
+    if os.environ.get("GROUPWISE_TUNING") == "0":
+        _say(console, "it is ignored as long as GROUPWISE_TUNING is 0")
+
+
+def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict[str, "Choice"]:
+    """Return the choice for each of the subjects, with a moving bar where someone looks at a terminal."""
+    from groupwise.measuring import choose
+
+    columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    choices = {}
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(subjects))
+        try:
+            for subject, specs in subjects.items():
+                progress.update(task, description=subject)
+                choices[subject] = choose(specs)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped: nothing was stored, and what was stored before is as it was") from None
+    return choices
+
+
+def _table(choices: Mapping[str, "Choice"]) -> Table:
+    """Return a row a choice; the times are multiples of the shortest."""
+    algorithms = dict.fromkeys(name for choice in choices.values() for name, _ in choice.times)
+    table = Table("convolution", "runs", "built-in list", box=None, header_style="bold")
+    for name in algorithms:
+        table.add_column(name, justify="right")
+    table.add_column("measured")
+    for subject, choice in choices.items():
+        times = {name: f"{time:.2f}" for name, time in choice.times}
+        times[choice.algorithm] = f"[bold]{times[choice.algorithm]}[/]"
+        cells = (times.get(name, "") for name in algorithms)
+        table.add_row(subject, f"[bold]{choice.algorithm}[/]", choice.built_in, *cells, choice.date)
+    return table
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _clear(backend: str | None) -> None:
+    from groupwise import tuning
+
+    if backend is not None and backend not in BACKENDS:
+        raise UserError(f"backend {backend!r} (--backend): must be one of {', '.join(BACKENDS)}")
+    files = tuning.clear((backend,) if backend else BACKENDS)
+    print("\n".join(f"removed {file}" for file in files) or f"nothing is stored in {tuning.folder()}")
