@@ -187,7 +187,7 @@ def test_routing(capsys: Any) -> None:
 def test_tune(tiny: str, cache_folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = keras.backend.backend()
     monkeypatch.setattr(measuring, "KINDS", ((5, 8, 8, 4, 3, 1), (5, 4, 6, 1, 1, 1)))
-    assert f"nothing is stored for {backend}" in run(capsys, "tune", "--show")[1]
+    assert f"nothing that holds here is stored for {backend}" in run(capsys, "tune", "--show")[1]
     assert not cache_folder.exists()
     code, output, errors = run(capsys, "tune", "--batch-size", "2")
     assert (code, errors) == (0, "")

@@ -64,7 +64,7 @@ def tune(
     if show:
         stored = tuning.current(name, version)
         if stored is None:
-            _say(console, f"nothing is stored for {name}; measure with: groupwise tune --backend {name}")
+            _say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
         else:
             console.print(_table(stored.choices))
             _say(console, f"stored in {tuning.path(name)}")
