@@ -16,7 +16,7 @@ constexpr int kMostRows = 2 * kChannels;
 // Floats of copied rows that leave room in the second-level cache for weights, outputs and the rows to come.
 constexpr int64_t kBlockFloats = 64 << 10;
 // Floats of a kernel's gradient whose sums a task keeps there.
-constexpr int64_t kSumFloats = 128 << 10;
+constexpr int64_t kSumFloats = 64 << 10;
 
 // A run of `steps` through the memory of both factors.
 struct Product {
@@ -271,25 +271,29 @@ class ImagePass {
 };
 
 // A 1x1 convolution of stride 1 has no rows: its pixels are cut into rows that whole tiles fill.
-bool is_matrix_product(const GwJob& job) {
-  const GwConvolution& c = *job.convolution;
-  return job.pass != GW_KERNEL_GRADIENT && c.kernel_height == 1 && c.kernel_width == 1 && c.stride_y == 1 &&
-         c.stride_x == 1 && c.pad_top == 0 && c.pad_left == 0 && c.out_height == c.height && c.out_width == c.width;
+bool is_matrix_product(const GwConvolution& c) {
+  return c.kernel_height == 1 && c.kernel_width == 1 && c.stride_y == 1 && c.stride_x == 1 && c.pad_top == 0 &&
+         c.pad_left == 0 && c.out_height == c.height && c.out_width == c.width;
+}
+constexpr int64_t kRowPixels = 4 * kPixels;
+
+GwConvolution with_rows(GwConvolution c, int64_t rows, int64_t pixels) {
+  c.batch = 1;
+  c.height = c.out_height = rows;
+  c.width = c.out_width = pixels;
+  return c;
 }
 
 GwStatus matrix_product(const GwJob& job) {
   const GwConvolution& c = *job.convolution;
   const int64_t in_channels = job.pass == GW_FORWARD ? c.in_channels : c.out_channels;
   const int64_t out_channels = job.pass == GW_FORWARD ? c.out_channels : c.in_channels;
-  const int64_t pixels = c.batch * c.height * c.width, width = 4 * kPixels;
-  const int64_t parts[2][2] = {{pixels / width, width}, {1, pixels % width}};
+  const int64_t pixels = c.batch * c.height * c.width;
+  const int64_t parts[2][2] = {{pixels / kRowPixels, kRowPixels}, {1, pixels % kRowPixels}};
   int64_t done = 0;
   for (const auto& [height, columns] : parts) {
     if (height * columns == 0) continue;
-    GwConvolution part = c;
-    part.batch = 1;
-    part.height = part.out_height = height;
-    part.width = part.out_width = columns;
+    const GwConvolution part = with_rows(c, height, columns);
     GwEpilogue epilogue = *job.epilogue;
     if (epilogue.residual) epilogue.residual += done * out_channels;
     const GwStatus status = ImagePass({job.pass, &part, job.a + done * in_channels, job.b,
@@ -452,9 +456,22 @@ class KernelPass {
   float* totals_ = nullptr;
 };
 
+// The longest rows that divide the pixels, for each row costs a tile some time.
+GwStatus kernel_gradient(const GwJob& job) {
+  const GwConvolution& c = *job.convolution;
+  const int64_t pixels = c.batch * c.height * c.width;
+  int64_t row = minimum(kRowPixels, pixels);
+  while (row > c.width && pixels % row) --row;
+  if (!is_matrix_product(c) || row <= c.width) return KernelPass(job).run();
+  const GwConvolution product = with_rows(c, pixels / row, row);
+  GwJob same = job;
+  same.convolution = &product;
+  return KernelPass(same).run();
+}
+
 }  // namespace
 
 GwStatus GW_NAME(wide)(const GwJob& job) {
-  if (job.pass == GW_KERNEL_GRADIENT) return KernelPass(job).run();
-  return is_matrix_product(job) ? matrix_product(job) : ImagePass(job).run();
+  if (job.pass == GW_KERNEL_GRADIENT) return kernel_gradient(job);
+  return is_matrix_product(*job.convolution) ? matrix_product(job) : ImagePass(job).run();
 }
