@@ -44,7 +44,7 @@ class Worker:
     """A rival's process: `step()` runs one step there and returns its seconds."""
 
     def __init__(self, backend: str, **task: Any) -> None:
-        variables = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        variables = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "GROUPWISE_TUNING": "0"}
         command = [sys.executable, "-m", "benchmarks.worker", json.dumps(task)]
         self.process = subprocess.Popen(
             command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
