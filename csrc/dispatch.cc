@@ -61,13 +61,14 @@ int64_t volume(int64_t a, int64_t b, int64_t c, int64_t d) {
   return product / 4;
 }
 
+constexpr int64_t kMost = int64_t{1} << 40;
+
 // Whether the last tap of the last output stays computable, so that no index overflows.
 bool axis_is_valid(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding) {
-  constexpr int64_t most = int64_t{1} << 40;
   if (kernel < 1 || stride < 1 || dilation < 1 || padding < 0) return false;
   int64_t reach, extent;
   return !__builtin_mul_overflow(out, stride, &reach) && !__builtin_mul_overflow(kernel, dilation, &extent) &&
-         reach < most && extent < most && padding < most && size < most;
+         reach < kMost && extent < kMost && padding < kMost && size < kMost;
 }
 
 bool is_valid(const GwConvolution& c) {
@@ -157,4 +158,18 @@ extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inpu
 extern "C" int gw_max_pool_gradient(int element, const GwConvolution* c, const void* gradient, const uint8_t* places,
                                     void* out, const GwExecutor* executor) {
   return max_pool(GW_INPUT_GRADIENT, element, c, gradient, out, const_cast<uint8_t*>(places), executor);
+}
+
+extern "C" int gw_normalize(int passes, const GwNormalization* n, const GwExecutor* executor) {
+  constexpr int every = GW_MOMENTS | GW_NORMALIZE | GW_GRADIENT_SUMS | GW_GRADIENT;
+  // Floats that one thread has read before another has woken up.
+  constexpr int64_t few = 1 << 16;
+  if (!n || passes & ~every || n->channels < 1 || n->channels >= kMost || volume(n->pixels, n->channels, 1, 1) < 0 ||
+      n->activation < GW_LINEAR || n->activation > GW_RELU6) {
+    return GW_INVALID;
+  }
+  const GwExecutor chosen = n->pixels * n->channels < few ? GwExecutor{run_serially, nullptr, 1}
+                            : executor                    ? *executor
+                                                          : gw_own_executor();
+  return current()->normalize(passes, *n, chosen);
 }

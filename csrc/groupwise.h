@@ -64,6 +64,33 @@ GW_PUBLIC int gw_max_pool(int element, const GwConvolution*, const void* inputs,
 GW_PUBLIC int gw_max_pool_gradient(int element, const GwConvolution*, const void* gradient, const uint8_t* places,
                                    void* out, const GwExecutor*);
 
+// A batch normalised per channel: a matrix of pixels and channels, outputs =
+// activation((inputs - mean) * gamma / sqrt(variance + epsilon) + beta + residual).
+typedef struct GwNormalization {
+  int64_t pixels, channels;
+  int64_t activation;    // GwActivation
+  int64_t count;         // of how many pixels, on all devices, mean and variance are; 0 where they are constants
+  double epsilon;
+  const float *inputs, *residual;     // residual: or null
+  const float *gamma, *beta;          // as are mean and variance: one for each channel
+  float *mean, *variance;             // the variance biased; both 0 where there are no pixels
+  float* outputs;                     // the gradient passes read it; null: they compute it anew, without a residual
+  const float* gradient;              // of the outputs
+  float* sums;                        // the gradients of beta, then those of gamma
+  float *residual_gradient, *inputs_gradient;
+} GwNormalization;
+
+// The passes, so that statistics and sums can be reduced over devices between them; those given together run in order.
+typedef enum GwNormalizationPass {
+  GW_MOMENTS = 1,        // inputs -> mean, variance
+  GW_NORMALIZE = 2,      // inputs, residual, gamma, beta, mean, variance -> outputs
+  GW_GRADIENT_SUMS = 4,  // inputs, outputs, gradient, gamma, beta, mean, variance -> sums, residual_gradient unless null
+  GW_GRADIENT = 8,       // the same and sums -> inputs_gradient; reads residual_gradient, unless null, for gradient
+} GwNormalizationPass;
+
+// Computes the passes that `passes` is the sum of; executor and bits as for gw_convolve.
+GW_PUBLIC int gw_normalize(int passes, const GwNormalization*, const GwExecutor*);
+
 // The family that runs this convolution: "depthwise", "narrow", "wide" or "reference"; null if the sizes are invalid.
 GW_PUBLIC const char* gw_family(const GwConvolution*);
 

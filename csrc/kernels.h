@@ -31,6 +31,7 @@ struct GwKernels {
   const char* name;
   GwFamily depthwise, narrow, wide;
   GwPool max_pool;
+  GwStatus (*normalize)(int passes, const GwNormalization&, const GwExecutor&);
 };
 
 extern "C" {

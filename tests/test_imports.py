@@ -13,13 +13,14 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "files", "machine", "spec", "native", "pooling", "tuning", "routing", "backends", "algorithms"),
-    *("measuring", "ops"),
+    *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
+    *("algorithms", "measuring", "ops"),
     *("layers", "blocks", "models", "data", "report", "recipes", "training", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},
     "native": {"errors", "spec"},
+    "native_norm": {"native"},
     "pooling": {"spec", "native"},
     "tuning": {"errors", "files", "machine", "native"},
     "routing": {"spec", "tuning"},

@@ -1,7 +1,7 @@
-// Draws convolutions and compares every family, pass and instruction set with the reference, and max poolings with
-// plain loops; ends with 1 on a mistake.
+// Draws convolutions and compares every family, pass and instruction set with the reference, max poolings
+// and batch norms with plain loops; ends with 1 on a mistake.
 //
-//   driver [SPECS A FAMILY] [SEED]
+//   driver [SPECS A KIND] [SEED]
 //
 // Arrays lie at unaligned addresses and end where their memory ends, for the sanitizers to see; outputs are poisoned
 // first, and every pass runs twice, to give the same bits. Tolerance: 1e-5 * conv(|x|, |w|), 3e-5 for kernel gradients.
@@ -241,6 +241,109 @@ int check_pooling(const GwConvolution& c, GwElement type) {
   return mistake != nullptr;
 }
 
+GwNormalization draw_normalization() {
+  GwNormalization n{};
+  n.channels = draw(0, 3) ? draw(1, 70) : draw(1, 900);
+  n.pixels = draw(0, 9) ? draw(1, draw(0, 9) ? 400 : 400000 / n.channels) : 0;
+  n.activation = draw(0, 2);
+  n.count = draw(0, 3) ? n.pixels : 0;
+  n.epsilon = draw(0, 1) ? 1e-3 : 1e-5;
+  return n;
+}
+
+// One channel's truth: every result in double precision, from the statistics that the passes used.
+struct Channel {
+  double mean = 0, variance = 0, scale = 0, beta_gradient = 0, gamma_gradient = 0, size = 0;
+
+  Channel(const GwNormalization& n, int64_t c, const double* passed) {
+    const int64_t pixels = n.pixels, channels = n.channels;
+    for (int64_t p = 0; p < pixels; ++p) mean += n.inputs[p * channels + c] / double(pixels);
+    for (int64_t p = 0; p < pixels; ++p) variance += pow(n.inputs[p * channels + c] - mean, 2) / double(pixels);
+    scale = 1 / sqrt(double(n.variance[c]) + n.epsilon);
+    for (int64_t p = 0; p < pixels; ++p) {
+      const double gradient = passed[p * channels + c];
+      beta_gradient += gradient;
+      gamma_gradient += gradient * (double(n.inputs[p * channels + c]) - n.mean[c]) * scale;
+      size += fabs(n.gradient[p * channels + c]) * (1 + fabs(n.inputs[p * channels + c] - n.mean[c]) * scale);
+    }
+  }
+};
+
+bool is_near(double actual, double truth, double size) { return fabs(actual - truth) <= 2e-5 * (size + 1); }
+
+// What is wrong with a normalisation's results, or null.
+const char* mistake_in(const GwNormalization& n) {
+  const int64_t pixels = n.pixels, channels = n.channels;
+  std::vector<double> passed(size_t(pixels * channels));
+  for (int64_t i = 0; i < pixels * channels; ++i) {
+    const int64_t c = i % channels;
+    const double scale = 1 / sqrt(double(n.variance[c]) + n.epsilon);
+    const double size = fabs(n.inputs[i] * n.gamma[c] * scale) + fabs(n.mean[c] * n.gamma[c] * scale);
+    double v = (double(n.inputs[i]) - n.mean[c]) * scale * n.gamma[c] + n.beta[c];
+    if (n.residual) v += n.residual[i];
+    if (n.activation != GW_LINEAR && v < 0) v = 0;
+    if (n.activation == GW_RELU6 && v > 6) v = 6;
+    if (!is_near(n.outputs[i], v, size)) return "wrong outputs";
+    const bool is_passed = (n.activation == GW_LINEAR || n.outputs[i] > 0) &&
+                           (n.activation != GW_RELU6 || n.outputs[i] < 6);
+    passed[size_t(i)] = is_passed ? n.gradient[i] : 0;
+    if (n.residual_gradient && n.residual_gradient[i] != float(passed[size_t(i)])) return "wrong residual gradient";
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    const Channel truth(n, c, passed.data());
+    if (!is_near(n.mean[c], truth.mean, 1) || !is_near(n.variance[c], truth.variance, truth.variance)) {
+      return "wrong statistics";
+    }
+    if (!is_near(n.sums[c], truth.beta_gradient, truth.size)) return "wrong gradient of beta";
+    if (!is_near(n.sums[channels + c], truth.gamma_gradient, truth.size)) return "wrong gradient of gamma";
+    for (int64_t i = c; i < pixels * channels; i += channels) {
+      const double normalised = (double(n.inputs[i]) - n.mean[c]) * truth.scale;
+      const double share = n.count ? (truth.beta_gradient + normalised * truth.gamma_gradient) / double(n.count) : 0;
+      const double slope = fabs(n.gamma[c]) * truth.scale, size = fabs(n.gradient[i]) + fabs(normalised) + 1;
+      if (!is_near(n.inputs_gradient[i], n.gamma[c] * truth.scale * (passed[size_t(i)] - share), slope * size)) {
+        return "wrong gradient of the inputs";
+      }
+    }
+  }
+  return nullptr;
+}
+
+int check(GwNormalization n) {
+  const int64_t floats = n.pixels * n.channels;
+  Array x(floats), residual(floats), gradient(floats), gamma(n.channels), beta(n.channels);
+  for (Array* array : {&x, &residual, &gradient, &gamma, &beta}) array->fill();
+  const bool has_residual = draw(0, 1);
+  const char* mistake = nullptr;
+  Array former(floats);
+  for (int run = 0; run < 2; ++run) {
+    Array out(floats), mean(n.channels), variance(n.channels), sums(2 * n.channels), passed(floats), result(floats);
+    for (Array* array : {&out, &mean, &variance, &sums, &passed, &result}) array->poison();
+    n.inputs = x.data, n.gamma = gamma.data, n.beta = beta.data, n.gradient = gradient.data;
+    n.residual = has_residual ? residual.data : nullptr;
+    n.mean = mean.data, n.variance = variance.data, n.outputs = out.data, n.sums = sums.data;
+    n.residual_gradient = has_residual ? passed.data : nullptr;
+    n.inputs_gradient = result.data;
+    gw_set_threads(draw(1, 5));
+    int status = gw_normalize(GW_MOMENTS | GW_NORMALIZE, &n, nullptr);
+    // Without a residual the outputs are not needed.
+    GwNormalization backward = n;
+    if (!has_residual && draw(0, 1)) backward.outputs = nullptr;
+    status |= gw_normalize(GW_GRADIENT_SUMS | GW_GRADIENT, &backward, nullptr);
+    if (status) mistake = "refused";
+    if (run && floats && memcmp(former.data, result.data, size_t(floats) * sizeof(float))) {
+      mistake = "other bits the second time";
+    }
+    if (floats) memcpy(former.data, result.data, size_t(floats) * sizeof(float));
+    if (!mistake) mistake = mistake_in(n);
+  }
+  if (mistake) {
+    printf("%s: normalisation, %s, %ld pixels, %ld channels, activation %ld, count %ld, %ld threads\n", mistake,
+           gw_instruction_set(), long(n.pixels), long(n.channels), long(n.activation), long(n.count),
+           long(gw_threads()));
+  }
+  return mistake != nullptr;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -256,6 +359,9 @@ int main(int count, char** arguments) {
     }
     for (int64_t i = 0; i < specs; ++i) mistakes += check_pooling(draw_pooling(), i % 2 ? GW_BFLOAT16 : GW_FLOAT32);
     printf("%s: %ld poolings drawn\n", set, long(specs));
+    for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_normalization());
+    printf("%s: %ld normalisations drawn\n", set, long(specs));
+    fflush(stdout);
   }
   printf("%d mistakes\n", mistakes);
   return mistakes != 0;
