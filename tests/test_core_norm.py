@@ -44,8 +44,10 @@ def guarded(shape: tuple[int, ...], offset: int, values: Any = np.nan) -> np.nda
 
 def untouched(array: np.ndarray) -> bool:
     """Return whether nothing but the array was written."""
-    memory = array.base if array.base.base is None else array.base.base
-    return np.count_nonzero(memory == 7) >= 2 * GUARD
+    memory: Any = array
+    while memory.base is not None:
+        memory = memory.base
+    return int(np.count_nonzero(memory == 7)) >= 2 * GUARD
 
 
 def every_pass(arrays: dict[str, Any], activation: str, residual: bool, offset: int = 0, **extra: Any) -> dict:

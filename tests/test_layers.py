@@ -58,6 +58,7 @@ def test_drop_in_equals_keras(ours, stock, arguments, options) -> None:
         layers.ChannelShuffle(2, inverse=True),
         layers.SqueezeExcite(ratio=2, divisor=2),
         layers.BatchNormalization(momentum=0.9, epsilon=1e-5),
+        layers.BatchNormalization(activation="relu6", fused=False),
         layers.MaxPooling2D(3, 2, ((1, 1), (1, 1))),
         layers.AveragePooling2D(3, 2, ((1, 1), (1, 1))),
     ],

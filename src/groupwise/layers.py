@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from groupwise import backends, pooling
+from groupwise.batch_norm import BatchNormalization as BatchNormalization
 from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
 from groupwise.spec import ConvSpec, Padding, normalise_padding
 
@@ -253,28 +254,6 @@ class SqueezeExcite(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-@_register
-class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` in the framework's fused form, where it has one that fits.
-
-    Arguments, weights and moving statistics are Keras's (biased variance, `momentum` the share that stays).
-    """
-
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        fused = backends.active.batch_normalise
-        plain = self.center and self.scale and not (self.renorm or self.synchronized) and mask is None
-        if fused is None or not plain or len(inputs.shape) != 4 or self.axis not in (-1, 3):
-            return super().call(inputs, training=training, mask=mask)
-        training = bool(training and self.trainable)
-        parameters = (self.gamma, self.beta, self.moving_mean, self.moving_variance)
-        tensors = [ops.convert_to_tensor(variable) for variable in parameters]
-        outputs, mean, variance = fused(inputs, *tensors, self.epsilon, training)
-        if training:
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-        return outputs
-
-
 class _Pooling2D:
     """What the two pooling layers share: explicit padding with a constant, then "valid" pooling."""
 
@@ -358,7 +337,6 @@ STOCK: dict[type, type] = {
     GroupedConv2D: keras.layers.Conv2D,
     DepthwiseConv2D: keras.layers.DepthwiseConv2D,
     SeparableConv2D: keras.layers.SeparableConv2D,
-    BatchNormalization: keras.layers.BatchNormalization,
     MaxPooling2D: keras.layers.MaxPooling2D,
     AveragePooling2D: keras.layers.AveragePooling2D,
 }
@@ -386,10 +364,13 @@ def load_keras_weights(model: keras.Model, path: Any) -> None:
 def stock_twin(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a fresh layer of Keras's own in place of one of ours: a `clone_function` for `clone_model`.
 
-    Its weights have the same shapes; explicit padding, which Keras does not have, becomes "same".
+    Its weights have the same shapes; explicit padding, which Keras does not have, becomes "same". A batch norm keeps
+    its residual and activation, but runs Keras's own operations.
     """
     stock: Any = STOCK.get(type(layer))
     config = layer.get_config()
+    if isinstance(layer, BatchNormalization):
+        return BatchNormalization.from_config({**config, "fused": False})
     if stock is None:
         return layer.__class__.from_config(config)
     config.pop("algorithm", None)

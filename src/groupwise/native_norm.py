@@ -81,10 +81,10 @@ def normalize(
         activation: one of `native.ACTIVATIONS`. epsilon: added to the variance.
         count: of how many pixels mean and variance are, where not of these inputs; 0 where they are constants.
         arrays: inputs, outputs, gradient (of the outputs), residual, residual_gradient, inputs_gradient of shape
-            (..., channels); gamma, beta, mean, variance of shape (channels,); sums of shape (2, channels), the gradients
-            of beta and gamma. What a pass writes may be left out, and is then made; residual_gradient is written only
-            where it is given. The gradient passes take outputs where there was a residual; without them they compute
-            the activation's mask anew.
+            (..., channels); gamma, beta, mean, variance of shape (channels,); sums of shape (2, channels), the
+            gradients of beta and gamma. What a pass writes may be left out, and is then made; residual_gradient is
+            written only where it is given. The gradient passes take outputs where there was a residual; without them
+            they compute the activation's mask anew.
 
     Returns:
         All arrays, by name.

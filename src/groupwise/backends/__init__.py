@@ -23,6 +23,25 @@ class Core(Protocol):
         """Return the core's convolution of NHWC `inputs` and an HWIO `kernel`; all gradients are the core's too."""
 
 
+class CoreNorm(Protocol):
+    """The C core's batch norm as one framework sees it."""
+
+    def normalise(
+        self,
+        inputs: Any,
+        gamma: Any,
+        beta: Any,
+        statistics: tuple[Any, Any] | None,
+        epsilon: float,
+        residual: Any = None,
+        activation: str = "linear",
+    ) -> tuple[Any, Any, Any]:
+        """Return activation(normalised + residual), and the mean and biased variance that normalised float32 inputs.
+
+        `statistics` are constant ones; None are the batch's, through which the gradient goes.
+        """
+
+
 class Backend(Protocol):
     """What a framework's module offers."""
 
@@ -31,9 +50,12 @@ class Backend(Protocol):
     version: str
     """The framework's."""
 
-    batch_normalise: Callable[..., tuple[Any, Any, Any]] | None
-    """(inputs, gamma, beta, moving mean, moving variance, epsilon, training) -> outputs, and the batch's mean and
-    biased variance when training; None where the framework has no fused form."""
+    core_norm: CoreNorm | None
+    """The C core's batch norm; None where the framework's own is faster."""
+
+    batch_normalise: Callable[[Any, Any, Any, tuple[Any, Any] | None, float], tuple[Any, Any, Any]] | None
+    """(NHWC inputs, gamma, beta, constant mean and variance or None for the batch's, epsilon) -> outputs, mean and
+    biased variance; None where the framework has no fused form."""
 
     pool: Callable[[Any, str, tuple[int, int], tuple[int, int]], Any] | None
     """(NHWC inputs, "max" or "average", size, strides) -> unpadded pooling; None where Keras's own is good."""

@@ -18,6 +18,7 @@ __all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime",
 
 version = jax.__version__
 batch_normalise = None
+core_norm = None
 
 
 def runtime(inputs: Any = None) -> Runtime:

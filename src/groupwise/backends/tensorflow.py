@@ -13,7 +13,7 @@ from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
 version = tf.__version__
-pool = max_pool = None
+pool = max_pool = core_norm = None
 
 
 @cache
@@ -81,19 +81,20 @@ def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
 
 
 def batch_normalise(
-    inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
+    inputs: Any, gamma: Any, beta: Any, statistics: tuple[Any, Any] | None, epsilon: float
 ) -> tuple[Any, Any, Any]:
-    """Return TensorFlow's fused batch norm of NHWC `inputs`, and the batch's statistics when training."""
+    """Return TensorFlow's fused batch norm of NHWC `inputs`, and the statistics: constants, or the batch's."""
+    mean, variance = statistics or ([], [])
     outputs, batch_mean, unbiased, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=gamma,
         offset=beta,
-        mean=[] if training else mean,
-        variance=[] if training else variance,
+        mean=mean,
+        variance=variance,
         epsilon=epsilon,
-        is_training=training,
+        is_training=statistics is None,
     )
-    if not training:
-        return outputs, mean, variance
+    if statistics is not None:
+        return outputs, *statistics
     count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), unbiased.dtype)
     return outputs, batch_mean, unbiased * (tf.maximum(count, 2.0) - 1.0) / tf.maximum(count, 2.0)

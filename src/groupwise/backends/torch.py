@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from groupwise import tuning
 from groupwise.backends import torch_core as core
+from groupwise.backends import torch_norm as core_norm  # noqa: F401
 from groupwise.backends.torch_pool import max_pool
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
@@ -57,13 +58,13 @@ def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
 
 
 def batch_normalise(
-    inputs: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
+    inputs: Any, gamma: Any, beta: Any, statistics: tuple[Any, Any] | None, epsilon: float
 ) -> tuple[Any, Any, Any]:
-    """Return PyTorch's fused batch norm of NHWC `inputs`, and the batch's statistics when training."""
+    """Return PyTorch's fused batch norm of NHWC `inputs`, and the statistics: constants, or the batch's."""
     images = inputs.permute(0, 3, 1, 2)
-    if not training:
-        outputs = functional.batch_norm(images, mean, variance, gamma, beta, False, 0.0, epsilon)
-        return outputs.permute(0, 2, 3, 1), mean, variance
+    if statistics is not None:
+        outputs = functional.batch_norm(images, *statistics, gamma, beta, False, 0.0, epsilon)
+        return outputs.permute(0, 2, 3, 1), *statistics
     outputs, mean, deviation = torch.native_batch_norm(images, gamma, beta, None, None, True, 0.0, epsilon)
     # The operation returns 1 / sqrt(variance + epsilon).
     variance = deviation.detach().pow(-2) - epsilon

@@ -1,0 +1,85 @@
+"""Batch norm as a Keras layer, in one pass with the residual that is added and the activation that follows."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from groupwise import backends
+
+# What the core computes while an output is still in a register; others follow as an operation of their own.
+_CORE_ACTIVATIONS = {
+    keras.activations.linear: "linear",
+    keras.activations.relu: "relu",
+    keras.activations.relu6: "relu6",
+}
+
+
+@keras.saving.register_keras_serializable("groupwise")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`, then perhaps a residual and an activation: activation(normalised + residual).
+
+    Where it fits, the C core or the framework's fused operation computes it: images of (batch, height, width, channels)
+    with gamma and beta. Weights and moving statistics are Keras's (biased variance, `momentum` the share that stays).
+
+    Args:
+        activation: as for Keras's layers; None for none. fused: False runs Keras's own operations.
+        All other arguments: Keras's, with their defaults.
+
+    Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None.
+
+    Examples:
+        >>> BatchNormalization(activation="relu").compute_output_shape((16, 56, 56, 256))
+        (16, 56, 56, 256)
+    """
+
+    def __init__(self, *args: Any, activation: Any = None, fused: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.activation, self.fused = keras.activations.get(activation), fused
+        self._core_activation = _CORE_ACTIVATIONS.get(self.activation, "linear")
+        runtime = backends.active.runtime()
+        if runtime.framework == "tensorflow" and runtime.core and backends.active.core_norm is not None:
+            # XLA cannot compile the core's operation: Keras then runs the model without XLA, and says so.
+            self.supports_jit = False
+
+    def call(self, inputs: Any, residual: Any = None, training: bool | None = None, mask: Any = None) -> Any:
+        is_plain = self.fused and self.center and self.scale and not (self.renorm or self.synchronized)
+        if not is_plain or mask is not None or len(inputs.shape) != 4 or self.axis not in (-1, 3):
+            outputs = super().call(inputs, training=training, mask=mask)
+        elif _runs_in_core(inputs):
+            assert backends.active.core_norm is not None
+            normalise, activation = backends.active.core_norm.normalise, self._core_activation
+            outputs = self._normalise(normalise, training, inputs, residual, activation)
+            return self.activation(outputs) if activation == "linear" else outputs
+        elif backends.active.batch_normalise is not None:
+            outputs = self._normalise(backends.active.batch_normalise, training, inputs)
+        else:
+            outputs = super().call(inputs, training=training, mask=mask)
+        return self.activation(outputs if residual is None else ops.add(outputs, residual))
+
+    def _normalise(self, function: Any, training: bool | None, inputs: Any, *options: Any) -> Any:
+        """Return what `function` makes of the inputs, and let the moving statistics follow the batch's."""
+        training = bool(training and self.trainable)
+        gamma, beta, *statistics = (
+            ops.convert_to_tensor(variable)
+            for variable in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        outputs, mean, variance = function(
+            inputs, gamma, beta, None if training else tuple(statistics), self.epsilon, *options
+        )
+        if training:
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"activation": keras.activations.serialize(self.activation), "fused": self.fused}
+        return {**super().get_config(), **own}
+
+
+def _runs_in_core(inputs: Any) -> bool:
+    """Return whether the core normalises these inputs: float32 on a CPU, on a framework where it is the faster one."""
+    if backends.active.core_norm is None or keras.backend.standardize_dtype(inputs.dtype) != "float32":
+        return False
+    runtime = backends.active.runtime(inputs)
+    return runtime.device == "cpu" and runtime.core
