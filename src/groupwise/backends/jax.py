@@ -10,15 +10,25 @@ from jax import numpy as jnp
 
 from groupwise import tuning
 from groupwise.backends import jax_core as core
+from groupwise.backends import jax_norm as core_norm
 from groupwise.backends.jax_pool import max_pool
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
-__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime", "training_step", "version"]
+__all__ = [
+    "batch_normalise",
+    "convolve",
+    "core",
+    "core_norm",
+    "max_pool",
+    "pool",
+    "runtime",
+    "training_step",
+    "version",
+]
 
 version = jax.__version__
 batch_normalise = None
-core_norm = None
 
 
 def runtime(inputs: Any = None) -> Runtime:

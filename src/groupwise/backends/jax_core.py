@@ -25,6 +25,7 @@ from groupwise.spec import ConvSpec
 
 _HANDLERS = ("gw_jax_forward", "gw_jax_input_gradient", "gw_jax_kernel_gradient")
 _POOLING_HANDLERS = ("gw_jax_max_pool", "gw_jax_max_pool_gradient")
+_NORM_HANDLERS = ("gw_jax_moments", "gw_jax_normalize", "gw_jax_gradient_sums", "gw_jax_gradient")
 # What may follow inputs, kernel and outputs in native.ROLES: a forward pass's further operands.
 _BIAS, _RESIDUAL = 3, 4
 # Each role's dimensions, as Shardy names them. Only the batch has one name everywhere: it alone stays cut over devices.
@@ -89,7 +90,7 @@ def _register() -> bool:
         # Before the CPU has started, a handler that XLA refuses would keep it from starting; afterwards this raises.
         jax.devices("cpu")
         library = ctypes.CDLL(str(native.path("groupwise_jax")))
-        for name in (*_HANDLERS, *_POOLING_HANDLERS):
+        for name in (*_HANDLERS, *_POOLING_HANDLERS, *_NORM_HANDLERS):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
         custom_partitioning()
     except (OSError, ImportError, AttributeError, RuntimeError) as error:

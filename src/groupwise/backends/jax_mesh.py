@@ -37,8 +37,11 @@ def vary(operand: Any, axes: frozenset[str]) -> Any:
     return lax.pcast(operand, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(operand, missing)
 
 
-def in_any_mesh(function: Callable[..., Any], operands: Sequence[Any]) -> Any:
-    """Call `function` where all operands vary alike and no axis of the mesh is explicit: XLA then cuts them."""
+def in_any_mesh(function: Callable[..., Any], operands: Sequence[Any], statistics: int = 0) -> Any:
+    """Call `function` where all operands vary alike and no axis of the mesh is explicit: XLA then cuts them.
+
+    It returns an image, or a tuple of one and as many `statistics` of rank 1, which are whole on every device.
+    """
     axes = frozenset[str]().union(*map(varying_axes, operands))
     operands = [vary(operand, axes) for operand in operands]
     shardings = [jax.typeof(operand).sharding for operand in operands]
@@ -46,7 +49,9 @@ def in_any_mesh(function: Callable[..., Any], operands: Sequence[Any]) -> Any:
     if auto_axes is None or not any(sharding.mesh.explicit_axes for sharding in shardings):
         return function(*operands)
     cut = shardings[0].spec[0] if len(shardings[0].spec) else None
-    return auto_axes(function, out_sharding=Partition(cut, None, None, None))(*operands)
+    image = Partition(cut, None, None, None)
+    results = (image, *[Partition(None)] * statistics) if statistics else image
+    return auto_axes(function, out_sharding=results)(*operands)
 
 
 def is_cut_evenly(image: Any) -> bool:

@@ -8,12 +8,22 @@ from torch.nn import functional
 
 from groupwise import tuning
 from groupwise.backends import torch_core as core
-from groupwise.backends import torch_norm as core_norm  # noqa: F401
+from groupwise.backends import torch_norm as core_norm
 from groupwise.backends.torch_pool import max_pool
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
-__all__ = ["batch_normalise", "convolve", "core", "max_pool", "pool", "runtime", "training_step", "version"]
+__all__ = [
+    "batch_normalise",
+    "convolve",
+    "core",
+    "core_norm",
+    "max_pool",
+    "pool",
+    "runtime",
+    "training_step",
+    "version",
+]
 
 version = str(torch.__version__)
 

@@ -1,0 +1,103 @@
+"""Batch norm over four devices, in a process that has them: `python -m tests.four_devices_norm CHECK DUMP_FOLDER`.
+
+XLA_FLAGS as for tests/four_devices.py. Every step is awaited.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Partition
+
+from groupwise import layers
+from groupwise.backends import jax_norm
+from tests.four_devices import MOVES
+from tests.normalizations import EPSILON, random_arrays, truth
+
+SHAPE = (8, 6, 5, 7)
+NAMES = ("inputs", "gamma", "beta", "residual", "gradient")
+
+
+def passes(inputs: Any, gamma: Any, beta: Any, residual: Any, gradient: Any) -> Any:
+    """Return outputs, statistics and all gradients."""
+
+    def function(inputs: Any, gamma: Any, beta: Any, residual: Any) -> Any:
+        outputs, *statistics = jax_norm.normalise(inputs, gamma, beta, None, EPSILON, residual, "relu")
+        return outputs, statistics
+
+    outputs, pull, statistics = jax.vjp(function, inputs, gamma, beta, residual, has_aux=True)
+    return outputs, *statistics, *pull(gradient)
+
+
+def check_mesh(mesh: Mesh, axes: Any) -> None:
+    """Compile, look at what is sent, and compare with the whole batch's truth; a shard's own mean is another."""
+    arrays = random_arrays(SHAPE)
+    arrays["inputs"] += np.arange(8, dtype="float32").reshape(8, 1, 1, 1)
+    exact = truth(arrays, "relu", True)
+    placed = [
+        jax.device_put(arrays[name], NamedSharding(mesh, Partition(axes if arrays[name].ndim == 4 else None)))
+        for name in NAMES
+    ]
+    compiled = jax.jit(passes).lower(*placed).compile()
+    assert not any(move in compiled.as_text() for move in MOVES)
+    assert "all-reduce" in compiled.as_text()
+    wanted = (
+        *(exact[name] for name in ("outputs", "mean", "variance", "inputs_gradient")),
+        *exact["sums"][::-1],
+        exact["residual_gradient"],
+    )
+    for result, value in zip(compiled(*placed), wanted, strict=True):
+        np.testing.assert_allclose(np.asarray(result), value, rtol=1e-4, atol=1e-4 * (1 + abs(value).max()))
+
+
+def norm_mesh() -> None:
+    """A mesh of one axis and of two; the batch cut along one axis, then along both."""
+    devices = np.array(jax.devices())
+    check_mesh(Mesh(devices, ("batch",)), "batch")
+    square = Mesh(devices.reshape(2, 2), ("batch", "other"))
+    check_mesh(square, "batch")
+    check_mesh(square, ("batch", "other"))
+
+
+def norm_explicit() -> None:
+    """A mesh whose shardings are part of every array's type."""
+    devices = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(devices):
+        check_mesh(devices, "batch")
+
+
+def train() -> list[Any]:
+    """Return the losses of four steps of a small model, and its moving statistics."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input(SHAPE[1:])
+    norm = layers.BatchNormalization(activation="relu")
+    outputs = keras.layers.GlobalAveragePooling2D()(norm(inputs, residual=inputs))
+    model = keras.Model(inputs, keras.layers.Dense(5)(outputs))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    images = random_arrays(SHAPE)["inputs"] + np.arange(8, dtype="float32").reshape(8, 1, 1, 1)
+    losses = [float(model.train_on_batch(images, images[:, 0, 0, :5])) for _ in range(4)]
+    return [losses, *norm.get_weights()]
+
+
+def norm_keras_distribution() -> None:
+    """`keras.distribution.DataParallel`: losses and statistics as on one device, and no images sent."""
+    alone = train()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+    for one, other in zip(train(), alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    texts = [path.read_text() for path in Path(sys.argv[2]).glob("*after_optimizations.txt")]
+    steps = [text for text in texts if "gw_jax_gradient_sums" in text and "num_partitions=4" in text]
+    assert steps
+    assert not any(move in text for move in MOVES for text in steps)
+
+
+CHECKS = {function.__name__: function for function in (norm_mesh, norm_explicit, norm_keras_distribution)}
+
+if __name__ == "__main__":
+    assert len(jax.devices()) == 4
+    CHECKS[sys.argv[1]]()
+    print(f"{sys.argv[1]}: as expected")
