@@ -19,7 +19,7 @@ def test_it_is_compact_and_grouped() -> None:
 def test_every_group_meets_every_other() -> None:
     """A change of one channel before the last two residual units reaches all eight groups after them."""
     network = models.create("groupnet_cifar10", features=("stage2", "stage3"))
-    inner = network.get_layer("stage3_unit1_silu").output
+    inner = network.get_layer("stage3_unit1_bn").output
     tail = keras.Model(inner, network.output["stage3"])
     features = np.random.default_rng(0).uniform(0.1, 1, (1, 3, 3, 512)).astype("float32")
     changed = features.copy()

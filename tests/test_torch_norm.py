@@ -128,9 +128,10 @@ def test_any_strides_are_read() -> None:
 
 def test_the_plain_gradient_is_the_cores() -> None:
     tensors = leaves(False)
-    given: list[Any] = [tensors[name].detach() for name in ("inputs", "gradient", "gamma", "beta")]
+    given = [tensors[name].detach() for name in ("inputs", "gradient", "gamma", "beta")]
     options: dict[str, Any] = {"activation": "relu6", "epsilon": EPSILON, "training": False}
-    results = norm.gradient(*given, *statistics(5), None, **options)
+    inputs, gradient, gamma, beta = given
+    results = norm.gradient(inputs, gradient, gamma, beta, *statistics(5), **options)
     core = torch.ops.groupwise.normalize_gradient(*given, *statistics(5), None, *options.values())
     for actual, value in zip(core[:2], results, strict=False):
         torch.testing.assert_close(actual, value, rtol=1e-4, atol=1e-5)

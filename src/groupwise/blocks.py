@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import keras
-
 from groupwise.layers import (
     BatchNormalization,
     DepthwiseConv2D,
@@ -17,6 +15,30 @@ from groupwise.spec import Pair, symmetric_padding
 MOMENTUM = 0.9
 
 
+def conv(
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    strides: int | Pair = 1,
+    *,
+    name: str,
+    groups: int = 1,
+    padding: object = None,
+) -> Any:
+    """Return convolution without bias, the layer `name_conv`; the arguments are `conv_bn`'s."""
+    convolution = GroupedConv2D(
+        filters,
+        kernel_size,
+        strides,
+        symmetric_padding(kernel_size) if padding is None else padding,
+        groups=groups,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )
+    return convolution(x)
+
+
 def conv_bn(
     x: Any,
     filters: int,
@@ -28,25 +50,18 @@ def conv_bn(
     activation: str | None = "relu",
     padding: object = None,
     epsilon: float = 1e-5,
+    residual: Any = None,
 ) -> Any:
-    """Return convolution (no bias), batch norm and activation: layers `name_conv`, `name_bn`, `name_relu`.
+    """Return convolution (no bias), batch norm and activation: layers `name_conv` and `name_bn`.
 
     Args:
         x: symbolic (batch, height, width, channels).
-        padding: as for `GroupedConv2D`; None is PyTorch's symmetric half of the kernel.
         activation: a Keras activation, or None for none.
+        padding: as for `GroupedConv2D`; None is PyTorch's symmetric half of the kernel.
+        residual: what is added to the batch norm before the activation, or None.
     """
-    convolution = GroupedConv2D(
-        filters,
-        kernel_size,
-        strides,
-        symmetric_padding(kernel_size) if padding is None else padding,
-        groups=groups,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )
-    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)
+    x = conv(x, filters, kernel_size, strides, name=name, groups=groups, padding=padding)
+    return bn_activation(x, name=name, activation=activation, epsilon=epsilon, residual=residual)
 
 
 def depthwise_bn(
@@ -84,6 +99,7 @@ def separable_bn(
     activation: str | None = "relu",
     padding: object = None,
     epsilon: float = 1e-5,
+    residual: Any = None,
 ) -> Any:
     """Return separable convolution (no bias, nothing between its steps), batch norm and activation.
 
@@ -100,10 +116,12 @@ def separable_bn(
         pointwise_initializer="he_normal",
         name=f"{name}_conv",
     )
-    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)
+    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon, residual=residual)
 
 
-def bn_activation(x: Any, *, name: str, activation: str | None = "relu", epsilon: float = 1e-5) -> Any:
-    """Return batch norm and activation: layers `name_bn` and `name_relu` (or whatever the activation is called)."""
-    x = BatchNormalization(momentum=MOMENTUM, epsilon=epsilon, name=f"{name}_bn")(x)
-    return x if activation is None else keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
+def bn_activation(
+    x: Any, *, name: str, activation: str | None = "relu", epsilon: float = 1e-5, residual: Any = None
+) -> Any:
+    """Return activation(batch norm + residual), the layer `name_bn`; the arguments are `conv_bn`'s."""
+    norm = BatchNormalization(momentum=MOMENTUM, epsilon=epsilon, activation=activation, name=f"{name}_bn")
+    return norm(x) if residual is None else norm(x, residual=residual)

@@ -81,8 +81,10 @@ def _unit(
     if pool:
         x = MaxPooling2D(2, name=f"{name}_pool")(x)
     initialiser = keras.initializers.Constant(gamma)
-    x = BatchNormalization(momentum=MOMENTUM, epsilon=1e-5, gamma_initializer=initialiser, name=f"{name}_bn")(x)
-    return keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
+    norm = BatchNormalization(
+        momentum=MOMENTUM, epsilon=1e-5, gamma_initializer=initialiser, activation=activation, name=f"{name}_bn"
+    )
+    return norm(x)
 
 
 def _residual(x: Any, activation: str, *, name: str, shuffle: bool) -> Any:

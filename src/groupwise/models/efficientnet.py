@@ -105,11 +105,13 @@ def inverted_residual(x: Any, stage: Stage, *, name: str, drop_connect: float = 
     if stage.expansion > 1:
         branch = conv_bn(branch, channels * stage.expansion, 1, name=f"{name}_expand", **options)
     branch = depthwise_bn(branch, stage.kernel_size, stage.strides, name=f"{name}_depthwise", **options)
-    branch = conv_bn(branch, stage.filters, 1, name=f"{name}_project", **{**options, "activation": None})
-    if stage.strides > 1 or channels != stage.filters:
+    adds = stage.strides == 1 and channels == stage.filters
+    residual = x if adds and not drop_connect else None
+    last = {**options, "activation": None, "residual": residual}
+    branch = conv_bn(branch, stage.filters, 1, name=f"{name}_project", **last)
+    if not adds or residual is not None:
         return branch
-    if drop_connect:
-        branch = keras.layers.Dropout(drop_connect, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(branch)
+    branch = keras.layers.Dropout(drop_connect, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(branch)
     return keras.layers.Add(name=f"{name}_add")([branch, x])
 
 

@@ -1,6 +1,6 @@
 """What the residual families share: the blocks, ResNeXt's three forms, and one network for all of them.
 
-Layers are named `stage{s}_unit{u}_{part}_{conv, bn, relu}`, parts `reduce`, `spatial` and `expand` for a bottleneck.
+Layers are named `stage{s}_unit{u}_{part}_{conv, bn}`, parts `reduce`, `spatial` and `expand` for a bottleneck.
 In forms a and b a part that is cut into paths is `stage{s}_unit{u}_path{p}_{part}_...`, p from 1: path p holds slice p
 of the channels that the grouped form has under the name without `_path{p}`.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from groupwise.blocks import bn_activation, conv_bn
+from groupwise.blocks import bn_activation, conv, conv_bn
 from groupwise.errors import UserError
-from groupwise.layers import AveragePooling2D, GroupedConv2D, MaxPooling2D, SqueezeExcite
+from groupwise.layers import AveragePooling2D, MaxPooling2D, SqueezeExcite
 
 FORMS = ("a", "b", "c")
 SHORTCUTS = ("projection", "pad")
@@ -56,16 +56,18 @@ def residual(
     strides: int,
     *,
     name: str,
+    last: str,
     shortcut: str = "projection",
     shortcut_kernel: int = 1,
     squeeze_ratio: int | None = None,
     squeeze_divisor: int = 1,
 ) -> Any:
-    """Return relu(squeeze-excite(branch) + shortcut(x)), the end of every residual block.
+    """Return relu(squeeze-excite(batch norm(branch)) + shortcut(x)), the end of every residual block.
 
     Args:
-        x: the block's input; branch: its residual branch, after the last batch norm.
+        x: the block's input; branch: its residual branch, before the last batch norm.
         strides: the branch's.
+        last: the name of that batch norm, without `_bn`; where nothing lies between, it adds and activates too.
         shortcut: where the shapes differ, "projection" (convolution and batch norm) or "pad" (no parameters: average
             pool, then channels of zeros).
         shortcut_kernel: the projection's kernel where it strides; 1x1 where it does not.
@@ -73,8 +75,6 @@ def residual(
     """
     check_choice("shortcut", shortcut, SHORTCUTS)
     filters = branch.shape[-1]
-    if squeeze_ratio is not None:
-        branch = SqueezeExcite(squeeze_ratio, squeeze_divisor, name=f"{name}_squeeze")(branch)
     if shortcut == "pad":
         if strides != 1:
             x = AveragePooling2D(strides, padding="same", name=f"{name}_shortcut_pool")(x)
@@ -83,6 +83,10 @@ def residual(
     elif strides != 1 or x.shape[-1] != filters:
         kernel = shortcut_kernel if strides != 1 else 1
         x = conv_bn(x, filters, kernel, strides, activation=None, name=f"{name}_shortcut")
+    if squeeze_ratio is None:
+        return bn_activation(branch, name=last, residual=x)
+    branch = bn_activation(branch, activation=None, name=last)
+    branch = SqueezeExcite(squeeze_ratio, squeeze_divisor, name=f"{name}_squeeze")(branch)
     x = keras.layers.Add(name=f"{name}_add")([branch, x])
     return keras.layers.Activation("relu", name=f"{name}_relu")(x)
 
@@ -99,8 +103,8 @@ def basic_block(x: Any, planes: int, strides: int, *, name: str, **options: Any)
         (None, 28, 28, 128)
     """
     branch = conv_bn(x, planes, 3, strides, name=f"{name}_spatial1")
-    branch = conv_bn(branch, planes, 3, activation=None, name=f"{name}_spatial2")
-    return residual(x, branch, strides, name=name, **options)
+    branch = conv(branch, planes, 3, name=f"{name}_spatial2")
+    return residual(x, branch, strides, name=name, last=f"{name}_spatial2", **options)
 
 
 def bottleneck(
@@ -141,19 +145,15 @@ def bottleneck(
         groups = cardinality // paths
         branches.append(conv_bn(branch, channels // paths, 3, strides, groups=groups, name=f"{path}_spatial"))
     if form == "a":
-        branches = [_expand(branch, 4 * planes, path) for branch, path in zip(branches, names, strict=True)]
+        branches = [
+            conv(branch, 4 * planes, 1, name=f"{path}_expand") for branch, path in zip(branches, names, strict=True)
+        ]
         branch = keras.layers.Add(name=f"{name}_sum")(branches) if paths > 1 else branches[0]
     else:
         branch = keras.layers.Concatenate(name=f"{name}_concatenate")(branches) if paths > 1 else branches[0]
-        branch = _expand(branch, 4 * planes, name)
+        branch = conv(branch, 4 * planes, 1, name=f"{name}_expand")
     # The paths' sum is one convolution's output: only after it is a batch norm the same in every form.
-    branch = bn_activation(branch, activation=None, name=f"{name}_expand")
-    return residual(x, branch, strides, name=name, **options)
-
-
-def _expand(x: Any, filters: int, name: str) -> Any:
-    convolution = GroupedConv2D(filters, 1, use_bias=False, kernel_initializer="he_normal", name=f"{name}_expand_conv")
-    return convolution(x)
+    return residual(x, branch, strides, name=name, last=f"{name}_expand", **options)
 
 
 def stem_pool(x: Any) -> Any:

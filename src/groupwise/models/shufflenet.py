@@ -3,6 +3,7 @@
 Source: ShuffleNet, arXiv 1707.01083: the unit is figure 2, the table of widths is table 1.
 """
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -118,7 +119,10 @@ def shuffle_unit(
     branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None)
     if shuffle_after_depthwise:
         branch = mix(branch)
-    branch = conv_bn(branch, branch_filters, 1, name=f"{name}_expand", groups=groups, activation=None)
+    expand = partial(conv_bn, branch, branch_filters, 1, name=f"{name}_expand", groups=groups)
+    if strides == 1 and not squeeze_excite:
+        return expand(residual=x)
+    branch = expand(activation=None)
     if squeeze_excite:
         branch = SqueezeExcite(name=f"{name}_excite")(branch)
     if strides == 2:

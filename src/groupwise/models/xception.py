@@ -51,16 +51,18 @@ def separable_unit(x: Any, widths: tuple[int, ...], strides: int, *, name: str, 
 
     Source: arXiv 1610.02357, figure 5.
     """
-    branch = x
+    branch, projects = x, strides > 1 or x.shape[-1] != widths[-1]
     for index, width in enumerate(widths, start=1):
         if index > 1 or start_with_relu:
             branch = keras.layers.Activation("relu", name=f"{name}_relu{index}")(branch)
-        branch = separable_bn(branch, width, 3, name=f"{name}_separable{index}", activation=None)
+        residual = x if index == len(widths) and not projects else None
+        part = f"{name}_separable{index}"
+        branch = separable_bn(branch, width, 3, name=part, activation=None, residual=residual)
     if strides > 1:
         branch = MaxPooling2D(3, strides, ((1, 1), (1, 1)), name=f"{name}_pool")(branch)
-    if strides > 1 or x.shape[-1] != widths[-1]:
-        x = conv_bn(x, widths[-1], 1, strides, name=f"{name}_shortcut", activation=None)
-    return keras.layers.Add(name=f"{name}_add")([branch, x])
+    if not projects:
+        return branch
+    return conv_bn(x, widths[-1], 1, strides, name=f"{name}_shortcut", activation=None, residual=branch)
 
 
 def _variant(name: str) -> Variant:
