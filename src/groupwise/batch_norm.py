@@ -37,13 +37,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(*args, **kwargs)
         self.activation, self.fused = keras.activations.get(activation), fused
         self._core_activation = _CORE_ACTIVATIONS.get(self.activation, "linear")
-        runtime = backends.active.runtime()
-        if runtime.framework == "tensorflow" and runtime.core and backends.active.core_norm is not None:
-            # XLA cannot compile the core's operation: Keras then runs the model without XLA, and says so.
-            self.supports_jit = False
 
     def call(self, inputs: Any, residual: Any = None, training: bool | None = None, mask: Any = None) -> Any:
         is_plain = self.fused and self.center and self.scale and not (self.renorm or self.synchronized)
+        is_plain = is_plain and _type_of(inputs) != "float64"  # TensorFlow's fused operation has none
         if not is_plain or mask is not None or len(inputs.shape) != 4 or self.axis not in (-1, 3):
             outputs = super().call(inputs, training=training, mask=mask)
         elif _runs_in_core(inputs):
@@ -78,8 +75,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def _runs_in_core(inputs: Any) -> bool:
-    """Return whether the core normalises these inputs: float32 on a CPU, on a framework where it is the faster one."""
-    if backends.active.core_norm is None or keras.backend.standardize_dtype(inputs.dtype) != "float32":
+    """Return whether the core normalises these inputs: float32 on a CPU, on a framework that calls it."""
+    if backends.active.core_norm is None or _type_of(inputs) != "float32":
         return False
     runtime = backends.active.runtime(inputs)
     return runtime.device == "cpu" and runtime.core
+
+
+def _type_of(inputs: Any) -> str:
+    name: str = keras.backend.standardize_dtype(inputs.dtype)
+    return name

@@ -51,7 +51,7 @@ class Backend(Protocol):
     """The framework's."""
 
     core_norm: CoreNorm | None
-    """The C core's batch norm; None where the framework's own is faster."""
+    """The C core's batch norm; None where the framework's own runs."""
 
     batch_normalise: Callable[[Any, Any, Any, tuple[Any, Any] | None, float], tuple[Any, Any, Any]] | None
     """(NHWC inputs, gamma, beta, constant mean and variance or None for the batch's, epsilon) -> outputs, mean and
