@@ -31,12 +31,11 @@ DENSE = ConvSpec.of((16, 56, 56, 64), (3, 3, 64, 64), groups=1)
         (Runtime("jax", "gpu"), STAGE, "native"),
         (Runtime("torch", "cpu"), STAGE, "native"),
         *((Runtime(framework, "cpu", core=True), STAGE, "core") for framework in ("tensorflow", "jax", "torch")),
-        *((Runtime(framework, "cpu", core=True), DEPTHWISE, "core") for framework in ("jax", "torch")),
-        (Runtime("tensorflow", "cpu", core=True), DEPTHWISE, "native"),
-        *((Runtime(framework, "cpu", core=True), WIDE, "native") for framework in ("tensorflow", "torch")),
-        (Runtime("jax", "cpu", core=True), WIDE, "core"),
-        *((Runtime(framework, "cpu", core=True), DENSE, "native") for framework in ("tensorflow", "torch")),
-        (Runtime("jax", "cpu", core=True), DENSE, "core"),
+        *(
+            (Runtime(framework, "cpu", core=True), spec, "core")
+            for framework in ("tensorflow", "jax", "torch")
+            for spec in (DEPTHWISE, WIDE, DENSE)
+        ),
         (Runtime("torch", "cpu", core=True), replace(STAGE, dtype="bfloat16"), "native"),
         (Runtime("jax", "cpu", core=True), replace(STAGE, dtype="bfloat16"), "core"),
         (Runtime("jax", "cpu", core=True), replace(STAGE, dtype="float64"), "blocks"),

@@ -13,8 +13,7 @@ from operator import index
 from groupwise.spec import ConvSpec
 from groupwise.tuning import Tuning
 
-# Channels of a group. Over PyTorch's speed, forward and gradients: depthwise 1.17, groups of 4 and 8 2.36, wider ones
-# 0.81, dense 0.87 (geometric means of benchmarks/kernels.py).
+# Channels of a group, up to which `groupwise tune` takes one for narrow.
 WIDEST_NARROW_GROUP = 8
 
 
@@ -111,19 +110,17 @@ def _without_core(spec: ConvSpec, runtime: Runtime) -> str | None:
     return "it computes in float32" if spec.dtype == "float64" else None
 
 
-def _unless_core_and_narrow(spec: ConvSpec, runtime: Runtime) -> str | None:
-    if spec.groups == 1 or not _is_narrow(spec):
-        return "oneDNN runs dense convolutions and wide groups as fast"
-    if spec.is_depthwise and runtime.framework == "tensorflow":
-        # With it ShuffleNet trained at 0.6 of the speed, MobileNet at 0.9: two sets of threads on the same cores.
-        return "oneDNN on TensorFlow's own threads runs depthwise convolutions faster"
+def _unless_core_in_float32(spec: ConvSpec, runtime: Runtime) -> str | None:
     if spec.dtype in ("float16", "bfloat16"):
         return f"it computes in float32, oneDNN in {spec.dtype}"
     return _without_core(spec, runtime)
 
 
 _CORE = Row("core", "the C core, near the machine's limit", _without_core)
-_GROUPED_CORE = Row("core", "the C core runs narrow groups faster than oneDNN", _unless_core_and_narrow)
+# Over oneDNN in PyTorch, forward and gradients: groups of 4 and 8 2.3, depthwise 1.7, wider groups 1.2, dense 1.2
+# (geometric means of benchmarks/kernels.py). Training steps with everything in the core, over only narrow groups and
+# PyTorch's depthwise there: PyTorch 1.04 to 1.14; TensorFlow MobileNet 1.05, ResNeXt-50 1.07, ShuffleNet 0.97.
+_CORE_IN_FLOAT32 = Row("core", "the C core, faster than oneDNN in float32", _unless_core_in_float32)
 _BLOCKS = Row("blocks", "dense convolutions over blocks of about 32 channels", _never)
 
 _ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
@@ -138,9 +135,9 @@ _ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
         Row("native", "XLA's dense convolution", _if_grouped),
         _BLOCKS,
     ),
-    ("torch", "cpu"): (_GROUPED_CORE, Row("native", "oneDNN through F.conv2d", _never)),
+    ("torch", "cpu"): (_CORE_IN_FLOAT32, Row("native", "oneDNN through F.conv2d", _never)),
     ("tensorflow", "cpu"): (
-        _GROUPED_CORE,
+        _CORE_IN_FLOAT32,
         Row("native", "oneDNN through tf.nn.conv2d, outside XLA", _without_grouped_gradients),
         _BLOCKS,
     ),
