@@ -1,0 +1,108 @@
+// Tiles of a matrix product whose sums stay in registers, and transposition on the way into scratch memory.
+#pragma once
+#include "jobs.h"
+
+namespace {
+
+// Pixels by vectors in registers at once: 28 sums of 32 registers, or 12 of 16.
+constexpr int kPixels = GW_REGISTERS >= 32 ? 14 : 6;
+constexpr int kVectors = 2;
+// Input channels by two vectors of a tile of the kernel's gradient; twice as many by one.
+constexpr int kChannels = GW_REGISTERS >= 32 ? 8 : 4;
+constexpr int kMostRows = 2 * kChannels;
+// Floats of copied rows that leave room in the second-level cache for weights, outputs and the rows to come.
+constexpr int64_t kBlockFloats = 64 << 10;
+// Floats of a kernel's gradient whose sums a task keeps there.
+constexpr int64_t kSumFloats = 64 << 10;
+
+// A run of `steps` through the memory of both factors.
+struct Product {
+  const float *a, *b;
+  int64_t steps;
+};
+
+// sums[p][q] += a[p] * b[q], over all steps of all products.
+template <int Rows, int Vectors>
+GW_INLINE void multiply(Vector* sums, const Product* products, int64_t count, int64_t a_step, int64_t b_step,
+                        int64_t a_offset) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float *a = products[i].a + a_offset, *b = products[i].b;
+    for (int64_t k = products[i].steps; k > 0; --k, a += a_step, b += b_step) {
+      Vector factors[Vectors];
+#pragma GCC unroll 2
+      for (int q = 0; q < Vectors; ++q) factors[q] = load(b + q * kLanes);
+#pragma GCC unroll 16
+      for (int p = 0; p < Rows; ++p) {
+        const Vector factor = splat(a[p]);
+#pragma GCC unroll 2
+        for (int q = 0; q < Vectors; ++q) sums[p * Vectors + q] += factor * factors[q];
+      }
+    }
+  }
+}
+
+// The same from zero (or, with `keep`, from what `out` holds), written to `out`.
+template <int Rows, int Vectors>
+__attribute__((noinline)) void tile(const Product* products, int64_t count, int64_t a_step, int64_t b_step,
+                                    int64_t a_offset, bool keep, float* out) {
+  Vector sums[Rows * Vectors];
+#pragma GCC unroll 32
+  for (int i = 0; i < Rows * Vectors; ++i) sums[i] = Vector{};
+  if (keep) {
+#pragma GCC unroll 32
+    for (int i = 0; i < Rows * Vectors; ++i) sums[i] = load(out + i * kLanes);
+  }
+  multiply<Rows, Vectors>(sums, products, count, a_step, b_step, a_offset);
+#pragma GCC unroll 32
+  for (int i = 0; i < Rows * Vectors; ++i) store(out + i * kLanes, sums[i]);
+}
+
+typedef void (*Tile)(const Product*, int64_t, int64_t, int64_t, int64_t, bool, float*);
+
+template <int Vectors, int... I>
+Tile tile_of(int64_t rows, Sequence<I...>) {
+  static constexpr Tile all[] = {tile<I + 1, Vectors>...};
+  return all[rows - 1];
+}
+// The tile of exactly this size: up to kPixels by kVectors, or kMostRows by 1.
+Tile tile_of(int64_t rows, int64_t vectors) {
+  return vectors == 1 ? tile_of<1>(rows, MakeSequence<kMostRows>::type{})
+                      : tile_of<kVectors>(rows, MakeSequence<kPixels>::type{});
+}
+
+template <int Distance, int... I>
+GW_INLINE void exchange(Vector& a, Vector& b, Sequence<I...>) {
+  const Vector low = __builtin_shufflevector(a, b, ((I & Distance) ? kLanes + I - Distance : I)...);
+  const Vector high = __builtin_shufflevector(a, b, ((I & Distance) ? kLanes + I : I + Distance)...);
+  a = low;
+  b = high;
+}
+template <int Distance>
+GW_INLINE void transpose_step(Vector* rows) {
+  if constexpr (Distance > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (!(i & Distance)) exchange<Distance>(rows[i], rows[i + Distance], typename MakeSequence<kLanes>::type{});
+    }
+    transpose_step<Distance / 2>(rows);
+  }
+}
+// rows[i][l] becomes rows[l][i].
+GW_INLINE void transpose(Vector* rows) { transpose_step<kLanes / 2>(rows); }
+
+// to[c * to_distance + r] = row(r)[c], for `columns` columns; row(r) gives up to a vector's columns.
+template <typename Row>
+GW_INLINE void copy_transposed(const Row& row, int64_t columns, float* to, int64_t to_distance) {
+  Vector values[kLanes];
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; ++r) values[r] = row(r);
+  transpose(values);
+  if (columns >= kLanes) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kLanes; ++c) store(to + c * to_distance, values[c]);
+  } else {
+    for (int64_t c = 0; c < columns; ++c) store(to + c * to_distance, values[c]);
+  }
+}
+
+}  // namespace
