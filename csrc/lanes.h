@@ -65,7 +65,7 @@ struct Lanes {
         out_width(out_channels / c.groups), blocks(divide_up(out_channels, kLanes)), columns(horizontal),
         copied(is_copied()), pixel(Width ? in_channels : round_up(in_channels, kLanes)),
         // A gather reads past the last channel.
-        row(copied ? columns.count * pixel + (Width ? 0 : 16 * kLanes) : 0) {
+        row(copied ? round_up(columns.count * pixel, kLanes) + (Width ? 0 : 16 * kLanes) : 0) {
     if (!copied) columns.low = 0, columns.count = horizontal.in_size;
   }
 
