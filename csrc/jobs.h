@@ -163,11 +163,46 @@ class Finish {
       else store_some(out_ + position, sum, channels);
     }
   }
+  // Where outputs may be written at once: nothing follows, they stay in the cache, and pixels have no gaps.
+  float* direct(int64_t position, int64_t gap) const {
+    return plain_ && !streaming_ && gap == 0 ? out_ + position : nullptr;
+  }
+
+  // Writes whole pixels whose sums lie `distance` floats apart, in order: written through a vector that is a part of a
+  // cache line, scattered ones took twice as long.
+  void write_pixels(const float* sums, int64_t distance, int64_t position, int64_t pixels, int64_t channels) const {
+    if (plain_ && distance == channels) return write_row(sums, position, pixels * channels);
+    for (int64_t p = 0; p < pixels; ++p, sums += distance, position += channels) {
+      for (int64_t c = 0; c < channels; c += kLanes) {
+        const int64_t count = channels - c;
+        Vector sum = load_some(sums + c, count);
+        if (epilogue_.bias) sum += load_some(epilogue_.bias + c, count);
+        if (epilogue_.residual) sum += load_some(epilogue_.residual + position + c, count);
+        if (epilogue_.activation != GW_LINEAR) sum = relu(sum);
+        if (epilogue_.activation == GW_RELU6) sum = at_most(sum, splat(6));
+        store_some(out_ + position + c, sum, count);
+      }
+    }
+  }
+
   ~Finish() {
     if (streaming_) fence_streaming();
   }
 
  private:
+  void write_row(const float* from, int64_t position, int64_t count) const {
+    int64_t i = 0;
+    if (streaming_) {
+      constexpr int64_t line = 64 / sizeof(float);
+      const int64_t before = minimum(count, round_up(position, line) - position);
+      for (; i < before; ++i) out_[position + i] = from[i];
+      for (; i + line <= count; i += line)
+        for (int64_t v = 0; v < line; v += kLanes) store_streaming(out_ + position + i + v, load(from + i + v));
+    }
+    for (; i + kLanes <= count; i += kLanes) store(out_ + position + i, load(from + i));
+    for (; i < count; ++i) out_[position + i] = from[i];
+  }
+
   static constexpr int64_t kStreamingFloats = int64_t{1} << 20;
   float* out_;
   GwEpilogue epilogue_;

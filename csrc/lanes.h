@@ -2,12 +2,13 @@
 //
 // Each input channel of a group is spread over the group's lanes by a permutation in registers, so that every lane of
 // every multiply-add is of use; a strip of output pixels stays in registers meanwhile. Strips are outside, channels
-// inside, so that memory is read in order. Rows of the image are read where they are or, where many outputs see beyond
-// the image's edges, from copies with zeros around them.
+// inside, so that memory is read in order. Rows of the image are read from copies with zeros around them, and what
+// comes next is fetched, a little at a time, while a strip is computed.
 //
 // Width is the channels of a group, in and out, where both are the same power of two; 0 is any other pair.
 #pragma once
 #include "jobs.h"
+#include "rows.h"
 
 namespace {
 
@@ -31,18 +32,12 @@ struct Gather {
   }
 };
 
-// Copies pixels of `channels` floats to pixels of `pixel`: as many, or padded with zeros to whole vectors.
-inline void copy_pixels(const float* from, int64_t count, int64_t channels, float* to, int64_t pixel) {
-  if (pixel == channels) {
-    __builtin_memcpy(to, from, size_t(count * channels) * sizeof(float));
-    return;
-  }
-  const int64_t whole = channels / kLanes;
-  for (int64_t k = 0; k < count; ++k, from += channels, to += pixel) {
-    for (int64_t v = 0; v < whole; ++v) store(to + v * kLanes, load(from + v * kLanes));
-    store(to + whole * kLanes, load_partial(from + whole * kLanes, channels - whole * kLanes));
-  }
-}
+// A row of the outputs: which image's, and where in it.
+struct OutputRow {
+  int64_t image, y, rows;
+
+  OutputRow next() const { return y + 1 < rows ? OutputRow{image, y + 1, rows} : OutputRow{image + 1, 0, rows}; }
+};
 
 // The sizes of one call, seen from the image that the pass reads (`in`) to the one that it makes (`out`).
 // The kernel gradient reads inputs and the outputs' gradient like the forward pass.
@@ -54,29 +49,42 @@ struct Lanes {
   Axis vertical, horizontal;
   int64_t in_channels, out_channels, in_width, out_width;
   int64_t blocks;      // vectors of output channels
-  Columns columns;     // of a row, where it is read: those of the image, or with the zeros around them
-  bool copied;         // whether rows are
-  int64_t pixel, row;  // floats between two pixels that are read, and of a copied row
+  Columns columns;     // of a copied row, the zeros around the image included
+  int64_t pixel;       // floats between two of its pixels
 
   explicit Lanes(const GwJob& j)
       : job(j), c(*j.convolution), transposed(j.pass == GW_INPUT_GRADIENT), vertical(vertical_axis(c, transposed)),
         horizontal(horizontal_axis(c, transposed)), in_channels(transposed ? c.out_channels : c.in_channels),
         out_channels(transposed ? c.in_channels : c.out_channels), in_width(in_channels / c.groups),
         out_width(out_channels / c.groups), blocks(divide_up(out_channels, kLanes)), columns(horizontal),
-        copied(is_copied()), pixel(Width ? in_channels : round_up(in_channels, kLanes)),
-        // A gather reads past the last channel.
-        row(copied ? round_up(columns.count * pixel, kLanes) + (Width ? 0 : 16 * kLanes) : 0) {
-    if (!copied) columns.low = 0, columns.count = horizontal.in_size;
+        pixel(pitch(in_channels)) {}
+
+  // The copied rows: those that an output row sees.
+  RowShape row_shape() const {
+    const int64_t first = minimum(maximum(columns.low, 0), horizontal.in_size);
+    const int64_t count = maximum(0, minimum(columns.low + columns.count, horizontal.in_size) - first);
+    const int64_t before = minimum(first - columns.low, columns.count) * pixel;
+    // A gather reads past the last channel.
+    const int64_t floats = round_up(columns.count * pixel, kLanes) + (Width ? 0 : 16 * kLanes);
+    const int64_t slots = minimum(rows_seen(vertical), c.batch * vertical.in_size);
+    return {horizontal.in_size, in_channels, first, count, pixel, before, floats, maximum(1, slots)};
+  }
+  // Row n of the outputs, counted through all images, as every row that is read is too.
+  OutputRow output_row(int64_t n) const {
+    return {n / vertical.out_size, n % vertical.out_size, vertical.out_size};
+  }
+  // One past the last row that an output row sees.
+  int64_t reach(const OutputRow& row) const {
+    const int64_t last = transposed
+                             ? (row.y + vertical.padding) / vertical.stride
+                             : row.y * vertical.stride - vertical.padding + (vertical.taps - 1) * vertical.dilation;
+    return row.image * vertical.in_size + minimum(maximum(0, last + 1), vertical.in_size);
+  }
+  // The first row that must be there for it.
+  int64_t beginning(const OutputRow& row) const {
+    return maximum(row.image * vertical.in_size, reach(row) - rows_seen(vertical));
   }
 
-  // A pixel at the edge takes as long as several, eight channels a group most; a copy takes a tenth of the time. The
-  // kernel gradient has no edges: its other factor has zeros around it.
-  bool is_copied() const {
-    const int64_t before = maximum(0, -columns.low);
-    const int64_t after = maximum(0, columns.low + columns.count - horizontal.in_size);
-    const bool many = Width > 4 || (before + after) * 12 > horizontal.in_size;
-    return Width == 0 || (job.pass != GW_KERNEL_GRADIENT && many);
-  }
   // The first output channel of vector `v`. The last vector overlaps the one before rather than be a part of one.
   int64_t channel(int64_t v) const { return Width ? minimum(v * kLanes, out_channels - kLanes) : v * kLanes; }
   // Where its inputs start in a pixel.
@@ -108,20 +116,6 @@ struct Lanes {
       if (++o == out_width) o = 0, ++group;
     }
     return values;
-  }
-
-  // A row of the image, where the pass reads it.
-  const float* read(Ring& ring, const float* image, int64_t y) const {
-    const float* from = image + y * horizontal.in_size * in_channels;
-    return copied ? ring.row(y, [&](int64_t, float* to) { copy_row(from, to); }) : from;
-  }
-  void copy_row(const float* from, float* to) const {
-    const int64_t first = maximum(columns.low, 0);
-    const int64_t count = maximum(0, minimum(columns.low + columns.count, horizontal.in_size) - first);
-    const int64_t before = minimum(first - columns.low, columns.count) * pixel, inside = count * pixel;
-    __builtin_memset(to, 0, size_t(before) * sizeof(float));
-    copy_pixels(from + first * in_channels, count, in_channels, to + before, pixel);
-    __builtin_memset(to + before + inside, 0, size_t(row - before - inside) * sizeof(float));
   }
 };
 

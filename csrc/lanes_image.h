@@ -9,13 +9,7 @@ namespace {
 struct RowRun {
   const float* x;  // at the first tap's column for the phase's first output
   const float* w;  // weights of the first vector of output channels: [channel of the group][tap][lane]
-  int64_t taps;
-  int64_t channel_distance;  // floats between the weights of two channels
 };
-
-// A single pixel has a sum for each tap of a run: one sum would wait for itself, four cycles a multiply-add.
-template <int Strip>
-constexpr int kSums = Strip == 1 ? kLongestRun : Strip;
 
 template <int Taps, int Strip, typename Input>
 GW_INLINE void add_channel(Vector* sums, const float* w, const Input& input) {
@@ -27,29 +21,29 @@ GW_INLINE void add_channel(Vector* sums, const float* w, const Input& input) {
     const Vector x = input(i);
 #pragma GCC unroll 4
     for (int k = 0; k < Taps; ++k) {
-      if (i >= k && i - k < Strip) sums[Strip == 1 ? k : i - k] += x * weights[k];
+      if (i >= k && i - k < Strip) sums[i - k] += x * weights[k];
     }
   }
 }
 
 template <int Width, int Taps, int Strip, int Channel = 0>
-GW_INLINE void add_fixed(Vector* sums, const float* x, const float* w, int64_t step, int64_t channel_distance) {
+GW_INLINE void add_fixed(Vector* sums, const float* x, const float* w, int64_t step) {
   add_channel<Taps, Strip>(sums, w, [=](int i) { return input_vector<Width, Channel>(x + i * step); });
   if constexpr (Channel + 1 < Width) {
     // Read the inputs again: kept in registers they would push the sums out to memory.
     asm volatile("" ::: "memory");
-    add_fixed<Width, Taps, Strip, Channel + 1>(sums, x, w + channel_distance, step, channel_distance);
+    add_fixed<Width, Taps, Strip, Channel + 1>(sums, x, w + Taps * kLanes, step);
   }
 }
 
 template <int Width, int Taps, int Strip>
 GW_INLINE void add_run(Vector* sums, const Lanes<Width>& lanes, const Gather& gather, const float* x, const float* w,
-                       int64_t step, int64_t channel_distance) {
+                       int64_t step) {
   if constexpr (Width != 0) {
-    add_fixed<Width, Taps, Strip>(sums, x, w, step, channel_distance);
+    add_fixed<Width, Taps, Strip>(sums, x, w, step);
   } else {
     for (int64_t i = 0; i < lanes.in_width; ++i) {
-      add_channel<Taps, Strip>(sums, w + i * channel_distance,
+      add_channel<Taps, Strip>(sums, w + i * Taps * kLanes,
                                [&](int p) { return gather(x + gather.first + i + p * step); });
     }
   }
@@ -57,44 +51,67 @@ GW_INLINE void add_run(Vector* sums, const Lanes<Width>& lanes, const Gather& ga
 
 // Where a strip reads and writes.
 struct Place {
-  const RowRun* runs;
-  int64_t count;                                  // of runs
-  int64_t x_offset, w_offset;                     // of the strip and the vector of channels in every run
-  int64_t step;                                   // floats read between two output pixels
-  int64_t position, distance, channel, channels;  // as for Finish
+  const RowRun *runs, *end;
+  int64_t x_offset, w_offset;  // of the strip and the vector of channels in every run
+  int64_t step;                // floats read between two output pixels
+  float* to;
+  int64_t distance;            // floats written between two output pixels
 };
 
-// One strip of one vector of output channels.
-template <int Width, int Strip>
-__attribute__((noinline)) void strip(const Lanes<Width>& lanes, const Gather& gather, const Place& place,
-                                     const Finish& finish) {
-  Vector sums[kSums<Strip>];
+// One strip of one vector of output channels. Runs of First taps take turns with runs of Second, unless that is 0:
+// a choice of the taps in here cost half of the speed.
+template <int Width, int Strip, int First, int Second>
+__attribute__((noinline)) void strip(const Lanes<Width>& lanes, const Gather& gather, const Place& place) {
+  Vector sums[Strip];
 #pragma GCC unroll 32
-  for (int s = 0; s < kSums<Strip>; ++s) sums[s] = Vector{};
-  for (int64_t r = 0; r < place.count; ++r) {
-    const RowRun& run = place.runs[r];
-    const float *x = run.x + place.x_offset, *w = run.w + place.w_offset;
-    const int64_t distance = run.channel_distance;
-    if (run.taps == 3) add_run<Width, 3, Strip>(sums, lanes, gather, x, w, place.step, distance);
-    else if (run.taps == 2) add_run<Width, 2, Strip>(sums, lanes, gather, x, w, place.step, distance);
-    else add_run<Width, 1, Strip>(sums, lanes, gather, x, w, place.step, distance);
+  for (int s = 0; s < Strip; ++s) sums[s] = Vector{};
+  for (const RowRun* run = place.runs; run != place.end; ++run) {
+    add_run<Width, First, Strip>(sums, lanes, gather, run->x + place.x_offset, run->w + place.w_offset, place.step);
+    if constexpr (Second > 0) {
+      ++run;
+      add_run<Width, Second, Strip>(sums, lanes, gather, run->x + place.x_offset, run->w + place.w_offset, place.step);
+    }
   }
-  if constexpr (Strip == 1) sums[0] += sums[1] + sums[2];
-  // A copy, for Finish counts through it: the sums themselves stay in registers.
-  Vector written[Strip];
 #pragma GCC unroll 32
-  for (int s = 0; s < Strip; ++s) written[s] = sums[s];
-  finish.write<Strip>(written, 1, Strip, place.position, place.distance, place.channel, place.channels);
+  for (int s = 0; s < Strip; ++s) store(place.to + s * place.distance, sums[s]);
 }
 
 template <int Width>
-using Strip = void (*)(const Lanes<Width>&, const Gather&, const Place&, const Finish&);
+using Strip = void (*)(const Lanes<Width>&, const Gather&, const Place&);
 
-template <int Width, int... I>
-Strip<Width> strip_of(int64_t pixels, Sequence<I...>) {
-  static constexpr Strip<Width> all[] = {strip<Width, I + 1>...};
-  return all[pixels - 1];
+template <int Width, int First, int Second, int... I>
+const Strip<Width>* strips(Sequence<I...>) {
+  static constexpr Strip<Width> all[] = {strip<Width, I + 1, First, Second>...};
+  return all;
 }
+
+// The strips of 1, 2 ... kStrip pixels for a row of the kernel that is cut into these runs; null where there are none.
+template <int Width>
+const Strip<Width>* strips_of(const Runs& runs) {
+  constexpr typename MakeSequence<kStrip>::type sizes;
+  const int64_t first = runs.count > 0 ? runs.runs[0].taps : 1, second = runs.count > 1 ? runs.runs[1].taps : 0;
+  if (runs.count > 2) return nullptr;
+  if (first == 1 && second == 0) return strips<Width, 1, 0>(sizes);
+  if (first == 2 && second == 0) return strips<Width, 2, 0>(sizes);
+  if (first == 2 && second == 1) return strips<Width, 2, 1>(sizes);
+  if (first == 3 && second == 0) return strips<Width, 3, 0>(sizes);
+  if (first == 3 && second == 2) return strips<Width, 3, 2>(sizes);
+  return nullptr;
+}
+
+// The outputs of a row that see the same taps: every one forward, every stride-th of the input gradient.
+template <int Width>
+struct Phase {
+  Runs runs;
+  const Strip<Width>* strips;
+
+  Phase(const Axis& axis, int64_t phase, const Columns& columns, Run* memory)
+      : runs(axis, phase, columns, memory), strips(strips_of<Width>(runs)) {
+    if (strips) return;
+    runs = Runs(axis, phase, columns, memory, 1);
+    strips = ::strips<Width, 1, 0>(typename MakeSequence<kStrip>::type{});
+  }
+};
 
 // Everything about one pass that makes an image, prepared once a call.
 template <int Width>
@@ -102,28 +119,31 @@ class ImagePass {
  public:
   explicit ImagePass(const GwJob& job) : lanes_(job) {
     const Lanes<Width>& l = lanes_;
-    slots_ = !l.copied ? 0 : minimum(rows_seen(l.vertical), maximum(1, l.vertical.in_size));
-    phases_ = minimum(l.horizontal.phases(), maximum(1, l.horizontal.out_size));
+    phases_count_ = minimum(l.horizontal.phases(), maximum(1, l.horizontal.out_size));
     kernel_row_ = l.horizontal.taps * l.in_width * kLanes;
-    kernel_block_ = l.vertical.taps * phases_ * kernel_row_;
+    kernel_block_ = l.vertical.taps * phases_count_ * kernel_row_;
+    out_pixel_ = Width ? l.out_channels : l.blocks * kLanes;
+    strips_ = divide_up(l.horizontal.count(0), kStrip);
   }
 
   GwStatus run() {
     const Lanes<Width>& l = lanes_;
-    const int64_t run_floats = phases_ * int64_t((l.horizontal.taps * sizeof(Run) + sizeof(Runs)) / sizeof(float));
+    const int64_t phase_floats =
+        phases_count_ * int64_t((l.horizontal.taps * sizeof(Run) + sizeof(Phase<Width>)) / sizeof(float));
     const int64_t gather_floats = l.blocks * int64_t(sizeof(Gather) / sizeof(float));
-    float* memory = gw_scratch(GW_CALL_SLOT, size_t(l.blocks * kernel_block_ + run_floats + gather_floats));
+    float* memory = gw_scratch(GW_CALL_SLOT, size_t(l.blocks * kernel_block_ + phase_floats + gather_floats));
     if (!memory) return GW_OUT_OF_MEMORY;
     weights_ = memory;
-    runs_ = reinterpret_cast<Runs*>(memory + l.blocks * kernel_block_);
-    auto* items = reinterpret_cast<Run*>(runs_ + phases_);
-    for (int64_t phase = 0; phase < phases_; ++phase)
-      runs_[phase] = Runs(l.horizontal, phase, l.columns, items + phase * l.horizontal.taps);
-    gathers_ = reinterpret_cast<Gather*>(memory + l.blocks * kernel_block_ + run_floats);
+    phases_ = reinterpret_cast<Phase<Width>*>(memory + l.blocks * kernel_block_);
+    auto* items = reinterpret_cast<Run*>(phases_ + phases_count_);
+    for (int64_t phase = 0; phase < phases_count_; ++phase)
+      phases_[phase] = Phase<Width>(l.horizontal, phase, l.columns, items + phase * l.horizontal.taps);
+    gathers_ = reinterpret_cast<Gather*>(memory + l.blocks * kernel_block_ + phase_floats);
     move_in_parallel(*l.job.executor, l.blocks, l.blocks * kernel_block_, [&](int64_t v) { pack(v); });
-    const RowTasks tasks(l.c.batch, l.vertical.out_size, l.vertical.out_size, l.job.executor->threads);
-    return try_parallel(*l.job.executor, tasks.tasks,
-                        [&](int64_t task) { return rows(tasks.image(task), tasks.first(task), tasks.last(task)); });
+    // Some output rows, of several images perhaps; four tasks a thread even out the noise of a shared machine.
+    const int64_t rows = l.c.batch * l.vertical.out_size, tasks = minimum(rows, 4 * l.job.executor->threads);
+    return try_parallel(*l.job.executor, tasks,
+                        [&](int64_t task) { return add_rows(rows * task / tasks, rows * (task + 1) / tasks); });
   }
 
  private:
@@ -131,8 +151,8 @@ class ImagePass {
   void pack(int64_t v) const {
     const Lanes<Width>& l = lanes_;
     gathers_[v] = l.gather(v);
-    for (int64_t phase = 0; phase < phases_; ++phase) {
-      const Runs& columns = runs_[phase];
+    for (int64_t phase = 0; phase < phases_count_; ++phase) {
+      const Runs& columns = phases_[phase].runs;
       for (int64_t ky = 0; ky < l.vertical.taps; ++ky) {
         float* to = weights_ + v * kernel_block_ + (phase * l.vertical.taps + ky) * kernel_row_;
         for (int64_t r = 0; r < columns.count; ++r) {
@@ -145,110 +165,106 @@ class ImagePass {
     }
   }
 
-  bool rows(int64_t image, int64_t first, int64_t last) const {
+  // What a task needs of its thread's memory.
+  struct Memory {
+    float *rows, *line;
+    RowRun *runs, **ends;  // of all phases, and where those of a phase end
+  };
+  bool find_memory(const RowShape& shape, Memory* memory) const {
     const Lanes<Width>& l = lanes_;
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    const int64_t most_runs = l.vertical.taps * l.horizontal.taps;
-    // Twice: those of an edge's pixel are cut shorter.
-    const int64_t run_floats = 2 * most_runs * int64_t(sizeof(RowRun) / sizeof(float));
-    float* memory = gw_scratch(GW_TASK_SLOT, size_t(slots_ * (l.row + words) + run_floats));
-    if (!memory) return false;
-    auto* runs = reinterpret_cast<RowRun*>(memory + slots_ * l.row);
-    Ring ring(memory, reinterpret_cast<int64_t*>(memory + slots_ * l.row + run_floats), slots_, l.row);
-    const int64_t in_row = l.horizontal.in_size * l.in_channels;
-    const float* from = l.job.a + image * l.vertical.in_size * in_row;
+    const int64_t row_floats = round_up(shape.slots * shape.floats, kLanes);
+    const int64_t line = round_up(minimum(kStrip * phases_count_, l.horizontal.out_size) * out_pixel_, kLanes);
+    const int64_t runs = phases_count_ * l.vertical.taps * l.horizontal.taps;
+    const int64_t run_floats = runs * int64_t(sizeof(RowRun) / sizeof(float));
+    float* all = gw_scratch(GW_TASK_SLOT, size_t(row_floats + line + run_floats + phases_count_ * words));
+    if (!all) return false;
+    float* others = all + row_floats + line;
+    *memory = {all, all + row_floats, reinterpret_cast<RowRun*>(others),
+               reinterpret_cast<RowRun**>(others + run_floats)};
+    return true;
+  }
+
+  // The output rows [first, last), counted through all images.
+  bool add_rows(int64_t first, int64_t last) const {
+    const Lanes<Width>& l = lanes_;
+    const RowShape shape = l.row_shape();
+    Memory memory;
+    if (!find_memory(shape, &memory)) return false;
+    OutputRow y = l.output_row(first);
+    Rows rows(l.job.a, shape, memory.rows, l.beginning(y));
     const int64_t out_row = l.horizontal.out_size * l.out_channels;
-    const Finish finish(l.job, l.c.batch * l.vertical.out_size * out_row, l.out_channels);
-    int64_t next_row = 0;
-    for (int64_t y = first; y < last; ++y) {
-      const int64_t position = (image * l.vertical.out_size + y) * out_row;
-      for (int64_t phase = 0; phase < phases_; ++phase) {
-        const Runs& columns = runs_[phase];
-        int64_t count = 0;
-        for (int64_t ky = 0; ky < l.vertical.taps; ++ky) {
-          int64_t offset;
-          if (!l.vertical.sees(y % l.vertical.phases(), ky, &offset)) continue;
-          const int64_t in_y = y / l.vertical.phases() * l.vertical.step() + offset;
-          if (in_y < 0 || in_y >= l.vertical.in_size) continue;
-          const float* row = l.read(ring, from, in_y);
-          next_row = maximum(next_row, in_y + 1);
-          const float* w = weights_ + (phase * l.vertical.taps + ky) * kernel_row_;
-          for (int64_t r = 0; r < columns.count; ++r) {
-            const Run& run = columns.runs[r];
-            runs[count++] = {row + run.offset * l.pixel, w + run.slot * l.in_width * kLanes, run.taps,
-                             run.taps * kLanes};
-          }
-        }
-        // The rows after the next output row's, of the next image at the end of this one.
-        const int64_t ahead = l.vertical.step() * in_row;
-        phase_row(
-            runs, count, phase, position, finish,
-            Ahead(from + next_row * in_row + ahead, 1, phase ? 0 : ahead, 0, divide_up(columns.out_count, kStrip)));
-      }
+    const Finish finish(l.job, l.c.batch * l.vertical.out_size * out_row, kLanes);
+    for (int64_t n = first; n < last; ++n) {
+      find_runs(y, rows, memory);
+      y = y.next();
+      rows.plan(n + 1 < last ? l.reach(y) : 0, strips_ * phases_count_ * l.blocks);
+      row(memory, n * out_row, finish, rows);
     }
     return true;
   }
 
-  // All pixels of one phase of one output row.
-  void phase_row(RowRun* runs, int64_t count, int64_t phase, int64_t position, const Finish& finish,
-                 Ahead ahead) const {
-    const Runs& columns = runs_[phase];
-    for (int64_t j = 0; j < columns.inside_first; ++j) edge_pixel(runs, count, phase, j, position, finish);
-    const int64_t inside = columns.inside_last - columns.inside_first;
-    const int64_t strips = divide_up(inside, kStrip);
-    for (int64_t i = 0, j = columns.inside_first; i < strips; ++i) {
-      const int64_t size = (inside - (j - columns.inside_first)) / (strips - i);
-      ahead.ask();
-      strip_row(runs, count, phase, j, size, position, finish);
-      j += size;
+  // The runs by which an output row sees its image, in every phase.
+  void find_runs(const OutputRow& row, Rows& rows, const Memory& memory) const {
+    const Lanes<Width>& l = lanes_;
+    const int64_t phase_y = row.y % l.vertical.phases();
+    const int64_t low = row.y / l.vertical.phases() * l.vertical.step();
+    RowRun* to = memory.runs;
+    for (int64_t phase = 0; phase < phases_count_; ++phase) {
+      const Runs& columns = phases_[phase].runs;
+      for (int64_t ky = 0, offset; ky < l.vertical.taps; ++ky) {
+        if (!l.vertical.sees(phase_y, ky, &offset) || low + offset < 0 || low + offset >= l.vertical.in_size) continue;
+        const float* x = rows.row(row.image * l.vertical.in_size + low + offset);
+        const float* w = weights_ + (phase * l.vertical.taps + ky) * kernel_row_;
+        for (int64_t r = 0; r < columns.count; ++r) {
+          const Run& run = columns.runs[r];
+          *to++ = {x + run.offset * l.pixel, w + run.slot * l.in_width * kLanes};
+        }
+      }
+      memory.ends[phase] = to;
     }
-    for (int64_t j = columns.inside_last; j < columns.out_count; ++j)
-      edge_pixel(runs, count, phase, j, position, finish);
   }
 
-  // A pixel some of whose taps lie outside: what is left of the runs.
-  void edge_pixel(RowRun* runs, int64_t count, int64_t phase, int64_t j, int64_t position, const Finish& finish) const {
+  // One output row, strip by strip; a strip's pixels of all phases are neighbours.
+  void row(const Memory& memory, int64_t position, const Finish& finish, Rows& rows) const {
     const Lanes<Width>& l = lanes_;
-    const Runs& columns = runs_[phase];
-    RowRun* cut = runs + count;
-    int64_t left = 0;
-    for (int64_t r = 0; r < count; ++r) {
-      const Run& run = columns.runs[r % columns.count];
-      int64_t first = 0, last = run.taps;
-      while (first < last && j < columns.first_seeing(run, first)) ++first;
-      while (first < last && j >= columns.last_seeing(run, last - 1)) --last;
-      if (first == last) continue;
-      cut[left++] = {runs[r].x + first * l.horizontal.step() * l.pixel, runs[r].w + first * kLanes, last - first,
-                     runs[r].channel_distance};
+    const int64_t outputs = l.horizontal.count(0), distance = phases_count_ * out_pixel_;
+    for (int64_t i = 0, j = 0, size; i < strips_; ++i, j += size) {
+      size = (outputs - j) / (strips_ - i);
+      const int64_t pixels = minimum(size * phases_count_, l.horizontal.out_size - j * phases_count_);
+      const int64_t at = position + j * phases_count_ * l.out_channels;
+      float* direct = finish.direct(at, out_pixel_ - l.out_channels);
+      float* to = direct ? direct : memory.line;
+      const RowRun* runs = memory.runs;
+      for (int64_t phase = 0; phase < phases_count_; ++phase) {
+        const int64_t left = minimum(size, l.horizontal.count(phase) - j);
+        const RowRun* end = memory.ends[phase];
+        if (left > 0) strip_row(phase, {runs, end, j * l.horizontal.step() * l.pixel, 0, l.horizontal.step() * l.pixel,
+                                        to + phase * out_pixel_, distance}, left, rows);
+        runs = end;
+      }
+      if (!direct) finish.write_pixels(memory.line, out_pixel_, at, pixels, l.out_channels);
     }
-    strip_row(cut, left, phase, j, 1, position, finish);
   }
 
   // All channels of a strip.
-  void strip_row(const RowRun* runs, int64_t count, int64_t phase, int64_t j, int64_t size, int64_t position,
-                 const Finish& finish) const {
+  void strip_row(int64_t phase, const Place& strip, int64_t size, Rows& rows) const {
     const Lanes<Width>& l = lanes_;
-    const int64_t step = l.horizontal.step() * l.pixel, distance = l.horizontal.phases() * l.out_channels;
-    const auto function = strip_of<Width>(size, typename MakeSequence<kStrip>::type{});
+    const auto function = phases_[phase].strips[size - 1];
+    Place place = strip;
     for (int64_t v = 0; v < l.blocks; ++v) {
-      const int64_t channel = l.channel(v);
-      const Place place{runs,
-                        count,
-                        l.start(v) + j * step,
-                        v * kernel_block_,
-                        step,
-                        position + phase * l.out_channels + j * distance + channel,
-                        distance,
-                        channel,
-                        l.out_channels - channel};
-      function(l, gathers_[v], place, finish);
+      rows.step();
+      place.x_offset = strip.x_offset + l.start(v);
+      place.w_offset = v * kernel_block_;
+      place.to = strip.to + l.channel(v);
+      function(l, gathers_[v], place);
     }
   }
 
   Lanes<Width> lanes_;
-  int64_t slots_, phases_, kernel_row_, kernel_block_;
+  int64_t phases_count_, kernel_row_, kernel_block_, out_pixel_, strips_;
   float* weights_ = nullptr;
-  Runs* runs_ = nullptr;
+  Phase<Width>* phases_ = nullptr;
   Gather* gathers_ = nullptr;
 };
 

@@ -5,9 +5,10 @@
 namespace {
 
 // Columns whose gradients are in registers at once, beside the sums.
-constexpr int kColumns = GW_REGISTERS >= 32 ? 6 : 2;
-// Pixels of the outputs' gradient that are copied at once: as many as the first-level cache holds.
-constexpr int64_t kLongestStretch = 28, kShortestStretch = 7, kStretchFloats = 4096;
+template <int Width>
+constexpr int kColumns = GW_REGISTERS >= 32 ? 6 : Width == 1 ? 2 : 1;
+// Pixels of the outputs' gradient whose sums stay in registers.
+constexpr int64_t kLongestStretch = 28;
 
 // Adds input times gradient to sums[row][channel][tap]. Column i of the rows x meets, through tap k, the gradient at
 // i + Taps - 1 - k.
@@ -57,7 +58,7 @@ __attribute__((noinline)) void accumulate(const float* const* x, int64_t step, c
   for (int i = 0; i < Rows * Channels * Taps; ++i)
     sums[i] = load(totals + i / (Channels * Taps) * row_distance + i % (Channels * Taps) * kLanes);
   int64_t i = 0;
-  for (; i + kColumns <= count; i += kColumns) add.template columns<kColumns>(sums, i);
+  for (; i + kColumns<Width> <= count; i += kColumns<Width>) add.template columns<kColumns<Width>>(sums, i);
   for (; i < count; ++i) add.template columns<1>(sums, i);
 #pragma GCC unroll 32
   for (int n = 0; n < Rows * Channels * Taps; ++n)
@@ -69,10 +70,9 @@ class KernelPass {
  public:
   explicit KernelPass(const GwJob& job) : lanes_(job) {
     const Lanes<Width>& l = lanes_;
-    slots_ = !l.copied ? 0 : minimum(rows_seen(l.vertical), maximum(1, l.vertical.in_size));
     total_row_ = l.horizontal.taps * l.in_width * kLanes;
     total_block_ = l.vertical.taps * total_row_;
-    gradient_pixel_ = Width ? l.out_channels : l.blocks * kLanes;
+    gradient_pixel_ = pitch(l.out_channels);
   }
 
   GwStatus run() {
@@ -102,92 +102,83 @@ class KernelPass {
  private:
   // Rows of the kernel whose sums are in registers at once, and channels: as many as leave room for the rest.
   static constexpr int kRows = Width == 1 || (Width == 2 && GW_REGISTERS >= 32) ? 3 : 1;
-  static constexpr int kFittingChannels = GW_REGISTERS >= 32 ? 4 : 2;
+  static constexpr int kFittingChannels = 4;
   static constexpr int kChunk = Width == 0 ? 1 : Width < kFittingChannels ? Width : kFittingChannels;
   // Zeros on both sides of the copied gradient: what a run's taps see beyond the stretch.
   static constexpr int64_t kMargin = kLongestRun - 1;
 
   // The rows of the image that an output row sees through neighbouring rows of the kernel.
-  struct Rows {
+  struct RowsSeen {
     const float** x;
     int64_t first, count;
   };
 
+  // A row of the outputs' gradient, copied with zeros on both sides.
+  RowShape gradient_shape() const {
+    const Lanes<Width>& l = lanes_;
+    const int64_t width = l.horizontal.out_size, floats = (width + 2 * kMargin) * gradient_pixel_;
+    return {width, l.out_channels, 0, width, gradient_pixel_, kMargin * gradient_pixel_, floats, 1};
+  }
+
   bool add_rows(int64_t first, int64_t last, float* totals) const {
     const Lanes<Width>& l = lanes_;
+    const RowShape shape = l.row_shape(), gradient_rows = gradient_shape();
+    const int64_t row_floats = round_up(shape.slots * shape.floats, kLanes);
+    const int64_t gradient_floats = round_up(gradient_rows.slots * gradient_rows.floats, kLanes);
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    const int64_t fitting = maximum(kShortestStretch, minimum(kLongestStretch, kStretchFloats / gradient_pixel_));
-    const int64_t stretches = divide_up(l.horizontal.out_size, fitting);
-    const int64_t longest = divide_up(l.horizontal.out_size, maximum(1, stretches));
-    const int64_t copied_floats = (longest + 2 * kMargin) * gradient_pixel_;
     float* memory =
-        gw_scratch(GW_TASK_SLOT, size_t(slots_ * (l.row + words) + copied_floats + 2 + l.vertical.taps * words));
+        gw_scratch(GW_TASK_SLOT, size_t(row_floats + gradient_floats + l.vertical.taps * words));
     if (!memory) return false;
-    float* copied = memory + slots_ * l.row;
-    auto* tags = reinterpret_cast<int64_t*>(copied + round_up(copied_floats, words));
-    auto** x = reinterpret_cast<const float**>(tags + slots_);
+    auto** x = reinterpret_cast<const float**>(memory + row_floats + gradient_floats);
     __builtin_memset(totals, 0, size_t(l.blocks * total_block_) * sizeof(float));
-    __builtin_memset(copied, 0, size_t(kMargin * gradient_pixel_) * sizeof(float));
-    const int64_t in_row = l.horizontal.in_size * l.in_channels, gradient_row = l.horizontal.out_size * l.out_channels;
-    Ring ring(memory, tags, slots_, l.row);
-    int64_t image = -1;
+    const Axis& axis = l.vertical;
+    OutputRow y = l.output_row(first);
+    Rows inputs(l.job.a, shape, memory, l.beginning(y));
+    Rows gradients(l.job.b, gradient_rows, memory + row_floats, first);
+    const int64_t stretches = divide_up(l.horizontal.out_size, kLongestStretch);
     for (int64_t n = first; n < last; ++n) {
-      const int64_t y = n % l.vertical.out_size;
-      if (n / l.vertical.out_size != image) {
-        image = n / l.vertical.out_size;
-        ring = Ring(memory, tags, slots_, l.row);
+      RowsSeen seen{x, 0, 0};
+      for (int64_t ky = 0; ky < axis.taps; ++ky) {
+        const int64_t in_y = y.y * axis.stride - axis.padding + ky * axis.dilation;
+        if (in_y < 0 || in_y >= axis.in_size) continue;
+        if (seen.count == 0) seen.first = ky;
+        x[seen.count++] = inputs.row(y.image * axis.in_size + in_y);
       }
-      const float* from = l.job.a + image * l.vertical.in_size * in_row;
-      Rows rows{x, 0, 0};
-      int64_t next_row = 0;
-      for (int64_t ky = 0; ky < l.vertical.taps; ++ky) {
-        const int64_t in_y = y * l.vertical.stride - l.vertical.padding + ky * l.vertical.dilation;
-        if (in_y < 0 || in_y >= l.vertical.in_size) continue;
-        if (rows.count == 0) rows.first = ky;
-        x[rows.count++] = l.read(ring, from, in_y);
-        next_row = in_y + 1;
-      }
-      const float* gradient = l.job.b + n * gradient_row;
-      Ahead next_gradient(gradient + gradient_row, 1, gradient_row, 0, stretches);
-      Ahead next_rows(from + (next_row + l.vertical.stride) * in_row, 1, l.vertical.stride * in_row, 0, stretches);
+      y = y.next();
+      const float* gradient = gradients.row(n) + kMargin * gradient_pixel_;
+      inputs.plan(n + 1 < last ? l.reach(y) : 0, stretches * l.blocks);
+      gradients.plan(minimum(n + 2, last), stretches * l.blocks);
       for (int64_t i = 0, j = 0, pixels; i < stretches; ++i, j += pixels) {
         pixels = (l.horizontal.out_size - j) / (stretches - i);
-        next_gradient.ask();
-        next_rows.ask();
-        // Read in order once: at the distance of pixels it came at half the speed.
-        copy(gradient + j * l.out_channels, pixels, copied + kMargin * gradient_pixel_);
-        for (int64_t v = 0; v < l.blocks; ++v) add_block(v, rows, copied, j, pixels, totals + v * total_block_);
+        for (int64_t v = 0; v < l.blocks; ++v) {
+          inputs.step();
+          gradients.step();
+          add_block(v, seen, gradient + j * gradient_pixel_, j, pixels, totals + v * total_block_);
+        }
       }
     }
     return true;
   }
 
-  void copy(const float* from, int64_t pixels, float* to) const {
-    copy_pixels(from, pixels, lanes_.out_channels, to, gradient_pixel_);
-    __builtin_memset(to + pixels * gradient_pixel_, 0, size_t(kMargin * gradient_pixel_) * sizeof(float));
-  }
-
   // All taps and channels of one vector of output channels, over the outputs [first, first + pixels) of a row. Totals
   // stand as [kernel row][run][channel][tap][lane].
-  void add_block(int64_t v, const Rows& rows, const float* copied, int64_t first, int64_t pixels, float* totals) const {
+  void add_block(int64_t v, const RowsSeen& rows, const float* gradients, int64_t first, int64_t pixels,
+                 float* totals) const {
     const Lanes<Width>& l = lanes_;
     const int64_t start = l.start(v) + (Width ? 0 : gathers_[v].first);
     for (int64_t r = 0; r < columns_->count; ++r) {
       const Run& run = columns_->runs[r];
-      // Columns, counted in steps from the run's first: those of the stretch and, for the later taps, beyond it.
-      const int64_t low = maximum(first, divide_up(maximum(0, -run.offset), columns_->step));
-      const int64_t inside = columns_->in_size - run.offset;
-      const int64_t high = minimum(first + pixels + run.taps - 1, inside > 0 ? divide_up(inside, columns_->step) : 0);
-      if (low >= high) continue;
-      const float* gradient = copied + (kMargin - (run.taps - 1) + low - first) * gradient_pixel_ + l.channel(v);
-      const int64_t column = (run.offset + low * columns_->step) * l.pixel + start;
+      // Columns, counted in steps from the run's first: the stretch's and, after the row's last pixel, the later taps'.
+      const int64_t columns = pixels + (first + pixels == l.horizontal.out_size ? run.taps - 1 : 0);
+      const float* gradient = gradients - (run.taps - 1) * gradient_pixel_ + l.channel(v);
+      const int64_t column = (run.offset + first * columns_->step) * l.pixel + start;
       float* to = totals + rows.first * total_row_ + run.slot * l.in_width * kLanes;
       for (int64_t row = 0; row < rows.count;) {
         const int64_t left = rows.count - row;
         const float* x[kRows];
         const int64_t together = minimum(left, kRows);
         for (int64_t i = 0; i < together; ++i) x[i] = rows.x[row + i] + column;
-        const Work work{x, v, gradient, high - low, to + row * total_row_};
+        const Work work{x, v, gradient, columns, to + row * total_row_};
         if (together == 1) add_taps<1>(run.taps, work);
         else if (together == 2) add_taps<(kRows < 2 ? kRows : 2)>(run.taps, work);
         else add_taps<kRows>(run.taps, work);
@@ -245,7 +236,7 @@ class KernelPass {
   }
 
   Lanes<Width> lanes_;
-  int64_t slots_, total_row_, total_block_, gradient_pixel_;
+  int64_t total_row_, total_block_, gradient_pixel_;
   const Runs* columns_ = nullptr;
   Gather* gathers_ = nullptr;
 };
