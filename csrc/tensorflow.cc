@@ -6,21 +6,13 @@
 //
 // Attributes: groups, strides and dilations (vertical, horizontal), padding (top, bottom, left, right; empty is "same",
 // settled at each call because the image's size may differ). Arrays are float32, shapes int32.
-#include "tensorflow_c.h"
+#include "tensorflow_call.h"
 
 #include <algorithm>
-#include <array>
-#include <initializer_list>
-#include <memory>
-#include <string>
-#include <vector>
-
-#include "groupwise.h"
 
 namespace {
 
-using Shape = std::array<int64_t, 4>;
-
+constexpr const char* kSubject = "GroupwiseConv2D";
 // Products of two such sizes do not overflow.
 constexpr int64_t kLargest = INT32_MAX;
 
@@ -29,36 +21,6 @@ constexpr const char* kRoleNames[] = {"inputs", "kernel", "outputs' gradient"};
 // What each pass reads, and what it writes.
 constexpr Role kRoles[3][3] = {
     {kInputs, kKernel, kOutputs}, {kOutputs, kKernel, kInputs}, {kInputs, kOutputs, kKernel}};
-
-class Status {
- public:
-  Status() : status_(TF_NewStatus()) {}
-  ~Status() { TF_DeleteStatus(status_); }
-  Status(const Status&) = delete;
-  operator TF_Status*() const { return status_; }
-  bool is_ok() const { return TF_GetCode(status_) == TF_OK; }
-  // Always false, for `return status.refuse(...)`.
-  bool refuse(const std::string& message, TF_Code code = TF_INVALID_ARGUMENT) const {
-    TF_SetStatus(status_, code, ("GroupwiseConv2D: " + message).c_str());
-    return false;
-  }
-
- private:
-  TF_Status* status_;
-};
-
-struct DeleteTensor {
-  void operator()(TF_Tensor* tensor) const { TF_DeleteTensor(tensor); }
-};
-using Tensor = std::unique_ptr<TF_Tensor, DeleteTensor>;
-
-float* floats(const Tensor& tensor) { return static_cast<float*>(TF_TensorData(tensor.get())); }
-
-std::string text(const Shape& shape) {
-  std::string result;
-  for (int64_t size : shape) result += (result.empty() ? "(" : ", ") + std::to_string(size);
-  return result + ")";
-}
 
 struct Attributes {
   int64_t groups = 0;
@@ -96,7 +58,7 @@ bool read_attributes(TF_OpKernelConstruction* construction, const Status& status
 }
 
 void* create(TF_OpKernelConstruction* construction) {
-  Status status;
+  const Status status(kSubject);
   auto attributes = std::make_unique<Attributes>();
   if (read_attributes(construction, status, attributes.get())) return attributes.release();
   TF_OpKernelConstruction_Failure(construction, status);
@@ -105,22 +67,12 @@ void* create(TF_OpKernelConstruction* construction) {
 
 void destroy(void* kernel) { delete static_cast<Attributes*>(kernel); }
 
-bool read_input(TF_OpKernelContext* context, int index, const Status& status, Tensor* tensor) {
-  TF_Tensor* found = nullptr;
-  TF_GetInput(context, index, &found, status);
-  tensor->reset(found);
-  return status.is_ok();
-}
-
 // Reads an array and its shape.
 bool read_array(TF_OpKernelContext* context, int index, Role role, const Status& status, Tensor* tensor, Shape* shape) {
   if (!read_input(context, index, status, tensor)) return false;
-  const int rank = TF_NumDims(tensor->get());
-  if (rank != 4) {
-    return status.refuse(std::string(kRoleNames[role]) + " of rank " + std::to_string(rank) + ": must have rank 4");
-  }
-  for (int axis = 0; axis < 4; ++axis) (*shape)[axis] = TF_Dim(tensor->get(), axis);
-  return true;
+  *shape = shape_of(*tensor);
+  return shape->size() == 4 || status.refuse(std::string(kRoleNames[role]) + " of rank " +
+                                             std::to_string(shape->size()) + ": must have rank 4");
 }
 
 // Reads the shape of what a gradient belongs to.
@@ -131,7 +83,7 @@ bool read_shape(TF_OpKernelContext* context, const Status& status, Shape* shape)
     return status.refuse("the third argument must be a shape: four integers");
   }
   const auto* sizes = static_cast<const int32_t*>(TF_TensorData(tensor.get()));
-  std::copy(sizes, sizes + 4, shape->begin());
+  shape->assign(sizes, sizes + 4);
   return true;
 }
 
@@ -205,49 +157,31 @@ bool run(GwPass pass, const Attributes& attributes, TF_OpKernelContext* context,
       !resolve(pass, attributes, shapes, status, &convolution)) {
     return false;
   }
-  const Shape& shape = shapes[roles[2]];
-  const size_t bytes = sizeof(float) * static_cast<size_t>(shape[0] * shape[1] * shape[2] * shape[3]);
-  const Tensor out(TF_AllocateOutput(context, 0, TF_FLOAT, shape.data(), 4, bytes, status));
-  if (!status.is_ok()) return false;
-  const int failure = gw_convolve(pass, &convolution, floats(a), floats(b), floats(out), nullptr, nullptr, nullptr);
-  if (failure == GW_OUT_OF_MEMORY) return status.refuse("no memory is left", TF_RESOURCE_EXHAUSTED);
-  return failure == GW_OK || status.refuse("the core refuses, status " + std::to_string(failure), TF_INTERNAL);
+  const Tensor out = allocate(context, 0, shapes[roles[2]], status);
+  return status.is_ok() && status.accept(gw_convolve(pass, &convolution, floats(a), floats(b), floats(out), nullptr,
+                                                     nullptr, nullptr));
 }
 
 template <GwPass pass>
 void compute(void* kernel, TF_OpKernelContext* context) {
-  Status status;
+  const Status status(kSubject);
   if (!run(pass, *static_cast<Attributes*>(kernel), context, status)) TF_OpKernelContext_Failure(context, status);
 }
 
-// The C interface shows a shape function neither strides nor any input but the first: the caller sets static shapes.
-void leave_shape_unknown(TF_ShapeInferenceContext* context, TF_Status* status) {
-  TF_ShapeInferenceContextSetUnknownShape(context, status);
-}
-
 template <GwPass pass>
-void register_operation(const char* name, std::initializer_list<const char*> inputs, const char* output) {
-  Status status;  // registering only queues: TensorFlow reports what is wrong when it loads the library
-  TF_OpDefinitionBuilder* definition = TF_NewOpDefinitionBuilder(name);
-  for (const char* input : inputs) TF_OpDefinitionBuilderAddInput(definition, input);
-  TF_OpDefinitionBuilderAddOutput(definition, output);
-  for (const char* attribute : {"groups: int", "strides: list(int)", "dilations: list(int)", "padding: list(int)"}) {
-    TF_OpDefinitionBuilderAddAttr(definition, attribute);
-  }
-  TF_OpDefinitionBuilderSetShapeInferenceFunction(definition, leave_shape_unknown);
-  TF_RegisterOpDefinition(definition, status);
-  TF_RegisterKernelBuilder(name, TF_NewKernelBuilder(name, "CPU", create, compute<pass>, destroy), status);
+void add(const char* name, Operation::Texts inputs, Operation::Texts outputs) {
+  register_operation({name, inputs, outputs,
+                      {"groups: int", "strides: list(int)", "dilations: list(int)", "padding: list(int)"},
+                      create, compute<pass>, destroy});
 }
 
 // Runs when TensorFlow loads the library.
 const bool registered = [] {
-  register_operation<GW_FORWARD>("GroupwiseConv2D", {"inputs: float", "kernel: float"}, "outputs: float");
-  register_operation<GW_INPUT_GRADIENT>("GroupwiseConv2DInputGradient",
-                                        {"gradient: float", "kernel: float", "shape: int32"},
-                                        "input_gradient: float");
-  register_operation<GW_KERNEL_GRADIENT>("GroupwiseConv2DKernelGradient",
-                                         {"inputs: float", "gradient: float", "shape: int32"},
-                                         "kernel_gradient: float");
+  add<GW_FORWARD>("GroupwiseConv2D", {"inputs: float", "kernel: float"}, {"outputs: float"});
+  add<GW_INPUT_GRADIENT>("GroupwiseConv2DInputGradient", {"gradient: float", "kernel: float", "shape: int32"},
+                         {"input_gradient: float"});
+  add<GW_KERNEL_GRADIENT>("GroupwiseConv2DKernelGradient", {"inputs: float", "gradient: float", "shape: int32"},
+                          {"kernel_gradient: float"});
   return true;
 }();
 

@@ -143,7 +143,6 @@ def test_a_model_with_residuals_is_saved_cloned_and_made_of_stock_layers(tmp_pat
     np.testing.assert_array_equal(numpy(model(images)), expected)
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="on TensorFlow its own batch norm runs")
 @pytest.mark.skipif(not backends.active.core.is_available(), reason="the C core is off, or does not load")
 def test_the_core_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []

@@ -36,6 +36,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def __init__(self, *args: Any, activation: Any = None, fused: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.activation, self.fused = keras.activations.get(activation), fused
+        if fused and not backends.xla_compiles():
+            # Keras then runs the model without XLA, and says so.
+            self.supports_jit = False
         self._core_activation = _CORE_ACTIVATIONS.get(self.activation, "linear")
 
     def call(self, inputs: Any, residual: Any = None, training: bool | None = None, mask: Any = None) -> Any:

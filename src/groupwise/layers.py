@@ -27,9 +27,8 @@ class _Convolution2D:
 
     def _set_padding(self: Any, padding: object, algorithm: str) -> None:
         self.padding, self.algorithm = normalise_padding(padding), algorithm
-        runtime = backends.active.runtime()
-        if runtime.framework == "tensorflow" and runtime.core:
-            # XLA cannot compile the core's operation: Keras then runs the model without XLA, and says so.
+        if not backends.xla_compiles():
+            # Keras then runs the model without XLA, and says so.
             self.supports_jit = False
 
     def _options(self) -> dict[str, Any]:

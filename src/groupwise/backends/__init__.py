@@ -87,3 +87,9 @@ def _load(name: str) -> Backend:
 
 active: Backend = _load(keras.backend.backend())
 """The module of the framework that Keras runs on; a constant, so that torch.compile can trace through it."""
+
+
+def xla_compiles() -> bool:
+    """Return whether XLA can compile our layers: on TensorFlow it cannot compile the core's operations."""
+    runtime = active.runtime()
+    return runtime.framework != "tensorflow" or not runtime.core

@@ -9,11 +9,24 @@ import tensorflow as tf
 
 from groupwise import tuning
 from groupwise.backends import tensorflow_core as core
+from groupwise.backends import tensorflow_norm as core_norm
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
+__all__ = [
+    "batch_normalise",
+    "convolve",
+    "core",
+    "core_norm",
+    "max_pool",
+    "pool",
+    "runtime",
+    "training_step",
+    "version",
+]
+
 version = tf.__version__
-pool = max_pool = core_norm = None
+pool = max_pool = None
 
 
 @cache

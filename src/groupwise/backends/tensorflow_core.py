@@ -14,21 +14,24 @@ import tensorflow as tf
 from groupwise import native
 from groupwise.spec import ConvSpec
 
-_OPERATIONS = ("GroupwiseConv2D", "GroupwiseConv2DInputGradient", "GroupwiseConv2DKernelGradient")
+_PASSES = ("GroupwiseConv2D", "GroupwiseConv2DInputGradient", "GroupwiseConv2DKernelGradient")
 _ATTRIBUTES = ("groups", "strides", "dilations", "padding")
 
 
 @cache
-def _functions() -> tuple[Callable[..., Any], ...] | None:
-    """Load the binding; return a function for each pass, or None and, the first time, a warning."""
+def _load() -> dict[str, Callable[..., Any]] | None:
+    """Load the binding; return the function of each operation, or None and, the first time, a warning."""
     try:
         library = tf.load_op_library(str(native.path("groupwise_tensorflow")))
-        return (
-            library.groupwise_conv2d,
-            library.groupwise_conv2d_input_gradient,
-            library.groupwise_conv2d_kernel_gradient,
-        )
-    # TensorFlow calls its C interface alpha: a version may lack a function that the binding needs.
+        return {
+            "GroupwiseConv2D": library.groupwise_conv2d,
+            "GroupwiseConv2DInputGradient": library.groupwise_conv2d_input_gradient,
+            "GroupwiseConv2DKernelGradient": library.groupwise_conv2d_kernel_gradient,
+            "GroupwiseNormalize": library.groupwise_normalize,
+            "GroupwiseNormalizeGradient": library.groupwise_normalize_gradient,
+        }
+    # TensorFlow calls its C interface alpha: a version may lack a function that the binding needs. A binding of another
+    # version of ours lacks an operation: AttributeError.
     except (tf.errors.OpError, OSError, AttributeError) as error:
         warnings.warn(
             f"groupwise runs on TensorFlow's own convolutions, without the C core, because its binding does not load "
@@ -41,7 +44,27 @@ def _functions() -> tuple[Callable[..., Any], ...] | None:
 
 def is_available() -> bool:
     """Return whether the core is wanted and there, and load it: a SavedModel made with it needs this before loading."""
-    return native.is_available() and _functions() is not None
+    return native.is_available() and _load() is not None
+
+
+def operations() -> dict[str, Callable[..., Any]]:
+    """Return the function of each of the binding's operations, by its name in TensorFlow.
+
+    Raises:
+        RuntimeError: where the binding does not load.
+    """
+    functions = _load()
+    if functions is None:
+        raise RuntimeError("the C core is not available: ask is_available() before using it")
+    return functions
+
+
+def set_shapes(*arrays: tuple[Any, Any]) -> None:
+    """Give each of the operations' results its static shape; their own shape functions see too little for it."""
+    # An eager array has its shape.
+    if not tf.executing_eagerly():
+        for array, shape in arrays:
+            array.set_shape(shape)
 
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
@@ -67,13 +90,8 @@ def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
 
 
 def _run(pass_: int, arguments: list[Any], shape: Any, **attributes: Any) -> Any:
-    functions = _functions()
-    if functions is None:
-        raise RuntimeError("the C core is not available: ask is_available() before convolve()")
-    outputs = functions[pass_](*arguments, **attributes)
-    # The operation's own shape function cannot see the attributes. An eager array has its shape.
-    if not tf.executing_eagerly():
-        outputs.set_shape(shape)
+    outputs = operations()[_PASSES[pass_]](*arguments, **attributes)
+    set_shapes((outputs, shape))
     return outputs
 
 
@@ -100,5 +118,5 @@ def _gradient_of(pass_: int) -> Callable[..., list[Any]]:
     return gradient
 
 
-for _pass, _name in zip(native.PASSES, _OPERATIONS, strict=True):
+for _pass, _name in zip(native.PASSES, _PASSES, strict=True):
     tf.RegisterGradient(_name)(_gradient_of(_pass))

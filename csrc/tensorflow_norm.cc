@@ -1,0 +1,162 @@
+// Batch norm as TensorFlow's operations over the core:
+//
+//   GroupwiseNormalize(inputs, gamma, beta, statistics, residual) -> outputs, mean, variance
+//   GroupwiseNormalizeGradient(inputs, outputs' gradient, gamma, beta, mean, variance, outputs)
+//       -> inputs' gradient, sums (the gradients of beta, then those of gamma), residual's gradient
+//
+// Attributes: activation (GwActivation), epsilon, constants (2 where mean and variance are constants, the statistics
+// given; 0 where they are the batch's), residuals (1 where one is added, forward; where its gradient is wanted and the
+// outputs are given, backward; else 0). Arrays are float32, of shape (..., channels) or (channels,).
+#include "tensorflow_call.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace {
+
+constexpr const char* kSubject = "GroupwiseNormalize";
+
+struct Attributes {
+  int64_t activation = 0, constants = 0, residuals = 0;
+  float epsilon = 0;
+};
+
+bool read_attributes(TF_OpKernelConstruction* construction, const Status& status, Attributes* attributes) {
+  TF_OpKernelConstruction_GetAttrFloat(construction, "epsilon", &attributes->epsilon, status);
+  for (auto [name, value] : {std::pair{"activation", &attributes->activation},
+                             {"constants", &attributes->constants},
+                             {"residuals", &attributes->residuals}}) {
+    if (status.is_ok()) TF_OpKernelConstruction_GetAttrInt64(construction, name, value, status);
+  }
+  if (!status.is_ok()) return false;
+  const int64_t activation = attributes->activation, constants = attributes->constants;
+  if (activation < GW_LINEAR || activation > GW_RELU6) {
+    return status.refuse("activation=" + std::to_string(activation) + ": must be from 0 to 2");
+  }
+  if (constants != 0 && constants != 2) {
+    return status.refuse("constants=" + std::to_string(constants) + ": must be 0, or 2 for a mean and a variance");
+  }
+  return attributes->residuals <= 1 ||
+         status.refuse("residuals=" + std::to_string(attributes->residuals) + ": must be 0 or 1");
+}
+
+void* create(TF_OpKernelConstruction* construction) {
+  const Status status(kSubject);
+  auto attributes = std::make_unique<Attributes>();
+  if (read_attributes(construction, status, attributes.get())) return attributes.release();
+  TF_OpKernelConstruction_Failure(construction, status);
+  return nullptr;
+}
+
+void destroy(void* kernel) { delete static_cast<Attributes*>(kernel); }
+
+// One call: its arguments in their order and its results in theirs, of the shape of the first, the inputs, or of their
+// channels. After a mistake all are null, and the status says what it was.
+class Call {
+ public:
+  Call(TF_OpKernelContext* context, const Attributes& attributes, const Status& status)
+      : context_(context), status_(status) {
+    Tensor inputs;
+    if (!read_input(context, next_argument_++, status, &inputs)) return;
+    images = shape_of(inputs);
+    if (images.empty() || images.back() < 1) {
+      status.refuse("inputs of shape " + text(images) + ": must be (..., channels), at least one channel");
+      return;
+    }
+    channels = {images.back()};
+    n.channels = images.back(), n.pixels = TF_TensorElementCount(inputs.get()) / n.channels;
+    n.activation = attributes.activation, n.epsilon = attributes.epsilon;
+    n.count = attributes.constants ? 0 : n.pixels;
+    n.inputs = keep(std::move(inputs));
+  }
+
+  float* argument(const char* name, const Shape& shape) {
+    Tensor tensor;
+    if (!status_.is_ok() || !read_input(context_, next_argument_++, status_, &tensor)) return nullptr;
+    if (shape_of(tensor) == shape) return keep(std::move(tensor));
+    status_.refuse(std::string(name) + " of shape " + text(shape_of(tensor)) + ": must be of shape " + text(shape));
+    return nullptr;
+  }
+  float* result(const Shape& shape) {
+    if (!status_.is_ok()) return nullptr;
+    Tensor tensor = allocate(context_, next_result_++, shape, status_);
+    return status_.is_ok() ? keep(std::move(tensor)) : nullptr;
+  }
+  // On the core's own threads: TensorFlow's C interface shows none.
+  bool run(int passes) const { return status_.is_ok() && status_.accept(gw_normalize(passes, &n, nullptr)); }
+
+  GwNormalization n{};
+  Shape images, channels;
+
+ private:
+  float* keep(Tensor tensor) {
+    kept_.push_back(std::move(tensor));
+    return floats(kept_.back());
+  }
+
+  TF_OpKernelContext* context_;
+  const Status& status_;
+  int next_argument_ = 0, next_result_ = 0;
+  std::vector<Tensor> kept_;
+};
+
+bool normalize(const Attributes& attributes, Call* call) {
+  GwNormalization& n = call->n;
+  n.gamma = call->argument("gamma", call->channels);
+  n.beta = call->argument("beta", call->channels);
+  const float* mean = attributes.constants ? call->argument("mean", call->channels) : nullptr;
+  const float* variance = attributes.constants ? call->argument("variance", call->channels) : nullptr;
+  if (attributes.residuals) n.residual = call->argument("residual", call->images);
+  n.outputs = call->result(call->images);
+  n.mean = call->result(call->channels);
+  n.variance = call->result(call->channels);
+  if (!n.variance) return false;
+  if (!attributes.constants) return call->run(GW_MOMENTS | GW_NORMALIZE);
+  std::copy_n(mean, n.channels, n.mean);
+  std::copy_n(variance, n.channels, n.variance);
+  return call->run(GW_NORMALIZE);
+}
+
+bool normalize_gradient(const Attributes& attributes, Call* call) {
+  GwNormalization& n = call->n;
+  n.gradient = call->argument("gradient", call->images);
+  n.gamma = call->argument("gamma", call->channels);
+  n.beta = call->argument("beta", call->channels);
+  n.mean = call->argument("mean", call->channels);
+  n.variance = call->argument("variance", call->channels);
+  if (attributes.residuals) n.outputs = call->argument("outputs", call->images);
+  n.inputs_gradient = call->result(call->images);
+  n.sums = call->result({2, n.channels});
+  if (attributes.residuals) n.residual_gradient = call->result(call->images);
+  return call->run(GW_GRADIENT_SUMS | GW_GRADIENT);
+}
+
+template <bool (*body)(const Attributes&, Call*)>
+void compute(void* kernel, TF_OpKernelContext* context) {
+  const Status status(kSubject);
+  const Attributes& attributes = *static_cast<const Attributes*>(kernel);
+  Call call(context, attributes, status);
+  if (!body(attributes, &call)) TF_OpKernelContext_Failure(context, status);
+}
+
+template <bool (*body)(const Attributes&, Call*)>
+void add(const char* name, Operation::Texts inputs, Operation::Texts outputs) {
+  register_operation({name, inputs, outputs,
+                      {"activation: int", "epsilon: float", "constants: int >= 0", "residuals: int >= 0"},
+                      create, compute<body>, destroy});
+}
+
+// Runs when TensorFlow loads the library.
+const bool registered = [] {
+  add<normalize>("GroupwiseNormalize",
+                 {"inputs: float", "gamma: float", "beta: float", "statistics: constants * float",
+                  "residual: residuals * float"},
+                 {"outputs: float", "mean: float", "variance: float"});
+  add<normalize_gradient>("GroupwiseNormalizeGradient",
+                          {"inputs: float", "gradient: float", "gamma: float", "beta: float", "mean: float",
+                           "variance: float", "outputs: residuals * float"},
+                          {"inputs_gradient: float", "sums: float", "residual_gradient: residuals * float"});
+  return true;
+}();
+
+}  // namespace
