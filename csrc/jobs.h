@@ -133,6 +133,9 @@ class Ahead {
 // The end of a forward pass: what follows the sums, and writing them.
 class Finish {
  public:
+  static constexpr int64_t kLine = 64 / sizeof(float);
+
+  // `group_width` channels are written one after the other.
   Finish(const GwJob& job, int64_t floats, int64_t group_width)
       : out_(job.out), epilogue_(*job.epilogue),
         plain_(!epilogue_.bias && !epilogue_.residual && epilogue_.activation == GW_LINEAR),
@@ -141,28 +144,36 @@ class Finish {
         streaming_(floats >= kStreamingFloats && group_width % kLanes == 0 &&
                    reinterpret_cast<uintptr_t>(out_) % sizeof(Vector) == 0) {}
 
-  // Writes one vector of channels, from `channel` on, of pixels whose floats begin at position, position + distance ...
+  // Writes `vectors` vectors of channels, from `channel` on, of pixels whose floats begin at position, position + distance
+  // ...: the vectors of a pixel one after the other, for they share cache lines.
   template <int Pixels>
-  GW_INLINE void write(const Vector* sums, int64_t sum_distance, int64_t pixels, int64_t position, int64_t distance,
+  GW_INLINE void write(const Vector* sums, int64_t vectors, int64_t pixels, int64_t position, int64_t distance,
                        int64_t channel, int64_t channels) const {
-    if (plain_ && channels >= kLanes && pixels == Pixels) {
+    if (plain_ && channels >= vectors * kLanes && pixels == Pixels) {
 #pragma GCC unroll 32
       for (int p = 0; p < Pixels; ++p) {
-        if (streaming_) store_streaming(out_ + position + p * distance, sums[p * sum_distance]);
-        else store(out_ + position + p * distance, sums[p * sum_distance]);
+        float* to = out_ + position + p * distance;
+        for (int64_t q = 0; q < vectors; ++q) {
+          if (streaming_) store_streaming(to + q * kLanes, sums[p * vectors + q]);
+          else store(to + q * kLanes, sums[p * vectors + q]);
+        }
       }
       return;
     }
     for (int64_t p = 0; p < pixels; ++p, position += distance) {
-      Vector sum = sums[p * sum_distance];
-      if (epilogue_.bias) sum += load_some(epilogue_.bias + channel, channels);
-      if (epilogue_.residual) sum += load_some(epilogue_.residual + position, channels);
-      if (epilogue_.activation != GW_LINEAR) sum = relu(sum);
-      if (epilogue_.activation == GW_RELU6) sum = at_most(sum, splat(6));
-      if (streaming_) store_streaming(out_ + position, sum);
-      else store_some(out_ + position, sum, channels);
+      for (int64_t q = 0; q < vectors && q * kLanes < channels; ++q) {
+        const int64_t at = position + q * kLanes, c = channel + q * kLanes, count = channels - q * kLanes;
+        Vector sum = sums[p * vectors + q];
+        if (epilogue_.bias) sum += load_some(epilogue_.bias + c, count);
+        if (epilogue_.residual) sum += load_some(epilogue_.residual + at, count);
+        if (epilogue_.activation != GW_LINEAR) sum = relu(sum);
+        if (epilogue_.activation == GW_RELU6) sum = at_most(sum, splat(6));
+        if (streaming_) store_streaming(out_ + at, sum);
+        else store_some(out_ + at, sum, count);
+      }
     }
   }
+
   // Where outputs may be written at once: nothing follows, they stay in the cache, and pixels have no gaps.
   float* direct(int64_t position, int64_t gap) const {
     return plain_ && !streaming_ && gap == 0 ? out_ + position : nullptr;
@@ -193,11 +204,10 @@ class Finish {
   void write_row(const float* from, int64_t position, int64_t count) const {
     int64_t i = 0;
     if (streaming_) {
-      constexpr int64_t line = 64 / sizeof(float);
-      const int64_t before = minimum(count, round_up(position, line) - position);
+      const int64_t before = minimum(count, round_up(position, kLine) - position);
       for (; i < before; ++i) out_[position + i] = from[i];
-      for (; i + line <= count; i += line)
-        for (int64_t v = 0; v < line; v += kLanes) store_streaming(out_ + position + i + v, load(from + i + v));
+      for (; i + kLine <= count; i += kLine)
+        for (int64_t v = 0; v < kLine; v += kLanes) store_streaming(out_ + position + i + v, load(from + i + v));
     }
     for (; i + kLanes <= count; i += kLanes) store(out_ + position + i, load(from + i));
     for (; i < count; ++i) out_[position + i] = from[i];

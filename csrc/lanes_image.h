@@ -194,7 +194,7 @@ class ImagePass {
     OutputRow y = l.output_row(first);
     Rows rows(l.job.a, shape, memory.rows, l.beginning(y));
     const int64_t out_row = l.horizontal.out_size * l.out_channels;
-    const Finish finish(l.job, l.c.batch * l.vertical.out_size * out_row, kLanes);
+    const Finish finish(l.job, l.c.batch * l.vertical.out_size * out_row, Finish::kLine);
     for (int64_t n = first; n < last; ++n) {
       find_runs(y, rows, memory);
       y = y.next();

@@ -7,8 +7,9 @@ namespace {
 // Pixels by vectors in registers at once: 28 sums of 32 registers, or 12 of 16.
 constexpr int kPixels = GW_REGISTERS >= 32 ? 14 : 6;
 constexpr int kVectors = 2;
-// Input channels by two vectors of a tile of the kernel's gradient; twice as many by one.
-constexpr int kChannels = GW_REGISTERS >= 32 ? 8 : 4;
+// Input channels by two vectors of a tile of the kernel's gradient; twice as many by one. 6 of 16 registers' instead of 4
+// made the gradient of 1,024 channels 1.2 times as fast.
+constexpr int kChannels = GW_REGISTERS >= 32 ? 8 : 6;
 constexpr int kMostRows = 2 * kChannels;
 // Floats of copied rows that leave room in the second-level cache for weights, outputs and the rows to come.
 constexpr int64_t kBlockFloats = 64 << 10;
@@ -21,13 +22,21 @@ struct Product {
   int64_t steps;
 };
 
+// Several of them, and what they have in common: where a tile's factors begin in each, and the floats of a step.
+struct Products {
+  const Product* first;
+  int64_t count;
+  int64_t a_offset, b_offset;
+  int64_t a_step, b_step;
+};
+
 // sums[p][q] += a[p] * b[q], over all steps of all products.
 template <int Rows, int Vectors>
-GW_INLINE void multiply(Vector* sums, const Product* products, int64_t count, int64_t a_step, int64_t b_step,
-                        int64_t a_offset) {
-  for (int64_t i = 0; i < count; ++i) {
-    const float *a = products[i].a + a_offset, *b = products[i].b;
-    for (int64_t k = products[i].steps; k > 0; --k, a += a_step, b += b_step) {
+GW_INLINE void multiply(Vector* sums, const Products& products) {
+  const int64_t a_step = products.a_step, b_step = products.b_step;
+  for (const Product *p = products.first, *end = p + products.count; p != end; ++p) {
+    const float *a = p->a + products.a_offset, *b = p->b + products.b_offset;
+    for (int64_t k = p->steps; k > 0; --k, a += a_step, b += b_step) {
       Vector factors[Vectors];
 #pragma GCC unroll 2
       for (int q = 0; q < Vectors; ++q) factors[q] = load(b + q * kLanes);
@@ -43,8 +52,7 @@ GW_INLINE void multiply(Vector* sums, const Product* products, int64_t count, in
 
 // The same from zero (or, with `keep`, from what `out` holds), written to `out`.
 template <int Rows, int Vectors>
-__attribute__((noinline)) void tile(const Product* products, int64_t count, int64_t a_step, int64_t b_step,
-                                    int64_t a_offset, bool keep, float* out) {
+__attribute__((noinline)) void tile(const Products& products, bool keep, float* out) {
   Vector sums[Rows * Vectors];
 #pragma GCC unroll 32
   for (int i = 0; i < Rows * Vectors; ++i) sums[i] = Vector{};
@@ -52,12 +60,12 @@ __attribute__((noinline)) void tile(const Product* products, int64_t count, int6
 #pragma GCC unroll 32
     for (int i = 0; i < Rows * Vectors; ++i) sums[i] = load(out + i * kLanes);
   }
-  multiply<Rows, Vectors>(sums, products, count, a_step, b_step, a_offset);
+  multiply<Rows, Vectors>(sums, products);
 #pragma GCC unroll 32
   for (int i = 0; i < Rows * Vectors; ++i) store(out + i * kLanes, sums[i]);
 }
 
-typedef void (*Tile)(const Product*, int64_t, int64_t, int64_t, int64_t, bool, float*);
+typedef void (*Tile)(const Products&, bool, float*);
 
 template <int Vectors, int... I>
 Tile tile_of(int64_t rows, Sequence<I...>) {

@@ -85,19 +85,28 @@ class ImagePass {
     return false;
   }
 
+  // What one phase of an output row multiplies, with the first panel's weights.
+  struct PhaseRow {
+    int64_t y, phase;
+    Product* products;
+    int64_t count;
+  };
+
   bool rows(int64_t image, int64_t first, int64_t last) const {
+    const int64_t most = minimum(block_, last - first), phases = minimum(horizontal_.phases(), horizontal_.out_size);
     // The rows that a block's outputs see, a few more where the image ends.
-    const int64_t span = divide_up(minimum(block_, last - first), vertical_.phases()) * vertical_.step();
+    const int64_t span = divide_up(most, vertical_.phases()) * vertical_.step();
     const int64_t slots = minimum(rows_seen(vertical_) + 1 + span, vertical_.in_size);
-    const int64_t product_floats = taps_ * int64_t(sizeof(Product) / sizeof(float));
+    const int64_t product_floats = most * phases * taps_ * int64_t(sizeof(Product) / sizeof(float));
+    const int64_t list_floats = most * phases * int64_t(sizeof(PhaseRow) / sizeof(float));
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    float* memory = gw_scratch(GW_TASK_SLOT, size_t(slots * (row_ + words) + product_floats));
+    float* memory = gw_scratch(GW_TASK_SLOT, size_t(slots * (row_ + words) + product_floats + list_floats));
     if (!memory) return false;
     auto* products = reinterpret_cast<Product*>(memory + slots * row_);
-    Ring ring(memory, reinterpret_cast<int64_t*>(memory + slots * row_ + product_floats), slots, row_);
+    auto* list = reinterpret_cast<PhaseRow*>(memory + slots * row_ + product_floats);
+    Ring ring(memory, reinterpret_cast<int64_t*>(memory + slots * row_ + product_floats + list_floats), slots, row_);
     const Finish finish(job_, c_.batch * vertical_.out_size * horizontal_.out_size * out_channels_, out_width_);
-    const int64_t in_row = horizontal_.in_size * in_channels_,
-                  phases = minimum(horizontal_.phases(), horizontal_.out_size);
+    const int64_t in_row = horizontal_.in_size * in_channels_;
     const float* from = job_.a + image * vertical_.in_size * in_row;
     const int64_t tiles = c_.groups * panels_ * phases * divide_up(horizontal_.count(0), kPixels);
     for (int64_t y = first; y < last; y += block_) {
@@ -106,48 +115,52 @@ class ImagePass {
       const int64_t reach = end / vertical_.phases() * vertical_.step() + rows_seen(vertical_) - 1 - vertical_.padding;
       Ahead ahead(from + maximum(0, reach) * in_row, 1, (end - y) / vertical_.phases() * vertical_.step() * in_row, 0,
                   tiles * (end - y));
+      PhaseRow* list_end = list;
+      Product* next = products;
+      for (int64_t row = y; row < end; ++row)
+        for (int64_t phase = 0; phase < phases; ++phase, ++list_end) {
+          const int64_t count = find_products(from, row, phase, ring, next);
+          *list_end = {image * vertical_.out_size + row, phase, next, count};
+          next += count;
+        }
       // A panel's weights are used for all rows of the block before the next panel's are read.
       for (int64_t panel = 0; panel < c_.groups * panels_; ++panel)
-        for (int64_t row = y; row < end; ++row)
-          for (int64_t phase = 0; phase < phases; ++phase)
-            phase_row(image, row, phase, panel, products, ring, finish, ahead);
+        for (const PhaseRow* row = list; row != list_end; ++row) add_row(*row, panel, finish, ahead);
     }
     return true;
   }
 
-  void phase_row(int64_t image, int64_t y, int64_t phase, int64_t panel, Product* products, Ring& ring,
-                 const Finish& finish, Ahead& ahead) const {
-    const int64_t in_row = horizontal_.in_size * in_channels_;
-    const float* from = job_.a + image * vertical_.in_size * in_row;
+  int64_t find_products(const float* image, int64_t y, int64_t phase, Ring& ring, Product* to) const {
+    const int64_t in_row = horizontal_.in_size * in_channels_, step = horizontal_.step();
     int64_t count = 0;
     for (int64_t ky = 0, y_offset; ky < vertical_.taps; ++ky) {
       if (!vertical_.sees(y % vertical_.phases(), ky, &y_offset)) continue;
       const int64_t in_y = y / vertical_.phases() * vertical_.step() + y_offset;
       if (in_y < 0 || in_y >= vertical_.in_size) continue;
-      const float* row = ring.row(in_y, [&](int64_t index, float* to) { copy_row(from + index * in_row, to); });
+      const float* row = ring.row(in_y, [&](int64_t index, float* copy) { copy_row(image + index * in_row, copy); });
       for (int64_t kx = 0, x_offset; kx < horizontal_.taps; ++kx) {
         if (!horizontal_.sees(phase, kx, &x_offset)) continue;
-        const int64_t column = x_offset - columns_.low, step = horizontal_.step();
-        products[count++] = {row + column % step * quotients_ + column / step,
-                             weights_ + panel * panel_ + (ky * horizontal_.taps + kx) * in_width_ * vectors_ * kLanes,
-                             in_width_};
+        const int64_t column = x_offset - columns_.low, tap = ky * horizontal_.taps + kx;
+        to[count++] = {row + column % step * quotients_ + column / step, weights_ + tap * in_width_ * vectors_ * kLanes,
+                       in_width_};
       }
     }
+    return count;
+  }
+
+  void add_row(const PhaseRow& row, int64_t panel, const Finish& finish, Ahead& ahead) const {
     const int64_t group = panel / panels_, first = panel % panels_ * vectors_ * kLanes;
-    const int64_t pixels = horizontal_.count(phase), distance = horizontal_.phases() * out_channels_;
-    const int64_t start =
-        ((image * vertical_.out_size + y) * horizontal_.out_size + phase) * out_channels_ + group * out_width_ + first;
+    const int64_t pixels = horizontal_.count(row.phase), distance = horizontal_.phases() * out_channels_;
+    const int64_t start = (row.y * horizontal_.out_size + row.phase) * out_channels_ + group * out_width_ + first;
     for (int64_t j = 0, size; j < pixels; j += size) {
       size = minimum(kPixels, pixels - j);
       ahead.ask();
       alignas(64) float sums[kPixels * kVectors * kLanes];
-      tile_of(size, vectors_)(products, count, plane_, vectors_ * kLanes, group * in_width_ * plane_ + j, false, sums);
-      for (int64_t q = 0; q < vectors_ && first + q * kLanes < out_width_; ++q) {
-        const int64_t channel = first + q * kLanes;
-        finish.write<kPixels>(reinterpret_cast<const Vector*>(sums) + q, vectors_, size,
-                              start + j * distance + q * kLanes, distance, group * out_width_ + channel,
-                              out_width_ - channel);
-      }
+      tile_of(size, vectors_)({row.products, row.count, group * in_width_ * plane_ + j, panel * panel_, plane_,
+                               vectors_ * kLanes},
+                              false, sums);
+      finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors_, size, start + j * distance, distance,
+                            group * out_width_ + first, out_width_ - first);
     }
   }
 

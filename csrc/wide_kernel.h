@@ -41,40 +41,69 @@ class KernelPass {
     int64_t first_unit, last_unit, first_strip, last_strip;
   };
 
-  // The sums of a share over some rows of the outputs, a block of rows at a time.
-  bool add(const Share& share, int64_t first, int64_t last, float* totals) const {
+  // What a task needs of its thread's memory.
+  struct Memory {
+    float *gradient, *inputs;
+    Product* products;         // of the first panel and strip, for each tap those of a block's rows
+    int64_t *counts, *tags;    // of a tap's products; of the inputs' rows
+    int64_t g_row, g_rows;     // floats of a copied row of the gradient for a panel, and for a share
+    int64_t strip_row, in_row; // floats of a copied row of the inputs for a strip, and for a share
+    int64_t block, slots;      // rows of outputs at once, rows of inputs that are kept
+  };
+  bool find_memory(const Share& share, int64_t most_rows, Memory* m) const {
+    constexpr int64_t words = sizeof(int64_t) / sizeof(float);
     const int64_t units = share.last_unit - share.first_unit, strips = share.last_strip - share.first_strip;
-    const int64_t g_row = horizontal_.out_size * vectors_ * kLanes, g_rows = units * g_row;
-    const int64_t in_row = horizontal_.in_size * strips * rows_ * divide_up(units, panels_) * vertical_.stride;
-    const int64_t block = maximum(1, minimum(kBlockFloats / maximum(1, g_rows + in_row), last - first));
-    float* memory = gw_scratch(GW_TASK_SLOT, size_t(block * g_rows) + size_t(block) * sizeof(Product) / sizeof(float));
-    if (!memory) return false;
-    auto* products = reinterpret_cast<Product*>(memory + block * g_rows);
+    m->g_row = horizontal_.out_size * vectors_ * kLanes, m->g_rows = units * m->g_row;
+    m->strip_row = horizontal_.in_size * rows_;
+    // Copied by whole vectors, the last pixel is written past its end.
+    m->in_row = groups(share) * strips * m->strip_row + 2 * kLanes;
+    const int64_t fitting = kBlockFloats / (m->g_rows + m->in_row * vertical_.stride);
+    m->block = maximum(1, minimum(minimum(fitting, most_rows), vertical_.out_size));
+    m->slots = minimum(rows_seen(vertical_) + (m->block - 1) * vertical_.stride, maximum(1, vertical_.in_size));
+    const int64_t g_floats = m->block * m->g_rows, in_floats = round_up(m->slots * m->in_row, kLanes);
+    const int64_t product_floats = m->block * taps_ * int64_t(sizeof(Product) / sizeof(float));
+    m->gradient =
+        gw_scratch(GW_TASK_SLOT, size_t(g_floats + in_floats + product_floats + (taps_ + m->slots) * words));
+    if (!m->gradient) return false;
+    m->inputs = m->gradient + g_floats;
+    m->products = reinterpret_cast<Product*>(m->inputs + in_floats);
+    m->counts = reinterpret_cast<int64_t*>(m->inputs + in_floats + product_floats);
+    m->tags = m->counts + taps_;
+    return true;
+  }
+  int64_t groups(const Share& share) const { return (share.last_unit - 1) / panels_ + 1 - share.first_unit / panels_; }
+
+  // The sums of a share over some rows of the outputs, a block of rows of one image at a time.
+  bool add(const Share& share, int64_t first, int64_t last, float* totals) const {
+    Memory memory;
+    if (!find_memory(share, last - first, &memory)) return false;
+    const int64_t units = share.last_unit - share.first_unit, strips = share.last_strip - share.first_strip;
     for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
       __builtin_memset(totals + unit * panel_ + share.first_strip * taps_ * tile_, 0,
                        size_t(strips * taps_ * tile_) * sizeof(float));
-    for (int64_t n = first; n < last; n += block) {
-      const int64_t count = minimum(block, last - n), tiles = units * strips * taps_;
-      Ahead next_inputs = ahead_inputs(share, n + count, count, tiles);
-      Ahead next_gradient = ahead_gradient(share, n + count, count, tiles);
+    Ring inputs(memory.inputs, memory.tags, memory.slots, memory.in_row);
+    for (int64_t n = first, count; n < last; n += count) {
+      count = minimum(minimum(memory.block, last - n), vertical_.out_size - n % vertical_.out_size);
+      Ahead next_inputs = ahead_inputs(share, n + count, count, units * strips * taps_);
+      Ahead next_gradient = ahead_gradient(share, n + count, count, units * strips * taps_);
       for (int64_t i = 0; i < count; ++i)
         for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
-          copy_gradient(n + i, unit, memory + i * g_rows + (unit - share.first_unit) * g_row);
+          copy_gradient(n + i, unit, memory.gradient + i * memory.g_rows + (unit - share.first_unit) * memory.g_row);
+      find_products(share, n, count, inputs, memory);
       for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
-        for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip)
+        for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip) {
+          const Tile function = tile_of(minimum(rows_, in_width_ - strip * rows_), vectors_);
+          const int64_t group = unit / panels_ - share.first_unit / panels_;
+          const int64_t a_offset = (group * strips + strip - share.first_strip) * memory.strip_row;
+          float* sums = totals + unit * panel_ + strip * taps_ * tile_;
           for (int64_t tap = 0; tap < taps_; ++tap) {
             next_inputs.ask();
             next_gradient.ask();
-            const int64_t channel = unit / panels_ * in_width_ + strip * rows_;
-            int64_t used = 0;
-            for (int64_t i = 0; i < count; ++i) {
-              const float* gradient = memory + i * g_rows + (unit - share.first_unit) * g_row;
-              used += product(n + i, tap, channel, gradient, products + used);
-            }
-            tile_of(minimum(rows_, in_width_ - strip * rows_), vectors_)(
-                products, used, horizontal_.stride * c_.in_channels, vectors_ * kLanes, 0, true,
-                totals + unit * panel_ + (strip * taps_ + tap) * tile_);
+            function({memory.products + tap * memory.block, memory.counts[tap], a_offset,
+                      (unit - share.first_unit) * memory.g_row, horizontal_.stride * rows_, vectors_ * kLanes},
+                     true, sums + tap * tile_);
           }
+        }
     }
     return true;
   }
@@ -100,21 +129,42 @@ class KernelPass {
     return n / vertical_.out_size * vertical_.in_size + n % vertical_.out_size * vertical_.stride;
   }
 
-  // What row n of the outputs adds to a tap: its pixels that see the image through it. Returns how many products.
-  int64_t product(int64_t n, int64_t tap, int64_t channel, const float* gradient, Product* to) const {
-    const int64_t ky = tap / horizontal_.taps, kx = tap % horizontal_.taps;
-    const int64_t y = n % vertical_.out_size * vertical_.stride - vertical_.padding + ky * vertical_.dilation;
-    if (y < 0 || y >= vertical_.in_size) return 0;
-    // Input column of output column j: j * stride + offset.
-    const int64_t offset = kx * horizontal_.dilation - horizontal_.padding, stride = horizontal_.stride;
-    const int64_t from = offset < 0 ? divide_up(-offset, stride) : 0;
-    const int64_t inside = horizontal_.in_size - offset;
-    const int64_t to_column = inside <= 0 ? 0 : minimum(horizontal_.out_size, divide_up(inside, stride));
-    if (from >= to_column) return 0;
-    const int64_t row = n / vertical_.out_size * vertical_.in_size + y;
-    *to = {job_.a + (row * horizontal_.in_size + from * stride + offset) * c_.in_channels + channel,
-           gradient + from * vectors_ * kLanes, to_column - from};
-    return 1;
+  // For every tap, what each of `count` rows from row n on adds to it: the row's pixels that see the image through it.
+  void find_products(const Share& share, int64_t n, int64_t count, Ring& inputs, const Memory& memory) const {
+    const int64_t image = n / vertical_.out_size, first = n % vertical_.out_size, stride = horizontal_.stride;
+    for (int64_t tap = 0; tap < taps_; ++tap) memory.counts[tap] = 0;
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t ky = 0; ky < vertical_.taps; ++ky) {
+        const int64_t y = (first + i) * vertical_.stride - vertical_.padding + ky * vertical_.dilation;
+        if (y < 0 || y >= vertical_.in_size) continue;
+        const float* row = inputs.row(image * vertical_.in_size + y,
+                                      [&](int64_t index, float* to) { copy_inputs(share, index, to); });
+        for (int64_t kx = 0; kx < horizontal_.taps; ++kx) {
+          // Input column of output column j: j * stride + offset.
+          const int64_t offset = kx * horizontal_.dilation - horizontal_.padding;
+          const int64_t from = offset < 0 ? divide_up(-offset, stride) : 0, inside = horizontal_.in_size - offset;
+          const int64_t to = inside <= 0 ? 0 : minimum(horizontal_.out_size, divide_up(inside, stride));
+          if (from >= to) continue;
+          const int64_t tap = ky * horizontal_.taps + kx;
+          memory.products[tap * memory.block + memory.counts[tap]++] = {
+              row + (from * stride + offset) * rows_, memory.gradient + i * memory.g_rows + from * vectors_ * kLanes,
+              to - from};
+        }
+      }
+  }
+
+  // Copies a share's channels of an input row, [group][strip][column][channel of the strip]: read where they are, the
+  // pixels of 1,024 channels drove one another out of the first-level cache.
+  void copy_inputs(const Share& share, int64_t row, float* to) const {
+    const int64_t first_group = share.first_unit / panels_, width = horizontal_.in_size, channels = c_.in_channels;
+    const float *from = job_.a + row * width * channels, *end = job_.a + c_.batch * vertical_.in_size * width * channels;
+    for (int64_t group = first_group; group < first_group + groups(share); ++group)
+      for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip) {
+        const float* pixel = from + group * in_width_ + strip * rows_;
+        for (int64_t column = 0; column < width; ++column, pixel += channels, to += rows_)
+          for (int64_t c = 0; c < rows_ && pixel + c < end; c += kLanes)
+            store(to + c, load_some(pixel + c, end - pixel - c));
+      }
   }
 
   void copy_gradient(int64_t n, int64_t unit, float* to) const {
