@@ -14,8 +14,8 @@ class ImagePass {
         out_width_(out_channels_ / c_.groups), vectors_(out_width_ > kLanes ? kVectors : 1),
         panels_(divide_up(out_width_, vectors_ * kLanes)), taps_(vertical_.taps * horizontal_.taps),
         quotients_(round_up(divide_up(columns_.count, horizontal_.step()) + kPixels, kLanes)),
-        plane_(quotients_ * horizontal_.step()), row_(in_channels_ * plane_),
-        panel_(taps_ * in_width_ * vectors_ * kLanes) {}
+        plane_(quotients_ * horizontal_.step()), panel_(taps_ * in_width_ * vectors_ * kLanes),
+        chunk_(minimum(c_.groups, maximum(1, kMostChannels / in_width_))), row_(chunk_ * in_width_ * plane_) {}
 
   GwStatus run() {
     weights_ = gw_scratch(GW_CALL_SLOT, size_t(c_.groups * panels_ * panel_));
@@ -59,21 +59,28 @@ class ImagePass {
     }
   }
 
-  // Copies a row of the image that the pass reads: [channel][column % step][column / step], zero outside.
-  void copy_row(const float* from, float* to) const {
-    const int64_t step = horizontal_.step();
+  // Groups that are copied and multiplied at once.
+  struct Chunk {
+    int64_t first, last;
+  };
+  Chunk chunk(int64_t first) const { return {first, minimum(c_.groups, first + chunk_)}; }
+
+  // Copies a chunk of a row of the image that the pass reads: [channel][column % step][column / step], zero outside.
+  void copy_row(const Chunk& chunk, const float* from, float* to) const {
+    const int64_t step = horizontal_.step(), channels = (chunk.last - chunk.first) * in_width_;
+    from += chunk.first * in_width_;
     for (int64_t residue = 0; residue < step; ++residue) {
       if (!is_read(residue)) continue;
       for (int64_t q = 0; q < quotients_; q += kLanes)
-        for (int64_t channel = 0; channel < in_channels_; channel += kLanes)
+        for (int64_t channel = 0; channel < channels; channel += kLanes)
           copy_transposed(
               [&](int64_t r) {
                 const int64_t column = columns_.low + (q + r) * step + residue;
                 return column >= 0 && column < horizontal_.in_size
-                           ? load_some(from + column * in_channels_ + channel, in_channels_ - channel)
+                           ? load_some(from + column * in_channels_ + channel, channels - channel)
                            : Vector{};
               },
-              in_channels_ - channel, to + channel * plane_ + residue * quotients_ + q, plane_);
+              channels - channel, to + channel * plane_ + residue * quotients_ + q, plane_);
     }
   }
   bool is_read(int64_t residue) const {
@@ -92,52 +99,87 @@ class ImagePass {
     int64_t count;
   };
 
-  bool rows(int64_t image, int64_t first, int64_t last) const {
-    const int64_t most = minimum(block_, last - first), phases = minimum(horizontal_.phases(), horizontal_.out_size);
-    // The rows that a block's outputs see, a few more where the image ends.
-    const int64_t span = divide_up(most, vertical_.phases()) * vertical_.step();
-    const int64_t slots = minimum(rows_seen(vertical_) + 1 + span, vertical_.in_size);
-    const int64_t product_floats = most * phases * taps_ * int64_t(sizeof(Product) / sizeof(float));
-    const int64_t list_floats = most * phases * int64_t(sizeof(PhaseRow) / sizeof(float));
+  // What a task needs of its thread's memory.
+  struct Memory {
+    float* rows;
+    Product* products;
+    PhaseRow* list;
+    int64_t *tags, slots;
+  };
+  bool find_memory(int64_t most_rows, Memory* m) const {
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    float* memory = gw_scratch(GW_TASK_SLOT, size_t(slots * (row_ + words) + product_floats + list_floats));
-    if (!memory) return false;
-    auto* products = reinterpret_cast<Product*>(memory + slots * row_);
-    auto* list = reinterpret_cast<PhaseRow*>(memory + slots * row_ + product_floats);
-    Ring ring(memory, reinterpret_cast<int64_t*>(memory + slots * row_ + product_floats + list_floats), slots, row_);
+    const int64_t entries = most_rows * minimum(horizontal_.phases(), horizontal_.out_size);
+    // The rows that a block's outputs see, a few more where the image ends.
+    const int64_t span = divide_up(most_rows, vertical_.phases()) * vertical_.step();
+    m->slots = minimum(rows_seen(vertical_) + 1 + span, vertical_.in_size);
+    const int64_t product_floats = entries * taps_ * int64_t(sizeof(Product) / sizeof(float));
+    const int64_t list_floats = entries * int64_t(sizeof(PhaseRow) / sizeof(float));
+    m->rows = gw_scratch(GW_TASK_SLOT, size_t(m->slots * (row_ + words) + product_floats + list_floats));
+    if (!m->rows) return false;
+    float* others = m->rows + m->slots * row_;
+    m->products = reinterpret_cast<Product*>(others);
+    m->list = reinterpret_cast<PhaseRow*>(others + product_floats);
+    m->tags = reinterpret_cast<int64_t*>(others + product_floats + list_floats);
+    return true;
+  }
+
+  bool rows(int64_t image, int64_t first, int64_t last) const {
+    Memory memory;
+    if (!find_memory(minimum(block_, last - first), &memory)) return false;
     const Finish finish(job_, c_.batch * vertical_.out_size * horizontal_.out_size * out_channels_, out_width_);
-    const int64_t in_row = horizontal_.in_size * in_channels_;
-    const float* from = job_.a + image * vertical_.in_size * in_row;
-    const int64_t tiles = c_.groups * panels_ * phases * divide_up(horizontal_.count(0), kPixels);
+    Ring ring(memory.rows, memory.tags, memory.slots, row_);
     for (int64_t y = first; y < last; y += block_) {
       const int64_t end = minimum(last, y + block_);
-      // What the next block sees beside this one's rows, of the next image at the end of this one.
-      const int64_t reach = end / vertical_.phases() * vertical_.step() + rows_seen(vertical_) - 1 - vertical_.padding;
-      Ahead ahead(from + maximum(0, reach) * in_row, 1, (end - y) / vertical_.phases() * vertical_.step() * in_row, 0,
-                  tiles * (end - y));
-      PhaseRow* list_end = list;
-      Product* next = products;
-      for (int64_t row = y; row < end; ++row)
-        for (int64_t phase = 0; phase < phases; ++phase, ++list_end) {
-          const int64_t count = find_products(from, row, phase, ring, next);
-          *list_end = {image * vertical_.out_size + row, phase, next, count};
-          next += count;
-        }
-      // A panel's weights are used for all rows of the block before the next panel's are read.
-      for (int64_t panel = 0; panel < c_.groups * panels_; ++panel)
-        for (const PhaseRow* row = list; row != list_end; ++row) add_row(*row, panel, finish, ahead);
+      for (Chunk now = chunk(0); now.first < now.last; now = chunk(now.last)) {
+        if (chunk_ < c_.groups) ring = Ring(memory.rows, memory.tags, memory.slots, row_);
+        PhaseRow* list_end = find_products(now, image, y, end, ring, memory);
+        Ahead next = now.last < c_.groups ? ahead(chunk(now.last), image, y, end - y)
+                                          : ahead(chunk(0), image, end, end - y);
+        // A panel's weights are used for all rows of the block before the next panel's are read.
+        for (int64_t panel = now.first * panels_; panel < now.last * panels_; ++panel)
+          for (const PhaseRow* row = memory.list; row != list_end; ++row) add_row(now, *row, panel, finish, next);
+      }
     }
     return true;
   }
 
-  int64_t find_products(const float* image, int64_t y, int64_t phase, Ring& ring, Product* to) const {
+  // Asks for what `rows` output rows from y on see of a chunk and those before them do not; of the next image at the end
+  // of this one.
+  Ahead ahead(const Chunk& chunk, int64_t image, int64_t y, int64_t rows) const {
+    const int64_t step = vertical_.step(), reach = y / vertical_.phases() * step + rows_seen(vertical_) - 1;
+    const int64_t row = image * vertical_.in_size + maximum(0, reach - vertical_.padding);
+    const int64_t pixels = rows / vertical_.phases() * step * horizontal_.in_size;
+    const int64_t tiles =
+        chunk_ * panels_ * horizontal_.phases() * divide_up(horizontal_.count(0), kPixels) * rows;
+    const float* from = job_.a + row * horizontal_.in_size * in_channels_ + chunk.first * in_width_;
+    return chunk_ == c_.groups ? Ahead(from, 1, pixels * in_channels_, 0, tiles)
+                               : Ahead(from, pixels, (chunk.last - chunk.first) * in_width_, in_channels_, tiles);
+  }
+
+  // Lists what the output rows [first, last) multiply, and copies it; returns the list's end.
+  PhaseRow* find_products(const Chunk& chunk, int64_t image, int64_t first, int64_t last, Ring& ring,
+                          const Memory& memory) const {
+    const int64_t phases = minimum(horizontal_.phases(), horizontal_.out_size);
+    PhaseRow* entry = memory.list;
+    Product* next = memory.products;
+    for (int64_t y = first; y < last; ++y)
+      for (int64_t phase = 0; phase < phases; ++phase, ++entry) {
+        const int64_t count = find_products(chunk, image, y, phase, ring, next);
+        *entry = {image * vertical_.out_size + y, phase, next, count};
+        next += count;
+      }
+    return entry;
+  }
+  int64_t find_products(const Chunk& chunk, int64_t image, int64_t y, int64_t phase, Ring& ring, Product* to) const {
     const int64_t in_row = horizontal_.in_size * in_channels_, step = horizontal_.step();
+    const float* from = job_.a + image * vertical_.in_size * in_row;
     int64_t count = 0;
     for (int64_t ky = 0, y_offset; ky < vertical_.taps; ++ky) {
       if (!vertical_.sees(y % vertical_.phases(), ky, &y_offset)) continue;
       const int64_t in_y = y / vertical_.phases() * vertical_.step() + y_offset;
       if (in_y < 0 || in_y >= vertical_.in_size) continue;
-      const float* row = ring.row(in_y, [&](int64_t index, float* copy) { copy_row(image + index * in_row, copy); });
+      const float* row =
+          ring.row(in_y, [&](int64_t index, float* copy) { copy_row(chunk, from + index * in_row, copy); });
       for (int64_t kx = 0, x_offset; kx < horizontal_.taps; ++kx) {
         if (!horizontal_.sees(phase, kx, &x_offset)) continue;
         const int64_t column = x_offset - columns_.low, tap = ky * horizontal_.taps + kx;
@@ -148,21 +190,25 @@ class ImagePass {
     return count;
   }
 
-  void add_row(const PhaseRow& row, int64_t panel, const Finish& finish, Ahead& ahead) const {
+  void add_row(const Chunk& chunk, const PhaseRow& row, int64_t panel, const Finish& finish, Ahead& next) const {
     const int64_t group = panel / panels_, first = panel % panels_ * vectors_ * kLanes;
     const int64_t pixels = horizontal_.count(row.phase), distance = horizontal_.phases() * out_channels_;
     const int64_t start = (row.y * horizontal_.out_size + row.phase) * out_channels_ + group * out_width_ + first;
     for (int64_t j = 0, size; j < pixels; j += size) {
       size = minimum(kPixels, pixels - j);
-      ahead.ask();
+      next.ask();
       alignas(64) float sums[kPixels * kVectors * kLanes];
-      tile_of(size, vectors_)({row.products, row.count, group * in_width_ * plane_ + j, panel * panel_, plane_,
-                               vectors_ * kLanes},
+      tile_of(size, vectors_)({row.products, row.count, (group - chunk.first) * in_width_ * plane_ + j, panel * panel_,
+                               plane_, vectors_ * kLanes},
                               false, sums);
       finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors_, size, start + j * distance, distance,
                             group * out_width_ + first, out_width_ - first);
     }
   }
+
+  // As many channels leave room for several rows in a block: with all of 2,048 in eight groups, the weights were read
+  // again for every row, and it took 1.5 times as long.
+  static constexpr int64_t kMostChannels = 512;
 
   const GwJob& job_;
   const GwConvolution& c_;
@@ -172,7 +218,8 @@ class ImagePass {
   int64_t in_channels_, out_channels_, in_width_, out_width_;
   int64_t vectors_, panels_;  // vectors of a panel of output channels, panels of a group
   int64_t taps_;
-  int64_t quotients_, plane_, row_, panel_;
+  int64_t quotients_, plane_, panel_;
+  int64_t chunk_, row_;  // groups that are copied at once, floats of a copied row
   int64_t block_ = 1;  // rows of outputs whose inputs are copied at once
   float* weights_ = nullptr;
 };
