@@ -78,7 +78,7 @@ def test_xla_s_grouped_gradient_is_not_waited_for() -> None:
     spec = SPECS["narrow"][0]
     assert candidates(spec, Runtime("jax", "cpu", core=True)) == ["core", "blocks"]
     assert candidates(spec, Runtime("torch", "cpu", core=True)) == ["core", "native", "blocks"]
-    assert candidates(spec, Runtime("tensorflow", "cpu", grouped_gradients=False)) == ["blocks"]
+    assert candidates(spec, Runtime("tensorflow", "cpu", grouped_gradients=frozenset())) == ["blocks"]
     assert candidates(replace(spec, dtype="float64"), Runtime("torch", "cpu", core=True)) == ["native", "blocks"]
 
 

@@ -15,14 +15,19 @@ POINTWISE = ConvSpec.of((16, 56, 56, 64), (1, 1, 64, 256), groups=1)
 WIDE = ConvSpec.of((16, 14, 14, 512), (3, 3, 16, 512), groups=32)
 DEPTHWISE = ConvSpec.of((16, 14, 14, 512), (3, 3, 1, 512), groups=512)
 DENSE = ConvSpec.of((16, 56, 56, 64), (3, 3, 64, 64), groups=1)
+WITHOUT_ONEDNN = Runtime("tensorflow", "cpu", grouped_gradients=frozenset())
 
 
 @pytest.mark.parametrize(
     ("runtime", "spec", "algorithm"),
     [
         (Runtime("tensorflow", "cpu"), STAGE, "native"),
-        (Runtime("tensorflow", "cpu", grouped_gradients=False), STAGE, "blocks"),
-        (Runtime("tensorflow", "cpu", grouped_gradients=False), DENSE, "native"),
+        (WITHOUT_ONEDNN, STAGE, "blocks"),
+        (WITHOUT_ONEDNN, DENSE, "native"),
+        (replace(WITHOUT_ONEDNN, core=True), replace(STAGE, dtype="bfloat16"), "core"),
+        (replace(WITHOUT_ONEDNN, core=True), replace(STAGE, dtype="float64"), "blocks"),
+        (Runtime("tensorflow", "cpu", frozenset({"float32"}), core=True), replace(STAGE, dtype="float16"), "core"),
+        (Runtime("tensorflow", "cpu", core=True), replace(STAGE, dtype="float16"), "native"),
         (Runtime("tensorflow", "gpu"), STAGE, "native"),
         (Runtime("jax", "cpu"), STAGE, "blocks"),
         (Runtime("jax", "cpu"), POINTWISE, "matmul"),

@@ -200,6 +200,33 @@ def process(code: str, *arguments: str, **environment: str) -> subprocess.Comple
     return subprocess.run(command, env=variables, cwd=root, capture_output=True, text=True, timeout=300, check=False)
 
 
+WITHOUT_ONEDNN = """
+import keras
+from groupwise import backends
+from groupwise.ops import grouped_conv2d
+from groupwise.routing import explain
+from groupwise.spec import DTYPES, ConvSpec
+import tensorflow as tf
+for dtype in DTYPES:
+    inputs, kernel = tf.random.normal((2, 6, 6, 8), dtype=dtype), tf.random.normal((3, 3, 4, 8), dtype=dtype)
+    with tf.GradientTape() as tape:
+        tape.watch([inputs, kernel])
+        outputs = grouped_conv2d(inputs, kernel, groups=2)
+    gradients = tape.gradient(outputs, [inputs, kernel])
+    assert all(bool(tf.reduce_all(tf.math.is_finite(gradient))) for gradient in gradients)
+    spec = ConvSpec.of(inputs.shape, kernel.shape, groups=2, dtype=dtype)
+    print(explain(spec, backends.active.runtime()).algorithm)
+"""
+
+
+@pytest.mark.parametrize(("core", "algorithms"), [("1", ["core", "core", "core", "blocks"]), ("0", ["blocks"] * 4)])
+def test_gradients_are_there_where_tensorflow_has_no_onednn(core: str, algorithms: list[str]) -> None:
+    """TensorFlow's input gradient works without it, its kernel gradient fails: a probe of the first alone was wrong."""
+    finished = process(WITHOUT_ONEDNN, TF_ENABLE_ONEDNN_OPTS="0", GROUPWISE_CORE=core)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == algorithms
+
+
 LOAD = """
 import sys, numpy as np, tensorflow as tf
 from groupwise.backends import tensorflow_core

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import index
 
-from groupwise.spec import ConvSpec
+from groupwise.spec import DTYPES, ConvSpec
 from groupwise.tuning import Tuning
 
 # Channels of a group, up to which `groupwise tune` takes one for narrow.
@@ -24,15 +24,15 @@ class Runtime:
     Attributes:
         framework: "tensorflow", "jax" or "torch".
         device: "cpu" or "gpu" (any accelerator).
-        grouped_gradients: whether the framework's own grouped convolution has gradients there
-            (TensorFlow on a CPU has them only through oneDNN).
+        grouped_gradients: the types in which the framework's own grouped convolution has gradients there
+            (TensorFlow on a CPU has them only through oneDNN, which not every CPU makes it use).
         core: whether the C core is there, and wanted.
         tuning: what `groupwise tune` measured here; None where it did not, or is not wanted.
     """
 
     framework: str
     device: str
-    grouped_gradients: bool = True
+    grouped_gradients: frozenset[str] = frozenset(DTYPES)
     core: bool = False
     tuning: Tuning | None = None
 
@@ -95,8 +95,8 @@ def _is_narrow(spec: ConvSpec) -> bool:
 
 
 def _without_grouped_gradients(spec: ConvSpec, runtime: Runtime) -> str | None:
-    if spec.groups > 1 and not runtime.grouped_gradients:
-        return "TensorFlow has no gradient of a grouped convolution on a CPU without oneDNN"
+    if spec.groups > 1 and spec.dtype not in runtime.grouped_gradients:
+        return f"TensorFlow has no gradient of a grouped {spec.dtype} convolution on a CPU where it does not use oneDNN"
     return None
 
 
@@ -111,7 +111,7 @@ def _without_core(spec: ConvSpec, runtime: Runtime) -> str | None:
 
 
 def _unless_core_in_float32(spec: ConvSpec, runtime: Runtime) -> str | None:
-    if spec.dtype in ("float16", "bfloat16"):
+    if spec.dtype in ("float16", "bfloat16") and _without_grouped_gradients(spec, runtime) is None:
         return f"it computes in float32, oneDNN in {spec.dtype}"
     return _without_core(spec, runtime)
 

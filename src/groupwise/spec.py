@@ -8,6 +8,9 @@ from functools import lru_cache
 Pair = tuple[int, int]
 Padding = str | tuple[Pair, Pair]
 
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""The types that convolutions are computed in."""
+
 
 def pair(argument: str, value: object, minimum: int = 1) -> Pair:
     """Return `value` (an integer or two) as two integers of at least `minimum`, or raise ValueError."""

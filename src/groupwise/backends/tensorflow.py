@@ -11,7 +11,7 @@ from groupwise import tuning
 from groupwise.backends import tensorflow_core as core
 from groupwise.backends import tensorflow_norm as core_norm
 from groupwise.routing import Runtime
-from groupwise.spec import ConvSpec
+from groupwise.spec import DTYPES, ConvSpec
 
 __all__ = [
     "batch_normalise",
@@ -30,18 +30,32 @@ pool = max_pool = None
 
 
 @cache
-def _grouped_gradients() -> bool:
-    """Return whether a grouped convolution has gradients here: on a CPU only oneDNN's kernels do."""
+def _complete_types() -> frozenset[str]:
+    """Return the types in which TensorFlow has both gradients of a grouped convolution on this CPU.
+
+    Only oneDNN's kernels have, which TensorFlow uses by default where a CPU has AVX-512, and not in every type; those
+    that remain lack dilation too.
+    """
+    return frozenset(filter(_is_complete, DTYPES))
+
+
+def _is_complete(dtype: str) -> bool:
+    # Of the operations themselves: tf.init_scope, which leaves a graph that is being traced, records no gradient.
     with tf.init_scope(), tf.device("CPU"):
-        inputs, kernel = tf.ones((1, 2, 2, 2)), tf.ones((1, 1, 1, 2))
+        inputs, kernel, outputs = (tf.ones(shape, dtype) for shape in ((1, 4, 4, 4), (3, 3, 2, 4), (1, 4, 4, 4)))
+        options = {"out_backprop": outputs, "strides": [1, 1, 1, 1], "padding": "SAME"}
         try:
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                outputs = tf.nn.conv2d(inputs, kernel, 1, "VALID")
-            tape.gradient(outputs, inputs)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            tf.raw_ops.Conv2DBackpropInput(input_sizes=inputs.shape, filter=kernel, **options)
+            tf.raw_ops.Conv2DBackpropFilter(input=inputs, filter_sizes=kernel.shape, **options)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, tf.errors.NotFoundError):
             return False
         return True
+
+
+def _grouped_gradients() -> frozenset[str]:
+    """Return the types in which `convolve` has grouped gradients: half precision it can compute in float32."""
+    complete = _complete_types()
+    return complete | {"float16", "bfloat16"} if "float32" in complete else complete
 
 
 @cache
@@ -76,10 +90,9 @@ def training_step(
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     """Return `tf.nn.conv2d` of NHWC `inputs` and an HWIO `kernel`; a size unknown while tracing is allowed."""
-    if spec.dtype == "float16" and not _has_accelerator():
-        # oneDNN has no float16 here, and the kernels that remain lack groups and dilation.
+    if spec.dtype in ("float16", "bfloat16") and not _has_accelerator() and spec.dtype not in _complete_types():
         outputs = convolve(tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32), replace(spec, dtype="float32"))
-        return tf.cast(outputs, tf.float16)
+        return tf.cast(outputs, spec.dtype)
     mode, padding = "VALID", spec.explicit_padding
     if padding is None or padding == replace(spec, padding="same").explicit_padding:
         mode = "SAME"
