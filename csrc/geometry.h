@@ -16,10 +16,10 @@ inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 struct Axis {
-  int64_t in_size, out_size;       // of what this pass reads and writes
-  int64_t taps;                    // the kernel's size
+  int64_t in_size, out_size;  // of what this pass reads and writes
+  int64_t taps;               // the kernel's size
   int64_t stride, dilation, padding;
-  bool transposed;                 // the input gradient
+  bool transposed;  // the input gradient
 
   // How many kinds of output there are: outputs o and o + phases() see the same taps.
   int64_t phases() const { return transposed ? stride : 1; }
@@ -40,12 +40,22 @@ struct Axis {
 };
 
 inline Axis vertical_axis(const GwConvolution& c, bool transposed) {
-  return {transposed ? c.out_height : c.height, transposed ? c.height : c.out_height, c.kernel_height,
-          c.stride_y, c.dilation_y, c.pad_top, transposed};
+  return {transposed ? c.out_height : c.height,
+          transposed ? c.height : c.out_height,
+          c.kernel_height,
+          c.stride_y,
+          c.dilation_y,
+          c.pad_top,
+          transposed};
 }
 inline Axis horizontal_axis(const GwConvolution& c, bool transposed) {
-  return {transposed ? c.out_width : c.width, transposed ? c.width : c.out_width, c.kernel_width,
-          c.stride_x, c.dilation_x, c.pad_left, transposed};
+  return {transposed ? c.out_width : c.width,
+          transposed ? c.width : c.out_width,
+          c.kernel_width,
+          c.stride_x,
+          c.dilation_x,
+          c.pad_left,
+          transposed};
 }
 
 }  // namespace

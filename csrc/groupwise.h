@@ -43,15 +43,15 @@ typedef struct GwExecutor {
 
 typedef enum GwStatus {
   GW_OK = 0,
-  GW_INVALID = 1,        // sizes that would touch foreign memory, overflow or divide by zero
-  GW_UNSUPPORTED = 2,    // the named family does not compute this convolution
+  GW_INVALID = 1,      // sizes that would touch foreign memory, overflow or divide by zero
+  GW_UNSUPPORTED = 2,  // the named family does not compute this convolution
   GW_OUT_OF_MEMORY = 3,
 } GwStatus;
 
 // Computes one pass. `family` is a name that gw_family returns, or null for the fastest. `executor` null: the core's
 // own threads. The same inputs, threads and machine give the same bits.
-GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out,
-                          const GwEpilogue*, const GwExecutor*, const char* family);
+GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out, const GwEpilogue*,
+                          const GwExecutor*, const char* family);
 
 typedef enum GwElement { GW_FLOAT32 = 0, GW_BFLOAT16 = 1 } GwElement;
 
@@ -68,24 +68,25 @@ GW_PUBLIC int gw_max_pool_gradient(int element, const GwConvolution*, const void
 // activation((inputs - mean) * gamma / sqrt(variance + epsilon) + beta + residual).
 typedef struct GwNormalization {
   int64_t pixels, channels;
-  int64_t activation;    // GwActivation
-  int64_t count;         // of how many pixels, on all devices, mean and variance are; 0 where they are constants
+  int64_t activation;  // GwActivation
+  int64_t count;       // of how many pixels, on all devices, mean and variance are; 0 where they are constants
   double epsilon;
-  const float *inputs, *residual;     // residual: or null
-  const float *gamma, *beta;          // as are mean and variance: one for each channel
-  float *mean, *variance;             // the variance biased; both 0 where there are no pixels
-  float* outputs;                     // the gradient passes read it; null: they compute it anew, without a residual
-  const float* gradient;              // of the outputs
-  float* sums;                        // the gradients of beta, then those of gamma
+  const float *inputs, *residual;  // residual: or null
+  const float *gamma, *beta;       // as are mean and variance: one for each channel
+  float *mean, *variance;          // the variance biased; both 0 where there are no pixels
+  float* outputs;                  // the gradient passes read it; null: they compute it anew, without a residual
+  const float* gradient;           // of the outputs
+  float* sums;                     // the gradients of beta, then those of gamma
   float *residual_gradient, *inputs_gradient;
 } GwNormalization;
 
 // The passes, so that statistics and sums can be reduced over devices between them; those given together run in order.
 typedef enum GwNormalizationPass {
-  GW_MOMENTS = 1,        // inputs -> mean, variance
-  GW_NORMALIZE = 2,      // inputs, residual, gamma, beta, mean, variance -> outputs
-  GW_GRADIENT_SUMS = 4,  // inputs, outputs, gradient, gamma, beta, mean, variance -> sums, residual_gradient unless null
-  GW_GRADIENT = 8,       // the same and sums -> inputs_gradient; reads residual_gradient, unless null, for gradient
+  GW_MOMENTS = 1,    // inputs -> mean, variance
+  GW_NORMALIZE = 2,  // inputs, residual, gamma, beta, mean, variance -> outputs
+  GW_GRADIENT_SUMS =
+      4,            // inputs, outputs, gradient, gamma, beta, mean, variance -> sums, residual_gradient unless null
+  GW_GRADIENT = 8,  // the same and sums -> inputs_gradient; reads residual_gradient, unless null, for gradient
 } GwNormalizationPass;
 
 // Computes the passes that `passes` is the sum of; executor and bits as for gw_convolve.

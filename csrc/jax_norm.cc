@@ -17,7 +17,8 @@ struct Field {
   int64_t rank;
 };
 
-#define FIELD(name, rank) Field{offsetof(GwNormalization, name), rank}
+#define FIELD(name, rank) \
+  Field { offsetof(GwNormalization, name), rank }
 constexpr Field kInputs = FIELD(inputs, 4), kResidual = FIELD(residual, 4), kGamma = FIELD(gamma, 1);
 constexpr Field kBeta = FIELD(beta, 1), kMean = FIELD(mean, 1), kVariance = FIELD(variance, 1);
 constexpr Field kOutputs = FIELD(outputs, 4), kGradient = FIELD(gradient, 4), kSums = FIELD(sums, 2);

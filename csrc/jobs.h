@@ -144,7 +144,8 @@ class Finish {
         streaming_(floats >= kStreamingFloats && group_width % kLanes == 0 &&
                    reinterpret_cast<uintptr_t>(out_) % sizeof(Vector) == 0) {}
 
-  // Writes `vectors` vectors of channels, from `channel` on, of pixels whose floats begin at position, position + distance
+  // Writes `vectors` vectors of channels, from `channel` on, of pixels whose floats begin at position, position +
+  // distance
   // ...: the vectors of a pixel one after the other, for they share cache lines.
   template <int Pixels>
   GW_INLINE void write(const Vector* sums, int64_t vectors, int64_t pixels, int64_t position, int64_t distance,

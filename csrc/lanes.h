@@ -48,9 +48,9 @@ struct Lanes {
   bool transposed;
   Axis vertical, horizontal;
   int64_t in_channels, out_channels, in_width, out_width;
-  int64_t blocks;      // vectors of output channels
-  Columns columns;     // of a copied row, the zeros around the image included
-  int64_t pixel;       // floats between two of its pixels
+  int64_t blocks;   // vectors of output channels
+  Columns columns;  // of a copied row, the zeros around the image included
+  int64_t pixel;    // floats between two of its pixels
 
   explicit Lanes(const GwJob& j)
       : job(j), c(*j.convolution), transposed(j.pass == GW_INPUT_GRADIENT), vertical(vertical_axis(c, transposed)),
@@ -70,9 +70,7 @@ struct Lanes {
     return {horizontal.in_size, in_channels, first, count, pixel, before, floats, maximum(1, slots)};
   }
   // Row n of the outputs, counted through all images, as every row that is read is too.
-  OutputRow output_row(int64_t n) const {
-    return {n / vertical.out_size, n % vertical.out_size, vertical.out_size};
-  }
+  OutputRow output_row(int64_t n) const { return {n / vertical.out_size, n % vertical.out_size, vertical.out_size}; }
   // One past the last row that an output row sees.
   int64_t reach(const OutputRow& row) const {
     const int64_t last = transposed

@@ -55,7 +55,7 @@ struct Place {
   int64_t x_offset, w_offset;  // of the strip and the vector of channels in every run
   int64_t step;                // floats read between two output pixels
   float* to;
-  int64_t distance;            // floats written between two output pixels
+  int64_t distance;  // floats written between two output pixels
 };
 
 // One strip of one vector of output channels. Runs of First taps take turns with runs of Second, unless that is 0:
@@ -239,8 +239,11 @@ class ImagePass {
       for (int64_t phase = 0; phase < phases_count_; ++phase) {
         const int64_t left = minimum(size, l.horizontal.count(phase) - j);
         const RowRun* end = memory.ends[phase];
-        if (left > 0) strip_row(phase, {runs, end, j * l.horizontal.step() * l.pixel, 0, l.horizontal.step() * l.pixel,
-                                        to + phase * out_pixel_, distance}, left, rows);
+        if (left > 0)
+          strip_row(phase,
+                    {runs, end, j * l.horizontal.step() * l.pixel, 0, l.horizontal.step() * l.pixel,
+                     to + phase * out_pixel_, distance},
+                    left, rows);
         runs = end;
       }
       if (!direct) finish.write_pixels(memory.line, out_pixel_, at, pixels, l.out_channels);

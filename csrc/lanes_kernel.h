@@ -6,7 +6,9 @@ namespace {
 
 // Columns whose gradients are in registers at once, beside the sums.
 template <int Width>
-constexpr int kColumns = GW_REGISTERS >= 32 ? 6 : Width == 1 ? 2 : 1;
+constexpr int kColumns = GW_REGISTERS >= 32 ? 6
+                         : Width == 1       ? 2
+                                            : 1;
 // Pixels of the outputs' gradient whose sums stay in registers.
 constexpr int64_t kLongestStretch = 28;
 
@@ -126,8 +128,7 @@ class KernelPass {
     const int64_t row_floats = round_up(shape.slots * shape.floats, kLanes);
     const int64_t gradient_floats = round_up(gradient_rows.slots * gradient_rows.floats, kLanes);
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    float* memory =
-        gw_scratch(GW_TASK_SLOT, size_t(row_floats + gradient_floats + l.vertical.taps * words));
+    float* memory = gw_scratch(GW_TASK_SLOT, size_t(row_floats + gradient_floats + l.vertical.taps * words));
     if (!memory) return false;
     auto** x = reinterpret_cast<const float**>(memory + row_floats + gradient_floats);
     __builtin_memset(totals, 0, size_t(l.blocks * total_block_) * sizeof(float));

@@ -38,6 +38,7 @@ extern "C" void gw_openmp_run(void* state, int64_t tasks, GwBody body, void* arg
   } else {
     const GwExecutor own = gw_own_executor();
     const int64_t drains = openmp.threads < tasks ? openmp.threads : tasks;
-    own.run(own.state, drains, [](void* data, int64_t) { Loop::drain(data); }, &loop);
+    own.run(
+        own.state, drains, [](void* data, int64_t) { Loop::drain(data); }, &loop);
   }
 }

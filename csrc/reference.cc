@@ -93,8 +93,7 @@ GwStatus gw_reference(const GwJob& job) {
   } call{&loops, job.pass == GW_FORWARD          ? &Loops::forward
                  : job.pass == GW_INPUT_GRADIENT ? &Loops::input_gradient
                                                  : &Loops::kernel_gradient};
-  const int64_t tasks =
-      job.pass == GW_KERNEL_GRADIENT ? c.kernel_height * c.kernel_width * loops.in_width : c.batch;
+  const int64_t tasks = job.pass == GW_KERNEL_GRADIENT ? c.kernel_height * c.kernel_width * loops.in_width : c.batch;
   const auto body = [](void* argument, int64_t task) {
     const Call& the = *static_cast<Call*>(argument);
     (the.loops->*the.part)(task);

@@ -1,8 +1,9 @@
 // Rows of images, copied one after the other into memory that a pass reads again and again.
 //
-// While a row of outputs is computed, the rows that the next one needs are asked for, a few cache lines at a time, so that
-// memory works meanwhile. Asked for in larger pieces, they kept the first-level cache from asking for anything else: a
-// convolution took up to 1.4 times as long. Copying a little at a time came out as fast, and slower in the cache.
+// While a row of outputs is computed, the rows that the next one needs are asked for, a few cache lines at a time, so
+// that memory works meanwhile. Asked for in larger pieces, they kept the first-level cache from asking for anything
+// else: a convolution took up to 1.4 times as long. Copying a little at a time came out as fast, and slower in the
+// cache.
 #pragma once
 #include "geometry.h"
 #include "simd.h"

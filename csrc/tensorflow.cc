@@ -158,8 +158,8 @@ bool run(GwPass pass, const Attributes& attributes, TF_OpKernelContext* context,
     return false;
   }
   const Tensor out = allocate(context, 0, shapes[roles[2]], status);
-  return status.is_ok() && status.accept(gw_convolve(pass, &convolution, floats(a), floats(b), floats(out), nullptr,
-                                                     nullptr, nullptr));
+  return status.is_ok() &&
+         status.accept(gw_convolve(pass, &convolution, floats(a), floats(b), floats(out), nullptr, nullptr, nullptr));
 }
 
 template <GwPass pass>
@@ -170,9 +170,13 @@ void compute(void* kernel, TF_OpKernelContext* context) {
 
 template <GwPass pass>
 void add(const char* name, Operation::Texts inputs, Operation::Texts outputs) {
-  register_operation({name, inputs, outputs,
+  register_operation({name,
+                      inputs,
+                      outputs,
                       {"groups: int", "strides: list(int)", "dilations: list(int)", "padding: list(int)"},
-                      create, compute<pass>, destroy});
+                      create,
+                      compute<pass>,
+                      destroy});
 }
 
 // Runs when TensorFlow loads the library.

@@ -141,17 +141,21 @@ void compute(void* kernel, TF_OpKernelContext* context) {
 
 template <bool (*body)(const Attributes&, Call*)>
 void add(const char* name, Operation::Texts inputs, Operation::Texts outputs) {
-  register_operation({name, inputs, outputs,
+  register_operation({name,
+                      inputs,
+                      outputs,
                       {"activation: int", "epsilon: float", "constants: int >= 0", "residuals: int >= 0"},
-                      create, compute<body>, destroy});
+                      create,
+                      compute<body>,
+                      destroy});
 }
 
 // Runs when TensorFlow loads the library.
 const bool registered = [] {
-  add<normalize>("GroupwiseNormalize",
-                 {"inputs: float", "gamma: float", "beta: float", "statistics: constants * float",
-                  "residual: residuals * float"},
-                 {"outputs: float", "mean: float", "variance: float"});
+  add<normalize>(
+      "GroupwiseNormalize",
+      {"inputs: float", "gamma: float", "beta: float", "statistics: constants * float", "residual: residuals * float"},
+      {"outputs: float", "mean: float", "variance: float"});
   add<normalize_gradient>("GroupwiseNormalizeGradient",
                           {"inputs: float", "gradient: float", "gamma: float", "beta: float", "mean: float",
                            "variance: float", "outputs: residuals * float"},

@@ -133,8 +133,8 @@ class ImagePass {
       for (Chunk now = chunk(0); now.first < now.last; now = chunk(now.last)) {
         if (chunk_ < c_.groups) ring = Ring(memory.rows, memory.tags, memory.slots, row_);
         PhaseRow* list_end = find_products(now, image, y, end, ring, memory);
-        Ahead next = now.last < c_.groups ? ahead(chunk(now.last), image, y, end - y)
-                                          : ahead(chunk(0), image, end, end - y);
+        Ahead next =
+            now.last < c_.groups ? ahead(chunk(now.last), image, y, end - y) : ahead(chunk(0), image, end, end - y);
         // A panel's weights are used for all rows of the block before the next panel's are read.
         for (int64_t panel = now.first * panels_; panel < now.last * panels_; ++panel)
           for (const PhaseRow* row = memory.list; row != list_end; ++row) add_row(now, *row, panel, finish, next);
@@ -143,14 +143,13 @@ class ImagePass {
     return true;
   }
 
-  // Asks for what `rows` output rows from y on see of a chunk and those before them do not; of the next image at the end
-  // of this one.
+  // Asks for what `rows` output rows from y on see of a chunk and those before them do not; of the next image at the
+  // end of this one.
   Ahead ahead(const Chunk& chunk, int64_t image, int64_t y, int64_t rows) const {
     const int64_t step = vertical_.step(), reach = y / vertical_.phases() * step + rows_seen(vertical_) - 1;
     const int64_t row = image * vertical_.in_size + maximum(0, reach - vertical_.padding);
     const int64_t pixels = rows / vertical_.phases() * step * horizontal_.in_size;
-    const int64_t tiles =
-        chunk_ * panels_ * horizontal_.phases() * divide_up(horizontal_.count(0), kPixels) * rows;
+    const int64_t tiles = chunk_ * panels_ * horizontal_.phases() * divide_up(horizontal_.count(0), kPixels) * rows;
     const float* from = job_.a + row * horizontal_.in_size * in_channels_ + chunk.first * in_width_;
     return chunk_ == c_.groups ? Ahead(from, 1, pixels * in_channels_, 0, tiles)
                                : Ahead(from, pixels, (chunk.last - chunk.first) * in_width_, in_channels_, tiles);
@@ -220,7 +219,7 @@ class ImagePass {
   int64_t taps_;
   int64_t quotients_, plane_, panel_;
   int64_t chunk_, row_;  // groups that are copied at once, floats of a copied row
-  int64_t block_ = 1;  // rows of outputs whose inputs are copied at once
+  int64_t block_ = 1;    // rows of outputs whose inputs are copied at once
   float* weights_ = nullptr;
 };
 

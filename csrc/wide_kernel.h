@@ -44,11 +44,11 @@ class KernelPass {
   // What a task needs of its thread's memory.
   struct Memory {
     float *gradient, *inputs;
-    Product* products;         // of the first panel and strip, for each tap those of a block's rows
-    int64_t *counts, *tags;    // of a tap's products; of the inputs' rows
-    int64_t g_row, g_rows;     // floats of a copied row of the gradient for a panel, and for a share
-    int64_t strip_row, in_row; // floats of a copied row of the inputs for a strip, and for a share
-    int64_t block, slots;      // rows of outputs at once, rows of inputs that are kept
+    Product* products;          // of the first panel and strip, for each tap those of a block's rows
+    int64_t *counts, *tags;     // of a tap's products; of the inputs' rows
+    int64_t g_row, g_rows;      // floats of a copied row of the gradient for a panel, and for a share
+    int64_t strip_row, in_row;  // floats of a copied row of the inputs for a strip, and for a share
+    int64_t block, slots;       // rows of outputs at once, rows of inputs that are kept
   };
   bool find_memory(const Share& share, int64_t most_rows, Memory* m) const {
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
@@ -62,8 +62,7 @@ class KernelPass {
     m->slots = minimum(rows_seen(vertical_) + (m->block - 1) * vertical_.stride, maximum(1, vertical_.in_size));
     const int64_t g_floats = m->block * m->g_rows, in_floats = round_up(m->slots * m->in_row, kLanes);
     const int64_t product_floats = m->block * taps_ * int64_t(sizeof(Product) / sizeof(float));
-    m->gradient =
-        gw_scratch(GW_TASK_SLOT, size_t(g_floats + in_floats + product_floats + (taps_ + m->slots) * words));
+    m->gradient = gw_scratch(GW_TASK_SLOT, size_t(g_floats + in_floats + product_floats + (taps_ + m->slots) * words));
     if (!m->gradient) return false;
     m->inputs = m->gradient + g_floats;
     m->products = reinterpret_cast<Product*>(m->inputs + in_floats);
@@ -137,8 +136,8 @@ class KernelPass {
       for (int64_t ky = 0; ky < vertical_.taps; ++ky) {
         const int64_t y = (first + i) * vertical_.stride - vertical_.padding + ky * vertical_.dilation;
         if (y < 0 || y >= vertical_.in_size) continue;
-        const float* row = inputs.row(image * vertical_.in_size + y,
-                                      [&](int64_t index, float* to) { copy_inputs(share, index, to); });
+        const float* row =
+            inputs.row(image * vertical_.in_size + y, [&](int64_t index, float* to) { copy_inputs(share, index, to); });
         for (int64_t kx = 0; kx < horizontal_.taps; ++kx) {
           // Input column of output column j: j * stride + offset.
           const int64_t offset = kx * horizontal_.dilation - horizontal_.padding;
@@ -157,7 +156,8 @@ class KernelPass {
   // pixels of 1,024 channels drove one another out of the first-level cache.
   void copy_inputs(const Share& share, int64_t row, float* to) const {
     const int64_t first_group = share.first_unit / panels_, width = horizontal_.in_size, channels = c_.in_channels;
-    const float *from = job_.a + row * width * channels, *end = job_.a + c_.batch * vertical_.in_size * width * channels;
+    const float *from = job_.a + row * width * channels,
+                *end = job_.a + c_.batch * vertical_.in_size * width * channels;
     for (int64_t group = first_group; group < first_group + groups(share); ++group)
       for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip) {
         const float* pixel = from + group * in_width_ + strip * rows_;

@@ -68,7 +68,7 @@ def _import_tensorflow_quietly() -> None:
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # By itself TensorFlow leaves oneDNN, and with it the gradients of grouped convolutions, out on a CPU without AVX-512.
+    # On a CPU without AVX-512 TensorFlow leaves oneDNN out, and with it the gradients of grouped convolutions.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     standard_error = os.dup(2)
     with tempfile.TemporaryFile() as aside:
