@@ -15,7 +15,7 @@ from groupwise.report.style import FAINT, INK, JUDGED, RATE, new_figure, plain, 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "speed.png"
 STEP = "train, batch 16"
-KERNELS = "Batch 16, all passes, quick"
+KERNELS = "Batch 16, all passes, quick, avx2"
 BACKENDS = {"tensorflow": ("TensorFlow", JUDGED), "jax": ("JAX", RATE), "torch": ("PyTorch", FAINT)}
 
 Ratios = dict[str, float]

@@ -8,7 +8,7 @@ C interface on PyTorch's own threads, as its peer does, into memory that is ther
 out of the caches: each call takes the next of several copies that together are larger. "roofline" is the time that the
 machine's limits allow, over the time taken: the larger of operations over the measured peak and bytes over the measured
 bandwidth (`measure_machine`); its means are of the shapes that need over 100 microseconds at these limits. --output
-replaces this run's section of the file, such as "Batch 16, all passes", and leaves the others:
+replaces this run's section of the file, such as "Batch 16, all passes, avx2", and leaves the others:
 
     python -m benchmarks.kernels --output benchmarks/results/kernels.md
     python -m benchmarks.kernels --forward --batch 1 --output benchmarks/results/kernels.md
@@ -248,8 +248,9 @@ def main() -> None:
     if options.output:
         passes = "forward" if options.forward else "all passes"
         parts = [f"Batch {options.batch}", passes, *filter(None, [options.family]), *options.networks]
+        parts += [*["quick"] * options.quick, native.instruction_set()]
         lines = [*summary, "", *tables.table([row.cells(machine) for row in rows])]
-        tables.write_section(options.output, ", ".join([*parts, *["quick"] * options.quick]), lines)
+        tables.write_section(options.output, ", ".join(parts), lines)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ KERNELS = """## Batch 1, forward
 |---|---|---|---|
 | narrow | forward | 6 | 7.00 |
 
-## Batch 16, all passes, quick
+## Batch 16, all passes, quick, avx2
 
 | family | pass | shapes | over PyTorch |
 |---|---|---|---|
