@@ -193,14 +193,17 @@ class ImagePass {
     const int64_t group = panel / panels_, first = panel % panels_ * vectors_ * kLanes;
     const int64_t pixels = horizontal_.count(row.phase), distance = horizontal_.phases() * out_channels_;
     const int64_t start = (row.y * horizontal_.out_size + row.phase) * out_channels_ + group * out_width_ + first;
-    for (int64_t j = 0, size; j < pixels; j += size) {
-      size = minimum(kPixels, pixels - j);
+    // A panel's second vector may be empty. Tiles of about equal size: a tile of one pixel waits for its own sums.
+    const int64_t vectors = out_width_ - first > kLanes ? vectors_ : 1, tiles = divide_up(pixels, kPixels);
+    const int64_t least = pixels / tiles, larger = pixels - tiles * least;  // the first tiles are a pixel larger
+    for (int64_t i = 0, j = 0, size; i < tiles; ++i, j += size) {
+      size = least + (i < larger);
       next.ask();
       alignas(64) float sums[kPixels * kVectors * kLanes];
-      tile_of(size, vectors_)({row.products, row.count, (group - chunk.first) * in_width_ * plane_ + j, panel * panel_,
-                               plane_, vectors_ * kLanes},
-                              false, sums);
-      finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors_, size, start + j * distance, distance,
+      tile_of(size, vectors)({row.products, row.count, (group - chunk.first) * in_width_ * plane_ + j, panel * panel_,
+                              plane_, vectors_ * kLanes},
+                             false, sums);
+      finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors, size, start + j * distance, distance,
                             group * out_width_ + first, out_width_ - first);
     }
   }
