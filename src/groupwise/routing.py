@@ -117,10 +117,8 @@ def _unless_core_in_float32(spec: ConvSpec, runtime: Runtime) -> str | None:
 
 
 _CORE = Row("core", "the C core, near the machine's limit", _without_core)
-# Over oneDNN in PyTorch, forward and gradients: groups of 4 and 8 2.3, depthwise 1.7, wider groups 1.2, dense 1.2
-# (geometric means of benchmarks/kernels.py). Training steps with everything in the core, over only narrow groups and
-# PyTorch's depthwise there: PyTorch 1.04 to 1.14; TensorFlow MobileNet 1.05, ResNeXt-50 1.07, ShuffleNet 0.97: one run
-# each, in which routings in between differed by as much either way.
+# Over oneDNN in PyTorch, forward and gradients, with AVX2: groups of 4 and 8 3.0, depthwise 2.2, wider groups 1.3,
+# dense 1.2 (geometric means of benchmarks/kernels.py; with AVX-512, before the last changes, 2.3, 1.7, 1.2 and 1.2).
 _CORE_IN_FLOAT32 = Row("core", "the C core, faster than oneDNN in float32", _unless_core_in_float32)
 _BLOCKS = Row("blocks", "dense convolutions over blocks of about 32 channels", _never)
 
