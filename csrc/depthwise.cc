@@ -4,5 +4,6 @@
 GwStatus GW_NAME(narrow)(const GwJob& job);
 
 GwStatus GW_NAME(depthwise)(const GwJob& job) {
-  return job.convolution->in_channels == job.convolution->out_channels ? run_lanes<1>(job) : GW_NAME(narrow)(job);
+  const bool is_plain = job.convolution->in_channels == job.convolution->out_channels;
+  return is_plain && job.convolution->out_channels >= kLanes ? run_lanes<1>(job) : GW_NAME(narrow)(job);
 }

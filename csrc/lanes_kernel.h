@@ -244,8 +244,6 @@ class KernelPass {
 
 template <int Width>
 GwStatus run_lanes(const GwJob& job) {
-  // Fewer channels than a vector has lanes cannot overlap one.
-  if (Width && job.convolution->out_channels < kLanes) return run_lanes<0>(job);
   return job.pass == GW_KERNEL_GRADIENT ? KernelPass<Width>(job).run() : ImagePass<Width>(job).run();
 }
 
