@@ -106,8 +106,7 @@ inline int64_t rows_seen(const Axis& axis) {
 
 // Asks for memory that will be read soon, so that it comes while something else is computed. Into the second-level
 // cache: in the first, depthwise convolutions took 1.5 times as long. What lies past an array's end is not fetched.
-// `rows` rows of `width` floats, `distance` floats apart, are asked for in
-// `times` pieces.
+// `rows` rows of `width` floats, `distance` floats apart, are asked for in `times` pieces.
 class Ahead {
  public:
   Ahead(const float* p, int64_t rows, int64_t width, int64_t distance, int64_t times)

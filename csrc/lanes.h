@@ -70,7 +70,10 @@ struct Lanes {
     return {horizontal.in_size, in_channels, first, count, pixel, before, floats, maximum(1, slots)};
   }
   // Row n of the outputs, counted through all images, as every row that is read is too.
-  OutputRow output_row(int64_t n) const { return {n / vertical.out_size, n % vertical.out_size, vertical.out_size}; }
+  OutputRow output_row(int64_t n) const {
+    const int64_t rows = maximum(1, vertical.out_size);  // the outputs may be empty
+    return {n / rows, n % rows, rows};
+  }
   // One past the last row that an output row sees.
   int64_t reach(const OutputRow& row) const {
     const int64_t last = transposed

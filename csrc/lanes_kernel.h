@@ -106,7 +106,7 @@ class KernelPass {
   static constexpr int kRows = Width == 1 || (Width == 2 && GW_REGISTERS >= 32) ? 3 : 1;
   static constexpr int kFittingChannels = 4;
   static constexpr int kChunk = Width == 0 ? 1 : Width < kFittingChannels ? Width : kFittingChannels;
-  // Zeros on both sides of the copied gradient: what a run's taps see beyond the stretch.
+  // Zeros on both sides of the copied gradient: what a run's taps see beyond the row.
   static constexpr int64_t kMargin = kLongestRun - 1;
 
   // The rows of the image that an output row sees through neighbouring rows of the kernel.

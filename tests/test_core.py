@@ -367,3 +367,15 @@ def test_the_truth_of_passes_is_one_sum() -> None:
     arrays = random_arrays(spec)
     sums = [np.sum(truth(pass_, spec, arrays) * arrays[native.ROLES[pass_][2]]) for pass_ in native.PASSES]
     np.testing.assert_allclose(sums, sums[0])
+
+
+@needs_core
+@pytest.mark.parametrize("family", ["depthwise", "narrow", "wide", "reference"])
+def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> None:
+    """Python refuses such sizes; a caller of the C interface is answered, not divided by zero."""
+    channels, width = 16, 1 if family == "depthwise" else 2
+    sizes = (1, 2, 2, channels, 0, 2, channels, 3, 3, channels // width, 1, 1, 1, 1, 0, 1)
+    inputs, gradient, kernel = (np.ones(n, "float32") for n in (4 * channels, 1, 9 * width * channels))
+    addresses = [array.ctypes.data for array in (inputs, gradient, kernel)]
+    native.run(native.KERNEL_GRADIENT, sizes, *addresses, family=family)
+    assert not kernel.any()
