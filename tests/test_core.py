@@ -376,6 +376,6 @@ def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> No
     channels, width = 16, 1 if family == "depthwise" else 2
     sizes = (1, 2, 2, channels, 0, 2, channels, 3, 3, channels // width, 1, 1, 1, 1, 0, 1)
     inputs, gradient, kernel = (np.ones(n, "float32") for n in (4 * channels, 1, 9 * width * channels))
-    addresses = [array.ctypes.data for array in (inputs, gradient, kernel)]
-    native.run(native.KERNEL_GRADIENT, sizes, *addresses, family=family)
+    a, b, out = (array.ctypes.data for array in (inputs, gradient, kernel))
+    native.run(native.KERNEL_GRADIENT, sizes, a, b, out, family=family)
     assert not kernel.any()
