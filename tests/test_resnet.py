@@ -44,6 +44,7 @@ PUBLISHED: dict[str, tuple[int, float | None]] = {
     "seresnet50": (28_088_024, 4115.78),
     "seresnet101": (49_326_872, 7602.76),
     "seresnet152": (66_821_848, 11328.52),
+    "seresnext26_32x4d": (16_790_280, None),
     "seresnext50_32x4d": (27_559_896, 4261.16),
     "seresnext101_32x4d": (48_955_416, 8012.73),
     "seresnext101_64x4d": (88_232_984, 15509.54),

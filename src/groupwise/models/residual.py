@@ -15,6 +15,10 @@ from groupwise.blocks import bn_activation, conv, conv_bn
 from groupwise.errors import UserError
 from groupwise.layers import AveragePooling2D, MaxPooling2D, SqueezeExcite
 
+SYMMETRIC = ((1, 1), (1, 1))
+CEILING = ((0, 1), (0, 1))
+"""An unpadded pool of 3 by 2 whose size is rounded up: the last window may reach one pixel over the edge."""
+
 FORMS = ("a", "b", "c")
 SHORTCUTS = ("projection", "pad")
 
@@ -61,6 +65,7 @@ def residual(
     shortcut_kernel: int = 1,
     squeeze_ratio: int | None = None,
     squeeze_divisor: int = 1,
+    epsilon: float = 1e-5,
 ) -> Any:
     """Return relu(squeeze-excite(batch norm(branch)) + shortcut(x)), the end of every residual block.
 
@@ -72,6 +77,7 @@ def residual(
             pool, then channels of zeros).
         shortcut_kernel: the projection's kernel where it strides; 1x1 where it does not.
         squeeze_ratio, squeeze_divisor: as for `SqueezeExcite`; None for none.
+        epsilon: of all batch norms.
     """
     check_choice("shortcut", shortcut, SHORTCUTS)
     filters = branch.shape[-1]
@@ -82,17 +88,17 @@ def residual(
             x = PadChannels(filters, name=f"{name}_shortcut_pad")(x)
     elif strides != 1 or x.shape[-1] != filters:
         kernel = shortcut_kernel if strides != 1 else 1
-        x = conv_bn(x, filters, kernel, strides, activation=None, name=f"{name}_shortcut")
+        x = conv_bn(x, filters, kernel, strides, activation=None, epsilon=epsilon, name=f"{name}_shortcut")
     if squeeze_ratio is None:
-        return bn_activation(branch, name=last, residual=x)
-    branch = bn_activation(branch, activation=None, name=last)
+        return bn_activation(branch, name=last, epsilon=epsilon, residual=x)
+    branch = bn_activation(branch, activation=None, name=last, epsilon=epsilon)
     branch = SqueezeExcite(squeeze_ratio, squeeze_divisor, name=f"{name}_squeeze")(branch)
     x = keras.layers.Add(name=f"{name}_add")([branch, x])
     return keras.layers.Activation("relu", name=f"{name}_relu")(x)
 
 
-def basic_block(x: Any, planes: int, strides: int, *, name: str, **options: Any) -> Any:
-    """Return ResNet's block of two 3x3 convolutions; `options` are `residual`'s.
+def basic_block(x: Any, planes: int, strides: int, *, name: str, epsilon: float = 1e-5, **options: Any) -> Any:
+    """Return ResNet's block of two 3x3 convolutions; epsilon and `options` are `residual`'s.
 
     Shapes: (batch, height, width, channels) to (batch, height / strides, width / strides, planes).
 
@@ -102,9 +108,9 @@ def basic_block(x: Any, planes: int, strides: int, *, name: str, **options: Any)
         >>> basic_block(keras.Input((56, 56, 64)), 128, 2, name="stage2_unit1").shape
         (None, 28, 28, 128)
     """
-    branch = conv_bn(x, planes, 3, strides, name=f"{name}_spatial1")
+    branch = conv_bn(x, planes, 3, strides, epsilon=epsilon, name=f"{name}_spatial1")
     branch = conv(branch, planes, 3, name=f"{name}_spatial2")
-    return residual(x, branch, strides, name=name, last=f"{name}_spatial2", **options)
+    return residual(x, branch, strides, name=name, last=f"{name}_spatial2", epsilon=epsilon, **options)
 
 
 def bottleneck(
@@ -117,9 +123,11 @@ def bottleneck(
     width: int = 64,
     reduction: int = 1,
     form: str = "c",
+    stride_first: bool = False,
+    epsilon: float = 1e-5,
     **options: Any,
 ) -> Any:
-    """Return the block of 1x1, 3x3 and 1x1 convolutions, to four times `planes`; the 3x3 strides.
+    """Return the block of 1x1, 3x3 and 1x1 convolutions, to four times `planes`.
 
     Args:
         x: symbolic (batch, height, width, channels).
@@ -127,7 +135,8 @@ def bottleneck(
         cardinality: how many groups the 3x3 has; width: how wide each is where `planes` is 64.
         reduction: how many times narrower than the 3x3 its input is (SENet: 2).
         form: "a", "b" or "c", ResNeXt's three equivalent forms: paths summed, paths concatenated, grouped convolution.
-        options: `residual`'s.
+        stride_first: whether the first 1x1 strides, as in Caffe's ResNets, or the 3x3.
+        epsilon, options: `residual`'s.
 
     Source: Aggregated Residual Transformations, arXiv 1611.05431, figure 3 and section 3.3.
 
@@ -139,11 +148,12 @@ def bottleneck(
     channels = cardinality * (planes * width // 64)
     paths = 1 if form == "c" else cardinality
     names = [name] if form == "c" else [f"{name}_path{path}" for path in range(1, paths + 1)]
+    first, second = (strides, 1) if stride_first else (1, strides)
     branches = []
     for path in names:
-        branch = conv_bn(x, channels // reduction // paths, 1, name=f"{path}_reduce")
-        groups = cardinality // paths
-        branches.append(conv_bn(branch, channels // paths, 3, strides, groups=groups, name=f"{path}_spatial"))
+        branch = conv_bn(x, channels // reduction // paths, 1, first, epsilon=epsilon, name=f"{path}_reduce")
+        shape: dict[str, Any] = {"strides": second, "groups": cardinality // paths, "epsilon": epsilon}
+        branches.append(conv_bn(branch, channels // paths, 3, name=f"{path}_spatial", **shape))
     if form == "a":
         branches = [
             conv(branch, 4 * planes, 1, name=f"{path}_expand") for branch, path in zip(branches, names, strict=True)
@@ -153,16 +163,11 @@ def bottleneck(
         branch = keras.layers.Concatenate(name=f"{name}_concatenate")(branches) if paths > 1 else branches[0]
         branch = conv(branch, 4 * planes, 1, name=f"{name}_expand")
     # The paths' sum is one convolution's output: only after it is a batch norm the same in every form.
-    return residual(x, branch, strides, name=name, last=f"{name}_expand", **options)
-
-
-def stem_pool(x: Any) -> Any:
-    """Return the 3x3 max-pool with stride 2 between the stem and the first stage."""
-    return MaxPooling2D(3, 2, ((1, 1), (1, 1)), name="stem_pool")(x)
+    return residual(x, branch, strides, name=name, last=f"{name}_expand", epsilon=epsilon, **options)
 
 
 def residual_network(
-    stem: Any, depths: Sequence[int], block: Callable[..., Any], *, pool: bool = True
+    stem: Any, depths: Sequence[int], block: Callable[..., Any], *, pool: bool = True, ceiling_pool: bool = False
 ) -> dict[str, Any]:
     """Return a residual network's features: "stem" (before the pool), "stage1", "stage2", ...
 
@@ -171,10 +176,12 @@ def residual_network(
         depths: blocks in each stage.
         block: (x, planes, strides, name=) to the next x; planes are 64, doubling from stage to stage, and every stage
             but the first begins with a stride of 2.
-        pool: whether a max-pool halves the stem's output.
+        pool: whether a 3x3 max-pool halves the stem's output.
+        ceiling_pool: whether that pool has no padding and rounds its size up, as in Caffe, or one pixel all around.
     """
     features = {"stem": stem}
-    x = stem_pool(stem) if pool else stem
+    padding = CEILING if ceiling_pool else SYMMETRIC
+    x = MaxPooling2D(3, 2, padding, name="stem_pool")(stem) if pool else stem
     for stage, depth in enumerate(depths):
         for index in range(depth):
             strides = 2 if stage > 0 and index == 0 else 1

@@ -1,6 +1,7 @@
 """ResNet, ResNeXt and both with squeeze-and-excitation, for ImageNet.
 
-Strides stand in the 3x3 convolution, as in torchvision and timm; stem and strided layers are padded symmetrically.
+Strides stand in the 3x3 convolution, as in torchvision and timm (`stride_first` puts them in the 1x1 before it, as in
+Caffe); stem and strided layers are padded symmetrically.
 SE-ResNet 18 and 34 reduce 64 channels to 4, as the paper and pytorchcv do; timm's, to 8, are `squeeze_divisor=8`.
 """
 
@@ -19,6 +20,9 @@ def resnet(
     bottlenecks: bool = True,
     squeeze_ratio: int | None = None,
     squeeze_divisor: int = 1,
+    stride_first: bool = False,
+    ceiling_pool: bool = False,
+    epsilon: float = 1e-5,
 ) -> dict[str, Any]:
     """Return the features of a ResNet or SE-ResNet.
 
@@ -27,6 +31,9 @@ def resnet(
         depths: blocks in each of the four stages.
         bottlenecks: whether the blocks are bottlenecks (50 layers and more) or two 3x3 convolutions.
         squeeze_ratio, squeeze_divisor: as for `SqueezeExcite`; None for none.
+        stride_first: whether a bottleneck's first 1x1 strides, or its 3x3.
+        ceiling_pool: whether the stem's pool has no padding and rounds up, as in Caffe.
+        epsilon: of all batch norms.
 
     Shapes, of a height H: "stem" (H / 2, 64 channels), "stage1" to "stage4" (H / 4 to H / 32, 64 to 512 channels, four
     times as many with bottlenecks).
@@ -38,10 +45,12 @@ def resnet(
         >>> resnet(keras.Input((224, 224, 3)), (2, 2, 2, 2), bottlenecks=False)["stage4"].shape
         (None, 7, 7, 512)
     """
-    block = partial(
-        bottleneck if bottlenecks else basic_block, squeeze_ratio=squeeze_ratio, squeeze_divisor=squeeze_divisor
+    options: dict[str, Any] = {"squeeze_ratio": squeeze_ratio, "squeeze_divisor": squeeze_divisor, "epsilon": epsilon}
+    block = (
+        partial(bottleneck, stride_first=stride_first, **options) if bottlenecks else partial(basic_block, **options)
     )
-    return residual_network(conv_bn(inputs, 64, 7, 2, name="stem"), depths, block)
+    stem = conv_bn(inputs, 64, 7, 2, epsilon=epsilon, name="stem")
+    return residual_network(stem, depths, block, ceiling_pool=ceiling_pool)
 
 
 def resnext(
@@ -51,6 +60,8 @@ def resnext(
     width: int,
     squeeze_ratio: int | None = None,
     form: str = "c",
+    ceiling_pool: bool = False,
+    epsilon: float = 1e-5,
 ) -> dict[str, Any]:
     """Return the features of a ResNeXt or SE-ResNeXt.
 
@@ -61,6 +72,7 @@ def resnext(
         squeeze_ratio: as for `SqueezeExcite`; None for none.
         form: "a", "b" or "c", the paper's three equivalent forms: paths summed, paths concatenated, grouped
             convolution.
+        ceiling_pool, epsilon: as for `resnet`.
 
     Shapes: as of `resnet` with bottlenecks.
 
@@ -71,8 +83,10 @@ def resnext(
         >>> resnext(keras.Input((224, 224, 3)), (1, 1, 1, 1), cardinality=32, width=4)["stage1"].shape
         (None, 56, 56, 256)
     """
-    block = partial(bottleneck, cardinality=cardinality, width=width, squeeze_ratio=squeeze_ratio, form=form)
-    return residual_network(conv_bn(inputs, 64, 7, 2, name="stem"), depths, block)
+    options: dict[str, Any] = {"cardinality": cardinality, "width": width, "squeeze_ratio": squeeze_ratio, "form": form}
+    block = partial(bottleneck, epsilon=epsilon, **options)
+    stem = conv_bn(inputs, 64, 7, 2, epsilon=epsilon, name="stem")
+    return residual_network(stem, depths, block, ceiling_pool=ceiling_pool)
 
 
 DEPTHS: dict[int, tuple[int, ...]] = {
@@ -105,18 +119,18 @@ RESNEXTS = (
 )
 """Layers, cardinality, width."""
 
-SE_RESNEXTS = ((50, 32, 4), (101, 32, 4), (101, 64, 4), (101, 32, 8))
+SE_RESNEXTS = ((26, 32, 4), (50, 32, 4), (101, 32, 4), (101, 64, 4), (101, 32, 8))
 
 
 def _resnet(layers: int, **arguments: Any) -> Variant:
     squeeze = "se" if arguments else ""
-    options = {"depths": DEPTHS[layers], "bottlenecks": layers >= 50, **arguments}
+    options: dict[str, Any] = {"depths": DEPTHS[layers], "bottlenecks": layers >= 50, **arguments}
     return Variant(f"{squeeze}resnet{layers}", "SE-ResNet" if squeeze else "ResNet", resnet, options)
 
 
 def _resnext(layers: int, cardinality: int, width: int, **arguments: Any) -> Variant:
     squeeze = "se" if arguments else ""
-    options = {"depths": DEPTHS[layers], "cardinality": cardinality, "width": width, **arguments}
+    options: dict[str, Any] = {"depths": DEPTHS[layers], "cardinality": cardinality, "width": width, **arguments}
     name = f"{squeeze}resnext{layers}_{cardinality}x{width}d"
     return Variant(name, "SE-ResNeXt" if squeeze else "ResNeXt", resnext, options)
 

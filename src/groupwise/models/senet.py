@@ -10,7 +10,13 @@ from groupwise.models.residual import bottleneck, residual_network
 
 
 def senet(
-    inputs: Any, depths: Sequence[int], cardinality: int, width: int = 4, squeeze_ratio: int = 16, form: str = "c"
+    inputs: Any,
+    depths: Sequence[int],
+    cardinality: int,
+    width: int = 4,
+    squeeze_ratio: int = 16,
+    form: str = "c",
+    ceiling_pool: bool = False,
 ) -> dict[str, Any]:
     """Return the features of a SENet.
 
@@ -21,6 +27,7 @@ def senet(
         inputs: symbolic (batch, height, width, channels).
         depths: blocks in each of the four stages.
         cardinality, width, form: as for `resnext`; squeeze_ratio: as for `SqueezeExcite`.
+        ceiling_pool: as for `resnet`.
 
     Shapes, of a height H: "stem" (H / 2, 128 channels), "stage1" to "stage4" (H / 4 to H / 32, 256 to 2048 channels).
 
@@ -43,7 +50,7 @@ def senet(
     x = conv_bn(inputs, 64, 3, 2, name="stem1")
     x = conv_bn(x, 64, 3, name="stem2")
     x = conv_bn(x, 128, 3, name="stem3")
-    return residual_network(x, depths, block)
+    return residual_network(x, depths, block, ceiling_pool=ceiling_pool)
 
 
 SENETS = (
