@@ -75,6 +75,10 @@ def test_spec_tuning_and_routing_need_only_the_standard_library() -> None:
         assert tops <= set(sys.stdlib_module_names) | {"groupwise", "numpy"}
 
 
+def test_weight_files_need_no_keras() -> None:
+    assert not {name for room in ("weights.files", "weights.hub") for name in modules()[room] if "keras" in name}
+
+
 def test_nothing_imports_tests_or_benchmarks() -> None:
     tops = {name.split(".")[0] for imports in modules().values() for name in imports}
     assert not tops & {"tests", "benchmarks"}

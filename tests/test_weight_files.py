@@ -155,7 +155,7 @@ def test_a_safetensors_header_longer_than_the_file(tmp_path, length):
     assert "is no safetensors file, or a damaged one: " in refusal(path)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("F8_E4M3", 4), ("F8_E5M2", 4), ("C64", 32)])
-def test_safetensors_of_other_types(tmp_path, dtype, size):
-    path = write_header(tmp_path, {"a": entry([0, size], [4 if size == 4 else size // 8], dtype)}, bytes(size))
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_safetensors_of_other_types(tmp_path, dtype):
+    path = write_header(tmp_path, {"a": entry([0, 4], [4], dtype)}, bytes(4))
     assert refusal(path).endswith(f"its tensor 'a' is of type {dtype}, which cannot be read")
