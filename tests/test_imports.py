@@ -15,7 +15,7 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 ORDER = [
     *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
     *("algorithms", "measuring", "ops"),
-    *("batch_norm", "layers", "blocks", "models", "data", "report", "recipes", "training", "cli"),
+    *("batch_norm", "layers", "blocks", "weights", "models", "data", "report", "recipes", "training", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},
@@ -73,6 +73,10 @@ def test_spec_tuning_and_routing_need_only_the_standard_library() -> None:
     for module in ("spec", "tuning", "routing"):
         tops = {name.split(".")[0] for name in modules()[module]}
         assert tops <= set(sys.stdlib_module_names) | {"groupwise", "numpy"}
+
+
+def test_weight_files_need_no_keras() -> None:
+    assert not {name for room in ("weights.files", "weights.hub") for name in modules()[room] if "keras" in name}
 
 
 def test_nothing_imports_tests_or_benchmarks() -> None:

@@ -1,0 +1,231 @@
+"""Reading a weight file as data, never as a program: safetensors, PyTorch's files, Keras's HDF5 and npz."""
+
+import math
+import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
+
+import h5py
+import ml_dtypes  # noqa: F401 - it teaches NumPy bfloat16, which safetensors asks for by name
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from groupwise.errors import UserError
+
+Layout: TypeAlias = Literal["OIHW", "HWIO"]
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+Read: TypeAlias = Callable[[str], Any]
+
+SAFETENSORS_TYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+NUMBERS = "fiub"  # NumPy's kinds: floats, integers with and without a sign, truth values
+
+
+class WeightFile:
+    """An open weight file: the shapes are known at once, the arrays are read one at a time.
+
+    A context manager; `open_weights` makes one.
+
+    Attributes:
+        path: the file.
+        layout: the axes of its convolution kernels, "OIHW" (PyTorch's) or "HWIO" (Keras's and tensorpack's).
+        shapes: every tensor's name and shape, in the file's order; HDF5 itself sorts by name.
+    """
+
+    def __init__(self, path: Path, layout: Layout, shapes: Shapes, read: Read, resources: ExitStack) -> None:
+        self.path = path
+        self.layout = layout
+        self.shapes = shapes
+        self._read = read
+        self._resources = resources
+
+    def read(self, key: str) -> NDArray[np.float32]:
+        """Reads one tensor, whatever its type, as float32.
+
+        Args:
+            key: one of `shapes`.
+
+        Returns:
+            A float32 array of the shape `shapes[key]`, in C order.
+
+        Raises:
+            UserError: the tensor is damaged.
+        """
+        if key not in self.shapes:
+            raise ValueError(f"key={key!r}: {self.path} has no tensor of this name")
+        try:
+            return np.asarray(self._read(key), np.float32, order="C")
+        except Exception as error:  # the libraries raise nearly anything on damaged files
+            raise UserError(f"{self.path}: its tensor {key!r} cannot be read ({_reason(error)})") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+
+class _Kind(NamedTuple):
+    """A kind of file: what messages call it, its kernels' axes, and how it is opened."""
+
+    name: str
+    layout: Layout
+    open: Callable[[Path, ExitStack], tuple[Shapes, Read]]
+
+
+def open_weights(path: Path) -> WeightFile:
+    """Opens a weight file, of the kind that its ending tells, without reading anything large.
+
+    Nothing that the file holds is run: a pickle of more than tensors is refused, and so is HDF5 that refers to
+    other files.
+
+    Args:
+        path: a .safetensors file, PyTorch's .pth, .pt, .bin or .tar, Keras's .h5 or .hdf5, or an .npz.
+
+    Returns:
+        The open file, to be used in a `with` statement.
+
+    Raises:
+        UserError: the file is missing, of another kind, damaged, or refused.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "weights.npz"
+        >>> np.savez(path, **{"conv1/W": np.ones((3, 3, 4, 8), np.float16)})
+        >>> with open_weights(path) as file:
+        ...     print(file.layout, file.shapes, file.read("conv1/W").dtype)
+        HWIO {'conv1/W': (3, 3, 4, 8)} float32
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the weight file in it")
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise UserError(f"{path} is of no kind that can be read; the endings of those are {', '.join(KINDS)}")
+    with ExitStack() as opened:
+        try:
+            shapes, read = kind.open(path, opened)
+        except UserError:
+            raise
+        except Exception as error:  # the libraries raise nearly anything on damaged files
+            raise UserError(f"{path}: is no {kind.name}, or a damaged one: {_reason(error)}") from error
+        if not shapes:
+            raise UserError(f"{path} holds no tensors")
+        resources = opened.pop_all()
+    return WeightFile(path, kind.layout, shapes, read, resources)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, on one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _open_safetensors(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+    """Map the file into memory; the library checks that the header and the file's length agree."""
+    file = resources.enter_context(safe_open(path, framework="numpy"))
+    shapes = {}
+    for key in file.offset_keys():
+        view = file.get_slice(key)
+        if view.get_dtype() not in SAFETENSORS_TYPES:
+            raise UserError(f"{path}: its tensor {key!r} is of type {view.get_dtype()}, which cannot be read")
+        shapes[key] = tuple(view.get_shape())
+    return shapes, file.get_tensor
+
+
+def _open_torch(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+    try:
+        from groupwise.backends import torch_files
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError(
+            f'{path}: needs PyTorch to be read; pip install "groupwise[torch]", or take a .safetensors file'
+        ) from error
+    tensors = torch_files.read_tensors(path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    return shapes, lambda key: torch_files.to_array(tensors[key])
+
+
+def _open_hdf5(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+    """Find the datasets; `visititems` itself follows hard links only, and each of them once."""
+    file = resources.enter_context(h5py.File(path, "r"))
+    datasets: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Group):
+            _refuse_links(path, item)
+        elif name.split("/")[0] != "optimizer_weights":
+            _refuse_unusual(path, name, item)
+            key = ".".join(name.removesuffix(":0").split("/")[-2:])
+            if key in datasets:
+                other = datasets[key].name.removeprefix("/")
+                raise UserError(f"{path}: its datasets {other!r} and {name!r} are both called {key!r}")
+            datasets[key] = item
+
+    _refuse_links(path, file)
+    file.visititems(visit)
+    return {key: dataset.shape for key, dataset in datasets.items()}, lambda key: datasets[key][()]
+
+
+def _refuse_links(path: Path, group: Any) -> None:
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise UserError(f"{path}: refused, since its {name!r} is a link, which could lead to another file")
+
+
+def _refuse_unusual(path: Path, name: str, item: Any) -> None:
+    if not isinstance(item, h5py.Dataset) or item.shape is None or item.dtype.kind not in NUMBERS:
+        raise UserError(f"{path}: refused, since its {name!r} is no array of numbers")
+    if item.is_virtual or item.external:
+        raise UserError(f"{path}: refused, since the numbers of its {name!r} lie in other files")
+
+
+def _open_npz(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+    archive = resources.enter_context(zipfile.ZipFile(path))
+    members = {}
+    shapes: Shapes = {}
+    for member in archive.infolist():
+        if not member.filename.endswith(".npy"):
+            continue
+        key = member.filename.removesuffix(".npy").removesuffix(":0")
+        if key in members:
+            raise UserError(f"{path}: has two arrays called {key!r}")
+        members[key] = member
+        shapes[key] = _npy_shape(path, archive, member)
+
+    def read(key: str) -> Any:
+        with archive.open(members[key]) as stream:
+            return npy.read_array(stream, allow_pickle=False)
+
+    return shapes, read
+
+
+def _npy_shape(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]:
+    """Return the shape that an array's header declares, once it agrees with the size of the whole."""
+    with archive.open(member) as stream:
+        if npy.read_magic(stream) != (1, 0):  # others are for names of fields, and their headers have no bound
+            raise UserError(f"{path}: refused, since its {member.filename!r} is no plain array")
+        shape, _, dtype = npy.read_array_header_1_0(stream)
+        header = stream.tell()
+    if dtype.kind not in NUMBERS:
+        raise UserError(f"{path}: refused, since its {member.filename!r} holds objects of type {dtype}, not numbers")
+    if min(shape, default=0) < 0 or header + math.prod(shape) * dtype.itemsize != member.file_size:
+        raise UserError(f"{path}: refused, since its {member.filename!r} has not the size that its header declares")
+    return shape
+
+
+_TORCH = _Kind("PyTorch file", "OIHW", _open_torch)
+_HDF5 = _Kind("HDF5 file", "HWIO", _open_hdf5)
+KINDS = {
+    ".safetensors": _Kind("safetensors file", "OIHW", _open_safetensors),
+    **dict.fromkeys((".pth", ".pt", ".bin", ".tar"), _TORCH),
+    **dict.fromkeys((".h5", ".hdf5"), _HDF5),
+    ".npz": _Kind("npz file", "HWIO", _open_npz),
+}

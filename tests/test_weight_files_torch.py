@@ -1,0 +1,149 @@
+"""PyTorch's files: the weights in any checkpoint are found, and nothing that a pickle holds is ever run."""
+
+import io
+import pickle
+import sys
+import tarfile
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+import groupwise.backends
+from tests.weight_files import Evil, read_all, refusal, write_old_torch, write_safetensors, write_torch
+
+VALUES = {"conv1.weight": np.arange(72, dtype=np.float32).reshape(8, 1, 3, 3), "conv1.bias": np.ones(8, np.float32)}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", ["alone", "beside", "nested"])
+def test_a_pickle_that_would_run_something_is_refused(tmp_path, zipped, place):
+    marker = tmp_path / "marker"
+    evil = Evil(marker)
+    content = {"alone": evil, "beside": {"w": torch.ones(2), "x": evil}, "nested": {"model": [evil]}}[place]
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert "refused, since it holds a program or objects other than tensors (" in refusal(tmp_path / "a.pth")
+    assert not marker.exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_bare_pickle_is_refused(tmp_path, protocol):
+    (tmp_path / "a.bin").write_bytes(pickle.dumps(Evil(tmp_path / "marker"), protocol))
+    refusal(tmp_path / "a.bin")
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_module_is_refused(tmp_path, zipped):
+    torch.save(torch.nn.Conv2d(3, 4, 1), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert "a program or objects other than tensors (torch.nn.modules.conv.Conv2d)" in refusal(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_program_is_refused(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), tmp_path / "a.pt")
+    assert "refused, since its parts are compressed, as a program's are" in refusal(tmp_path / "a.pt")
+
+
+def test_a_tar_file_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.pth.tar", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    assert "a program or objects other than tensors" in refusal(tmp_path / "a.pth.tar")
+
+
+def test_compressed_parts_are_refused(tmp_path):
+    write_torch(tmp_path / "a.pth", VALUES)
+    with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(tmp_path / "b.pth", "w", 8) as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    assert "refused, since its parts are compressed" in refusal(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "chosen"),
+    [
+        (lambda w: w(1), 1),
+        (lambda w: {"state_dict": w(1), "epoch": 3, "optimizer": {"state": {0: torch.ones(1)}}}, 1),
+        (lambda w: {"state_dict": w(1), "state_dict_ema": w(2)}, 2),
+        (lambda w: {"model": w(1), "model_ema": w(2), "lr": torch.ones(1)}, 2),
+        (lambda w: {"model": w(1), "model_ema": None, "args": {"lr": 0.1}}, 1),
+        (lambda w: {"model": {"state_dict": w(3)}}, 3),
+        (lambda w: OrderedDict(w(4), model=torch.ones(1)), 4),
+    ],
+)
+def test_nested_checkpoints(tmp_path, wrap, chosen):
+    def weights(value):
+        return OrderedDict(weight=torch.nn.Parameter(torch.full((2,), float(value))), text="ignored")
+
+    torch.save(wrap(weights), tmp_path / "a.pth")
+    assert read_all(tmp_path / "a.pth")["weight"].tolist() == [chosen, chosen]
+    assert read_all(tmp_path / "a.pth").keys() <= {"weight", "model"}
+
+
+def test_a_checkpoint_that_holds_itself(tmp_path):
+    checkpoint = {"weight": torch.ones(2)}
+    checkpoint["model"] = checkpoint
+    torch.save(checkpoint, tmp_path / "a.pth")
+    assert list(read_all(tmp_path / "a.pth")) == ["weight"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda ones: ones, "holds no tensors by name, but one Tensor"),
+        (lambda ones: [ones], "holds no tensors by name, but one list"),
+        (lambda ones: {"state_dict": {"a": 1}}, "holds no tensors"),
+        (lambda ones: {"state_dict": [ones]}, "holds no tensors"),
+        (lambda ones: {0: ones}, "holds no tensors"),
+        (lambda ones: {"a": ones.to_sparse()}, "its tensor 'a' is no dense array of real numbers"),
+        (lambda ones: {"a": torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8)}, "no dense array of real numbers"),
+        (lambda ones: {"a": ones.to(torch.complex64)}, "no dense array of real numbers"),
+        (lambda ones: {"a": ones.to("meta")}, "no dense array of real numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_torch_files_of_something_else(tmp_path, content, says):
+    torch.save(content(torch.ones(2)), tmp_path / "a.pth")
+    assert says in refusal(tmp_path / "a.pth")
+
+
+def test_transposed_and_shared_tensors(tmp_path):
+    whole = torch.arange(24.0).reshape(4, 6)
+    torch.save({"turned": whole.T, "part": whole[1:3], "wide": torch.ones(1).expand(5)}, tmp_path / "a.pth")
+    read = read_all(tmp_path / "a.pth")
+    assert read["turned"].flags.c_contiguous
+    np.testing.assert_array_equal(read["turned"], np.arange(24).reshape(4, 6).T)
+    np.testing.assert_array_equal(read["part"], np.arange(6, 18).reshape(2, 6))
+    np.testing.assert_array_equal(read["wide"], np.ones(5))
+
+
+def test_only_tensors_are_asked_for(tmp_path, monkeypatch):
+    asked = []
+    load = torch.load
+
+    def listen(path, **options):
+        asked.append(options)
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", listen)
+    write_torch(tmp_path / "a.pth", VALUES)
+    write_old_torch(tmp_path / "b.pth", VALUES)
+    for name, zipped in (("a.pth", True), ("b.pth", False)):
+        read_all(tmp_path / name)
+        assert asked.pop() == {"map_location": "cpu", "weights_only": True, "mmap": zipped}
+
+
+def test_without_pytorch(tmp_path, monkeypatch):
+    write_torch(tmp_path / "a.pth", VALUES)
+    write_safetensors(tmp_path / "a.safetensors", VALUES)
+    monkeypatch.delitem(sys.modules, "groupwise.backends.torch_files", raising=False)
+    monkeypatch.delattr(groupwise.backends, "torch_files", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert 'pip install "groupwise[torch]", or take a .safetensors file' in refusal(tmp_path / "a.pth")
+    assert read_all(tmp_path / "a.safetensors").keys() == VALUES.keys()
