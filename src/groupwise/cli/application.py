@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groupwise.cli import networks, training, tuning, using
+from groupwise.cli import converting, networks, training, tuning, using
 from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
@@ -50,13 +50,15 @@ for command in (
     training.train,
     using.evaluate,
     using.predict,
+    converting.convert,
     networks.models,
     networks.describe,
     networks.routing,
     tuning.tune,
     training.recipes,
 ):
-    app.command(no_args_is_help=command in (training.train, using.evaluate, using.predict, networks.describe))(command)
+    needs_arguments = (training.train, using.evaluate, using.predict, converting.convert, networks.describe)
+    app.command(no_args_is_help=command in needs_arguments)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

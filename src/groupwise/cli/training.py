@@ -9,7 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, make_console, parse_arguments, parse_size
+from groupwise.cli.options import (
+    Backend,
+    ImageSize,
+    ModelArguments,
+    make_console,
+    parse_arguments,
+    parse_size,
+    print_lines,
+)
 from groupwise.errors import UserError
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
 from groupwise.training.folder import RunFolder, read_json
@@ -185,9 +193,7 @@ def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) 
         "backend": f"{keras.backend.backend()}, {recipe.dtype}",
         "output": str(folder),
     }
-    for name, text in lines.items():
-        console.print(f"[bold]{name:<9}[/bold]", end="")
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:

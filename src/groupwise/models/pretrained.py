@@ -1,0 +1,92 @@
+"""Networks with published weights: what the weights expect of network and images, and the network that fits them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groupwise import models
+from groupwise.models.forms import convert_form
+from groupwise.models.network import Network, without_values
+from groupwise.models.registry import Variant
+from groupwise.weights import Published, class_names_of, input_of, open_published
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What published weights expect of the network that takes them.
+
+    Attributes:
+        publisher: whose names the file has.
+        arguments: of `create`, where the published network differs from the variant.
+        preprocessing: of its images, all of it.
+        image_size: (height, width) of its images, in pixels.
+        num_classes: of its head; None where the file has none.
+        class_names: of these classes, where they are known.
+    """
+
+    publisher: str
+    arguments: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    image_size: tuple[int, int]
+    num_classes: int | None
+    class_names: Sequence[str] | None
+
+
+def create_pretrained(
+    name: str,
+    source: str | Path,
+    num_classes: int | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    include_top: bool = True,
+    features: Sequence[str] | None = None,
+    dtype: str | None = None,
+    **arguments: Any,
+) -> tuple[Network, str | None]:
+    """Return `create`'s network with published weights, and a sentence where its head was left fresh, else None."""
+    variant = models.find(name)
+    form = arguments.pop("form", "c")
+    with open_published(source, variant.family) as published:
+        origin = origin_of(published, variant, arguments)
+        shape = tuple(input_shape or (*origin.image_size, variant.input_shape[2]))
+        whole = {
+            "num_classes": num_classes if num_classes is not None else origin.num_classes,
+            "input_shape": shape,
+            "dtype": dtype,
+            **origin.arguments,
+        }
+        network = models.create(name, **whole, include_top=include_top, features=features)
+        complete = None
+        if not include_top or features is not None:
+            with without_values():
+                complete = models.create(name, **whole)
+        note = published.load(network, complete)
+    network.metadata["preprocessing"] = dict(origin.preprocessing)
+    network.metadata["weights"] = {"source": str(source), "publisher": origin.publisher}
+    if origin.class_names is not None and note is None and complete is None:
+        network.metadata["class_names"] = list(origin.class_names)
+    return (network if form == "c" else convert_form(network, form)), note
+
+
+def origin_of(published: Published, variant: Variant, given: Mapping[str, Any]) -> Origin:
+    """Return what an opened file expects of a variant's network.
+
+    Args:
+        given: the caller's own arguments of `create`, which come before the publisher's.
+    """
+    declared = models.variants().get(published.config.get("architecture", ""), variant)
+    # timm's tf_efficientnet_lite0 and efficientnet_lite0 have the same names and shapes: the hub says which it is.
+    own = declared if declared.family == variant.family else variant
+    differing = {name: value for name, value in own.arguments.items() if variant.arguments.get(name) != value}
+    arguments = {**differing, **published.arguments({**own.arguments, **given})}
+    if variant.takes("use_bias") and published.num_classes is not None:
+        arguments["use_bias"] = published.shape("head.bias") is not None
+    changes, image_size = input_of(published.publisher, published.config, own.input_shape[:2])
+    return Origin(
+        published.publisher,
+        {**arguments, **given},
+        {**own.preprocessing.as_dict(), **changes},
+        image_size,
+        published.num_classes,
+        class_names_of(published.config, published.num_classes, variant.family),
+    )

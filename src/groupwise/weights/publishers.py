@@ -1,0 +1,110 @@
+"""What sets each publisher's networks apart beside their names: arguments of the network, and its input."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from groupwise.errors import UserError
+from groupwise.layers import reduced_width
+from groupwise.weights.slots import Shape
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+class Facts(Protocol):
+    """What is known of an opened file before the network is built."""
+
+    publisher: str
+    stem: str
+
+    def shape(self, slot: str) -> Shape | None:
+        """Return the shape of what the file has for a slot, None where it has nothing."""
+
+
+def arguments_of(facts: Facts, family: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `groupwise.models.create` in which the published network differs from ours.
+
+    Args:
+        facts: of the file.
+        family: `Variant.family`.
+        own: the arguments of the variant that is asked for.
+    """
+    arguments: dict[str, Any] = {}
+    publisher = facts.publisher
+    if publisher == "legacy":
+        arguments["ceiling_pool"] = True
+    if family in ("ResNet", "SE-ResNet"):
+        arguments |= _resnet_arguments(facts, own)
+    if publisher == "keras.applications":
+        arguments["epsilon"] = 1.001e-5
+    if publisher == "lukemelas":
+        arguments |= {"padding": "same", "epsilon": 1e-3}
+    return arguments
+
+
+def _resnet_arguments(facts: Facts, own: Mapping[str, Any]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if own.get("bottlenecks"):
+        # pytorchcv's resnet50 and resnet50b have the same names and shapes: only the file's name tells them apart.
+        is_b = re.search(r"resnet\d+b", facts.stem) is not None
+        arguments["stride_first"] = facts.publisher == "legacy" or (facts.publisher == "pytorchcv" and not is_b)
+    shape = facts.shape("stage1_unit1_squeeze.reduce.weight")
+    if shape is not None and shape[0] == reduced_width(shape[1], own["squeeze_ratio"], divisor=8):
+        # timm rounds to multiples of 8; others do not.
+        exact = reduced_width(shape[1], own["squeeze_ratio"])
+        arguments["squeeze_divisor"] = 1 if shape[0] == exact else 8
+    return arguments
+
+
+def input_of(
+    publisher: str, config: Mapping[str, Any], size: tuple[int, int]
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Return in what the images that weights expect differ from the variant's, and their (height, width) in pixels.
+
+    Args:
+        publisher: of the weights. config: timm's, as the hub has it; what it says comes first.
+        size: (height, width) of the variant's own images.
+
+    Raises:
+        UserError: the configuration is damaged.
+    """
+    changes: dict[str, Any] = {}
+    if publisher == "lukemelas":
+        # TensorFlow's recipe: the short side becomes 32 pixels longer than the crop, and the two largest are smaller.
+        side = {300: 280, 380: 300}.get(size[0], size[0])
+        size = (side, side)
+        changes = {"mean": 3 * (127 / 255,), "std": 3 * (128 / 255,), "interpolation": "bicubic"}
+        changes["crop"] = side / (side + 32)
+    elif publisher == "megvii":
+        # Pixels from 0 to 255 as they are.
+        changes = {"mean": 3 * (0.0,), "std": 3 * (1 / 255,)}
+    elif publisher == "tensorpack":
+        changes = {"interpolation": "bicubic"}
+    try:
+        timm, shape = _configured(config.get("pretrained_cfg", config))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the weights' config.json is damaged: {error}") from error
+    return {**changes, **timm}, shape or size
+
+
+def _configured(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """Return what timm's configuration says of images. Raises TypeError or ValueError where it makes no sense."""
+    changes: dict[str, Any] = {}
+    for name in ("mean", "std"):
+        if name in config:
+            red, green, blue = (float(value) for value in config[name])
+            changes[name] = (red, green, blue)
+    if "interpolation" in config:
+        # "random" is a habit of training; timm then tests with bicubic.
+        name = config["interpolation"] if config["interpolation"] != "random" else "bicubic"
+        if name not in INTERPOLATIONS:
+            raise ValueError(f"interpolation={name!r} is none of {', '.join(INTERPOLATIONS)}")
+        changes["interpolation"] = name
+    if "crop_pct" in config:
+        changes["crop"] = float(config["crop_pct"])
+        if not 0 < changes["crop"] <= 1:
+            raise ValueError(f"crop_pct={config['crop_pct']!r} is not above 0 and at most 1")
+    if "input_size" not in config:
+        return changes, None
+    _, height, width = (int(value) for value in config["input_size"])
+    return changes, (height, width)
