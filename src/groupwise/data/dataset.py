@@ -54,6 +54,21 @@ class Split:
             lambda index, smallest_side: reader(positions[index], smallest_side),
         )
 
+    def with_channels(self, channels: int) -> "Split":
+        """The same images in grey (1) or colour (3), whatever they are."""
+
+        def read(index: int, smallest_side: int | None) -> ImageArray:
+            image = self.reader(index, smallest_side)
+            if image.shape[-1] == channels:
+                return image
+            if channels == 3:
+                return np.repeat(image, 3, axis=-1)
+            # The luma of ITU-R 601, as Pillow's conversion to grey.
+            luma = image @ np.array([0.299, 0.587, 0.114])
+            return np.rint(luma).astype(np.uint8)[..., None]
+
+        return Split(self.labels, self.names, read)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

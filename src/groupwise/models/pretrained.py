@@ -45,27 +45,58 @@ def create_pretrained(
 ) -> tuple[Network, str | None]:
     """Return `create`'s network with published weights, and a sentence where its head was left fresh, else None."""
     variant = models.find(name)
-    form = arguments.pop("form", "c")
     with open_published(source, variant.family) as published:
         origin = origin_of(published, variant, arguments)
-        shape = tuple(input_shape or (*origin.image_size, variant.input_shape[2]))
-        whole = {
-            "num_classes": num_classes if num_classes is not None else origin.num_classes,
-            "input_shape": shape,
-            "dtype": dtype,
+        network = models.create(
+            name,
+            num_classes if num_classes is not None else origin.num_classes,
+            input_shape or (*origin.image_size, variant.input_shape[2]),
+            include_top,
+            features,
+            dtype,
             **origin.arguments,
-        }
-        network = models.create(name, **whole, include_top=include_top, features=features)
-        complete = None
-        if not include_top or features is not None:
-            with without_values():
-                complete = models.create(name, **whole)
-        note = published.load(network, complete)
+        )
+        note = _load(network, published)
     network.metadata["preprocessing"] = dict(origin.preprocessing)
     network.metadata["weights"] = {"source": str(source), "publisher": origin.publisher}
-    if origin.class_names is not None and note is None and complete is None:
+    has_head = include_top and features is None and note is None
+    if origin.class_names is not None and has_head:
         network.metadata["class_names"] = list(origin.class_names)
-    return (network if form == "c" else convert_form(network, form)), note
+    return network, note
+
+
+def load_pretrained(network: Network, source: str | Path) -> str | None:
+    """Give a network published weights, and return a sentence where its head was left fresh, else None.
+
+    Args:
+        network: made by `create` with the arguments that `read_origin` says.
+        source: as for `create`.
+    """
+    with open_published(source, models.find(network.architecture["name"]).family) as published:
+        return _load(network, published)
+
+
+def read_origin(name: str, source: str | Path, **arguments: Any) -> Origin:
+    """Return what a source of weights expects of the named network; `arguments` are the caller's own of `create`."""
+    variant = models.find(name)
+    with open_published(source, variant.family) as published:
+        return origin_of(published, variant, arguments)
+
+
+def _load(network: Network, published: Published) -> str | None:
+    """Load weights into a network in any of ResNeXt's forms, of which files know the third, or into a part of one."""
+    architecture = network.architecture
+    form = architecture.get("form", "c")
+    if form != "c":
+        grouped = models.create(**{**architecture, "form": "c"})
+        note = _load(grouped, published)
+        network.set_weights(convert_form(grouped, form).get_weights())
+        return note
+    if architecture["include_top"] and architecture["features"] is None:
+        return published.load(network)
+    with without_values():
+        complete = models.create(**{**architecture, "include_top": True, "features": None})
+    return published.load(network, complete)
 
 
 def origin_of(published: Published, variant: Variant, given: Mapping[str, Any]) -> Origin:

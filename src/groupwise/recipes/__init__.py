@@ -44,6 +44,7 @@ class Recipe:
             TensorFlow or PyTorch.
         jit_compile: whether Keras compiles steps with XLA (PyTorch: torch.compile). "auto": on JAX alone, since
             TensorFlow's own kernels for convolutions are faster on a CPU than XLA's.
+        freeze_backbone: whether only the head learns, on the features of the weights that training starts from.
         augmentation: how training images are varied.
     """
 
@@ -64,6 +65,7 @@ class Recipe:
     average: float = 0.0
     dtype: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
     jit_compile: bool | Literal["auto"] = "auto"
+    freeze_backbone: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:

@@ -18,10 +18,10 @@ from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
 from groupwise.training.interruption import Interruption
 from groupwise.training.optimizers import make_optimizer
-from groupwise.training.plan import Plan, build_network, make_batches, transfer_weights
+from groupwise.training.plan import Plan, build_network, make_batches
 from groupwise.training.progress import ProgressBar
-from groupwise.training.saved import load_network
 from groupwise.training.seed import set_seed
+from groupwise.training.starting import start_from
 from groupwise.training.stopped import Diverged, Interrupted
 
 
@@ -100,7 +100,7 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     """
     folder = RunFolder(output)
     folder.open(resume)
-    if (dataset.class_names, dataset.channels) != (plan.class_names, plan.channels):
+    if dataset.class_names != plan.class_names or dataset.channels > plan.channels:
         raise UserError(f"{dataset.name} is not what this run was trained on: its classes or channels differ")
     set_seed(plan.seed)
     session = _prepare(plan, dataset, folder, console)
@@ -148,10 +148,9 @@ def _begin(session: _Session) -> int:
     """Write down what is to be done, and return the first epoch."""
     plan, folder = session.plan, session.folder
     if plan.weights is not None:
-        copied, total = transfer_weights(session.network, load_network(plan.weights))
-        if not copied:
-            raise UserError(f"{plan.weights}: no layer fits {plan.recipe.model}; take a model of the same network")
-        session.console.print(f"weights     {copied} of {total} layers from {plan.weights}", highlight=False)
+        taken = start_from(session.network, plan.weights)
+        session.console.print("[bold]weights  [/bold]", end="")
+        session.console.print(taken, highlight=False, markup=False, soft_wrap=True)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.recipe, plan.as_dict())
     write_json(folder.environment, environment(keras.backend.backend()))

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
 from groupwise import models
 from groupwise.data import Augmentation, Dataset, ImageBatches, Split
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
+from groupwise.training.starting import find_start
 
 DIGITS_SIDE, SMALL_SIDE = 32, 64
 
@@ -29,7 +28,8 @@ class Plan:
         class_names: in the order of the network's outputs.
         channels: of the images, 1 or 3.
         seed: of the split, the first weights, the order and the augmentation.
-        weights: the model file or run whose weights training starts from, or None.
+        weights: the run, file or source of published weights that training starts from, or None.
+        preprocessing: of the images, as the weights expect it; None for the network's own.
     """
 
     recipe: Recipe
@@ -39,6 +39,7 @@ class Plan:
     channels: int
     seed: int = 0
     weights: str | None = None
+    preprocessing: Mapping[str, Any] | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -73,17 +74,27 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     The recipe's size comes first; then the data's own, where all images have one and it is not above the network's;
     then the network's.
 
+    What the weights expect of network and images settles the rest, where the recipe leaves it open.
+
     Raises:
-        UserError: an unknown model.
+        UserError: an unknown model, or weights that cannot be had or read.
     """
-    own = models.find(recipe.model).input_shape[:2]
+    start = None if weights is None else find_start(weights, recipe.model, recipe.model_arguments)
+    if recipe.freeze_backbone and start is None:
+        raise UserError("freeze_backbone: a backbone of fresh weights is of no use; name trained ones with --weights")
+    own = models.find(recipe.model).input_shape[:2] if start is None else start.image_size
     size = recipe.image_size
     if size is None:
         fits = dataset.image_size is not None and dataset.image_size[0] <= own[0] and dataset.image_size[1] <= own[1]
         size = dataset.image_size if fits else own
     dtype = fastest_dtype() if recipe.dtype == "auto" else recipe.dtype
     settled = replace(recipe, image_size=size, dtype=dtype)
-    return Plan(settled, data, dataset.name, dataset.class_names, dataset.channels, seed, weights)
+    channels: int = dataset.channels
+    if start is not None:
+        settled = replace(settled, model_arguments=dict(start.arguments))
+        channels = max(channels, start.channels)
+    preprocessing = None if start is None else start.preprocessing
+    return Plan(settled, data, dataset.name, dataset.class_names, channels, seed, weights, preprocessing)
 
 
 def fastest_dtype(processor: Path = Path("/proc/cpuinfo")) -> Literal["float32", "mixed_bfloat16"]:
@@ -97,7 +108,10 @@ def fastest_dtype(processor: Path = Path("/proc/cpuinfo")) -> Literal["float32",
 
 
 def build_network(plan: Plan) -> Network:
-    """Return the plan's network with fresh weights, the preprocessing of its images and its class names."""
+    """Return the plan's network with fresh weights, the preprocessing of its images and its class names.
+
+    Where the recipe freezes the backbone, only the head learns, and batch norm keeps its moving statistics.
+    """
     recipe = plan.recipe
     network = models.create(
         recipe.model,
@@ -106,7 +120,10 @@ def build_network(plan: Plan) -> Network:
         dtype=recipe.dtype,
         **recipe.model_arguments,
     )
-    preprocessing = dict(network.metadata["preprocessing"])
+    if recipe.freeze_backbone:
+        for layer in network.layers:
+            layer.trainable = layer.name == "head"
+    preprocessing = dict(plan.preprocessing or network.metadata["preprocessing"])
     for name in ("mean", "std"):
         preprocessing[name] = _for_channels(preprocessing[name], plan.channels)
     network.metadata.update(preprocessing=preprocessing, class_names=list(plan.class_names))
@@ -127,7 +144,7 @@ def make_batches(
     height, width, channels = network.architecture["input_shape"]
     preprocessing = network.metadata["preprocessing"]
     return ImageBatches(
-        split,
+        split.with_channels(channels),
         batch_size,
         (height, width),
         channels,
@@ -141,37 +158,6 @@ def make_batches(
         shuffle=shuffle,
         seed=seed,
     )
-
-
-def with_channels(split: Split, channels: int) -> Split:
-    """Return the split with its images in grey (1) or colour (3), whatever they are."""
-
-    def read(index: int, smallest_side: int | None) -> NDArray[np.uint8]:
-        image = split.read(index, smallest_side)
-        if image.shape[-1] == channels:
-            return image
-        if channels == 3:
-            return np.repeat(image, 3, axis=-1)
-        # The luma of ITU-R 601, as Pillow's conversion to grey.
-        luma = image @ np.array([0.299, 0.587, 0.114])
-        return np.rint(luma).astype(np.uint8)[..., None]
-
-    return Split(split.labels, split.names, read)
-
-
-def transfer_weights(network: Network, source: Network) -> tuple[int, int]:
-    """Copy every layer's weights that have the same name and shapes; return (layers copied, layers with weights)."""
-    sources = {layer.name: layer for layer in source.layers}
-    copied = total = 0
-    for layer in network.layers:
-        if not layer.weights:
-            continue
-        total += 1
-        twin = sources.get(layer.name)
-        if twin is not None and [v.shape for v in twin.weights] == [v.shape for v in layer.weights]:
-            layer.set_weights(twin.get_weights())
-            copied += 1
-    return copied, total
 
 
 def _for_channels(values: Sequence[float], channels: int) -> list[float]:

@@ -14,7 +14,7 @@ from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.training.evaluation import predict_logits, probabilities
 from groupwise.training.folder import RunFolder
-from groupwise.training.plan import with_channels
+from groupwise.weights import imagenet_classes
 
 PREDICTED_AT_ONCE = 32
 
@@ -46,29 +46,36 @@ def load_network(run_or_model: str | Path) -> Network:
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is no .keras file, or a damaged one")
     try:
-        network = keras.saving.load_model(path, compile=False)
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise
     except Exception as error:  # Keras raises nearly anything on a file that is not its own
         raise UserError(f"{path} cannot be read as a Keras model: {str(error).strip().splitlines()[0]}") from error
     if not isinstance(network, Network) or "class_names" not in network.metadata:
-        raise UserError(f"{path} was not written by `groupwise train`: it has no class names and preprocessing")
+        raise UserError(
+            f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing"
+        )
+    if None in network.architecture["input_shape"]:
+        raise UserError(
+            f"{path} is a network for images of any size: create it again with an input_shape, and save that"
+        )
     return network
 
 
 def match_classes(network: Network, dataset: Dataset) -> tuple[Split, str | None]:
-    """Return the test split with the network's classes and channels, and a note where that took a guess.
+    """Return the test split with the network's classes, and a note where that took a guess.
 
-    Classes are matched by name; by position where the names differ but their number does not.
+    Classes are matched by name, or by ImageNet's WordNet id; by position where the names differ but their number does
+    not.
 
     Raises:
         UserError: the data has classes that the network does not know.
     """
     known: list[str] = network.metadata["class_names"]
-    split = with_channels(dataset.test, network.architecture["input_shape"][2])
-    unknown = [name for name in dataset.class_names if name not in known]
+    split, places = dataset.test, _places(known)
+    unknown = [name for name in dataset.class_names if name not in places]
     if not unknown:
-        labels = np.array([known.index(name) for name in dataset.class_names], np.int64)[split.labels]
+        labels = np.array([places[name] for name in dataset.class_names], np.int64)[split.labels]
         return Split(labels, split.names, split.reader), None
     if len(dataset.class_names) == len(known):
         note = f"the classes' names differ ({unknown[0]!r} is unknown to the model): they are matched by position"
@@ -77,6 +84,13 @@ def match_classes(network: Network, dataset: Dataset) -> tuple[Split, str | None
         f"{dataset.name} has {len(dataset.class_names)} classes and the model {len(known)}, "
         f"which do not include {unknown[0]!r}"
     )
+
+
+def _places(class_names: Sequence[str]) -> dict[str, int]:
+    """Return the place of every class by its name, and by its WordNet id where the classes are ImageNet's."""
+    classes = imagenet_classes()
+    ids = list(classes) if list(classes.values()) == list(class_names) else []
+    return {name: place for names in (ids, class_names) for place, name in enumerate(names)}
 
 
 def predict_images(
