@@ -184,76 +184,125 @@ def _lukemelas() -> list[Case]:
     return cases
 
 
-CASES: tuple[Case, ...] = (*_timm(), *_torchvision(), *_pytorchcv(), *_lukemelas())
+def _keras_applications() -> list[Case]:
+    depths = {"resnext50": (3, 4, 6, 3), "resnext101": (3, 4, 23, 3)}
+    cases = []
+    for ours, theirs in (
+        ("resnext50_32x4d", "resnext50_c32"),
+        ("resnext101_32x4d", "resnext101_c32"),
+        ("resnext101_64x4d", "resnext101_c64"),
+    ):
+        ends = {f"stage{s}": f"conv{s + 1}_block{n}_out" for s, n in enumerate(depths[theirs.split("_")[0]], start=1)}
+        stages = {"stem": "conv1_relu", **ends}
+        cases.append(Case(ours, "keras.applications", theirs, stages, quick=theirs == "resnext50_c32"))
+    return cases
 
 
-def make_peer(case: Case) -> Any:
-    """Return the publisher's network, for images of any size, with random weights, ready for inference."""
+CASES: tuple[Case, ...] = (*_timm(), *_torchvision(), *_pytorchcv(), *_lukemelas(), *_keras_applications())
+
+
+class TorchPeer:
+    """A publisher's network in PyTorch, for images of any size, with random weights, ready for inference."""
+
+    def __init__(self, case: Case) -> None:
+        from tests.peers import randomise
+
+        self._case = case
+        self._network = randomise(_torch_network(case))
+        for path, module in self._network.named_modules():
+            if path.endswith(("bn3", "conv3.bn")) and ("resne" in case.name or "senet" in case.name):
+                # Else the blocks' sums grow, the gates saturate, and PyTorch's float32 is far from its own float64.
+                module.weight.data.mul_(0.3)
+
+    def write(self, folder: Path) -> Path:
+        """Write the weights as the publisher does: timm in safetensors, the others in PyTorch's own files."""
+        import torch
+        from safetensors.torch import save_file
+
+        path = folder / self._case.peer
+        if self._case.publisher == "timm":
+            save_file(self._network.state_dict(), path.with_suffix(".safetensors"))
+            return path.with_suffix(".safetensors")
+        prefix = "module." if self._case.publisher == "megvii" else ""
+        state = {f"{prefix}{key}": value for key, value in self._network.state_dict().items()}
+        torch.save({"state_dict": state} if prefix else state, path.with_suffix(".pth"))
+        return path.with_suffix(".pth")
+
+    def outputs(self, images: Any) -> dict[str, Any]:
+        """Return the logits and stages, channels last, for images (batch, height, width, 3)."""
+        import torch
+
+        outputs: dict[str, Any] = {}
+
+        def keep(name: str) -> Callable[..., None]:
+            # Cloned, since a later activation in place would change it.
+            return lambda _module, _inputs, output: outputs.setdefault(name, output.detach().clone())
+
+        stages = self._case.stages.items()
+        hooks = [self._network.get_submodule(path).register_forward_hook(keep(name)) for name, path in stages]
+        with torch.no_grad():
+            logits = self._network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        for hook in hooks:
+            hook.remove()
+        maps = {name: tensor.numpy().transpose(0, 2, 3, 1) for name, tensor in outputs.items()}
+        return {**maps, "logits": logits.numpy()}
+
+
+def _torch_network(case: Case) -> Any:
     import torch
 
     from benchmarks.peers import without_compiled_operations
-    from tests.peers import randomise
 
     with without_compiled_operations():
         if case.publisher == "timm":
             import timm
 
-            peer = timm.create_model(case.peer, pretrained=False)
-        elif case.publisher == "torchvision":
+            return timm.create_model(case.peer, pretrained=False)
+        if case.publisher == "torchvision":
             import torchvision.models
 
-            peer = getattr(torchvision.models, case.peer)(weights=None)
-        elif case.publisher == "pytorchcv":
+            return getattr(torchvision.models, case.peer)(weights=None)
+        if case.publisher == "pytorchcv":
             from pytorchcv.model_provider import get_model
 
             peer = get_model(case.peer, pretrained=False)
-            pool = torch.nn.AdaptiveAvgPool2d(1)
-            if case.name == "xception":
-                peer.features.final_block.pool = pool
-            else:
-                peer.features.final_pool = pool
-        else:
-            from efficientnet_lite_pytorch import EfficientNet
+            parent, name = (
+                (peer.features.final_block, "pool") if case.name == "xception" else (peer.features, "final_pool")
+            )
+            setattr(parent, name, torch.nn.AdaptiveAvgPool2d(1))
+            return peer
+        from efficientnet_lite_pytorch import EfficientNet
 
-            peer = EfficientNet.from_name(case.peer, image_size=None)
-    randomise(peer)
-    for path, module in peer.named_modules():
-        if path.endswith(("bn3", "conv3.bn")) and ("resne" in case.name or "senet" in case.name):
-            # Else the blocks' sums grow, the gates saturate, and PyTorch's float32 is far from its own float64.
-            module.weight.data.mul_(0.3)
-    return peer
+        return EfficientNet.from_name(case.peer, image_size=None)
 
 
-def write_weights(peer: Any, case: Case, folder: Path) -> Path:
-    """Write a peer's weights as its publisher does: timm in safetensors, the others in PyTorch's own files."""
-    import torch
-    from safetensors.torch import save_file
+class KerasPeer:
+    """keras.applications' ResNeXt, likewise."""
 
-    path = folder / case.peer
-    if case.publisher == "timm":
-        save_file(peer.state_dict(), path.with_suffix(".safetensors"))
-        return path.with_suffix(".safetensors")
-    torch.save(peer.state_dict(), path.with_suffix(".pth"))
-    return path.with_suffix(".pth")
+    def __init__(self, case: Case) -> None:
+        import keras
 
+        from tests import keras_applications
 
-def peer_outputs(peer: Any, stages: Stages, images: Any) -> dict[str, Any]:
-    """Return the peer's logits and stages, channels last, for images (batch, height, width, 3)."""
-    import torch
+        self._case = case
+        name, groups = case.peer.split("_c")
+        network = keras_applications.resnext(name, int(groups))
+        keras_applications.randomise(network)
+        layers = {name: network.get_layer(layer).output for name, layer in case.stages.items()}
+        self._network = keras.Model(network.input, {**layers, "logits": network.output})
 
-    outputs: dict[str, Any] = {}
+    def write(self, folder: Path) -> Path:
+        """Write the weights as Keras 2 did."""
+        from tests import keras_applications
 
-    def keep(name: str) -> Callable[..., None]:
-        # Cloned, since a later activation in place would change it.
-        return lambda _module, _inputs, output: outputs.setdefault(name, output.detach().clone())
+        return keras_applications.write(self._network, folder / f"{self._case.peer}.h5")
 
-    hooks = [peer.get_submodule(path).register_forward_hook(keep(name)) for name, path in stages.items()]
-    with torch.no_grad():
-        logits = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    for hook in hooks:
-        hook.remove()
-    maps = {name: tensor.numpy().transpose(0, 2, 3, 1) for name, tensor in outputs.items()}
-    return {**maps, "logits": logits.numpy()}
+    def outputs(self, images: Any) -> dict[str, Any]:
+        """Return the logits and stages for images (batch, height, width, 3)."""
+        import keras
+
+        outputs = self._network(images, training=False)
+        return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
 
 
 def difference(case: Case, sizes: Sequence[int] = SIZES) -> float:
@@ -263,17 +312,17 @@ def difference(case: Case, sizes: Sequence[int] = SIZES) -> float:
 
     from groupwise import models
 
-    peer = make_peer(case)
+    peer = KerasPeer(case) if case.publisher == "keras.applications" else TorchPeer(case)
     shape = (None, None, 3)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_weights(peer, case, Path(folder))
+        path = peer.write(Path(folder))
         model = models.create(case.name, weights=path, input_shape=shape)
         parts = models.create(case.name, weights=path, input_shape=shape, features=tuple(case.stages))
     largest = 0.0
     for size in sizes:
         images = np.random.default_rng(size).normal(size=(2, size, size, 3)).astype("float32")
         outputs = {**parts(images, training=False), "logits": model(images, training=False)}
-        for name, values in peer_outputs(peer, case.stages, images).items():
+        for name, values in peer.outputs(images).items():
             ours = keras.ops.convert_to_numpy(outputs[name])
             assert ours.shape == values.shape, f"{case.label}: {name} is {ours.shape}, not {values.shape}"
             assert np.abs(values).max() > 1e-3, f"{case.label}: {name} is all but zero"
