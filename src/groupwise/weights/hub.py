@@ -62,7 +62,7 @@ def _read_config(path: Path, reference: str) -> dict[str, Any]:
 
 def _download(repository: str, revision: str | None, name: str) -> Path | None:
     """Return a file's path in the cache, where it is now; None where the repository has no such file."""
-    import huggingface_hub as hub  # half a second, which only those who fetch should wait
+    import huggingface_hub as hub  # imported late: it takes a fifth of a second
     from huggingface_hub import errors
 
     try:
