@@ -1,0 +1,236 @@
+"""Published weights: parity with the publishers' own networks, what travels with them, and what does not fit."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from groupwise import models
+from groupwise.errors import UserError
+from groupwise.weights import imagenet_classes, input_of
+from groupwise.weights.naming import NAMINGS
+from groupwise.weights.published import canonical_keys
+from groupwise.weights.slots import slots_of
+from tests import parity
+
+TINY = "resnext20_16x4d_cifar10"
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.label, marks=() if c.quick else pytest.mark.slow) for c in parity.CASES]
+)
+def test_parity(case: parity.Case) -> None:
+    """Logits and stages at two sizes, through a file on disk."""
+    assert parity.difference(case) < parity.TOLERANCE
+
+
+def pytorchcv_file(path: Path, name: str = TINY, seed: int = 0, **changes: Any) -> Path:
+    """Write an .npz in pytorchcv's names, kernels in Keras's order, for one of our networks; return its path.
+
+    Args:
+        changes: by key, another array, or None to leave the key out.
+    """
+    generator = np.random.default_rng(seed)
+    naming = next(n for n in NAMINGS if n.publisher == "pytorchcv" and "CIFAR ResNeXt" in n.families)
+    arrays: dict[str, Any] = {}
+    for slot in slots_of(models.create(name)):
+        module = naming.candidates(slot.layer, {})[-1 if "stem" in slot.layer else 0]
+        shape = tuple(slot.variable.shape)
+        is_vector = len(shape) == 1
+        values = (
+            generator.uniform(0.5, 1, shape) if is_vector else generator.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
+        )
+        arrays[f"{module}.{slot.role}"] = values.astype("float32")
+    arrays |= changes
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+    return path
+
+
+def test_every_value_goes_into_its_own_variable(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz")
+    network = models.create(TINY, weights=path)
+    arrays = np.load(path)
+    np.testing.assert_array_equal(network.get_layer("stem_conv").kernel, arrays["features.init_block.conv.weight"])
+    expected = arrays["features.stage2.unit1.identity_conv.bn.running_var"]
+    np.testing.assert_array_equal(network.get_layer("stage2_unit1_shortcut_bn").moving_variance, expected)
+    assert network.metadata["weights"] == {"source": str(path), "publisher": "pytorchcv"}
+    assert network.metadata["class_names"][3] == "cat"
+
+
+def test_prefixes_and_counters_are_passed_over(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz")
+    renamed = {f"module.{key}": value for key, value in np.load(path).items()}
+    renamed["module.features.init_block.bn.num_batches_tracked"] = np.array(7)
+    np.savez(tmp_path / "parallel.npz", **renamed)
+    plain, parallel = (models.create(TINY, weights=tmp_path / f"{name}.npz") for name in ("weights", "parallel"))
+    for a, b in zip(plain.get_weights(), parallel.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path: Path) -> None:
+    changes = {
+        "features.stage1.unit1.body.conv2.bn.bias": None,
+        "features.stage3.unit9.body.conv1.conv.weight": np.zeros((1, 1, 2, 2), "float32"),
+        "features.init_block.conv.weight": np.zeros((3, 3, 3, 32), "float32"),
+        "output.weight": np.zeros((512, 10), "float32"),
+    }
+    path = pytorchcv_file(tmp_path / "weights.npz", **changes)
+    with pytest.raises(UserError) as error:
+        models.create(TINY, weights=path)
+    for text in (
+        "1 missing: features.stage1.unit1.body.conv2.bn.bias",
+        "1 unexpected: features.stage3.unit9.body.conv1.conv.weight",
+        "2 of another shape: features.init_block.conv.weight 3x3x3x32 instead of 3x3x3x64",
+        "output.weight 512x10 instead of 1024x10",
+    ):
+        assert text in str(error.value)
+
+
+def test_another_number_of_classes_leaves_a_fresh_head(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz")
+    with pytest.warns(UserWarning, match="the head is fresh: 7 classes here, 10 in"):
+        network = models.create(TINY, num_classes=7, weights=path)
+    assert network.output_shape == (None, 7)
+    assert "class_names" not in network.metadata
+    whole = models.create(TINY, weights=path)
+    for layer in whole.layers:
+        if layer.name != "head":
+            for a, b in zip(layer.get_weights(), network.get_layer(layer.name).get_weights(), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_parts_and_forms_of_a_network_take_the_same_file(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        whole = models.create(TINY, weights=path)
+        backbone = models.create(TINY, weights=path, include_top=False)
+        stages = models.create(TINY, weights=path, features=["stage1", "stage3"])
+        paths = models.create(TINY, weights=path, form="b")
+    logits, by_paths, features, stage3 = (
+        keras.ops.convert_to_numpy(outputs)
+        for outputs in (whole(images), paths(images), backbone(images), stages(images)["stage3"])
+    )
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(by_paths, logits, atol=1e-5 * np.abs(logits).max())
+    np.testing.assert_array_equal(features, stage3)
+    assert "class_names" not in backbone.metadata
+
+
+def test_what_the_weights_expect_travels_through_saving(tmp_path: Path) -> None:
+    source = pytorchcv_file(tmp_path / "weights.npz")
+    timm = {"mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "crop_pct": 0.9, "interpolation": "bicubic"}
+    config = {"architecture": "none", "pretrained_cfg": {**timm, "input_size": [3, 40, 48]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    models.create(TINY, weights=source).save(tmp_path / "model.keras")
+    network = keras.saving.load_model(tmp_path / "model.keras")
+    assert network.input_shape == (None, 40, 48, 3)
+    preprocessing = network.metadata["preprocessing"]
+    assert [list(preprocessing["mean"]), preprocessing["interpolation"]] == [[0.1, 0.2, 0.3], "bicubic"]
+    assert (preprocessing["crop"], network.metadata["weights"]["publisher"]) == (0.9, "pytorchcv")
+    assert len(network.metadata["class_names"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"pretrained_cfg": {"mean": [1, 2]}}, "not enough values"),
+        ({"pretrained_cfg": {"interpolation": "cubic"}}, "interpolation='cubic' is none of nearest"),
+        ({"pretrained_cfg": {"crop_pct": 0}}, "crop_pct=0 is not above 0"),
+        ({"pretrained_cfg": {"input_size": 224}}, "not iterable"),
+    ],
+)
+def test_a_damaged_configuration_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"config.json is damaged: .*{message}"):
+        input_of("timm", config, (224, 224))
+
+
+def test_lukemelas_input_is_tensorflows() -> None:
+    changes, size = input_of("lukemelas", {}, (300, 300))
+    assert size == (280, 280)
+    assert int(280 / changes["crop"]) == 312
+    np.testing.assert_allclose(np.array([changes["mean"], changes["std"]]) * 255, [3 * [127], 3 * [128]])
+
+
+def test_the_wrong_family_and_unknown_names_are_said(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz")
+    with pytest.raises(UserError, match=r"holds a network of .*CIFAR ResNeXt in pytorchcv's names, not MobileNet v1"):
+        models.create("mobilenet_wd4", weights=path)
+    np.savez(tmp_path / "unknown.npz", **{"encoder.weight": np.zeros(3)})
+    with pytest.raises(
+        UserError, match=r"has unknown names \(encoder\): CIFAR ResNeXt is read in the names of pytorch"
+    ):
+        models.create(TINY, weights=tmp_path / "unknown.npz")
+    with pytest.raises(UserError, match="MNIST is read in the names of no publisher"):
+        models.create("mnist_cnn", weights=tmp_path / "unknown.npz")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.pth", "nowhere.pth does not exist: name a file of weights"),
+        ("package:no_such_package", "there is no installed package 'no_such_package'"),
+        ("package:keras", "carries no such weight file"),
+        ("hf:resnet50", "is no repository; write hf:owner/name"),
+    ],
+)
+def test_sources_that_are_none(source: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        models.create("resnet18", weights=source)
+
+
+def test_a_package_is_looked_up_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "carrier"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('this was run')")
+    pytorchcv_file(package / "models" / "one.npz")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert models.create(TINY, weights="package:carrier").metadata["weights"]["publisher"] == "pytorchcv"
+    pytorchcv_file(package / "two.npz", seed=1)
+    with pytest.raises(
+        UserError, match=r"carries several: name one of models/one.npz, two.npz, as package:carrier/PATH"
+    ):
+        models.create(TINY, weights="package:carrier")
+    assert models.create(TINY, weights="package:carrier/two.npz").count_params()
+
+
+def test_timms_configuration_says_which_efficientnet_it_is() -> None:
+    from groupwise.models.pretrained import origin_of
+
+    class Opened:
+        publisher, num_classes, stem = "timm", 1000, "model"
+
+        def __init__(self) -> None:
+            self.config = {"architecture": "tf_efficientnet_lite0"}
+
+        def arguments(self, own: Any) -> dict[str, Any]:
+            return {}
+
+        def shape(self, slot: str) -> tuple[int, ...]:
+            return (1000,)
+
+    origin: Any = origin_of(Opened(), models.find("efficientnet_lite0"), {})  # type: ignore[arg-type]
+    assert (origin.arguments["padding"], origin.arguments["epsilon"]) == ("same", 1e-3)
+    assert origin.preprocessing["mean"] == (0.5, 0.5, 0.5)
+
+
+def test_canonical_keys_of_three_frameworks() -> None:
+    assert list(canonical_keys(["module._orig_mod.fc.weight"])) == ["fc.weight"]
+    keras_keys = canonical_keys(
+        ["conv1_bn.gamma", "conv1_bn.moving_variance", "probs.kernel", "x_2_conv.depthwise_kernel"]
+    )
+    assert list(keras_keys) == ["conv1_bn.weight", "conv1_bn.running_var", "probs.weight", "x_2_conv.weight"]
+
+
+def test_imagenets_classes() -> None:
+    classes = imagenet_classes()
+    assert (len(classes), len(set(classes.values()))) == (1000, 1000)
+    assert classes["n02123045"] == "tabby"
+    assert list(classes) == sorted(classes)
+    assert list(classes).index("n02123045") == 281
