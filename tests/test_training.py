@@ -20,7 +20,7 @@ from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
 from groupwise.training.folder import RunFolder
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
-from groupwise.training.plan import default_recipe, fastest_dtype
+from groupwise.training.plan import Plan, build_network, default_recipe, fastest_dtype
 from groupwise.training.stopped import Diverged, Interrupted
 from tests import tiny as bars
 
@@ -174,6 +174,17 @@ def test_the_image_size_is_the_data_s_or_the_network_s(tiny: str, tmp_path: Path
     assert default_recipe(dataset) == "digits"
     assert default_recipe(replace(dataset, channels=3)) == "cifar10"
     assert default_recipe(replace(dataset, image_size=None)) == "photos"
+
+
+@pytest.mark.parametrize(("size", "crop"), [((8, 8), 1.0), ((9, 9), 0.875), (None, 0.875)])
+def test_nothing_is_cut_off_images_of_the_networks_size(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None, crop: float
+) -> None:
+    photos = replace(bars.VARIANT, preprocessing=replace(bars.VARIANT.preprocessing, crop=0.875))
+    monkeypatch.setitem(models.variants(), "tiny", photos)
+    plan = make_plan(replace(bars.dataset(tmp_path), image_size=size), "x", bars.RECIPE)
+    assert build_network(plan).metadata["preprocessing"]["crop"] == crop
+    assert Plan.of(json.loads(json.dumps(plan.as_dict()))) == plan
 
 
 @pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])

@@ -30,6 +30,7 @@ class Plan:
         channels: of the images, 1 or 3.
         seed: of the split, the first weights, the order and the augmentation.
         weights: the model file or run whose weights training starts from, or None.
+        uncropped: whether the images have the network's size, so that nothing is to be cut off them.
     """
 
     recipe: Recipe
@@ -39,6 +40,7 @@ class Plan:
     channels: int
     seed: int = 0
     weights: str | None = None
+    uncropped: bool = False
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -83,7 +85,8 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
         size = dataset.image_size if fits else own
     dtype = fastest_dtype() if recipe.dtype == "auto" else recipe.dtype
     settled = replace(recipe, image_size=size, dtype=dtype)
-    return Plan(settled, data, dataset.name, dataset.class_names, dataset.channels, seed, weights)
+    uncropped = dataset.image_size == size
+    return Plan(settled, data, dataset.name, dataset.class_names, dataset.channels, seed, weights, uncropped)
 
 
 def fastest_dtype(processor: Path = Path("/proc/cpuinfo")) -> Literal["float32", "mixed_bfloat16"]:
@@ -109,6 +112,8 @@ def build_network(plan: Plan) -> Network:
     preprocessing = dict(network.metadata["preprocessing"])
     for name in ("mean", "std"):
         preprocessing[name] = _for_channels(preprocessing[name], plan.channels)
+    if plan.uncropped:
+        preprocessing["crop"] = 1.0
     network.metadata.update(preprocessing=preprocessing, class_names=list(plan.class_names))
     return network
 
