@@ -10,12 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.errors import UserError
-from groupwise.training import RunSummary, load_network, make_plan, read_plan, train
+from groupwise.training import RunSummary, load_network, make_plan, predict_images, read_plan, train
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
 from groupwise.training.folder import RunFolder
@@ -185,6 +186,17 @@ def test_nothing_is_cut_off_images_of_the_networks_size(
     plan = make_plan(replace(bars.dataset(tmp_path), image_size=size), "x", bars.RECIPE)
     assert build_network(plan).metadata["preprocessing"]["crop"] == crop
     assert Plan.of(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_jpegs_are_predicted_at_their_full_size(tiny: str, tmp_path: Path) -> None:
+    network = models.create("tiny")
+    network.metadata["class_names"] = ["a", "b", "c"]
+    jpeg, png = tmp_path / "a.jpg", tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (90, 70), np.uint8)
+    Image.fromarray(noise).save(jpeg)
+    Image.open(jpeg).save(png)
+    one, other = (values for _, values in predict_images(network, [jpeg, png], pytest.fail))
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])

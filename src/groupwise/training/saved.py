@@ -95,7 +95,7 @@ def predict_images(
     pending: list[tuple[Path, NDArray[np.float32]]] = []
     for path in paths:
         try:
-            image = read_image(path, channels, smallest_side=int(min(height, width) / preprocessing["crop"]))
+            image = read_image(path, channels)
         except BrokenImage as error:
             on_broken(error)
             continue
