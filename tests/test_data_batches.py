@@ -239,6 +239,20 @@ def test_files_go_all_the_way(tmp_path):
     np.testing.assert_allclose(images[:, 8, 12, [2, 0]], labels, atol=0.02)
 
 
+def test_images_are_decoded_at_their_full_size_for_a_test_alone():
+    sides = []
+
+    def read(index, smallest_side):
+        sides.append(smallest_side)
+        return np.zeros((90, 60, 3), np.uint8)
+
+    split = Split(np.arange(4) % 2, ["a"] * 4, read)
+    for augmentation, side in ((None, None), (Augmentation(), 16), (Augmentation(resized_crop=(0.25, 1.0)), 28)):
+        next(iter(ImageBatches(split, 4, (14, 14), 3, 2, mean=0.5, std=0.5, augmentation=augmentation)))
+        assert set(sides) == {side}
+        sides.clear()
+
+
 @pytest.mark.parametrize(
     "name",
     ["arrays", "augmentation", "batches", "cifar", "dataset", "files", "folders", "images", "samples", "sources"],
@@ -273,5 +287,5 @@ def test_photos(photos):
     assert images.shape == (100, 224, 224, 3)
     np.testing.assert_array_equal(labels, np.eye(100))
     assert batches.broken == []
-    whole = prepare_image(split.read(3), (224, 224)) / 255  # decoding at a smaller scale changes hardly anything
-    assert np.abs(whole - images[3]).mean() < 0.02
+    for index, image in enumerate(images):
+        np.testing.assert_array_equal(np.rint(image * 255), prepare_image(split.read(index), (224, 224)))

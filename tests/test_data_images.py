@@ -1,17 +1,19 @@
 """Every kind of image file is read as its pixels say, and what cannot be read is named with a reason."""
 
 import io
+import math
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.peers import without_compiled_operations
 from groupwise.data import BrokenImage, prepare_image, read_image
-from groupwise.data.images import read_header
+from groupwise.data.images import centre_crop, read_header
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -182,7 +184,7 @@ def test_damaged_bytes_are_read_or_broken_but_nothing_else(noise, place, kind):
 
 def test_preparing_leaves_the_right_size_alone_and_centres_the_rest():
     image = np.arange(8 * 8, dtype=np.uint8).reshape(8, 8, 1)
-    assert prepare_image(image, (8, 8)) is image
+    assert prepare_image(image, (8, 8), crop=1.0) is image
     np.testing.assert_array_equal(prepare_image(image, (4, 6), crop=1.0, interpolation="nearest").shape, (4, 6, 1))
     # 8 covers 4 / 0.5 without scaling: the centre is cut out.
     np.testing.assert_array_equal(prepare_image(image, (4, 4), crop=0.5), image[2:6, 2:6])
@@ -210,3 +212,38 @@ def test_preparing_gives_the_size_asked_for(source_height, source_width, height,
 def test_preparing_refuses_bad_arguments(arguments):
     with pytest.raises(ValueError, match=r"crop=|interpolation="):
         prepare_image(np.zeros((9, 9, 3), np.uint8), (4, 4), **arguments)
+
+
+def peers_places(height, width, side, crop):
+    """By hand, torchvision's Resize(side) and CenterCrop(crop): the scaled (height, width), then (top, left)."""
+    short, long = min(height, width), max(height, width)
+    longer = int(side * long / short)
+    scaled = (side, longer) if height <= width else (longer, side)
+    return scaled, tuple(round((length - crop) / 2.0) for length in scaled)
+
+
+PHOTO_SIDES = st.integers(20, 700)
+
+
+@example(49, 98, 224, 0.875)  # as floats, 256 / 49 * 98 is less than 512
+@example(20, 45, 224, 1.0)
+@given(PHOTO_SIDES, PHOTO_SIDES, st.sampled_from([8, 32, 224, 240, 299]), st.sampled_from([0.875, 0.9, 0.8965, 1.0]))
+def test_scaled_sizes_and_crops_are_the_peers(height, width, size, crop):
+    expected = peers_places(height, width, math.floor(size / crop), size)
+    assert centre_crop((height, width), (size, size), crop) == expected
+    assert centre_crop((height * 3, width * 3), (size, size), crop) == expected  # as exact for photos of thousands
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (224, 224), (256, 256), (61, 199), (700, 23)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_photos_are_prepared_as_torchvision_and_timm_do_it(height, width, interpolation):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    prepared = prepare_image(pixels, (224, 224), 0.875, interpolation)
+    with without_compiled_operations():
+        transforms = pytest.importorskip("torchvision.transforms", exc_type=ImportError)
+        timm_data = pytest.importorskip("timm.data", exc_type=ImportError)
+    filters = transforms.InterpolationMode(interpolation)
+    torchvisions = transforms.Compose([transforms.Resize(256, filters), transforms.CenterCrop(224)])
+    np.testing.assert_array_equal(prepared, torchvisions(Image.fromarray(pixels)))
+    timms = timm_data.create_transform((3, 224, 224), interpolation=interpolation, crop_pct=0.875, normalize=False)
+    np.testing.assert_array_equal(prepared.transpose(2, 0, 1), timms(Image.fromarray(pixels)))

@@ -10,17 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.errors import UserError
-from groupwise.training import RunSummary, load_network, make_plan, read_plan, train
+from groupwise.training import RunSummary, load_network, make_plan, predict_images, read_plan, train
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
 from groupwise.training.folder import RunFolder
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
-from groupwise.training.plan import default_recipe, fastest_dtype
+from groupwise.training.plan import Plan, build_network, default_recipe, fastest_dtype
 from groupwise.training.stopped import Diverged, Interrupted
 from tests import tiny as bars
 
@@ -174,6 +175,28 @@ def test_the_image_size_is_the_data_s_or_the_network_s(tiny: str, tmp_path: Path
     assert default_recipe(dataset) == "digits"
     assert default_recipe(replace(dataset, channels=3)) == "cifar10"
     assert default_recipe(replace(dataset, image_size=None)) == "photos"
+
+
+@pytest.mark.parametrize(("size", "crop"), [((8, 8), 1.0), ((9, 9), 0.875), (None, 0.875)])
+def test_nothing_is_cut_off_images_of_the_networks_size(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None, crop: float
+) -> None:
+    photos = replace(bars.VARIANT, preprocessing=replace(bars.VARIANT.preprocessing, crop=0.875))
+    monkeypatch.setitem(models.variants(), "tiny", photos)
+    plan = make_plan(replace(bars.dataset(tmp_path), image_size=size), "x", bars.RECIPE)
+    assert build_network(plan).metadata["preprocessing"]["crop"] == crop
+    assert Plan.of(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_jpegs_are_predicted_at_their_full_size(tiny: str, tmp_path: Path) -> None:
+    network = models.create("tiny")
+    network.metadata["class_names"] = ["a", "b", "c"]
+    jpeg, png = tmp_path / "a.jpg", tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (90, 70), np.uint8)
+    Image.fromarray(noise).save(jpeg)
+    Image.open(jpeg).save(png)
+    one, other = (values for _, values in predict_images(network, [jpeg, png], pytest.fail))
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])

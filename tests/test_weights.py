@@ -217,7 +217,7 @@ def test_timms_configuration_says_which_efficientnet_it_is() -> None:
 
     origin: Any = origin_of(Opened(), models.find("efficientnet_lite0"), {})  # type: ignore[arg-type]
     assert (origin.arguments["padding"], origin.arguments["epsilon"]) == ("same", 1e-3)
-    assert origin.preprocessing["mean"] == (0.5, 0.5, 0.5)
+    assert origin.preprocessing["mean"] == [0.5, 0.5, 0.5]
 
 
 def test_canonical_keys_of_three_frameworks() -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -47,8 +47,10 @@ class ImageBatches(keras.utils.PyDataset):
         mean: each channel's mean (or one for all), in units of 0..1.
         std: each channel's standard deviation, likewise.
         crop: prepare_image's: the share of the scaled image's side that is kept.
+        offset: prepare_image's: "even" or "down".
         interpolation: Pillow's filter: "nearest", "bilinear", "bicubic", "lanczos".
-        augmentation: how images are varied; None for a test.
+        augmentation: how images are varied; None for a test, for which every image is decoded at its full size, as
+            published accuracies were measured; otherwise a large JPEG may be decoded at a part of it, which is faster.
         label_smoothing: the share of each label that is spread evenly over all classes.
         shuffle: whether each epoch has a random order.
         seed: 0 or more; settles order and augmentation.
@@ -86,6 +88,7 @@ class ImageBatches(keras.utils.PyDataset):
         mean: float | Sequence[float],
         std: float | Sequence[float],
         crop: float = 0.875,
+        offset: str = "even",
         interpolation: Interpolation = "bilinear",
         augmentation: Augmentation | None = None,
         label_smoothing: float = 0.0,
@@ -116,7 +119,7 @@ class ImageBatches(keras.utils.PyDataset):
         self._fill = np.rint(255 * means).astype(np.uint8)
         labels = np.eye(num_classes, dtype=np.float32)
         self._one_hot = labels * (1 - label_smoothing) + label_smoothing / num_classes
-        self._samples = self._make_samples(crop, cache, workers)
+        self._samples = self._make_samples(crop, offset, cache, workers, exact=augmentation is None)
         self._indices: NDArray[np.intp] | None = None
         self._producer = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._pending: dict[tuple[int, int], Future[Batch]] = {}
@@ -193,13 +196,14 @@ class ImageBatches(keras.utils.PyDataset):
             self.epoch += 1
         self._reached_end = False
 
-    def _make_samples(self, crop: float, cache: Cache, workers: int | None) -> Samples:
+    def _make_samples(self, crop: float, offset: str, cache: Cache, workers: int | None, exact: bool) -> Samples:
         largest = max(self._image_size)
         area = self._augmentation.resized_crop
         if area is not None:
             return Samples(self._split, lambda image: image, math.ceil(largest / area[0] ** 0.5), cache, workers)
-        prepare = partial(prepare_image, image_size=self._image_size, crop=crop, interpolation=self._interpolation)
-        return Samples(self._split, prepare, math.ceil(largest / crop), cache, workers)
+        options: dict[str, Any] = {"crop": crop, "interpolation": self._interpolation, "offset": offset}
+        prepare = partial(prepare_image, image_size=self._image_size, **options)
+        return Samples(self._split, prepare, None if exact else math.ceil(largest / crop), cache, workers)
 
     def _readable(self) -> NDArray[np.intp]:
         self.load()

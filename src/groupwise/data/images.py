@@ -120,16 +120,19 @@ def prepare_image(
     image_size: tuple[int, int],
     crop: float = 0.875,
     interpolation: Interpolation = "bilinear",
+    offset: str = "even",
 ) -> ImageArray:
     """Scales an image so that it covers image_size / crop, and cuts image_size out of its centre.
 
-    An image that already has this size is returned as it is.
+    The sizes and, with an "even" offset, the places are torchvision's `Resize` and `CenterCrop`, and timm's, to the
+    pixel: published accuracies depend on them. With crop = 1, an image that already has this size is returned as it is.
 
     Args:
         image: uint8, (height, width, channels).
         image_size: the (height, width) wanted, in pixels.
         crop: the share of the scaled image's side that is kept, in (0, 1].
         interpolation: Pillow's filter, which also averages when it shrinks.
+        offset: where the crop begins if half a pixel is left over: at the "even" pixel, or the one further "down".
 
     Returns:
         A uint8 array of shape (*image_size, channels).
@@ -138,20 +141,43 @@ def prepare_image(
         >>> prepare_image(np.zeros((100, 200, 3), np.uint8), (56, 56)).shape
         (56, 56, 3)
     """
+    source_height, source_width = image.shape[:2]
+    scaled_size, (top, left) = centre_crop((source_height, source_width), image_size, crop, offset)
+    if (source_height, source_width) == image_size == scaled_size:
+        return image
+    scaled = resize(image, scaled_size, interpolation)
+    return scaled[top : top + image_size[0], left : left + image_size[1]]
+
+
+def centre_crop(
+    source_size: tuple[int, int], image_size: tuple[int, int], crop: float = 0.875, offset: str = "even"
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where `prepare_image` finds its pixels: the scaled image's (height, width), and the crop's (top, left) in it.
+
+    Args:
+        source_size: the image's (height, width).
+        image_size: the (height, width) wanted.
+        crop: the share of the scaled image's side that is kept, in (0, 1].
+        offset: `prepare_image`'s.
+
+    Example:
+        >>> centre_crop((375, 500), (224, 224))
+        ((256, 341), (16, 58))
+    """
     if not 0 < crop <= 1:
         raise ValueError(f"crop={crop}: the share of the side that is kept lies in (0, 1]")
-    height, width = image_size
-    if image.shape[:2] == (height, width):
-        return image
-    source_height, source_width = image.shape[:2]
-    # Rounded down, as timm and torchvision do it: published accuracies depend on it.
-    covered_height, covered_width = int(height / crop), int(width / crop)
-    scale = max(covered_height / source_height, covered_width / source_width)
-    scaled_height = max(covered_height, int(source_height * scale))
-    scaled_width = max(covered_width, int(source_width * scale))
-    scaled = resize(image, (scaled_height, scaled_width), interpolation)
-    top, left = round((scaled_height - height) / 2), round((scaled_width - width) / 2)
-    return scaled[top : top + height, left : left + width]
+    covered_height, covered_width = (int(side / crop) for side in image_size)
+    height, width = source_size
+    # In whole numbers: a scale as a float made one side in thousands a pixel too short.
+    if covered_height * width >= covered_width * height:
+        scaled_size = (covered_height, covered_height * width // height)
+    else:
+        scaled_size = (covered_width * height // width, covered_width)
+    if offset not in ("even", "down"):
+        raise ValueError(f'offset={offset!r}: must be "even" or "down"')
+    halve = (lambda margin: margin // 2) if offset == "down" else (lambda margin: round(margin / 2))
+    top, left = (halve(scaled - side) for scaled, side in zip(scaled_size, image_size, strict=True))
+    return scaled_size, (top, left)
 
 
 def resize(

@@ -29,7 +29,7 @@ class Plan:
         channels: of the images, 1 or 3.
         seed: of the split, the first weights, the order and the augmentation.
         weights: the run, file or source of published weights that training starts from, or None.
-        preprocessing: of the images, as the weights expect it; None for the network's own.
+        preprocessing: of the images; None for the network's own.
     """
 
     recipe: Recipe
@@ -89,11 +89,15 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
         size = dataset.image_size if fits else own
     dtype = fastest_dtype() if recipe.dtype == "auto" else recipe.dtype
     settled = replace(recipe, image_size=size, dtype=dtype)
+    preprocessing = models.find(recipe.model).preprocessing.as_dict()
     channels: int = dataset.channels
     if start is not None:
         settled = replace(settled, model_arguments=dict(start.arguments))
+        preprocessing = dict(start.preprocessing or preprocessing)
         channels = max(channels, start.channels)
-    preprocessing = None if start is None else start.preprocessing
+    if dataset.image_size == size:
+        # The images have the network's size: nothing is to be cut off them.
+        preprocessing["crop"] = 1.0
     return Plan(settled, data, dataset.name, dataset.class_names, channels, seed, weights, preprocessing)
 
 
@@ -152,6 +156,7 @@ def make_batches(
         mean=preprocessing["mean"],
         std=preprocessing["std"],
         crop=preprocessing["crop"],
+        offset=preprocessing.get("offset", "even"),
         interpolation=preprocessing["interpolation"],
         augmentation=augmentation,
         label_smoothing=label_smoothing,

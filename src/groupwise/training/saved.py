@@ -106,14 +106,15 @@ def predict_images(
     height, width, channels = network.architecture["input_shape"]
     preprocessing = network.metadata["preprocessing"]
     mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
+    options = {name: preprocessing[name] for name in ("crop", "interpolation", "offset") if name in preprocessing}
     pending: list[tuple[Path, NDArray[np.float32]]] = []
     for path in paths:
         try:
-            image = read_image(path, channels, smallest_side=int(min(height, width) / preprocessing["crop"]))
+            image = read_image(path, channels)
         except BrokenImage as error:
             on_broken(error)
             continue
-        pixels = prepare_image(image, (height, width), preprocessing["crop"], preprocessing["interpolation"])
+        pixels = prepare_image(image, (height, width), **options)
         pending.append((path, ((pixels / np.float32(255) - mean) / std).astype(np.float32)))
         if len(pending) == PREDICTED_AT_ONCE:
             yield from _predict(network, pending)

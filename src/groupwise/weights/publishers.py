@@ -73,13 +73,13 @@ def input_of(
         # TensorFlow's recipe: the short side becomes 32 pixels longer than the crop, and the two largest are smaller.
         side = {300: 280, 380: 300}.get(size[0], size[0])
         size = (side, side)
-        changes = {"mean": 3 * (127 / 255,), "std": 3 * (128 / 255,), "interpolation": "bicubic"}
+        changes = {"mean": 3 * [127 / 255], "std": 3 * [128 / 255], "interpolation": "bicubic", "offset": "down"}
         changes["crop"] = side / (side + 32)
     elif publisher == "megvii":
         # Pixels from 0 to 255 as they are.
-        changes = {"mean": 3 * (0.0,), "std": 3 * (1 / 255,)}
+        changes = {"mean": 3 * [0.0], "std": 3 * [1 / 255]}
     elif publisher == "tensorpack":
-        changes = {"interpolation": "bicubic"}
+        changes = {"interpolation": "bicubic", "offset": "down"}
     try:
         timm, shape = _configured(config.get("pretrained_cfg", config))
     except (TypeError, ValueError) as error:
@@ -93,7 +93,7 @@ def _configured(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, i
     for name in ("mean", "std"):
         if name in config:
             red, green, blue = (float(value) for value in config[name])
-            changes[name] = (red, green, blue)
+            changes[name] = [red, green, blue]
     if "interpolation" in config:
         # "random" is a habit of training; timm then tests with bicubic.
         name = config["interpolation"] if config["interpolation"] != "random" else "bicubic"
