@@ -9,7 +9,7 @@ from groupwise import models
 from groupwise.models.forms import convert_form
 from groupwise.models.network import Network, without_values
 from groupwise.models.registry import Variant
-from groupwise.weights import Published, class_names_of, input_of, open_published
+from groupwise.weights import Published, class_names_of, give, input_of, open_published
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,16 @@ def create_pretrained(
     variant = models.find(name)
     with open_published(source, variant.family) as published:
         origin = origin_of(published, variant, arguments)
-        network = models.create(
-            name,
-            num_classes if num_classes is not None else origin.num_classes,
-            input_shape or (*origin.image_size, variant.input_shape[2]),
-            include_top,
-            features,
-            dtype,
-            **origin.arguments,
-        )
+        with without_values():
+            network = models.create(
+                name,
+                num_classes if num_classes is not None else origin.num_classes,
+                input_shape or (*origin.image_size, variant.input_shape[2]),
+                include_top,
+                features,
+                dtype,
+                **origin.arguments,
+            )
         note = _load(network, published)
     network.metadata["preprocessing"] = dict(origin.preprocessing)
     network.metadata["weights"] = {"source": str(source), "publisher": origin.publisher}
@@ -88,15 +89,22 @@ def _load(network: Network, published: Published) -> str | None:
     architecture = network.architecture
     form = architecture.get("form", "c")
     if form != "c":
-        grouped = models.create(**{**architecture, "form": "c"})
+        with without_values():
+            grouped = models.create(**{**architecture, "form": "c"})
         note = _load(grouped, published)
-        network.set_weights(convert_form(grouped, form).get_weights())
-        return note
-    if architecture["include_top"] and architecture["features"] is None:
-        return published.load(network)
-    with without_values():
-        complete = models.create(**{**architecture, "include_top": True, "features": None})
-    return published.load(network, complete)
+        for variable, value in zip(network.weights, convert_form(grouped, form).get_weights(), strict=True):
+            give(variable, value)
+    else:
+        complete = None
+        if not architecture["include_top"] or architecture["features"] is not None:
+            with without_values():
+                complete = models.create(**{**architecture, "include_top": True, "features": None})
+        note = published.load(network, complete)
+    for variable in network.variables:
+        # A fresh head, and the seeds of dropout.
+        if variable._value is None:
+            variable._deferred_initialize()
+    return note
 
 
 def origin_of(published: Published, variant: Variant, given: Mapping[str, Any]) -> Origin:

@@ -3,6 +3,7 @@
 from groupwise.weights.classes import class_names_of, imagenet_classes
 from groupwise.weights.published import Published, open_published
 from groupwise.weights.publishers import input_of
+from groupwise.weights.slots import give
 from groupwise.weights.sources import is_source
 
-__all__ = ["Published", "class_names_of", "imagenet_classes", "input_of", "is_source", "open_published"]
+__all__ = ["Published", "class_names_of", "give", "imagenet_classes", "input_of", "is_source", "open_published"]

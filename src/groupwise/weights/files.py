@@ -1,5 +1,6 @@
 """Reading a weight file as data, never as a program: safetensors, PyTorch's files, Keras's HDF5 and npz."""
 
+import json
 import math
 import zipfile
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import h5py
-import ml_dtypes  # noqa: F401 - it teaches NumPy bfloat16, which safetensors asks for by name
+import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
@@ -21,7 +22,13 @@ Layout: TypeAlias = Literal["OIHW", "HWIO"]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 Read: TypeAlias = Callable[[str], Any]
 
-SAFETENSORS_TYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+SAFETENSORS_TYPES: dict[str, Any] = {
+    **{f"F{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"<u{bits // 8}" for bits in (8, 16, 32, 64)},
+    "BF16": ml_dtypes.bfloat16,
+    "BOOL": "?",
+}
 NUMBERS = "fiub"  # NumPy's kinds: floats, integers with and without a sign, truth values
 
 
@@ -128,15 +135,26 @@ def _reason(error: Exception) -> str:
 
 
 def _open_safetensors(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
-    """Map the file into memory; the library checks that the header and the file's length agree."""
-    file = resources.enter_context(safe_open(path, framework="numpy"))
-    shapes = {}
-    for key in file.offset_keys():
-        view = file.get_slice(key)
-        if view.get_dtype() not in SAFETENSORS_TYPES:
-            raise UserError(f"{path}: its tensor {key!r} is of type {view.get_dtype()}, which cannot be read")
-        shapes[key] = tuple(view.get_shape())
-    return shapes, file.get_tensor
+    """Let the library check that the header and the file's length agree, and read tensor by tensor.
+
+    The library would map the file into memory, which then counts as the process's: as much again as the tensors.
+    """
+    with safe_open(path, framework="numpy") as file:
+        keys = file.offset_keys()
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    shapes = {key: tuple(header[key]["shape"]) for key in keys}
+    for key in keys:
+        if header[key]["dtype"] not in SAFETENSORS_TYPES:
+            raise UserError(f"{path}: its tensor {key!r} is of type {header[key]['dtype']}, which cannot be read")
+
+    def read(key: str) -> Any:
+        dtype = np.dtype(SAFETENSORS_TYPES[header[key]["dtype"]])
+        begin = 8 + length + header[key]["data_offsets"][0]
+        return np.fromfile(path, dtype, math.prod(shapes[key]), offset=begin).reshape(shapes[key])
+
+    return shapes, read
 
 
 def _open_torch(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
