@@ -179,6 +179,25 @@ def test_pooling_pads_as_pytorch_does() -> None:
     np.testing.assert_allclose(numpy(average).ravel(), [-4 / 9, -6 / 9, -6 / 9, -1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(6, 7), (5, 4), (1, 2)])
+@pytest.mark.parametrize(("size", "strides"), [(3, 2), (2, 2), (3, 1)])
+def test_averages_leave_the_same_padding_out(shape: tuple[int, int], size: int, strides: int) -> None:
+    """Each output is the mean of those pixels of its window that lie in the image."""
+    inputs = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype("float32")
+    starts = []
+    for length in shape:
+        count = -(-length // strides)
+        before = max((count - 1) * strides + size - length, 0) // 2
+        starts.append([index * strides - before for index in range(count)])
+    windows = [
+        [inputs[:, max(i, 0) : i + size, max(j, 0) : j + size].mean(axis=(1, 2)) for j in starts[1]] for i in starts[0]
+    ]
+    expected = np.stack([np.stack(row, axis=1) for row in windows], axis=1)
+    layer = layers.AveragePooling2D(size, strides, "same")
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(inputs)), expected, rtol=1e-5, atol=1e-6)
+    assert layer.compute_output_shape(inputs.shape) == expected.shape
+
+
 @pytest.mark.parametrize(
     "options", [dict(pool_size=2), dict(pool_size=3, strides=2), dict(pool_size=(3, 2), padding="same")]
 )

@@ -309,9 +309,26 @@ class MaxPooling2D(_Pooling2D, keras.layers.MaxPooling2D):
 
 @_register
 class AveragePooling2D(_Pooling2D, keras.layers.AveragePooling2D):
-    """`keras.layers.AveragePooling2D` that also takes explicit padding, whose zeros count (PyTorch's default)."""
+    """`keras.layers.AveragePooling2D` that also takes explicit padding, whose zeros count (PyTorch's default).
+
+    "same" padding does not count, on any backend: Keras's own on PyTorch repeats the edge of images of odd sizes.
+    """
 
     kind, fill = "average", 0.0
+
+    def call(self, inputs: Any) -> Any:
+        if self.padding != "same" or keras.backend.backend() != "torch":
+            return super().call(inputs)
+        inputs = ops.convert_to_tensor(inputs)
+        axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
+        sides = [(0, 0)] * 4
+        for axis, size, stride in zip(axes, self.pool_size, self.strides, strict=True):
+            length = inputs.shape[axis]
+            total = max((-(-length // stride) - 1) * stride + size - length, 0)
+            sides[axis] = (total // 2, total - total // 2)
+        options = {"strides": self.strides, "padding": "valid", "data_format": self.data_format}
+        counts = ops.average_pool(ops.pad(ops.ones_like(inputs[:1]), sides), self.pool_size, **options)
+        return ops.average_pool(ops.pad(inputs, sides), self.pool_size, **options) / counts
 
 
 @_register
