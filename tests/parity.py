@@ -59,7 +59,7 @@ class Case:
     @property
     def label(self) -> str:
         """A name for tests and tables."""
-        return f"{self.publisher}-{self.peer}"
+        return f"{self.publisher}-{self.peer}-{self.name}"
 
 
 def _cases(publisher: str, stages: Stages, names: str, quick: str = "", prefix: str = "") -> list[Case]:
@@ -140,8 +140,9 @@ def _pytorchcv() -> list[Case]:
         *_cases(
             "pytorchcv",
             {**SHUFFLENET_STAGES, "final": "features.final_block"},
-            "shufflenetv2_wd2 shufflenetv2_w1 shufflenetv2_w3d2 shufflenetv2_w2",
-            quick="shufflenetv2_wd2",
+            "shufflenetv2_wd2 shufflenetv2_w1 shufflenetv2_w3d2 shufflenetv2_w2 shufflenetv2b_wd2 shufflenetv2b_w1 "
+            "shufflenetv2b_w3d2 shufflenetv2b_w2",
+            quick="shufflenetv2_wd2 shufflenetv2b_wd2",
         ),
         *_cases(
             "pytorchcv",
@@ -198,7 +199,41 @@ def _keras_applications() -> list[Case]:
     return cases
 
 
-CASES: tuple[Case, ...] = (*_timm(), *_torchvision(), *_pytorchcv(), *_lukemelas(), *_keras_applications())
+def _shuffled() -> list[Case]:
+    """Return cases of megvii's and tensorpack's networks, some read into networks of other conventions than theirs."""
+    ends = {"stem": "maxpool", "stage1": "features.3", "stage2": "features.11", "stage3": "features.15"}
+    v1 = " ".join(
+        f"shufflenet_v1_x{size.replace('.', '_')}_g{groups}=v1_x{size}_g{groups}"
+        for groups in (3, 8)
+        for size in ("0.5", "1.0", "1.5", "2.0")
+    )
+    # Into pytorchcv's networks of the same widths: with three groups by an argument, with eight by reordering.
+    others = "shufflenet_g3_w1=v1_x1.0_g3 shufflenet_g8_w1=v1_x1.0_g8 shufflenet_g8_wd2=v1_x0.5_g8"
+    tensorpacks = " ".join(
+        f"shufflenet_g{groups}_{scale}=v1_x{ratio}_g{groups}"
+        for groups in (3, 4, 8)
+        for scale, ratio in (("w1", "1.0"), ("wd2", "0.5"))
+    )
+    v2 = "shufflenet_v2_x0_5=v2_x0.5 shufflenet_v2_x1_0=v2_x1.0 shufflenet_v2_x1_5=v2_x1.5 shufflenet_v2_x2_0=v2_x2.0"
+    stages = {f"stage{stage}": f"stage{stage + 1}" for stage in (1, 2, 3)}
+    return [
+        *_cases("megvii", ends, v1, quick="v1_x0.5_g3 v1_x0.5_g8"),
+        *_cases("megvii", ends, others, quick="v1_x1.0_g3 v1_x0.5_g8"),
+        # Within and after our stages the channels are in another order.
+        *_cases("megvii", {"stem": "maxpool", "final": "conv_last"}, v2, quick="v2_x0.5"),
+        *_cases("tensorpack", stages, tensorpacks, quick="v1_x0.5_g8"),
+        *_cases("tensorpack", stages, "shufflenet_v1_x0_5_g8=v1_x0.5_g8"),
+    ]
+
+
+CASES: tuple[Case, ...] = (
+    *_timm(),
+    *_torchvision(),
+    *_pytorchcv(),
+    *_lukemelas(),
+    *_keras_applications(),
+    *_shuffled(),
+)
 
 
 class TorchPeer:
@@ -223,6 +258,10 @@ class TorchPeer:
         if self._case.publisher == "timm":
             save_file(self._network.state_dict(), path.with_suffix(".safetensors"))
             return path.with_suffix(".safetensors")
+        if self._case.publisher == "tensorpack":
+            from tests import tensorpack
+
+            return tensorpack.write(self._network, path.with_suffix(".npz"))
         prefix = "module." if self._case.publisher == "megvii" else ""
         state = {f"{prefix}{key}": value for key, value in self._network.state_dict().items()}
         torch.save({"state_dict": state} if prefix else state, path.with_suffix(".pth"))
@@ -238,6 +277,9 @@ class TorchPeer:
             # Cloned, since a later activation in place would change it.
             return lambda _module, _inputs, output: outputs.setdefault(name, output.detach().clone())
 
+        if self._case.publisher in ("megvii", "tensorpack"):
+            # They were trained on blue, green and red, in this order.
+            images = images[..., ::-1]
         stages = self._case.stages.items()
         hooks = [self._network.get_submodule(path).register_forward_hook(keep(name)) for name, path in stages]
         with torch.no_grad():
@@ -252,6 +294,14 @@ def _torch_network(case: Case) -> Any:
     import torch
 
     from benchmarks.peers import without_compiled_operations
+
+    if case.publisher in ("megvii", "tensorpack"):
+        from tests import megvii, tensorpack
+
+        _, size, *groups = case.peer.split("_")
+        if case.publisher == "tensorpack":
+            return tensorpack.Network(int(groups[0][1:]), float(size[1:]))
+        return megvii.Network(size[1:], int(groups[0][1:]) if groups else None)
 
     with without_compiled_operations():
         if case.publisher == "timm":
@@ -353,7 +403,7 @@ def _run(backend: str, arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
             if line.startswith("{"):
                 result = json.loads(line)
                 results[result["case"]] = result
-                print(f"{backend:10} {result['case']:44} {_cell(result)}", flush=True)
+                print(f"{backend:10} {result['case']:64} {_cell(result)}", flush=True)
     return results
 
 

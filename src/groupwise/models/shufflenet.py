@@ -42,6 +42,7 @@ def build(
     shuffle: str | bool = "paper",
     shuffle_after_depthwise: bool = False,
     pool_first: bool = False,
+    padding: str | None = None,
 ) -> dict[str, Any]:
     """Return ShuffleNet's features: "stem" (a quarter of the image), "stage1", "stage2", "stage3" (a 32nd).
 
@@ -56,6 +57,7 @@ def build(
             paper's ablation, section 4.1.2).
         shuffle_after_depthwise: megvii's place for the shuffle; the paper's is before.
         pool_first: whether units of stride 2 join [pool, branch], as megvii does, or [branch, pool], as pytorchcv.
+        padding: None for PyTorch's, one pixel all around; "same" for TensorFlow's, which average pools do not count.
 
     Raises:
         UserError: for another number of groups or another kind of shuffle.
@@ -70,10 +72,11 @@ def build(
         "shuffle": shuffle,
         "shuffle_after_depthwise": shuffle_after_depthwise,
         "pool_first": pool_first,
+        "padding": padding,
     }
     width = stem_width or nearest_multiple(STEM_WIDTH * scale, groups)
-    x = conv_bn(inputs, width, 3, 2, name="stem")
-    features = {"stem": MaxPooling2D(3, 2, ONE, name="stem_pool")(x)}
+    x = conv_bn(inputs, width, 3, 2, name="stem", padding=padding)
+    features = {"stem": MaxPooling2D(3, 2, padding or ONE, name="stem_pool")(x)}
     x = features["stem"]
     for stage, depth in enumerate(DEPTHS, start=1):
         width = nearest_multiple(FIRST_WIDTHS[groups] * 2 ** (stage - 1) * scale, 4 * groups)
@@ -98,6 +101,7 @@ def shuffle_unit(
     shuffle: str | bool = "paper",
     shuffle_after_depthwise: bool = False,
     pool_first: bool = False,
+    padding: str | None = None,
 ) -> Any:
     """Return ShuffleNet's unit of x (batch, height, width, channels): (batch, out height, out width, filters).
 
@@ -116,7 +120,7 @@ def shuffle_unit(
     branch = conv_bn(x, filters // 4, 1, name=f"{name}_compress", groups=first_groups)
     if not shuffle_after_depthwise:
         branch = mix(branch)
-    branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None)
+    branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None, padding=padding)
     if shuffle_after_depthwise:
         branch = mix(branch)
     expand = partial(conv_bn, branch, branch_filters, 1, name=f"{name}_expand", groups=groups)
@@ -126,7 +130,7 @@ def shuffle_unit(
     if squeeze_excite:
         branch = SqueezeExcite(name=f"{name}_excite")(branch)
     if strides == 2:
-        pool = AveragePooling2D(3, 2, ONE, name=f"{name}_pool")(x)
+        pool = AveragePooling2D(3, 2, padding or ONE, name=f"{name}_pool")(x)
         x = keras.layers.Concatenate(name=f"{name}_join")([pool, branch] if pool_first else [branch, pool])
     else:
         x = keras.layers.Add(name=f"{name}_add")([branch, x])

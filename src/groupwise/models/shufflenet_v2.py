@@ -10,11 +10,9 @@ import keras
 from groupwise.blocks import conv_bn, depthwise_bn
 from groupwise.layers import ChannelShuffle, MaxPooling2D
 from groupwise.models.registry import Variant
+from groupwise.models.residual import CEILING, SYMMETRIC, check_choice
 
 DEPTHS = (4, 8, 4)
-SYMMETRIC = ((1, 1), (1, 1))
-CEILING = ((0, 1), (0, 1))
-"""An unpadded pool of 3 by 2 whose size is rounded up: the last window may reach one pixel over the edge."""
 
 
 def build(
@@ -22,6 +20,8 @@ def build(
     widths: tuple[int, int, int] = (116, 232, 464),
     final_width: int = 1024,
     pool_padding: Any = SYMMETRIC,
+    shuffle: str = "paper",
+    keep_width: bool = False,
 ) -> dict[str, Any]:
     """Return ShuffleNet v2's features: "stem" (a quarter of the image), "stage1" to "stage3", "final" (a 32nd).
 
@@ -30,41 +30,54 @@ def build(
         widths: channels of the three stages, even numbers.
         final_width: channels of the last 1x1 convolution.
         pool_padding: of the stem's 3x3 pool.
+        shuffle: "paper", or "inverse" as, in effect, in megvii's own.
+        keep_width: whether the convolved shortcut of a unit with strides has as many channels as its input, as in
+            megvii's own and pytorchcv's second form, or half of the unit's.
+
+    Raises:
+        UserError: for another kind of shuffle.
     """
+    check_choice("shuffle", shuffle, ("paper", "inverse"))
     x = conv_bn(inputs, 24, 3, 2, name="stem")
     x = MaxPooling2D(3, 2, pool_padding, name="stem_pool")(x)
     features = {"stem": x}
     for stage, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True), start=1):
         for unit in range(1, depth + 1):
-            x = split_unit(x, width, 2 if unit == 1 else 1, name=f"stage{stage}_unit{unit}")
+            options: dict[str, Any] = {"name": f"stage{stage}_unit{unit}", "shuffle": shuffle, "keep_width": keep_width}
+            x = split_unit(x, width, 2 if unit == 1 else 1, **options)
         features[f"stage{stage}"] = x
     features["final"] = conv_bn(x, final_width, 1, name="final")
     return features
 
 
-def split_unit(x: Any, filters: int, strides: int, *, name: str) -> Any:
+def split_unit(
+    x: Any, filters: int, strides: int, *, name: str, shuffle: str = "paper", keep_width: bool = False
+) -> Any:
     """Return the unit of x (batch, height, width, channels): (batch, out height, out width, filters).
 
     With strides 1 the first half of the channels passes unchanged, and channels must equal filters; with strides 2
-    each half of the filters is a convolution of all channels.
+    each half of the filters is a convolution of all channels. The options are `build`'s.
 
     Source: arXiv 1807.11164, figure 3c and 3d.
     """
     half = filters // 2
+    branch_filters = half
     if strides == 1:
         passed, branch = x[..., :half], x[..., half:]
     else:
         passed = depthwise_bn(x, 3, strides, name=f"{name}_shortcut_depthwise", activation=None)
-        passed, branch = conv_bn(passed, half, 1, name=f"{name}_shortcut_expand"), x
+        width = x.shape[-1] if keep_width else half
+        passed, branch, branch_filters = conv_bn(passed, width, 1, name=f"{name}_shortcut_expand"), x, filters - width
     branch = conv_bn(branch, half, 1, name=f"{name}_compress")
     branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None)
-    branch = conv_bn(branch, half, 1, name=f"{name}_expand")
+    branch = conv_bn(branch, branch_filters, 1, name=f"{name}_expand")
     x = keras.layers.Concatenate(name=f"{name}_join")([passed, branch])
-    return ChannelShuffle(2, name=f"{name}_shuffle")(x)
+    return ChannelShuffle(2, inverse=shuffle == "inverse", name=f"{name}_shuffle")(x)
 
 
-def _variant(name: str, width: int, final_width: int, pool_padding: Any) -> Variant:
-    arguments = {"widths": (width, 2 * width, 4 * width), "final_width": final_width, "pool_padding": pool_padding}
+def _variant(name: str, width: int, final_width: int, pool_padding: Any, **options: Any) -> Variant:
+    widths = (width, 2 * width, 4 * width)
+    arguments = {"widths": widths, "final_width": final_width, "pool_padding": pool_padding, **options}
     return Variant(name, "ShuffleNet v2", build, arguments)
 
 
@@ -77,5 +90,9 @@ VARIANTS: tuple[Variant, ...] = (
     _variant("shufflenetv2_w1", 116, 1024, CEILING),
     _variant("shufflenetv2_w3d2", 176, 1553, CEILING),
     _variant("shufflenetv2_w2", 244, 2153, CEILING),
+    _variant("shufflenetv2b_wd2", 48, 1024, SYMMETRIC, keep_width=True),
+    _variant("shufflenetv2b_w1", 116, 1024, SYMMETRIC, keep_width=True),
+    _variant("shufflenetv2b_w3d2", 176, 1024, SYMMETRIC, keep_width=True),
+    _variant("shufflenetv2b_w2", 244, 2048, SYMMETRIC, keep_width=True),
 )
 """The first four are torchvision's, the others pytorchcv's."""

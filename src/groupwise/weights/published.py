@@ -64,6 +64,12 @@ class Published:
         key = self._find(layer, role, {})
         return None if key is None else self.file.shapes[key]
 
+    def widths(self, part: str) -> set[int]:
+        """Return how many output channels a part of the units has in the file."""
+        ending = f".{self._naming.parts[part]}.weight"
+        shapes = [self.file.shapes[file_key] for key, file_key in self._keys.items() if key.endswith(ending)]
+        return {shape[0 if self.file.layout == "OIHW" else -1] for shape in shapes}
+
     @property
     def num_classes(self) -> int | None:
         """How many classes the file's head tells apart; None where it has no head."""
@@ -90,8 +96,9 @@ class Published:
             UserError: keys are missing, unexpected or have other shapes; the message lists them.
         """
         slots = slots_of(network)
-        expected = slots_of(complete) if complete is not None else slots
-        edits = edits_of(self.publisher, expected)
+        whole = network if complete is None else complete
+        expected = slots_of(whole)
+        edits = edits_of(self.publisher, self._family, whole)
         found = self._match(expected, edits)
         note = None
         if self.num_classes is not None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from groupwise.errors import UserError
 from groupwise.layers import reduced_width
+from groupwise.weights.shuffle import CONVENTIONS, POOL_FIRST, Convention, exchange
 from groupwise.weights.slots import Shape
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -19,6 +20,9 @@ class Facts(Protocol):
 
     def shape(self, slot: str) -> Shape | None:
         """Return the shape of what the file has for a slot, None where it has nothing."""
+
+    def widths(self, part: str) -> set[int]:
+        """Return how many output channels a part has in the file's units."""
 
 
 def arguments_of(facts: Facts, family: str, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +39,10 @@ def arguments_of(facts: Facts, family: str, own: Mapping[str, Any]) -> dict[str,
         arguments["ceiling_pool"] = True
     if family in ("ResNet", "SE-ResNet"):
         arguments |= _resnet_arguments(facts, own)
+    if family == "ShuffleNet v1":
+        arguments |= _shuffle_arguments(facts, own)
+    if family == "ShuffleNet v2" and publisher == "megvii":
+        arguments |= {"shuffle": "inverse", "keep_width": True, "pool_padding": ((1, 1), (1, 1))}
     if publisher == "keras.applications":
         arguments["epsilon"] = 1.001e-5
     if publisher == "lukemelas":
@@ -53,6 +61,18 @@ def _resnet_arguments(facts: Facts, own: Mapping[str, Any]) -> dict[str, Any]:
         # timm rounds to multiples of 8; others do not.
         exact = reduced_width(shape[1], own["squeeze_ratio"])
         arguments["squeeze_divisor"] = 1 if shape[0] == exact else 8
+    return arguments
+
+
+def _shuffle_arguments(facts: Facts, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the publisher's order of joining, and its shuffle where no order of channels makes up for another one."""
+    arguments: dict[str, Any] = {"pool_first": facts.publisher in POOL_FIRST}
+    if facts.publisher == "tensorpack":
+        arguments["padding"] = "same"
+    source = CONVENTIONS[facts.publisher]
+    target = Convention(own.get("shuffle", "paper"), own.get("shuffle_after_depthwise", False))
+    if any(exchange(own["groups"], width, source, target) is None for width in facts.widths("compress_conv")):
+        arguments["shuffle"] = source.shuffle
     return arguments
 
 
