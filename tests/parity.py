@@ -154,6 +154,16 @@ def _pytorchcv() -> list[Case]:
     ]
 
 
+def _aligned_xception() -> list[Case]:
+    """Return timm's aligned Xceptions; stages end with these blocks."""
+    depths = {"xception41": (0, 1, 10, 11), "xception65": (0, 1, 18, 19), "xception71": (1, 3, 20, 21)}
+    cases = []
+    for name in ("xception41", "xception65", "xception71", "xception41p", "xception65p"):
+        ends = {f"stage{stage}": f"blocks.{end}" for stage, end in enumerate(depths[name.removesuffix("p")], start=1)}
+        cases += _cases("timm", {"stem": "stem", **ends, "final": "act"}, name, quick="xception41p")
+    return cases
+
+
 def _torchvision() -> list[Case]:
     return [
         *_cases(
@@ -228,6 +238,7 @@ def _shuffled() -> list[Case]:
 
 CASES: tuple[Case, ...] = (
     *_timm(),
+    *_aligned_xception(),
     *_torchvision(),
     *_pytorchcv(),
     *_lukemelas(),

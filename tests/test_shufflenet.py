@@ -1,4 +1,4 @@
-"""ShuffleNet v1 and v2: parameters, the unit by hand, and the peers' own networks."""
+"""ShuffleNet v1 and v2: parameters, the unit by hand."""
 
 from typing import Any
 
@@ -44,6 +44,10 @@ V2_PARAMETERS = {
     "shufflenetv2_w1": 2_278_604,
     "shufflenetv2_w3d2": 4_406_098,
     "shufflenetv2_w2": 7_601_686,
+    "shufflenetv2b_wd2": 1_366_792,
+    "shufflenetv2b_w1": 2_279_760,
+    "shufflenetv2b_w3d2": 4_410_194,
+    "shufflenetv2b_w2": 7_611_290,
 }
 PARAMETERS = {**V1_PARAMETERS, **MEGVII_PARAMETERS, **TORCHVISION_PARAMETERS, **V2_PARAMETERS}
 QUICK = {
@@ -55,56 +59,10 @@ QUICK = {
     "shufflenetv2_w3d2",
 }
 
-PYTORCHCV: peers.Renames = (
-    (r"^features\.init_block\.(conv\.)?(conv|bn)$", r"stem_\2"),
-    (r"^features\.final_block\.", "final_"),
-    (r"\.(dw)_(conv|bn)4$", r".shortcut_dw_\g<2>4"),
-    (r"\.(expand)_(conv|bn)5$", r".shortcut_expand_\g<2>5"),
-    (r"^features\.stage(\d+)\.unit(\d+)\.(\w+)_(conv|bn)\d$", r"stage\1_unit\2_\3_\4"),
-    ("_dw_", "_depthwise_"),
-    ("^output$", "head"),
-)
-STEPS = {
-    "branch1": ["shortcut_depthwise_conv", "shortcut_depthwise_bn", "shortcut_expand_conv", "shortcut_expand_bn"],
-    "branch2": ["compress_conv", "compress_bn", "", "depthwise_conv", "depthwise_bn", "expand_conv", "expand_bn"],
-}
-TORCHVISION: peers.Renames = (
-    (r"^conv1\.0$", "stem_conv"),
-    (r"^conv1\.1$", "stem_bn"),
-    (r"^conv5\.0$", "final_conv"),
-    (r"^conv5\.1$", "final_bn"),
-    *(
-        (rf"^stage{stage}\.{unit}\.{branch}\.{index}$", f"stage{stage - 1}_unit{unit + 1}_{step}")
-        for stage in (2, 3, 4)
-        for unit in range(8)
-        for branch, steps in STEPS.items()
-        for index, step in enumerate(steps)
-    ),
-    ("^fc$", "head"),
-)
-
 
 @pytest.mark.parametrize("name", peers.slow_unless(QUICK, PARAMETERS))
 def test_parameters(name: str) -> None:
     assert models.describe(name).trainable_parameters == PARAMETERS[name]
-
-
-@pytest.mark.parametrize("name", peers.slow_unless(QUICK - {"shufflenet_g3_w1"}, [*V1_PARAMETERS, *V2_PARAMETERS]))
-def test_parity_with_pytorchcv(name: str) -> None:
-    peer = peers.import_peer("pytorchcv.model_provider").get_model(name, pretrained=False)
-    peer.features.final_pool = pytest.importorskip("torch").nn.AdaptiveAvgPool2d(1)
-    peers.randomise(peer)
-    model = models.create(name, input_shape=(None, None, 3))
-    peers.copy_weights(peer, model, PYTORCHCV)
-    assert max(peers.relative_difference(peer, model, size) for size in (64, 75)) < 1e-4
-
-
-@pytest.mark.parametrize("name", peers.slow_unless(QUICK, TORCHVISION_PARAMETERS))
-def test_parity_with_torchvision(name: str) -> None:
-    peer = peers.randomise(getattr(peers.import_peer("torchvision.models"), name)(weights=None))
-    model = models.create(name, input_shape=(None, None, 3))
-    peers.copy_weights(peer, model, TORCHVISION)
-    assert max(peers.relative_difference(peer, model, size) for size in (64, 75)) < 1e-4
 
 
 @pytest.mark.parametrize("strides", [1, 2])

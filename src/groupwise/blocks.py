@@ -88,7 +88,7 @@ def depthwise_bn(
     return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)
 
 
-def separable_bn(
+def separable(
     x: Any,
     filters: int,
     kernel_size: int,
@@ -96,12 +96,9 @@ def separable_bn(
     *,
     name: str,
     depth_multiplier: int = 1,
-    activation: str | None = "relu",
     padding: object = None,
-    epsilon: float = 1e-5,
-    residual: Any = None,
 ) -> Any:
-    """Return separable convolution (no bias, nothing between its steps), batch norm and activation.
+    """Return separable convolution without bias, nothing between its steps: the layer `name_conv`.
 
     The arguments are `conv_bn`'s; depth_multiplier is the number of depthwise filters for each channel.
     """
@@ -116,7 +113,25 @@ def separable_bn(
         pointwise_initializer="he_normal",
         name=f"{name}_conv",
     )
-    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon, residual=residual)
+    return convolution(x)
+
+
+def separable_bn(
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    strides: int | Pair = 1,
+    *,
+    name: str,
+    depth_multiplier: int = 1,
+    activation: str | None = "relu",
+    padding: object = None,
+    epsilon: float = 1e-5,
+    residual: Any = None,
+) -> Any:
+    """Return separable convolution, batch norm and activation; the arguments are `separable`'s and `conv_bn`'s."""
+    x = separable(x, filters, kernel_size, strides, name=name, depth_multiplier=depth_multiplier, padding=padding)
+    return bn_activation(x, name=name, activation=activation, epsilon=epsilon, residual=residual)
 
 
 def bn_activation(

@@ -27,6 +27,7 @@ FAMILIES: tuple[str, ...] = (
     "shufflenet_v2",
     "mobilenet",
     "xception",
+    "xception_aligned",
     "efficientnet",
     "mnist",
     "compact",

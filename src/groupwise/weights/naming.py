@@ -28,7 +28,7 @@ class Naming:
             {index_from_1}.
         parts: from a part's name to the file's; "stage1_PART" goes before "PART" for units of stage 1. Several names
             are alternatives.
-        others: likewise, for layers outside the stages.
+        others: likewise, for layers outside the stages; {units} is how many units there are.
     """
 
     publisher: str
@@ -42,11 +42,12 @@ class Naming:
 
         Args:
             layer: such as "stage2_unit1_reduce_conv".
-            starts: of each stage, how many units stand before it.
+            starts: `unit_starts` of the network.
         """
         found = _UNIT.fullmatch(layer)
         if found is None:
-            return _alternatives(self.others.get(layer, ()))
+            units = max(starts.values(), default=0)
+            return tuple(name.format(units=units) for name in _alternatives(self.others.get(layer, ())))
         stage, unit, part = int(found[1]), int(found[2]), found[3]
         index = starts.get(stage, 0) + unit - 1
         fields = {"stage": stage, "unit": unit, "index": index, "index_from_1": index + 1}
@@ -62,17 +63,18 @@ class Naming:
 
 
 def unit_starts(layers: Iterable[str]) -> dict[int, int]:
-    """Return how many units stand before each stage.
+    """Return how many units stand before each stage, and before what follows the last one.
 
     Examples:
         >>> unit_starts(["stem_conv", "stage1_unit1_conv", "stage1_unit2_conv", "stage2_unit1_conv"])
-        {1: 0, 2: 2}
+        {1: 0, 2: 2, 3: 3}
     """
     depths: dict[int, int] = {}
     for layer in layers:
         if found := _UNIT.fullmatch(layer):
             depths[int(found[1])] = max(depths.get(int(found[1]), 0), int(found[2]))
-    return {stage: sum(depths[before] for before in depths if before < stage) for stage in sorted(depths)}
+    stages = range(1, max(depths, default=0) + 2)
+    return {stage: sum(depths[before] for before in depths if before < stage) for stage in stages}
 
 
 def _alternatives(names: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -335,6 +337,33 @@ _PYTORCHCV_XCEPTION = Naming(
     },
 )
 
+
+def _aligned_steps() -> dict[str, str]:
+    """Return timm's names of a unit's separable convolutions: of two layers with batch norms, and of one without."""
+    parts: dict[str, str] = {}
+    for place in (1, 2, 3):
+        ours, theirs = f"separable{place}", f"stack.conv{place}"
+        parts |= _conv_bn(
+            {f"{ours}_depthwise": "dw", f"{ours}_pointwise": "pw"}, f"{theirs}.conv_{{}}", f"{theirs}.bn_{{}}"
+        )
+        steps = ("conv_dw", "conv_pw")
+        parts |= _separable(ours, theirs, f"stack.conv{place + 1}.norm", steps)
+    return parts | {"bn": "norm"}
+
+
+_TIMM_ALIGNED_XCEPTION = Naming(
+    "timm",
+    ("Aligned Xception",),
+    "blocks.{index}.{part}",
+    {**_aligned_steps(), "shortcut_conv": ("shortcut.conv", "shortcut"), "shortcut_bn": "shortcut.bn"},
+    {
+        **{f"final_{part}": f"blocks.{{units}}.{name}" for part, name in _aligned_steps().items()},
+        **_conv_bn({"stem1": "stem.0", "stem2": "stem.1"}),
+        "stem2_conv": ("stem.1.conv", "stem.1"),
+        "head": "head.fc",
+    },
+)
+
 NAMINGS: tuple[Naming, ...] = (
     _TORCHVISION_RESIDUAL,
     _LEGACY_RESIDUAL,
@@ -352,5 +381,6 @@ NAMINGS: tuple[Naming, ...] = (
     _PYTORCHCV_MOBILENET,
     _TIMM_XCEPTION,
     _PYTORCHCV_XCEPTION,
+    _TIMM_ALIGNED_XCEPTION,
 )
 """Every publisher's naming of every kind of network that is read."""
