@@ -76,7 +76,7 @@ def test_the_command_prepares_them_likewise(photos: list[Path], model_file: Path
     network = load_network(model_file)
     classes = imagenet_classes()
     some = photos[::10]
-    results = dict(predict_images(network, some, pytest.fail))
+    results = {p.path: p.probabilities for p in predict_images(network, some, pytest.fail)}
     for path in some:
         logits = keras.ops.convert_to_numpy(network(as_the_recipe_says(path)[None], training=False))[0]
         exponentials = np.exp(logits - logits.max())

@@ -195,7 +195,7 @@ def test_jpegs_are_predicted_at_their_full_size(tiny: str, tmp_path: Path) -> No
     noise = np.random.default_rng(0).integers(0, 256, (90, 70), np.uint8)
     Image.fromarray(noise).save(jpeg)
     Image.open(jpeg).save(png)
-    one, other = (values for _, values in predict_images(network, [jpeg, png], pytest.fail))
+    one, other = (p.probabilities for p in predict_images(network, [jpeg, png], pytest.fail))
     np.testing.assert_array_equal(one, other)
 
 

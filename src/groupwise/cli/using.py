@@ -1,8 +1,10 @@
 """`groupwise evaluate` and `groupwise predict`: what a trained network is good for."""
 
+import difflib
 import glob
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +16,12 @@ from groupwise.cli.options import Backend, Json, make_console, print_json
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
+    from groupwise.models.network import Network
     from groupwise.training import Evaluation
+    from groupwise.training.saved import Prediction
 
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a .keras file.")]
+PICTURE = ".cam.png"
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
@@ -84,20 +89,33 @@ def evaluate(
 def predict(
     run_or_model: RunOrModel,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders or patterns.")],
+    cam: Annotated[
+        bool, typer.Option("--cam", help="Draw where the network looked (Grad-CAM), beside each image: NAME.cam.png.")
+    ] = False,
+    cam_class: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="With --cam: of which class. Default: the likeliest.", show_default=False),
+    ] = None,
     json: Json = False,
     backend: Backend = None,
 ) -> None:
     """Say what images show: the five most likely classes of each, with their probabilities.
 
-    Example: groupwise predict runs/photos dog.jpg holiday/ "*.png"
+    Examples: groupwise predict runs/photos dog.jpg holiday/ "*.png"
+
+    groupwise predict lite0.keras dog.jpg --cam
     """
     paths = _image_paths(images)
+    if cam_class is not None and not cam:
+        raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     settle_backend(backend)
     from groupwise.training import load_network, predict_images
     from groupwise.training.evaluation import most_likely
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
+    explained = None if cam_class is None else _find_class(cam_class, class_names)
+    pictures = _picture_paths(paths)
     broken: list[str] = []
 
     def on_broken(error: UserError) -> None:
@@ -106,9 +124,17 @@ def predict(
             print(f"groupwise: skipped {error}", file=sys.stderr)
 
     results: list[dict[str, Any]] = []
-    for path, values in predict_images(network, paths, on_broken):
-        top = most_likely(values, class_names)
-        results.append({"image": str(path), "top": [{"class": name, "probability": p} for name, p in top]})
+    for prediction in predict_images(network, paths, on_broken, cam, explained):
+        top = most_likely(prediction.probabilities, class_names)
+        result: dict[str, Any] = {
+            "image": str(prediction.path),
+            "top": [{"class": name, "probability": p} for name, p in top],
+        }
+        if cam:
+            shown = int(prediction.probabilities.argmax()) if explained is None else explained
+            _draw(network, prediction, class_names[shown], shown, pictures[prediction.path])
+            result["cam"] = str(pictures[prediction.path])
+        results.append(result)
     if not results:
         raise UserError(f"none of the {len(paths)} images could be read" if len(paths) > 1 else broken[0])
     if json:
@@ -121,7 +147,42 @@ def predict(
             style = "bold" if place == 0 else "dim"
             image = result["image"] if place == 0 else ""
             table.add_row(image, f"[{style}]{guess['class']}[/]", f"[{style}]{guess['probability']:.1%}[/]")
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    if cam:
+        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{PICTURE}"
+        console.print(f"where it looked: {where}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _find_class(name: str, class_names: list[str]) -> int:
+    """Return a class's place. Raises UserError, naming the nearest names, where there is none."""
+    if name in class_names:
+        return class_names.index(name)
+    near = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the model has {len(class_names)} classes, none like it"
+    raise UserError(f"--cam-class {name}: there is no such class; {hint}")
+
+
+def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
+    """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png."""
+    short = {path: path.with_name(f"{path.stem}{PICTURE}") for path in paths}
+    count = Counter(short.values())
+    return {path: name if count[name] == 1 else path.with_name(path.name + PICTURE) for path, name in short.items()}
+
+
+def _draw(network: "Network", prediction: "Prediction", name: str, place: int, png: Path) -> None:
+    """Draw where the network looked for a class."""
+    from groupwise import report
+    from groupwise.data import read_image
+    from groupwise.training.saved import crop_box
+
+    image = read_image(prediction.path)
+    assert prediction.activation is not None
+    caption = f"{name}, {prediction.probabilities[place]:.1%}"
+    try:
+        report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
+    except OSError as error:
+        raise UserError(f"{png} cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def _image_paths(names: list[str]) -> list[Path]:
@@ -134,7 +195,11 @@ def _image_paths(names: list[str]) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in ENDINGS)
+            found = sorted(
+                entry
+                for entry in path.rglob("*")
+                if entry.suffix.lower() in ENDINGS and not entry.name.endswith(PICTURE)
+            )
         elif path.exists():
             found = [path]
         else:

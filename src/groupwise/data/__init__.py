@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from groupwise.data.augmentation import Augmentation
 from groupwise.data.dataset import Dataset, Split
-from groupwise.data.images import BrokenImage, prepare_image, read_image
+from groupwise.data.images import BrokenImage, centre_crop, prepare_image, read_image
 from groupwise.data.samples import TooManyBroken
 from groupwise.data.sources import load_dataset
 
@@ -21,6 +21,7 @@ __all__ = [
     "ImageBatches",
     "Split",
     "TooManyBroken",
+    "centre_crop",
     "load_dataset",
     "prepare_image",
     "read_image",

@@ -74,14 +74,20 @@ def evaluation_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Eva
 
 
 def predict_logits(model: keras.Model, images: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
-    """Return a model's outputs for at most batch_size images, filled up with zeros on the way.
+    """Return the outputs of a model that has one, for at most batch_size images, as `predict_outputs` does."""
+    return predict_outputs(model, images, batch_size)[0]
+
+
+def predict_outputs(model: keras.Model, images: NDArray[np.float32], batch_size: int) -> list[NDArray[np.float32]]:
+    """Return all of a model's outputs for at most batch_size images, filled up with zeros on the way.
 
     JAX and TensorFlow compile anew for every new shape, which takes longer than the images that are made up.
     """
     missing = batch_size - len(images)
     padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
     outputs: Any = model.predict_on_batch(padded)
-    return np.asarray(outputs, np.float32)[: len(images)]
+    several = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [np.asarray(output, np.float32)[: len(images)] for output in several]
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise.data import BrokenImage, Dataset, Split, prepare_image, read_image
+from groupwise.data import BrokenImage, Dataset, Split, centre_crop, prepare_image, read_image
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.training.evaluation import predict_logits, probabilities
 from groupwise.training.folder import RunFolder
+from groupwise.training.saliency import Explainer
 from groupwise.weights import imagenet_classes
 
 PREDICTED_AT_ONCE = 32
@@ -93,16 +95,41 @@ def _places(class_names: Sequence[str]) -> dict[str, int]:
     return {name: place for names in (ids, class_names) for place, name in enumerate(names)}
 
 
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says of an image file.
+
+    Attributes:
+        path: the file.
+        probabilities: float32, of the network's classes.
+        activation: float32, (rows, columns): where it looked, from 0 to 1; None where that was not asked for.
+    """
+
+    path: Path
+    probabilities: NDArray[np.float32]
+    activation: NDArray[np.float32] | None = None
+
+
 def predict_images(
-    network: Network, paths: Iterable[Path], on_broken: Callable[[BrokenImage], Any]
-) -> Iterator[tuple[Path, NDArray[np.float32]]]:
-    """Yield each readable image file with the probabilities of the network's classes.
+    network: Network,
+    paths: Iterable[Path],
+    on_broken: Callable[[BrokenImage], Any],
+    explain: bool = False,
+    explained_class: int | None = None,
+) -> Iterator[Prediction]:
+    """Yield what the network says of each readable image file.
 
     Args:
         network: with preprocessing in its metadata.
         paths: image files.
         on_broken: told of each file that cannot be read.
+        explain: whether to say where it looked, too.
+        explained_class: for which class; None for each image's most likely one.
+
+    Raises:
+        UserError: where the network looked cannot be said.
     """
+    model = Explainer(network) if explain else network
     height, width, channels = network.architecture["input_shape"]
     preprocessing = network.metadata["preprocessing"]
     mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
@@ -117,17 +144,32 @@ def predict_images(
         pixels = prepare_image(image, (height, width), **options)
         pending.append((path, ((pixels / np.float32(255) - mean) / std).astype(np.float32)))
         if len(pending) == PREDICTED_AT_ONCE:
-            yield from _predict(network, pending)
+            yield from _predict(model, pending, explained_class)
             pending = []
-    yield from _predict(network, pending)
+    yield from _predict(model, pending, explained_class)
+
+
+def crop_box(network: Network, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of what a network sees of an image of (height, width), in its pixels."""
+    preprocessing, (height, width, _) = network.metadata["preprocessing"], network.architecture["input_shape"]
+    scaled, (top, left) = centre_crop(size, (height, width), preprocessing["crop"], preprocessing.get("offset", "even"))
+    vertical, horizontal = size[0] / scaled[0], size[1] / scaled[1]
+    return left * horizontal, top * vertical, (left + width) * horizontal, (top + height) * vertical
 
 
 def _predict(
-    network: Network, pending: Sequence[tuple[Path, NDArray[np.float32]]]
-) -> Iterator[tuple[Path, NDArray[np.float32]]]:
+    model: Network | Explainer, pending: Sequence[tuple[Path, NDArray[np.float32]]], explained_class: int | None
+) -> Iterator[Prediction]:
     if not pending:
         return
     images = np.stack([image for _, image in pending])
     # A single image needs no filling up: there will be no second batch.
-    values = probabilities(predict_logits(network, images, PREDICTED_AT_ONCE if len(pending) > 1 else 1))
-    yield from zip((path for path, _ in pending), values, strict=True)
+    batch_size = PREDICTED_AT_ONCE if len(pending) > 1 else 1
+    maps: Iterable[NDArray[np.float32] | None] = [None] * len(pending)
+    if isinstance(model, Explainer):
+        classes = None if explained_class is None else [explained_class] * len(pending)
+        logits, maps = model.explain(images, classes, batch_size)
+    else:
+        logits = predict_logits(model, images, batch_size)
+    for (path, _), values, heat in zip(pending, probabilities(logits), maps, strict=True):
+        yield Prediction(path, values, heat)

@@ -1,0 +1,63 @@
+"""A photo with the map of where a network looked laid over it."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from groupwise.report.style import DPI, INK, new_figure, save
+
+LONGEST, SHORTEST = 1024, 384  # pixels of the picture's long side
+MARGIN, CAPTION = 12, 46  # pixels around the photo, and of the line below it
+COLOURS = matplotlib.colormaps["inferno"]
+STRONGEST = 0.75  # how much of the photo the hottest place hides
+
+
+def activation(
+    image: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+    crop: tuple[float, float, float, float],
+    caption: str,
+    path: Path,
+) -> None:
+    """Write a PNG: the photo, dimmed outside of what the network saw, with a heat map where it looked.
+
+    Args:
+        image: uint8, (height, width, 1 or 3).
+        heat: float32, (rows, columns), from 0 to 1, of the crop.
+        crop: (left, top, right, bottom) of what the network saw, in the image's pixels.
+        caption: the line below.
+        path: of the PNG, which is written whole or not at all.
+    """
+    height, width = image.shape[:2]
+    scale = LONGEST / max(height, width)
+    if scale > 1:
+        # Small images grow by whole numbers, so that their pixels stay squares.
+        scale = max(1, SHORTEST // max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+    picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    pixels = _with_heat(np.asarray(picture, np.float32) / np.float32(255), heat, [round(side * scale) for side in crop])
+    figure = new_figure((size[0] + 2 * MARGIN) / DPI, (size[1] + MARGIN + CAPTION) / DPI)
+    figure.set_layout_engine("none")
+    figure.figimage(pixels, MARGIN, CAPTION, origin="upper")
+    place = (MARGIN / figure.bbox.width, 0.45 * CAPTION / figure.bbox.height)
+    figure.text(*place, caption, color=INK, fontsize=9, va="center")
+    save(figure, path)
+
+
+def _with_heat(pixels: NDArray[np.float32], heat: NDArray[np.float32], crop: list[int]) -> NDArray[np.float32]:
+    """Return the pixels, in 0..1, dimmed outside of the crop and with the heat inside it."""
+    height, width = pixels.shape[:2]
+    left, top = max(0, crop[0]), max(0, crop[1])
+    right, bottom = min(width, max(crop[2], left + 1)), min(height, max(crop[3], top + 1))
+    grown = Image.fromarray(heat).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    values = np.clip(np.asarray(grown, np.float32), 0, 1)[..., None]
+    grey = pixels.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+    result = 0.35 * grey + 0.55
+    inside = pixels[top:bottom, left:right]
+    opacity = STRONGEST * values**0.7
+    result[top:bottom, left:right] = (1 - opacity) * inside + opacity * COLOURS(values[..., 0])[..., :3]
+    return result
