@@ -13,10 +13,9 @@ import pytest
 from groupwise import models
 from groupwise.errors import UserError
 from groupwise.weights import imagenet_classes, input_of
-from groupwise.weights.naming import NAMINGS
 from groupwise.weights.published import canonical_keys
-from groupwise.weights.slots import slots_of
 from tests import parity
+from tests.published import pytorchcv_file
 
 TINY = "resnext20_16x4d_cifar10"
 
@@ -29,30 +28,8 @@ def test_parity(case: parity.Case) -> None:
     assert parity.difference(case) < parity.TOLERANCE
 
 
-def pytorchcv_file(path: Path, name: str = TINY, seed: int = 0, **changes: Any) -> Path:
-    """Write an .npz in pytorchcv's names, kernels in Keras's order, for one of our networks; return its path.
-
-    Args:
-        changes: by key, another array, or None to leave the key out.
-    """
-    generator = np.random.default_rng(seed)
-    naming = next(n for n in NAMINGS if n.publisher == "pytorchcv" and "CIFAR ResNeXt" in n.families)
-    arrays: dict[str, Any] = {}
-    for slot in slots_of(models.create(name)):
-        module = naming.candidates(slot.layer, {})[-1 if "stem" in slot.layer else 0]
-        shape = tuple(slot.variable.shape)
-        is_vector = len(shape) == 1
-        values = (
-            generator.uniform(0.5, 1, shape) if is_vector else generator.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
-        )
-        arrays[f"{module}.{slot.role}"] = values.astype("float32")
-    arrays |= changes
-    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
-    return path
-
-
 def test_every_value_goes_into_its_own_variable(tmp_path: Path) -> None:
-    path = pytorchcv_file(tmp_path / "weights.npz")
+    path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     network = models.create(TINY, weights=path)
     arrays = np.load(path)
     np.testing.assert_array_equal(network.get_layer("stem_conv").kernel, arrays["features.init_block.conv.weight"])
@@ -63,7 +40,7 @@ def test_every_value_goes_into_its_own_variable(tmp_path: Path) -> None:
 
 
 def test_prefixes_and_counters_are_passed_over(tmp_path: Path) -> None:
-    path = pytorchcv_file(tmp_path / "weights.npz")
+    path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     renamed = {f"module.{key}": value for key, value in np.load(path).items()}
     renamed["module.features.init_block.bn.num_batches_tracked"] = np.array(7)
     np.savez(tmp_path / "parallel.npz", **renamed)
@@ -77,22 +54,22 @@ def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path: Path) -> Non
         "features.stage1.unit1.body.conv2.bn.bias": None,
         "features.stage3.unit9.body.conv1.conv.weight": np.zeros((1, 1, 2, 2), "float32"),
         "features.init_block.conv.weight": np.zeros((3, 3, 3, 32), "float32"),
-        "output.weight": np.zeros((512, 10), "float32"),
+        "output.fc.weight": np.zeros((512, 10), "float32"),
     }
-    path = pytorchcv_file(tmp_path / "weights.npz", **changes)
+    path = pytorchcv_file(tmp_path / "weights.npz", TINY, **changes)
     with pytest.raises(UserError) as error:
         models.create(TINY, weights=path)
     for text in (
         "1 missing: features.stage1.unit1.body.conv2.bn.bias",
         "1 unexpected: features.stage3.unit9.body.conv1.conv.weight",
         "2 of another shape: features.init_block.conv.weight 3x3x3x32 instead of 3x3x3x64",
-        "output.weight 512x10 instead of 1024x10",
+        "output.fc.weight 512x10 instead of 1024x10",
     ):
         assert text in str(error.value)
 
 
 def test_another_number_of_classes_leaves_a_fresh_head(tmp_path: Path) -> None:
-    path = pytorchcv_file(tmp_path / "weights.npz")
+    path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     with pytest.warns(UserWarning, match="the head is fresh: 7 classes here, 10 in"):
         network = models.create(TINY, num_classes=7, weights=path)
     assert network.output_shape == (None, 7)
@@ -105,7 +82,7 @@ def test_another_number_of_classes_leaves_a_fresh_head(tmp_path: Path) -> None:
 
 
 def test_parts_and_forms_of_a_network_take_the_same_file(tmp_path: Path) -> None:
-    path = pytorchcv_file(tmp_path / "weights.npz")
+    path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -124,7 +101,7 @@ def test_parts_and_forms_of_a_network_take_the_same_file(tmp_path: Path) -> None
 
 
 def test_what_the_weights_expect_travels_through_saving(tmp_path: Path) -> None:
-    source = pytorchcv_file(tmp_path / "weights.npz")
+    source = pytorchcv_file(tmp_path / "weights.npz", TINY)
     timm = {"mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "crop_pct": 0.9, "interpolation": "bicubic"}
     config = {"architecture": "none", "pretrained_cfg": {**timm, "input_size": [3, 40, 48]}}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -159,7 +136,7 @@ def test_lukemelas_input_is_tensorflows() -> None:
 
 
 def test_the_wrong_family_and_unknown_names_are_said(tmp_path: Path) -> None:
-    path = pytorchcv_file(tmp_path / "weights.npz")
+    path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     with pytest.raises(UserError, match=r"holds a network of .*CIFAR ResNeXt in pytorchcv's names, not MobileNet v1"):
         models.create("mobilenet_wd4", weights=path)
     np.savez(tmp_path / "unknown.npz", **{"encoder.weight": np.zeros(3)})
@@ -189,10 +166,10 @@ def test_a_package_is_looked_up_and_not_run(tmp_path: Path, monkeypatch: pytest.
     package = tmp_path / "carrier"
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").write_text("raise SystemExit('this was run')")
-    pytorchcv_file(package / "models" / "one.npz")
+    pytorchcv_file(package / "models" / "one.npz", TINY)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert models.create(TINY, weights="package:carrier").metadata["weights"]["publisher"] == "pytorchcv"
-    pytorchcv_file(package / "two.npz", seed=1)
+    pytorchcv_file(package / "two.npz", TINY, seed=1)
     with pytest.raises(
         UserError, match=r"carries several: name one of models/one.npz, two.npz, as package:carrier/PATH"
     ):

@@ -52,6 +52,10 @@ def load_network(run_or_model: str | Path) -> Network:
     except UserError:
         raise
     except Exception as error:  # Keras raises nearly anything on a file that is not its own
+        if "unsafe" in str(error):
+            raise UserError(
+                f"{path} is refused, since it holds a program (a Lambda layer), not only a model"
+            ) from error
         raise UserError(f"{path} cannot be read as a Keras model: {str(error).strip().splitlines()[0]}") from error
     if not isinstance(network, Network) or "class_names" not in network.metadata:
         raise UserError(
