@@ -125,7 +125,7 @@ def test_a_keras_file_that_wants_to_run_something_is_refused(tmp_path: Path, cap
     """A lambda is stored as Python bytecode, which safe mode does not load."""
     path = str(tmp_path / "marker")
     inputs = keras.Input((4,))
-    outputs = keras.layers.Lambda(lambda x: x if os.open(path, os.O_CREAT) else x, output_shape=(4,))(inputs)
+    outputs = keras.layers.Lambda(lambda x: [os.open(path, os.O_CREAT), x][1], output_shape=(4,))(inputs)
     keras.Model(inputs, outputs).save("lambda.keras")
     Path(path).unlink(missing_ok=True)
     message = refusal(capsys, "predict", "lambda.keras", "lambda.keras")
