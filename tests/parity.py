@@ -21,6 +21,8 @@ from typing import Any
 BACKENDS = ("tensorflow", "jax", "torch")
 TOLERANCE = 1e-4
 SIZES = (64, 75)
+LAST_NORMS = ("bn3", "conv3.bn", "._bn2")
+"""How the last batch norm of a residual branch is called."""
 
 Stages = Mapping[str, str]
 """Our stage: the publisher's module whose output it is."""
@@ -87,7 +89,7 @@ def _timm() -> list[Case]:
             legacy,
             "seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 seresnext26_32x4d seresnext50_32x4d "
             "seresnext101_32x4d senet154",
-            quick="seresnet50",
+            quick="seresnet50 seresnet18",
             prefix="legacy_",
         ),
         *_cases("timm", mobile, "mobilenetv1_100 mobilenetv1_100h mobilenetv1_125", quick="mobilenetv1_100h"),
@@ -256,7 +258,7 @@ class TorchPeer:
         self._case = case
         self._network = randomise(_torch_network(case))
         for path, module in self._network.named_modules():
-            if path.endswith(("bn3", "conv3.bn")) and ("resne" in case.name or "senet" in case.name):
+            if path.endswith(LAST_NORMS) and case.name.startswith(("resn", "seres", "senet", "eff", "tf_eff")):
                 # Else the blocks' sums grow, the gates saturate, and PyTorch's float32 is far from its own float64.
                 module.weight.data.mul_(0.3)
 

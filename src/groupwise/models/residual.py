@@ -65,6 +65,7 @@ def residual(
     shortcut_kernel: int = 1,
     squeeze_ratio: int | None = None,
     squeeze_divisor: int = 1,
+    relu_before_squeeze: bool = False,
     epsilon: float = 1e-5,
 ) -> Any:
     """Return relu(squeeze-excite(batch norm(branch)) + shortcut(x)), the end of every residual block.
@@ -77,6 +78,7 @@ def residual(
             pool, then channels of zeros).
         shortcut_kernel: the projection's kernel where it strides; 1x1 where it does not.
         squeeze_ratio, squeeze_divisor: as for `SqueezeExcite`; None for none.
+        relu_before_squeeze: whether a ReLU follows the branch's last batch norm.
         epsilon: of all batch norms.
     """
     check_choice("shortcut", shortcut, SHORTCUTS)
@@ -91,7 +93,8 @@ def residual(
         x = conv_bn(x, filters, kernel, strides, activation=None, epsilon=epsilon, name=f"{name}_shortcut")
     if squeeze_ratio is None:
         return bn_activation(branch, name=last, epsilon=epsilon, residual=x)
-    branch = bn_activation(branch, activation=None, name=last, epsilon=epsilon)
+    activation = "relu" if relu_before_squeeze else None
+    branch = bn_activation(branch, activation=activation, name=last, epsilon=epsilon)
     branch = SqueezeExcite(squeeze_ratio, squeeze_divisor, name=f"{name}_squeeze")(branch)
     x = keras.layers.Add(name=f"{name}_add")([branch, x])
     return keras.layers.Activation("relu", name=f"{name}_relu")(x)

@@ -21,6 +21,7 @@ def resnet(
     squeeze_ratio: int | None = None,
     squeeze_divisor: int = 1,
     stride_first: bool = False,
+    relu_before_squeeze: bool = False,
     ceiling_pool: bool = False,
     epsilon: float = 1e-5,
 ) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def resnet(
         bottlenecks: whether the blocks are bottlenecks (50 layers and more) or two 3x3 convolutions.
         squeeze_ratio, squeeze_divisor: as for `SqueezeExcite`; None for none.
         stride_first: whether a bottleneck's first 1x1 strides, or its 3x3.
+        relu_before_squeeze: whether a block of two convolutions has a ReLU before its squeeze-and-excitation, as
+            Cadene's have.
         ceiling_pool: whether the stem's pool has no padding and rounds up, as in Caffe.
         epsilon: of all batch norms.
 
@@ -47,7 +50,9 @@ def resnet(
     """
     options: dict[str, Any] = {"squeeze_ratio": squeeze_ratio, "squeeze_divisor": squeeze_divisor, "epsilon": epsilon}
     block = (
-        partial(bottleneck, stride_first=stride_first, **options) if bottlenecks else partial(basic_block, **options)
+        partial(bottleneck, stride_first=stride_first, **options)
+        if bottlenecks
+        else partial(basic_block, relu_before_squeeze=relu_before_squeeze, **options)
     )
     stem = conv_bn(inputs, 64, 7, 2, epsilon=epsilon, name="stem")
     return residual_network(stem, depths, block, ceiling_pool=ceiling_pool)

@@ -92,7 +92,7 @@ VARIANTS: tuple[Variant, ...] = (
     _variant("shufflenetv2_w2", 244, 2153, CEILING),
     _variant("shufflenetv2b_wd2", 48, 1024, SYMMETRIC, keep_width=True),
     _variant("shufflenetv2b_w1", 116, 1024, SYMMETRIC, keep_width=True),
-    _variant("shufflenetv2b_w3d2", 176, 1024, SYMMETRIC, keep_width=True),
-    _variant("shufflenetv2b_w2", 244, 2048, SYMMETRIC, keep_width=True),
+    _variant("shufflenetv2b_w3d2", 176, 1553, SYMMETRIC, keep_width=True),
+    _variant("shufflenetv2b_w2", 244, 2153, SYMMETRIC, keep_width=True),
 )
 """The first four are torchvision's, the others pytorchcv's."""

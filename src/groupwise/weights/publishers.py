@@ -56,6 +56,8 @@ def _resnet_arguments(facts: Facts, own: Mapping[str, Any]) -> dict[str, Any]:
         # pytorchcv's resnet50 and resnet50b have the same names and shapes: only the file's name tells them apart.
         is_b = re.search(r"resnet\d+b", facts.stem) is not None
         arguments["stride_first"] = facts.publisher == "legacy" or (facts.publisher == "pytorchcv" and not is_b)
+    else:
+        arguments["relu_before_squeeze"] = facts.publisher == "legacy"
     shape = facts.shape("stage1_unit1_squeeze.reduce.weight")
     if shape is not None and shape[0] == reduced_width(shape[1], own["squeeze_ratio"], divisor=8):
         # timm rounds to multiples of 8; others do not.
