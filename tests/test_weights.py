@@ -15,15 +15,16 @@ from groupwise.errors import UserError
 from groupwise.weights import imagenet_classes, input_of
 from groupwise.weights.published import canonical_keys
 from tests import parity
+from tests.parity_cases import CASES, Case
 from tests.published import pytorchcv_file
 
 TINY = "resnext20_16x4d_cifar10"
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, id=c.label, marks=() if c.quick else pytest.mark.slow) for c in parity.CASES]
+    "case", [pytest.param(c, id=c.label, marks=() if c.quick else pytest.mark.slow) for c in CASES]
 )
-def test_parity(case: parity.Case) -> None:
+def test_parity(case: Case) -> None:
     """Logits and stages at two sizes, through a file on disk."""
     assert parity.difference(case) < parity.TOLERANCE
 

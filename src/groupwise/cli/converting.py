@@ -22,8 +22,9 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .safetensors, .pth, .pt, .bin, .h5 or .npz file, hf:OWNER/NAME[@REVISION] of the Hugging Face "
-            "hub, or package:NAME, an installed Python package that carries weights."
+            metavar="SOURCE",
+            help="A .safetensors, .pth, .pt, .bin, .h5 or .npz file, hf:OWNER/NAME (or hf:OWNER/NAME@REVISION) of the "
+            "Hugging Face hub, or package:NAME, an installed Python package that carries weights.",
         ),
     ],
     model: Annotated[
