@@ -126,11 +126,11 @@ def test_what_the_weights_expect_travels_through_saving(tmp_path: Path) -> None:
 )
 def test_a_damaged_configuration_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"config.json is damaged: .*{message}"):
-        input_of("timm", config, (224, 224))
+        input_of("timm", "ResNet", config, (224, 224))
 
 
 def test_lukemelas_input_is_tensorflows() -> None:
-    changes, size = input_of("lukemelas", {}, (300, 300))
+    changes, size = input_of("lukemelas", "EfficientNet-Lite", {}, (300, 300))
     assert size == (280, 280)
     assert int(280 / changes["crop"]) == 312
     np.testing.assert_allclose(np.array([changes["mean"], changes["std"]]) * 255, [3 * [127], 3 * [128]])
@@ -196,6 +196,35 @@ def test_timms_configuration_says_which_efficientnet_it_is() -> None:
     origin: Any = origin_of(Opened(), models.find("efficientnet_lite0"), {})  # type: ignore[arg-type]
     assert (origin.arguments["padding"], origin.arguments["epsilon"]) == ("same", 1e-3)
     assert origin.preprocessing["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_network_takes_its_publishers_habits_whatever_name_it_goes_by(tmp_path: Path) -> None:
+    """Timm's MobileNet has ReLU6 and another mean; pytorchcv's ShuffleNet v2 has no padding in its first pool."""
+    path = pytorchcv_file(tmp_path / "mobilenet.npz", "mobilenet_w1")
+    network = models.create("mobilenetv1_100", weights=path)
+    assert network.get_layer("stem_bn").activation is keras.activations.relu
+    assert network.metadata["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    path = pytorchcv_file(tmp_path / "shufflenet.npz", "shufflenetv2_wd2")
+    network = models.create("shufflenet_v2_x0_5", weights=path, input_shape=(64, 64, 3))
+    assert network.get_layer("stem_pool").explicit == ((0, 1), (0, 1))
+    network.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(m(images, training=False)) for m in (network, again)))
+
+
+def test_a_declared_network_of_another_depth_is_not_built_under_the_name(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz", "resnext14_16x4d")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnext14_16x4d", "pretrained_cfg": {}}))
+    with pytest.raises(UserError, match="does not fit this network"):
+        models.create("resnext26_16x4d", weights=path)
+
+
+def test_a_file_without_a_head(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz", TINY, **{"output.fc.weight": None, "output.fc.bias": None})
+    assert models.create(TINY, weights=path, include_top=False).count_params()
+    with pytest.warns(UserWarning, match="the head is fresh: 7 classes here, none in"):
+        assert models.create(TINY, num_classes=7, weights=path).output_shape == (None, 7)
 
 
 def test_canonical_keys_of_three_frameworks() -> None:

@@ -115,12 +115,12 @@ def origin_of(published: Published, variant: Variant, given: Mapping[str, Any]) 
     """
     declared = models.variants().get(published.config.get("architecture", ""), variant)
     # timm's tf_efficientnet_lite0 and efficientnet_lite0 have the same names and shapes: the hub says which it is.
-    own = declared if declared.family == variant.family else variant
+    own = declared if declared.name.removeprefix("tf_") == variant.name.removeprefix("tf_") else variant
     differing = {name: value for name, value in own.arguments.items() if variant.arguments.get(name) != value}
     arguments = {**differing, **published.arguments({**own.arguments, **given})}
     if variant.takes("use_bias") and published.num_classes is not None:
         arguments["use_bias"] = published.shape("head.bias") is not None
-    changes, image_size = input_of(published.publisher, published.config, own.input_shape[:2])
+    changes, image_size = input_of(published.publisher, variant.family, published.config, own.input_shape[:2])
     return Origin(
         published.publisher,
         {**arguments, **given},

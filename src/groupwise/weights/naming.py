@@ -169,7 +169,7 @@ _PYTORCHCV_SHUFFLENET = Naming(
     },
 )
 _PYTORCHCV_SHUFFLENET_V2B = Naming(
-    "pytorchcv",
+    "pytorchcv, v2b",
     ("ShuffleNet v2",),
     "features.stage{stage}.unit{unit}.{part}",
     _conv_bn(

@@ -90,21 +90,20 @@ class Published:
             complete: the whole network where `network` is a part of it: what only the whole one has is left unread.
 
         Returns:
-            A sentence where the head was left fresh, since it has another number of classes; else None.
+            A sentence where the head was left fresh, since the file has no head or one of another size; else None.
 
         Raises:
             UserError: keys are missing, unexpected or have other shapes; the message lists them.
         """
         slots = slots_of(network)
         whole = network if complete is None else complete
-        expected = slots_of(whole)
+        expected = [slot for slot in slots_of(whole) if slot.layer != "head" or self.num_classes is not None]
         edits = edits_of(self.publisher, self._family, whole)
         found = self._match(expected, edits)
+        classes = next((slot.variable.shape[-1] for slot in slots if slot.name == "head.weight"), None)
         note = None
-        if self.num_classes is not None:
-            classes = next((slot.variable.shape[-1] for slot in slots if slot.name == "head.weight"), None)
-            if classes is not None and classes != self.num_classes:
-                note = f"the head is fresh: {classes} classes here, {self.num_classes} in {self.source}"
+        if classes not in (None, self.num_classes):
+            note = f"the head is fresh: {classes} classes here, {self.num_classes or 'none'} in {self.source}"
         wanted = [slot for slot in slots if not (note and slot.layer == "head")]
 
         def value(slot: Slot) -> Array:
@@ -142,7 +141,8 @@ class Published:
             expected = (edit and edit.stored_shape) or slot.stored_shape(self.file.layout)
             if not self._fits(slot, self.file.shapes[key], expected):
                 misshapen.append(f"{key} {_text(self.file.shapes[key])} instead of {_text(expected)}")
-        unexpected = [key for key in self._keys.values() if key not in found.values()]
+        taken = set(found.values())
+        unexpected = [key for key in self._keys.values() if key not in taken]
         self._refuse(missing, unexpected, misshapen)
         return found
 

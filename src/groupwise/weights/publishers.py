@@ -41,8 +41,10 @@ def arguments_of(facts: Facts, family: str, own: Mapping[str, Any]) -> dict[str,
         arguments |= _resnet_arguments(facts, own)
     if family == "ShuffleNet v1":
         arguments |= _shuffle_arguments(facts, own)
-    if family == "ShuffleNet v2" and publisher == "megvii":
-        arguments |= {"shuffle": "inverse", "keep_width": True, "pool_padding": ((1, 1), (1, 1))}
+    if family == "ShuffleNet v2":
+        arguments |= _split_arguments(publisher)
+    if family == "MobileNet v1":
+        arguments["activation"] = "relu6" if publisher == "timm" else "relu"
     if publisher == "keras.applications":
         arguments["epsilon"] = 1.001e-5
     if publisher == "lukemelas":
@@ -78,13 +80,22 @@ def _shuffle_arguments(facts: Facts, own: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def _split_arguments(publisher: str) -> dict[str, Any]:
+    """Return what sets the forms of ShuffleNet v2 apart."""
+    return {
+        "shuffle": "inverse" if publisher == "megvii" else "paper",
+        "keep_width": publisher in ("megvii", "pytorchcv, v2b"),
+        "pool_padding": [[0, 1], [0, 1]] if publisher == "pytorchcv" else [[1, 1], [1, 1]],
+    }
+
+
 def input_of(
-    publisher: str, config: Mapping[str, Any], size: tuple[int, int]
+    publisher: str, family: str, config: Mapping[str, Any], size: tuple[int, int]
 ) -> tuple[dict[str, Any], tuple[int, int]]:
     """Return in what the images that weights expect differ from the variant's, and their (height, width) in pixels.
 
     Args:
-        publisher: of the weights. config: timm's, as the hub has it; what it says comes first.
+        publisher: of the weights. family: of the network. config: timm's, as the hub has it; what it says comes first.
         size: (height, width) of the variant's own images.
 
     Raises:
@@ -100,6 +111,12 @@ def input_of(
     elif publisher == "megvii":
         # Pixels from 0 to 255 as they are.
         changes = {"mean": 3 * [0.0], "std": 3 * [1 / 255]}
+    elif publisher.startswith("pytorchcv") and not family.startswith("CIFAR"):
+        # One recipe for all of its networks.
+        changes = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        changes |= {"interpolation": "bilinear", "crop": 0.875}
+    elif publisher == "timm" and family == "MobileNet v1":
+        changes = {"mean": 3 * [0.5], "std": 3 * [0.5], "interpolation": "bicubic"}
     elif publisher == "tensorpack":
         changes = {"interpolation": "bicubic", "offset": "down"}
     try:
