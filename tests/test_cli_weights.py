@@ -90,6 +90,16 @@ def test_what_convert_refuses(weights: Path, arguments: tuple[str, ...], message
     assert sorted(path.name for path in Path.cwd().iterdir()) == [weights.name]
 
 
+def test_ctrl_c_says_so_and_leaves_nothing(weights: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models.Network, "save", interrupted)
+    assert main(["convert", str(weights), SMALL, "--output", "model.keras"]) == 130
+    assert capsys.readouterr().err == "groupwise: stopped\n"
+    assert sorted(path.name for path in Path.cwd().iterdir()) == [weights.name]
+
+
 def test_train_the_head_alone_on_grey_images(weights: Path, capsys: Any) -> None:
     """Grey images are shown to a network for colour, prepared as its weights expect it."""
     bars.write_npz(Path("bars.npz"))

@@ -15,6 +15,8 @@ from groupwise.training.stopped import Stopped
 # Typer carries Click's classes along under a private name; this is its UsageError.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
+INTERRUPTED = 130  # the exit code after Ctrl-C
+
 app = typer.Typer(
     name="groupwise",
     help="Train, evaluate and use networks made of grouped, depthwise and separable convolutions.\n\n"
@@ -81,12 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f" (see `{context.command_path} --help`)" if context else ""
         return _fail(str(error.format_message()).rstrip(".") + hint, 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped", 130)
+        return _fail("stopped", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone, as `head` does; Python would complain while it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return code if isinstance(code, int) else 0
+    # Typer turns Ctrl-C into this code, without a word.
+    return _fail("stopped", INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
