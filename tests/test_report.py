@@ -47,3 +47,21 @@ def test_confusion(tmp_path: Path, count: int) -> None:
 def test_a_matrix_of_another_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be 3 x 3"):
         report.confusion(np.zeros((2, 2), np.int64), ["a", "b", "c"], tmp_path / "confusion.png")
+
+
+def test_activation_shows_the_photo_the_crop_and_the_heat(tmp_path: Path) -> None:
+    image = np.zeros((300, 500, 3), np.uint8)
+    image[..., 1] = 200
+    report.activation(
+        image, np.array([[1, 1, 0, 0]], np.float32), (100, 50, 400, 250), "a class, 50.0%", tmp_path / "a.png"
+    )
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (500 + 24, 300 + 12 + 46)
+        pixels = np.asarray(picture.convert("RGB"))[12 : 12 + 300, 12 : 12 + 500].astype(int)
+    inside, outside = pixels[50:250, 100:400], pixels[:40]
+    np.testing.assert_array_equal(inside[:, -60:], image[50:250, 340:400])  # where it did not look: the photo itself
+    assert (np.ptp(outside, axis=-1) == 0).all()  # not seen: grey, and lighter
+    assert outside.mean() > 150
+    heat = inside[:, :60]
+    assert (heat[..., 0] > 150).all()  # the hottest place: the colour map's yellow shines through
+    assert (heat[..., 2] > 0).all()

@@ -16,6 +16,7 @@ Kind: TypeAlias = Literal["kernel", "depthwise", "dense", "vector"]
 Shape: TypeAlias = tuple[int, ...]
 
 LINE = 16
+"""How many float32 numbers a cache line holds."""
 
 
 @dataclass(frozen=True)
