@@ -198,7 +198,7 @@ def _shuffled() -> list[Case]:
         for groups in (3, 8)
         for size in ("0.5", "1.0", "1.5", "2.0")
     )
-    # Into pytorchcv's networks of the same widths: with three groups by an argument, with eight by reordering.
+    # Into pytorchcv's networks of the same widths: with three groups by reordering, with eight by an argument.
     others = "shufflenet_g3_w1=v1_x1.0_g3 shufflenet_g8_w1=v1_x1.0_g8 shufflenet_g8_wd2=v1_x0.5_g8"
     tensorpacks = " ".join(
         f"shufflenet_g{groups}_{scale}=v1_x{ratio}_g{groups}"

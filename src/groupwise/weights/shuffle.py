@@ -6,11 +6,11 @@ Version 1. Between a unit's first grouped 1x1 and its last, the channels are shu
 (groups, n) to (n, groups), by tensorpack and megvii the other way round; by megvii after the depthwise convolution.
 The place is exchangeable, since a depthwise convolution works on each channel alone. The two shuffles are exchangeable
 where as many channels go from each group of the first 1x1 to each group of the last one: then orders within the groups
-make up the difference. That holds whenever the groups divide n; for three groups of 20 channels it does not hold.
+make up the difference. That depends on n modulo the groups only: it holds for up to three groups always, for four
+unless 2 is left over, for eight unless 2 to 6 are.
 
-The order in which units of strides 2 join their pool and their branch is not exchangeable with more than one group: the
-next grouped 1x1 would read other channels together, and the branch's own channels can be reordered within the groups
-of its last 1x1 only. Networks take it as an argument.
+The order in which units of strides 2 join their pool and their branch is an argument of networks. Reversing every
+channel axis of a whole network would exchange it too, but turn round the channels of all features.
 
 Version 2. megvii's unit lets the even channels pass by; with the inverse shuffle at a unit's end, these are the first
 half of the next one's. What comes after the last unit of a stage sees its channels shuffled by ours, and not by
@@ -82,7 +82,7 @@ def exchange(groups: int, channels: int, source: Convention, target: Convention)
     Examples:
         >>> exchange(2, 8, Convention("inverse"), Convention("paper")).compress
         array([0, 2, 1, 3, 4, 6, 5, 7])
-        >>> exchange(3, 60, Convention("inverse"), Convention("paper")) is None
+        >>> exchange(8, 96, Convention("inverse"), Convention("paper")) is None
         True
     """
     from_source, from_target = source.sources(groups, channels), target.sources(groups, channels)
