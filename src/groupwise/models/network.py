@@ -40,6 +40,39 @@ class Network(keras.Model):
         return network
 
 
+@keras.saving.register_keras_serializable("groupwise")
+class RewrittenNetwork(keras.Model):
+    """A network that `groupwise.rewrite` made of one of ours: any layers, saved as they are, with the same metadata.
+
+    Attributes:
+        architecture: its name, classes and image size, as data for JSON; not enough to rebuild it.
+        metadata: as a `Network`'s.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        object.__setattr__(self, "metadata", {})
+
+    metadata: dict[str, Any]
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        classes = self.output_shape[-1] if isinstance(self.output_shape, tuple) else None
+        return {"name": self.name, "num_classes": classes, "input_shape": list(self.input_shape[1:])}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the layers, how they are called, and the metadata."""
+        return {**super().get_config(), "metadata": self.metadata}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RewrittenNetwork":
+        """Rebuild the network, with fresh weights, from `get_config`'s data."""
+        graph = {name: value for name, value in config.items() if name != "metadata"}
+        network: RewrittenNetwork = super().from_config(graph, custom_objects)
+        network.metadata.update(config["metadata"])
+        return network
+
+
 @contextlib.contextmanager
 def build_settings(dtype: str) -> Iterator[None]:
     """Build layers channels_last and in `dtype`, whatever Keras's global settings are."""

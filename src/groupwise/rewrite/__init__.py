@@ -1,0 +1,4 @@
+"""Exact rewrites of Keras models: faster layers, another form, convolution and batch norm in one."""
+
+from groupwise.rewrite.accelerating import accelerate as accelerate
+from groupwise.rewrite.report import report_of as report_of

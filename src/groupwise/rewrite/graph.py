@@ -1,0 +1,126 @@
+"""A functional model as a graph of calls: who makes a tensor, who reads it, and what a piece of it computes."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from groupwise.errors import UserError
+
+Node = Any  # of Keras: one call of an operation, with its arguments and outputs
+Tensor = Any  # keras.KerasTensor
+
+
+def functional(model: keras.Model) -> Any:
+    """Return the graph of Keras's own behind a functional or sequential model.
+
+    Raises:
+        UserError: the model has none: it is a subclass with a program for `call`, or a sequential one not built.
+    """
+    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    if graph is None:
+        raise UserError(f"model {model.name!r}: it has no layers' shapes yet; give it a keras.Input, or call build()")
+    if not hasattr(graph, "_nodes_by_depth"):
+        raise UserError(
+            f"model {model.name!r}: {type(model).__name__} computes in a method of its own, which cannot be rewritten; "
+            "pass a functional or sequential model (its parts may be such)"
+        )
+    return graph
+
+
+class Graph:
+    """The calls of one functional or sequential model, without those of models within it.
+
+    Attributes:
+        nodes: the calls, each after those whose results it reads; inputs are none.
+        inputs, outputs: the model's tensors, in flat lists.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        own = functional(model)
+        depths = own._nodes_by_depth
+        self.nodes: list[Node] = [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+        self.nodes = [node for node in self.nodes if node.operation and not node.is_input]
+        self.inputs, self.outputs = list(own.inputs), list(own.outputs)
+        self._producers = {id(tensor): node for node in self.nodes for tensor in node.outputs}
+        self._readers: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            for tensor in {id(tensor): tensor for tensor in node.input_tensors}.values():
+                self._readers.setdefault(id(tensor), []).append(node)
+        self._results = {id(tensor) for tensor in self.outputs}
+        self._calls = Counter(id(node.operation) for node in self.nodes)
+        self.place = {id(node): place for place, node in enumerate(self.nodes)}
+
+    def producer(self, tensor: Tensor) -> Node | None:
+        """Return the call that makes a tensor; None for the model's inputs."""
+        return self._producers.get(id(tensor))
+
+    def readers(self, tensor: Tensor) -> list[Node]:
+        """Return the calls that read a tensor."""
+        return self._readers.get(id(tensor), [])
+
+    def is_result(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is one of the model's outputs."""
+        return id(tensor) in self._results
+
+    def only_reader(self, tensor: Tensor) -> Node | None:
+        """Return the one call that reads a tensor; None where there are several, or the model returns it."""
+        readers = self.readers(tensor)
+        return readers[0] if len(readers) == 1 and not self.is_result(tensor) else None
+
+    def calls(self, operation: Any) -> int:
+        """Return how often this graph calls a layer or operation."""
+        return self._calls[id(operation)]
+
+    def before(self, node: Node) -> Node | None:
+        """Return the call whose only reader is `node`, which reads nothing else; None where there is none."""
+        if len(node.input_tensors) != 1:
+            return None
+        return self.producer(node.input_tensors[0]) if self.only_reader(node.input_tensors[0]) is node else None
+
+    def after(self, node: Node) -> Node | None:
+        """Return the call that alone reads the one output of `node`; None where there is none."""
+        return self.only_reader(node.outputs[0]) if len(node.outputs) == 1 else None
+
+
+def run(nodes: Sequence[Node], known: dict[int, Any], tensor: Tensor) -> Any:
+    """Compute a tensor by calling `nodes` in order on arrays.
+
+    Args:
+        nodes: calls of operations without weights, each after those whose results it reads.
+        known: the arrays of the tensors they begin with, by the tensors' ids.
+    """
+    values = dict(known)
+    for node in nodes:
+        arguments, keywords = node.arguments.fill_in(values)
+        outputs = keras.tree.flatten(node.operation(*arguments, **keywords))
+        values |= {id(made): output for made, output in zip(node.outputs, outputs, strict=True)}
+    return keras.ops.convert_to_numpy(values[id(tensor)])
+
+
+def is_weightless(operation: Any) -> bool:
+    """Return whether an operation only moves or combines what it is given: no variables, no model, nothing random."""
+    if isinstance(operation, keras.Model | keras.layers.InputLayer):
+        return False
+    return not isinstance(operation, keras.layers.Layer) or not operation.variables
+
+
+def models_within(model: keras.Model) -> Iterator[keras.Model]:
+    """Yield the model, and every functional or sequential model that it calls, at any depth, each once."""
+    seen: set[int] = set()
+    waiting = [model]
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        waiting += [node.operation for node in Graph(found).nodes if is_graph(node.operation)]
+
+
+def is_graph(operation: Any) -> bool:
+    """Return whether an operation is a model whose calls can be followed."""
+    if isinstance(operation, keras.Sequential):
+        return operation._functional is not None
+    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
