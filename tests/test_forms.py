@@ -1,15 +1,18 @@
 """ResNeXt's three forms: the same function, weights carried from any to any."""
 
+import functools
+import operator
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from groupwise import models
+from groupwise import models, rewrite
 from groupwise.models.network import without_values
 from groupwise.models.residual import FORMS
 from tests import peers
+from tests.rewriting import assert_same, disturbed
 
 ONE_BLOCK: dict[str, Any] = {"input_shape": (32, 32, 3), "depths": [1], "cardinality": 4, "width": 8}
 SMALL: dict[str, dict[str, Any]] = {
@@ -41,6 +44,10 @@ def logits(model: models.Network, images: Any) -> Any:
     return keras.ops.convert_to_numpy(model(images, training=False))
 
 
+def images_of(model: keras.Model) -> Any:
+    return np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+
+
 def relative_difference(first: Any, second: Any) -> float:
     return float(np.abs(first - second).max() / np.abs(first).max())
 
@@ -52,7 +59,7 @@ def test_forms_agree_after_training(name: str) -> None:
     assert np.abs(keras.ops.convert_to_numpy(norm.moving_mean)).max() > 1e-3
     expected = logits(model, images)
     for form in FORMS:
-        converted = models.convert_form(model, form)
+        converted = rewrite.to_form(model, form)
         assert converted.architecture["form"] == form
         assert converted.count_params() >= model.count_params()
         assert relative_difference(expected, logits(converted, images)) <= 1e-5
@@ -62,7 +69,7 @@ def test_any_form_to_any_form_keeps_every_weight() -> None:
     model, _ = trained("seresnext50_32x4d", **ONE_BLOCK)
     converted = model
     for form in "aabbacbcc":  # from c: each of the nine pairs once
-        converted = models.convert_form(converted, form)
+        converted = rewrite.to_form(converted, form)
     for ours, theirs in zip(converted.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -86,24 +93,86 @@ def test_a_cardinality_of_one_has_forms_too() -> None:
     model = models.create("resnext50_32x4d", **{**ONE_BLOCK, "cardinality": 1})
     images = np.ones((1, 32, 32, 3), "float32")
     for form in FORMS:
-        assert relative_difference(logits(model, images), logits(models.convert_form(model, form), images)) <= 1e-5
+        assert relative_difference(logits(model, images), logits(rewrite.to_form(model, form), images)) <= 1e-5
 
 
 def test_metadata_goes_along() -> None:
     model = models.create("resnext50_32x4d", num_classes=2, **ONE_BLOCK)
     model.metadata["class_names"] = ["cat", "dog"]
-    assert models.convert_form(model, "b").metadata == model.metadata
+    assert rewrite.to_form(model, "b").metadata == model.metadata
 
 
-def test_other_networks_have_no_forms() -> None:
-    with without_values():
-        resnet, resnext = models.create("resnet18"), models.create("resnext14_16x4d")
-    with pytest.raises(ValueError, match="only a ResNeXt"):
-        models.convert_form(resnet, "a")
-    with pytest.raises(ValueError, match="only a ResNeXt"):
-        models.convert_form(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), "a")  # type: ignore[arg-type]
+def test_other_networks_have_no_blocks_to_rewrite() -> None:
+    model = models.create("resnet18", input_shape=(32, 32, 3), num_classes=3)
+    same = rewrite.to_form(model, "a")
+    assert not rewrite.report_of(same).changes
+    assert relative_difference(logits(model, images_of(model)), logits(same, images_of(model))) <= 1e-5
     with pytest.raises(ValueError, match="form='d': must be one of"):
-        models.convert_form(resnext, "d")
+        rewrite.to_form(model, "d")
+
+
+def stock_model(form: str) -> keras.Model:
+    """Return two ResNeXt blocks of Keras's own layers in a form, as somebody might write them."""
+    inputs = keras.Input((8, 10, 12))
+    first = hand_made_block(inputs, form, groups=4, filters=12, name="one")
+    return disturbed(keras.Model(inputs, hand_made_block(first, form, groups=3, filters=12, name="two")))
+
+
+def hand_made_block(x: Any, form: str, groups: int, filters: int, name: str) -> Any:
+    layers = keras.layers
+    paths = 1 if form == "c" else groups
+
+    def narrow(path: int) -> Any:
+        prefix = f"{name}_path{path + 1}" if paths > 1 else name
+        y = layers.Conv2D(24 // paths, 1, use_bias=False, name=f"{prefix}_reduce")(x)
+        y = layers.ReLU()(layers.BatchNormalization(name=f"{prefix}_bn1")(y))
+        inner = groups // paths
+        y = layers.Conv2D(24 // paths, 3, padding="same", groups=inner, use_bias=False, name=f"{prefix}_spatial")(y)
+        return layers.Activation("relu")(layers.BatchNormalization(name=f"{prefix}_bn2")(y))
+
+    ends = [narrow(path) for path in range(paths)]
+    if form == "a":
+        parts = [
+            layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_path{path + 1}_expand")(end)
+            for path, end in enumerate(ends)
+        ]
+        y = layers.Add()(parts) if name == "one" else functools.reduce(operator.add, parts)
+    else:
+        y = layers.Concatenate()(ends) if paths > 1 else ends[0]
+        y = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_expand")(y)
+    y = layers.BatchNormalization(name=f"{name}_bn3")(y)
+    return layers.ReLU()(layers.Add()([y, x]))
+
+
+@pytest.mark.parametrize("source", FORMS)
+@pytest.mark.parametrize("target", FORMS)
+def test_stock_blocks_of_any_form_to_any_form(source: str, target: str) -> None:
+    model = stock_model(source)
+    converted = rewrite.to_form(model, target)
+    assert_same(model, converted)
+    by_hand = stock_model(target)
+    counts = [sorted(w.shape for w in each.weights) for each in (converted, by_hand)]
+    assert counts[0] == counts[1]
+    if source == "c" and target != "c":
+        assert {f"one_spatial_path{path}" for path in (1, 2, 3, 4)} <= {layer.name for layer in converted.layers}
+    if target == "c" and source != "c":
+        assert converted.get_layer("two_spatial").groups == 3
+
+
+def test_our_networks_and_stock_layers_are_cut_alike() -> None:
+    model, images = trained("resnext50_32x4d", **ONE_BLOCK)
+    plain = keras.Model(model.inputs, model.outputs)
+    for form in "ab":
+        expected, found = rewrite.to_form(model, form), rewrite.to_form(plain, form)
+        names = [{layer.name for layer in each.layers if layer.weights} for each in (expected, found)]
+        assert len(names[0]) == len(names[1])
+        assert relative_difference(logits(expected, images), logits(found, images)) <= 1e-5
+
+
+def test_a_block_that_is_none_is_named() -> None:
+    inputs = keras.Input((8, 8, 12))
+    model = keras.Model(inputs, keras.layers.Conv2D(12, 3, groups=3, name="alone")(inputs))
+    assert "alone" in str(rewrite.report_of(rewrite.to_form(model, "b")))
 
 
 @pytest.mark.slow
@@ -112,7 +181,7 @@ def test_forms_of_large_networks_agree(name: str) -> None:
     model, images = trained(name, input_shape=(64, 64, 3))
     expected = logits(model, images)
     for form in ("a", "b"):
-        assert relative_difference(expected, logits(models.convert_form(model, form), images)) <= 1e-5
+        assert relative_difference(expected, logits(rewrite.to_form(model, form), images)) <= 1e-5
 
 
 @pytest.mark.slow

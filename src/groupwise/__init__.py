@@ -7,11 +7,13 @@ _MEMBERS = {
     "layers": "groupwise.layers",
     "models": "groupwise.models",
     "ops": "groupwise.ops",
+    "rewrite": "groupwise.rewrite",
+    "accelerate": "groupwise.rewrite:accelerate",
     "explain_routing": "groupwise.ops:explain_routing",
     "load_keras_weights": "groupwise.layers:load_keras_weights",
 }
 
-__all__ = ["explain_routing", "layers", "load_keras_weights", "models", "ops"]  # noqa: F822
+__all__ = ["accelerate", "explain_routing", "layers", "load_keras_weights", "models", "ops", "rewrite"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from keras import ops
 from groupwise import backends, pooling
 from groupwise.batch_norm import BatchNormalization as BatchNormalization
 from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
+from groupwise.permuting import PermuteChannels as PermuteChannels
 from groupwise.spec import ConvSpec, Padding, normalise_padding
 
 Shape = tuple[int | None, ...]

@@ -1,4 +1,4 @@
-"""The networks by name: `create`, `list_models`, `describe`, `convert_form`."""
+"""The networks by name: `create`, `list_models`, `describe`."""
 
 import difflib
 import fnmatch
@@ -13,11 +13,10 @@ import keras
 
 from groupwise.errors import UserError
 from groupwise.models.costs import Description, describe_model
-from groupwise.models.forms import convert_form
 from groupwise.models.network import Network, build_settings, without_values
 from groupwise.models.registry import Variant
 
-__all__ = ["Network", "convert_form", "create", "describe", "find", "list_models", "variants"]
+__all__ = ["Network", "create", "describe", "find", "list_models", "variants"]
 
 FAMILIES: tuple[str, ...] = (
     "resnet",

@@ -1,4 +1,4 @@
-"""ResNeXt's three equivalent forms, and trained weights carried from one to another.
+"""ResNeXt's three equivalent forms of our networks, and trained weights carried from one to another.
 
 A layer is named alike in all of them, but for the number of the path that it belongs to in forms a and b:
 `stage1_unit1_path3_spatial_conv` holds the third slice of what `stage1_unit1_spatial_conv` holds in form c. So there
@@ -13,38 +13,13 @@ import keras
 import numpy as np
 
 from groupwise import models
-from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.models.residual import FORMS, check_choice
 
 
-def convert_form(model: Network, form: str) -> Network:
-    """Return the same trained network in another of ResNeXt's forms.
-
-    Args:
-        model: a ResNeXt of any family (SE-ResNeXt, SENet and CIFAR's too) made by `create`; it is left as it is.
-        form: "a" (paths summed), "b" (paths concatenated) or "c" (grouped convolution).
-
-    Returns:
-        A new network, not compiled, with all weights, the moving statistics of batch norm included. Its outputs are the
-        model's up to rounding: they differ by at most 1e-5 of the largest absolute logit.
-
-    Raises:
-        UserError: a ValueError, where the model has no forms, or `form` is not one of them.
-
-    Source: Aggregated Residual Transformations, arXiv 1611.05431, figure 3 and section 3.3.
-
-    Examples:
-        >>> from groupwise.models import create
-        >>> convert_form(create("resnext20_16x4d_cifar10"), "b").output_shape
-        (None, 10)
-    """
+def in_form(model: Network, form: str) -> Network:
+    """Return the same trained network, which `has_forms`, created anew in another form."""
     check_choice("form", form, FORMS)
-    if not _has_forms(model):
-        raise UserError(
-            f"model {model.name!r}: only a ResNeXt made by groupwise.models.create has the forms a, b and c; "
-            "pass one of list_models('*resnext*') or list_models('senet*')"
-        )
     converted = models.create(**{**model.architecture, "form": form})
     converted.metadata.update(model.metadata)
     source = _layers_by_name(model)
@@ -55,7 +30,8 @@ def convert_form(model: Network, form: str) -> Network:
     return converted
 
 
-def _has_forms(model: keras.Model) -> bool:
+def has_forms(model: keras.Model) -> bool:
+    """Return whether `create` made a model, and can make it in ResNeXt's three forms."""
     return isinstance(model, Network) and (
         "form" in inspect.signature(models.find(model.architecture["name"]).build).parameters
     )

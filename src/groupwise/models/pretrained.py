@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise import models
-from groupwise.models.forms import convert_form
+from groupwise.models.forms import in_form
 from groupwise.models.network import Network, without_values
 from groupwise.models.registry import Variant
 from groupwise.weights import Published, class_names_of, give, input_of, open_published
@@ -92,7 +92,7 @@ def _load(network: Network, published: Published) -> str | None:
         with without_values():
             grouped = models.create(**{**architecture, "form": "c"})
         note = _load(grouped, published)
-        for variable, value in zip(network.weights, convert_form(grouped, form).get_weights(), strict=True):
+        for variable, value in zip(network.weights, in_form(grouped, form).get_weights(), strict=True):
             give(variable, value)
     else:
         complete = None

@@ -2,12 +2,17 @@
 
 import keras
 
-from groupwise.rewrite import drop_ins
+from groupwise.rewrite import drop_ins, handmade
+from groupwise.rewrite.carrying import without_permutations
 from groupwise.rewrite.rebuild import Rewriter
 
 
 def accelerate(model: keras.Model) -> keras.Model:
     """Return the same model with our convolutions, batch norms and pools in place of Keras's.
+
+    Grouped convolutions that are written by hand become one layer too: a convolution for each slice of the channels and
+    their concatenation; depthwise convolution, reshape and sum, where the sum is over each group's channels, be the
+    groups contiguous or strided. What pads, adds or applies ReLU beside a layer becomes part of it.
 
     Args:
         model: functional or sequential; models within it, shared layers, several inputs and outputs are followed. It
@@ -28,12 +33,14 @@ def accelerate(model: keras.Model) -> keras.Model:
         'GroupedConv2D'
     """
     rules = (
+        handmade.split_and_concatenated,
+        handmade.depthwise_and_sum,
         drop_ins.norm_and_activation,
         drop_ins.padded_convolution,
         drop_ins.convolution_and_activation,
         drop_ins.drop_in,
     )
-    return Rewriter(rules, drop_ins.within).rewrite(model)
+    return without_permutations(Rewriter(rules, drop_ins.within).rewrite(model))
 
 
 def fuse(model: keras.Model) -> keras.Model:

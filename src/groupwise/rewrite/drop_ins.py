@@ -9,7 +9,7 @@ from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Left, Report
 
-OURS: dict[type, type] = {stock: ours for ours, stock in layers.STOCK.items()} | {
+OURS: dict[type, Any] = {stock: ours for ours, stock in layers.STOCK.items()} | {
     keras.layers.BatchNormalization: layers.BatchNormalization
 }
 """Keras's layers and ours, which compute the same."""

@@ -1,15 +1,14 @@
 """A functional model as a graph of calls: who makes a tensor, who reads it, and what a piece of it computes."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
 from groupwise.errors import UserError
 
-Node = Any  # of Keras: one call of an operation, with its arguments and outputs
-Tensor = Any  # keras.KerasTensor
+Node: TypeAlias = Any  # of Keras: one call of an operation, with its arguments and outputs
+Tensor: TypeAlias = Any  # keras.KerasTensor
 
 
 def functional(model: keras.Model) -> Any:
@@ -49,7 +48,6 @@ class Graph:
             for tensor in {id(tensor): tensor for tensor in node.input_tensors}.values():
                 self._readers.setdefault(id(tensor), []).append(node)
         self._results = {id(tensor) for tensor in self.outputs}
-        self._calls = Counter(id(node.operation) for node in self.nodes)
         self.place = {id(node): place for place, node in enumerate(self.nodes)}
 
     def producer(self, tensor: Tensor) -> Node | None:
@@ -69,15 +67,12 @@ class Graph:
         readers = self.readers(tensor)
         return readers[0] if len(readers) == 1 and not self.is_result(tensor) else None
 
-    def calls(self, operation: Any) -> int:
-        """Return how often this graph calls a layer or operation."""
-        return self._calls[id(operation)]
-
     def before(self, node: Node) -> Node | None:
         """Return the call whose only reader is `node`, which reads nothing else; None where there is none."""
         if len(node.input_tensors) != 1:
             return None
-        return self.producer(node.input_tensors[0]) if self.only_reader(node.input_tensors[0]) is node else None
+        tensor = node.input_tensors[0]
+        return self.producer(tensor) if self.only_reader(tensor) is not None else None
 
     def after(self, node: Node) -> Node | None:
         """Return the call that alone reads the one output of `node`; None where there is none."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -76,6 +77,10 @@ class Rewriter:
         """Return whether the whole model calls a layer just once, so that it may become part of another one."""
         return self._calls[id(operation)] == 1
 
+    def weights_of(self, layer: Any) -> Values:
+        """Return the weights that a layer which stays will have."""
+        return self._weights.get(id(layer)) or layer.get_weights()
+
     def once(self, layer: Any, make: Callable[[], Any]) -> Any:
         """Return the new layer in place of `layer`: made at the first call, the same one afterwards."""
         if id(layer) not in self._layers:
@@ -100,7 +105,7 @@ class Rewriter:
                 made = keras.tree.flatten(self._call(node, tensors))
                 tensors |= {id(old): new for old, new in zip(node.outputs, made, strict=True)}
             else:
-                tensors[id(node.outputs[0])] = replacement.build(lambda tensor: tensors[id(tensor)])
+                tensors[id(node.outputs[0])] = replacement.build(partial(_of, tensors))
         outputs = keras.tree.map_structure(lambda x: tensors[id(x)], own._outputs_struct)
         return _assembled(model, inputs, outputs)
 
@@ -140,10 +145,14 @@ class Rewriter:
         layer = self.once(operation, lambda: clone(operation))
         outputs = layer(*arguments, **keywords)
         if is_new:
-            give(layer, self._weights.get(id(operation)) or operation.get_weights())
+            give(layer, self.weights_of(operation))
             if self.after_clone is not None:
                 self.after_clone(layer, self.report)
         return outputs
+
+
+def _of(tensors: dict[int, Tensor], tensor: Tensor) -> Tensor:
+    return tensors[id(tensor)]
 
 
 def clone(layer: Any) -> Any:

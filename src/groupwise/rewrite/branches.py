@@ -1,0 +1,189 @@
+"""Parallel branches of equal layers that are concatenated or added up: merged into one, and cut into such branches."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from groupwise import layers
+from groupwise.permuting import PermuteChannels
+from groupwise.rewrite.drop_ins import is_addition, is_plain, objection
+from groupwise.rewrite.graph import Graph, Node, Tensor
+from groupwise.rewrite.probing import selection
+from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
+from groupwise.rewrite.report import Change
+
+DENSE = (keras.layers.Conv2D, layers.GroupedConv2D)
+NORMS = (keras.layers.BatchNormalization, layers.BatchNormalization)
+_OF_ONE_LAYER = ("name", "filters", "groups", "kernel_initializer", "bias_initializer")
+"""What may differ between a branch's layer and its fellow's, or is summed over the branches."""
+ACROSS_CHANNELS = ("softmax", "log_softmax", "sparsemax", "glu")
+"""Activations that look at all channels of a pixel."""
+
+
+def merged_branches(rewriter: Rewriter, graph: Graph, node: Node, of_slices: bool) -> Replacement | None:
+    """Merge the branches that a call concatenates or adds up.
+
+    Args:
+        node: the concatenation; or, of branches that end with a convolution, the last addition.
+        of_slices: whether the branches begin with slices of one tensor (a hand-made grouped convolution), or all with
+            the tensor itself (ResNeXt's forms a and b).
+    """
+    found = _Branches.find(rewriter, graph, node, of_slices)
+    return None if found is None else found.merged()
+
+
+@dataclass
+class _Branches:
+    """Equal branches, found from their ends.
+
+    Attributes:
+        steps: layer by layer, the calls of all branches side by side.
+        source: the tensor that they begin with; order: the channels of it that the branches take, side by side, or
+            None where each takes all.
+        joint: the concatenation, or the additions; summed: whether they are added up.
+    """
+
+    steps: list[list[Node]]
+    source: Tensor
+    order: list[int] | None
+    joint: list[Node]
+    summed: bool
+
+    @staticmethod
+    def find(rewriter: Rewriter, graph: Graph, node: Node, of_slices: bool) -> "_Branches | None":
+        summed = is_addition(node)
+        joint, ends = _added(graph, node) if summed else ([node], list(node.input_tensors))
+        is_joint = summed or (type(node.operation).__name__ == "Concatenate" and node.operation.axis in (-1, 3))
+        if not is_joint or len(ends) < 2:
+            return None
+        steps: list[list[Node]] = []
+        while (nodes := _step(rewriter, graph, ends)) is not None:
+            if summed and not steps and not _is_linear(nodes[0]):
+                return None
+            steps.insert(0, nodes)
+            ends = [made.input_tensors[0] for made in nodes]
+        if not steps or type(steps[0][0].operation) not in DENSE or len({end.shape for end in ends}) > 1:
+            return None
+        if of_slices:
+            cut = _slices(graph, ends)
+            return None if cut is None else _Branches(steps, cut[1], cut[0], joint, summed)
+        # Fewer convolutions in a row, as in Inception, make no ResNeXt block.
+        is_block = sum(type(nodes[0].operation) in DENSE for nodes in steps) > 1
+        is_shared = len(set(map(id, ends))) == 1 and steps[0][0].operation.groups == 1
+        return _Branches(steps, ends[0], None, joint, summed) if is_block and is_shared else None
+
+    def merged(self) -> Replacement:
+        def build(new: Any) -> Tensor:
+            x = new(self.source)
+            if self.order is not None and self.order != list(range(len(self.order))):
+                name = f"{self.steps[0][0].operation.name}_order"
+                x = PermuteChannels(self.order, "channels_last", name=name)(x)
+            for place, nodes in enumerate(self.steps):
+                is_last, is_first = place == len(self.steps) - 1, place == 0
+                x = _merged_layer(nodes, is_first and self.order is None, is_last and self.summed, x)
+            return x
+
+        first = self.steps[0][0].operation
+        calls = [node for nodes in self.steps for node in nodes] + self.joint
+        joined = "sum" if self.summed else "concatenation"
+        before = f"{len(self.steps[0])} branches and their {joined}"
+        change = Change(_common_name(first), before, "GroupedConv2D")
+        return Replacement(calls, build, [change], reads=[self.source])
+
+
+def _added(graph: Graph, node: Node) -> tuple[list[Node], list[Tensor]]:
+    """Return the additions that end with `node`, which no other addition continues, and what they add up."""
+    after = graph.after(node)
+    if after is not None and is_addition(after) and type(node.operation) is type(after.operation):
+        is_chain = len(after.input_tensors) == 2 and not isinstance(node.operation, keras.layers.Layer)
+        if is_chain:
+            return [], []
+    joint, ends = [node], []
+    waiting = list(node.input_tensors)[::-1]
+    while waiting:
+        tensor = waiting.pop()
+        made = graph.producer(tensor)
+        is_part = made is not None and is_addition(made) and not isinstance(made.operation, keras.layers.Layer)
+        if is_part and graph.only_reader(tensor) is not None:
+            assert made is not None
+            joint.insert(0, made)
+            waiting += list(made.input_tensors)[::-1]
+        else:
+            ends.append(tensor)
+    return joint, ends
+
+
+def _step(rewriter: Rewriter, graph: Graph, ends: Sequence[Tensor]) -> list[Node] | None:
+    """Return the calls that make the branches' ends, if they are one step: layers alike, each of its own branch."""
+    nodes = []
+    for end in ends:
+        node = graph.producer(end)
+        if node is None or graph.only_reader(end) is None or not can_be_a_step(rewriter, node):
+            return None
+        nodes.append(node)
+    configs = [{k: v for k, v in node.operation.get_config().items() if k not in _OF_ONE_LAYER} for node in nodes]
+    shapes = {node.outputs[0].shape for node in nodes}
+    kinds = {(type(node.operation), getattr(node.operation, "groups", 1)) for node in nodes}
+    is_one = len(kinds) == len(shapes) == 1 and all(config == configs[0] for config in configs[1:])
+    return nodes if is_one else None
+
+
+def _slices(graph: Graph, ends: Sequence[Tensor]) -> tuple[list[int], Tensor] | None:
+    """Return the channels that the branches begin with, side by side, and the tensor whose channels they share out."""
+    nodes = [graph.producer(end) for end in ends]
+    cuts = [node for node in nodes if node is not None and len(node.input_tensors) == 1]
+    if len(cuts) < len(ends) or len({id(node.input_tensors[0]) for node in cuts}) > 1:
+        return None
+    source = cuts[0].input_tensors[0]
+    order: list[int] = []
+    for node, end in zip(cuts, ends, strict=True):
+        chosen = selection(node, source, end)
+        if chosen is None:
+            return None
+        order += chosen.tolist()
+    if sorted(order) != list(range(source.shape[-1])):
+        return None
+    return order, source
+
+
+def can_be_a_step(rewriter: Rewriter, node: Node) -> bool:
+    """Return whether a call is of a layer that can be merged with its like, or cut into several, channel by channel."""
+    layer = node.operation
+    is_known = type(layer) in (*DENSE, *NORMS, keras.layers.ReLU, keras.layers.Activation)
+    if not is_known or not is_plain(node) or not rewriter.is_used_once(layer) or objection(layer):
+        return False
+    if getattr(getattr(layer, "activation", None), "__name__", "") in ACROSS_CHANNELS:
+        return False
+    return getattr(layer, "data_format", "channels_last") == "channels_last" and getattr(layer, "axis", -1) in (-1, 3)
+
+
+def _is_linear(node: Node) -> bool:
+    layer = node.operation
+    return type(layer) in DENSE and layer.groups == 1 and layer.activation is keras.activations.linear
+
+
+def _merged_layer(nodes: Sequence[Node], shares_input: bool, is_summed: bool, x: Tensor) -> Tensor:
+    """Return what the merged layer of a step makes of the merged branches."""
+    made = [node.operation for node in nodes]
+    first = made[0]
+    config = {**first.get_config(), "name": _common_name(first)}
+    if type(first) not in DENSE:
+        values = [np.concatenate(parts) for parts in zip(*(layer.get_weights() for layer in made), strict=True)]
+        return apply(type(first).from_config(config), values, x)
+    kernels, *biases = zip(*(layer.get_weights() for layer in made), strict=True)
+    if is_summed:
+        values = [np.concatenate(kernels, axis=2), *(sum(bias) for bias in biases)]
+    else:
+        values = [np.concatenate(kernels, axis=3), *(np.concatenate(bias) for bias in biases)]
+        config["filters"] = sum(layer.filters for layer in made)
+        config["groups"] = first.groups if shares_input else first.groups * len(made)
+    return apply(layers.GroupedConv2D.from_config(config), values, x)
+
+
+def _common_name(layer: Any) -> str:
+    """Return the name of the merged layer: the first branch's without its path's number."""
+    return re.sub(r"_path1(?=_|$)", "", layer.name)

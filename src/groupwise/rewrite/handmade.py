@@ -1,0 +1,125 @@
+"""Rules for grouped convolutions that people write by hand: depthwise, reshape, sum; split, convolve, concatenate."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from groupwise import layers
+from groupwise.permuting import PermuteChannels
+from groupwise.rewrite.branches import merged_branches
+from groupwise.rewrite.drop_ins import is_plain
+from groupwise.rewrite.graph import Graph, Node, Tensor
+from groupwise.rewrite.probing import pieces_after, sums
+from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
+from groupwise.rewrite.report import Change, Left
+
+_DEPTHWISE = (keras.layers.DepthwiseConv2D, layers.DepthwiseConv2D)
+
+
+def split_and_concatenated(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | None:
+    """Put one grouped convolution in place of slices, a convolution for each, and their concatenation."""
+    return merged_branches(rewriter, graph, node, of_slices=True)
+
+
+def depthwise_and_sum(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | None:
+    """Put one grouped convolution in place of a depthwise one, a reshape and a sum over the channels of each group.
+
+    Which channels are summed is found by running what follows the depthwise convolution, so that the arrangement counts
+    and not how it is written. Where the groups are strided, the channels are permuted before.
+    """
+    depthwise = node.operation
+    if type(depthwise) not in _DEPTHWISE or depthwise.depth_multiplier == 1 or not is_plain(node):
+        return None
+    is_linear = depthwise.activation is keras.activations.linear and depthwise.data_format == "channels_last"
+    if not is_linear or not rewriter.is_used_once(depthwise):
+        return None
+    for nodes, end in pieces_after(graph, node.outputs[0]):
+        summed = sums(nodes, node.outputs[0], end)
+        if summed is None or summed.shape[0] == summed.shape[1]:
+            continue
+        groups = _groups(summed, depthwise.depth_multiplier)
+        if isinstance(groups, str):
+            return Left(depthwise.name, "DepthwiseConv2D and a sum", groups)
+        return _grouped(graph, node, [node, *nodes], groups, depthwise)
+    return None
+
+
+def _groups(summed: np.ndarray, multiplier: int) -> list[tuple[list[int], list[int]]] | str:
+    """Return each group's (input channels, output channels), or why the sums are no grouped convolution.
+
+    Args:
+        summed: `probing.sums` of the depthwise outputs, of which `q * multiplier + r` is input channel q's.
+    """
+    inputs = [np.flatnonzero(column) // multiplier for column in summed.T]
+    if all(len(set(channels)) == 1 for channels in inputs):
+        return (
+            "each sum is over the filters of one channel, so that no two channels ever meet: not a grouped convolution "
+            "(sum over the middle axis of (groups, in/groups, out/groups) instead)"
+        )
+    found: dict[tuple[int, ...], list[int]] = {}
+    for output, channels in enumerate(inputs):
+        found.setdefault(tuple(sorted(channels)), []).append(output)
+    members = [channel for channels in found for channel in channels]
+    sizes = {(len(channels), len(outputs)) for channels, outputs in found.items()}
+    if len(sizes) != 1 or len(set(members)) != len(members):
+        return "its sums are no equal groups of channels"
+    return [(list(channels), outputs) for channels, outputs in found.items()]
+
+
+def _grouped(
+    graph: Graph, node: Node, nodes: list[Node], groups: list[tuple[list[int], list[int]]], depthwise: Any
+) -> Replacement:
+    multiplier = depthwise.depth_multiplier
+    in_order = [channel for channels, _ in groups for channel in channels]
+    out_order = [channel for _, outputs in groups for channel in outputs]
+    values = depthwise.get_weights()
+    kernel = _kernel(values[0], graph, nodes, groups, multiplier)
+    config = {
+        "filters": len(out_order),
+        "groups": len(groups),
+        **{name: getattr(depthwise, name) for name in ("kernel_size", "strides", "padding", "dilation_rate")},
+        **{name: depthwise.get_config()[name] for name in ("name", "trainable", "dtype", "use_bias", "data_format")},
+    }
+    weights = [kernel]
+    if depthwise.use_bias:
+        summed = sums(nodes[1:], node.outputs[0], nodes[-1].outputs[0])
+        assert summed is not None
+        weights.append((values[1] @ summed)[out_order])
+
+    def build(new: Any) -> Tensor:
+        x = permuted(new(node.input_tensors[0]), in_order, f"{depthwise.name}_in_order")
+        x = apply(layers.GroupedConv2D.from_config(config), weights, x)
+        return permuted(x, np.argsort(out_order).tolist(), f"{depthwise.name}_out_order")
+
+    is_strided = in_order != sorted(in_order) or out_order != sorted(out_order)
+    note = "its groups are strided: the channels are permuted" if is_strided else ""
+    before = "DepthwiseConv2D, reshape, sum"
+    change = Change(depthwise.name, before, f"GroupedConv2D, {len(groups)} groups", note)
+    return Replacement(nodes, build, [change])
+
+
+def _kernel(
+    depthwise: np.ndarray,
+    graph: Graph,
+    nodes: list[Node],
+    groups: list[tuple[list[int], list[int]]],
+    multiplier: int,
+) -> np.ndarray:
+    """Return the grouped kernel: of each output channel, the depthwise filters that it sums, by their input channel."""
+    summed = sums(nodes[1:], nodes[0].outputs[0], nodes[-1].outputs[0])
+    assert summed is not None
+    height, width, *_ = depthwise.shape
+    flat = depthwise.reshape(height, width, -1)
+    columns = []
+    for channels, outputs in groups:
+        for output in outputs:
+            places = np.flatnonzero(summed[:, output])
+            of_channel = dict(zip((places // multiplier).tolist(), places.tolist(), strict=True))
+            columns.append(flat[..., [of_channel[channel] for channel in channels]])
+    return np.stack(columns, axis=-1)
+
+
+def permuted(x: Tensor, order: list[int], name: str) -> Tensor:
+    """Return the channels in another order; `x` itself where that is theirs."""
+    return x if order == list(range(len(order))) else PermuteChannels(order, "channels_last", name=name)(x)
