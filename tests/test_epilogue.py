@@ -1,6 +1,5 @@
 """Bias, residual and activation in the convolution's own call, on every backend: values and all gradients."""
 
-import numpy as np
 import pytest
 
 from groupwise import backends, native

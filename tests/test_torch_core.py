@@ -192,7 +192,7 @@ def test_exports(spec: ConvSpec) -> None:
 
 
 def with_epilogue(convolve: Any, activation: str) -> Any:
-    """Return `convolve` followed by a bias, a residual and an activation, from tensors of its own that need gradients."""
+    """Return `convolve` with a bias, a residual and an activation after it; both extras depend on its arguments."""
 
     def run(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
         bias = torch.linspace(-1, 1, spec.out_channels, dtype=inputs.dtype)

@@ -186,7 +186,7 @@ def activation_number(name: str) -> int:
     return ACTIVATIONS.index(name)
 
 
-def epilogue(bias: int | None, residual: int | None, activation: str) -> Any:
+def epilogue(activation: str, bias: int | None = None, residual: int | None = None) -> Any:
     """Return the address of a `GwEpilogue`, for `run`; bias and residual are addresses too, or None."""
     return ctypes.byref(_Epilogue(bias, residual, activation_number(activation)))
 
@@ -271,7 +271,7 @@ def convolve(
     if has_epilogue:
         check("bias", bias, shapes(all_sizes)[KERNEL][3:])
         check("residual", residual, result)
-        after = epilogue(*(None if array is None else array.ctypes.data for array in (bias, residual)), activation)
+        after = epilogue(activation, *(None if array is None else array.ctypes.data for array in (bias, residual)))
     run(pass_, all_sizes, a.ctypes.data, b.ctypes.data, out.ctypes.data, after, family=family)
     return out
 

@@ -70,7 +70,8 @@ def _checked(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.T
     """Return `tensor` as contiguous memory; raise ValueError where it is not float32 of this shape."""
     if tensor.shape != shape or tensor.dtype != torch.float32:
         raise ValueError(
-            f"groupwise::{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: must be float32 of shape {shape}"
+            f"groupwise::{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
+            f"must be float32 of shape {shape}"
         )
     return tensor.contiguous()
 
@@ -149,7 +150,7 @@ def _fused(
     ]
     out = inputs.new_empty(after)
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in extras)
-    epilogue = native.epilogue(*addresses, activation)
+    epilogue = native.epilogue(activation, *addresses)
     arrays = (inputs.data_ptr(), kernel.data_ptr(), out.data_ptr())
     native.run(native.FORWARD, known, *arrays, epilogue, executor())
     return out
