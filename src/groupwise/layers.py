@@ -399,7 +399,7 @@ def stock_twin(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a fresh layer of Keras's own in place of one of ours: a `clone_function` for `clone_model`.
 
     Its weights have the same shapes; explicit padding, which Keras does not have, becomes "same". A batch norm keeps
-    its residual and activation, but runs Keras's own operations.
+    its residual and activation, but runs Keras's own operations; a convolution's twin takes no residual.
     """
     stock: Any = STOCK.get(type(layer))
     config = layer.get_config()
