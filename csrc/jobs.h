@@ -155,6 +155,16 @@ class Finish {
     for (int p = 0; p < Pixels; ++p) write_pixel(sums + p * vectors, vectors, position + p * distance);
   }
 
+  // Asks for the residual of what `write` will write, while the sums are computed: no prefetcher foresees a few lines
+  // of each pixel. Unasked, a 1x1 convolution of 512 outputs took longer with its residual than an addition after it.
+  GW_INLINE void ask(int64_t floats, int64_t pixels, int64_t position, int64_t distance) const {
+    if (!epilogue_.residual) return;
+    for (const float* from = epilogue_.residual + position; pixels > 0; --pixels, from += distance) {
+      for (int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(from + i, 0, 3);
+      __builtin_prefetch(from + floats - 1, 0, 3);
+    }
+  }
+
   // Where outputs may be written at once: nothing follows, they stay in the cache, and pixels have no gaps.
   float* direct(int64_t position, int64_t gap) const {
     return plain_ && !streaming_ && gap == 0 ? out_ + position : nullptr;

@@ -1,14 +1,17 @@
 // TensorFlow's operations over the core, through TensorFlow's C interface:
 //
 //   GroupwiseConv2D(inputs, kernel) -> outputs
+//   GroupwiseFusedConv2D(inputs, kernel, bias, residual) -> activation(outputs + bias + residual)
 //   GroupwiseConv2DInputGradient(outputs' gradient, kernel, inputs' shape) -> inputs' gradient
 //   GroupwiseConv2DKernelGradient(inputs, outputs' gradient, kernel's shape) -> kernel's gradient
 //
 // Attributes: groups, strides and dilations (vertical, horizontal), padding (top, bottom, left, right; empty is "same",
-// settled at each call because the image's size may differ). Arrays are float32, shapes int32.
+// settled at each call because the image's size may differ). The fused one has three more: activation (GwActivation),
+// biases and residuals (how many are given, 0 or 1). Arrays are float32, shapes int32.
 #include "tensorflow_call.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace {
 
@@ -25,6 +28,7 @@ constexpr Role kRoles[3][3] = {
 struct Attributes {
   int64_t groups = 0;
   std::vector<int64_t> strides, dilations, padding;
+  int64_t activation = GW_LINEAR, biases = 0, residuals = 0;
 };
 
 bool read_sizes(TF_OpKernelConstruction* construction, const char* name, int64_t least, const Status& status,
@@ -57,10 +61,27 @@ bool read_attributes(TF_OpKernelConstruction* construction, const Status& status
          status.refuse("strides and dilations must have two entries, padding four or none");
 }
 
+bool read_epilogue(TF_OpKernelConstruction* construction, const Status& status, Attributes* attributes) {
+  for (auto [name, value, most] : {std::tuple{"activation", &attributes->activation, int64_t{GW_RELU6}},
+                                   {"biases", &attributes->biases, 1},
+                                   {"residuals", &attributes->residuals, 1}}) {
+    TF_OpKernelConstruction_GetAttrInt64(construction, name, value, status);
+    if (!status.is_ok()) return false;
+    if (*value >= 0 && *value <= most) continue;
+    return status.refuse(std::string(name) + "=" + std::to_string(*value) + ": must be from 0 to " +
+                         std::to_string(most));
+  }
+  return true;
+}
+
+template <bool is_fused>
 void* create(TF_OpKernelConstruction* construction) {
   const Status status(kSubject);
   auto attributes = std::make_unique<Attributes>();
-  if (read_attributes(construction, status, attributes.get())) return attributes.release();
+  if (read_attributes(construction, status, attributes.get()) &&
+      (!is_fused || read_epilogue(construction, status, attributes.get()))) {
+    return attributes.release();
+  }
   TF_OpKernelConstruction_Failure(construction, status);
   return nullptr;
 }
@@ -146,20 +167,34 @@ bool resolve(GwPass pass, const Attributes& attributes, Shape* shapes, const Sta
   return true;
 }
 
+// Reads what follows a forward pass: after inputs and kernel, the bias and the residual that are given.
+bool read_extra(TF_OpKernelContext* context, int index, const char* name, const Shape& shape, const Status& status,
+                Tensor* tensor) {
+  if (!read_input(context, index, status, tensor)) return false;
+  const Shape found = shape_of(*tensor);
+  return found == shape ||
+         status.refuse(std::string(name) + " of shape " + text(found) + ": must be of shape " + text(shape));
+}
+
 bool run(GwPass pass, const Attributes& attributes, TF_OpKernelContext* context, const Status& status) {
   const Role* roles = kRoles[pass];
-  Tensor a, b;
+  Tensor a, b, bias, residual;
   Shape shapes[3];
   GwConvolution convolution;
   if (!read_array(context, 0, roles[0], status, &a, &shapes[roles[0]]) ||
       !read_array(context, 1, roles[1], status, &b, &shapes[roles[1]]) ||
       (pass != GW_FORWARD && !read_shape(context, status, &shapes[roles[2]])) ||
-      !resolve(pass, attributes, shapes, status, &convolution)) {
+      !resolve(pass, attributes, shapes, status, &convolution) ||
+      (attributes.biases && !read_extra(context, 2, "bias", {convolution.out_channels}, status, &bias)) ||
+      (attributes.residuals &&
+       !read_extra(context, attributes.biases ? 3 : 2, "residual", shapes[kOutputs], status, &residual))) {
     return false;
   }
+  const GwEpilogue epilogue{bias ? floats(bias) : nullptr, residual ? floats(residual) : nullptr,
+                            attributes.activation};
   const Tensor out = allocate(context, 0, shapes[roles[2]], status);
-  return status.is_ok() &&
-         status.accept(gw_convolve(pass, &convolution, floats(a), floats(b), floats(out), nullptr, nullptr, nullptr));
+  return status.is_ok() && status.accept(gw_convolve(pass, &convolution, floats(a), floats(b), floats(out),
+                                                     pass == GW_FORWARD ? &epilogue : nullptr, nullptr, nullptr));
 }
 
 template <GwPass pass>
@@ -168,24 +203,24 @@ void compute(void* kernel, TF_OpKernelContext* context) {
   if (!run(pass, *static_cast<Attributes*>(kernel), context, status)) TF_OpKernelContext_Failure(context, status);
 }
 
-template <GwPass pass>
-void add(const char* name, Operation::Texts inputs, Operation::Texts outputs) {
-  register_operation({name,
-                      inputs,
-                      outputs,
-                      {"groups: int", "strides: list(int)", "dilations: list(int)", "padding: list(int)"},
-                      create,
-                      compute<pass>,
-                      destroy});
+template <GwPass pass, bool is_fused = false>
+void add(const char* name, Operation::Texts inputs, const char* output) {
+  std::vector<const char*> attributes{"groups: int", "strides: list(int)", "dilations: list(int)",
+                                      "padding: list(int)"};
+  if (is_fused) attributes.insert(attributes.end(), {"activation: int", "biases: int >= 0", "residuals: int >= 0"});
+  register_operation({name, inputs, {output}, attributes, create<is_fused>, compute<pass>, destroy});
 }
 
 // Runs when TensorFlow loads the library.
 const bool registered = [] {
-  add<GW_FORWARD>("GroupwiseConv2D", {"inputs: float", "kernel: float"}, {"outputs: float"});
+  add<GW_FORWARD>("GroupwiseConv2D", {"inputs: float", "kernel: float"}, "outputs: float");
+  add<GW_FORWARD, true>("GroupwiseFusedConv2D",
+                        {"inputs: float", "kernel: float", "bias: biases * float", "residual: residuals * float"},
+                        "outputs: float");
   add<GW_INPUT_GRADIENT>("GroupwiseConv2DInputGradient", {"gradient: float", "kernel: float", "shape: int32"},
-                         {"input_gradient: float"});
+                         "input_gradient: float");
   add<GW_KERNEL_GRADIENT>("GroupwiseConv2DKernelGradient", {"inputs: float", "gradient: float", "shape: int32"},
-                          {"kernel_gradient: float"});
+                          "kernel_gradient: float");
   return true;
 }();
 

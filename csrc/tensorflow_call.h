@@ -3,7 +3,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -78,7 +77,7 @@ inline void leave_shape_unknown(TF_ShapeInferenceContext* context, TF_Status* st
 }
 
 struct Operation {
-  using Texts = std::initializer_list<const char*>;
+  using Texts = std::vector<const char*>;
 
   const char* name;
   Texts inputs, outputs, attributes;

@@ -199,6 +199,7 @@ class ImagePass {
     for (int64_t i = 0, j = 0, size; i < tiles; ++i, j += size) {
       size = least + (i < larger);
       next.ask();
+      finish.ask(minimum(vectors * kLanes, out_width_ - first), size, start + j * distance, distance);
       alignas(64) float sums[kPixels * kVectors * kLanes];
       tile_of(size, vectors)({row.products, row.count, (group - chunk.first) * in_width_ * plane_ + j, panel * panel_,
                               plane_, vectors_ * kLanes},

@@ -1,7 +1,7 @@
 """What the tests need of each framework beside Keras: values and gradients, eager and compiled."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,41 +17,48 @@ def values_and_gradients(
 
     `compiled`: under `tf.function` or `jax.jit`; PyTorch runs eagerly either way.
     """
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    arrays = [keras.ops.convert_to_tensor(array, dtype) for array in (inputs, kernel, gradient)]
-    results = _RUN[BACKEND](function, *arrays, compiled)
-    to_numpy = keras.ops.convert_to_numpy
-    outputs, to_inputs, to_kernel = (np.asarray(to_numpy(keras.ops.cast(r, "float32")), "float64") for r in results)
+    outputs, to_inputs, to_kernel = value_and_every_gradient(function, [inputs, kernel], gradient, compiled)
     return outputs, to_inputs, to_kernel
 
 
-def _tensorflow(function: Any, inputs: Any, kernel: Any, gradient: Any, compiled: bool) -> Any:
+def value_and_every_gradient(
+    function: Callable[..., Any], arguments: Sequence[np.ndarray], gradient: np.ndarray, compiled: bool
+) -> list[np.ndarray]:
+    """Return function(*arguments) and the gradient to each of sum(outputs * gradient); see `values_and_gradients`."""
+    dtype = keras.backend.standardize_dtype(arguments[0].dtype)
+    arrays = [keras.ops.convert_to_tensor(array, dtype) for array in (*arguments, gradient)]
+    results = _RUN[BACKEND](function, arrays[:-1], arrays[-1], compiled)
+    to_numpy = keras.ops.convert_to_numpy
+    return [np.asarray(to_numpy(keras.ops.cast(result, "float32")), "float64") for result in results]
+
+
+def _tensorflow(function: Any, arguments: list[Any], gradient: Any, compiled: bool) -> Any:
     tf = importlib.import_module("tensorflow")
 
-    def run(inputs: Any, kernel: Any, gradient: Any) -> Any:
+    def run(arguments: list[Any], gradient: Any) -> Any:
         with tf.GradientTape() as tape:
-            tape.watch([inputs, kernel])
-            outputs = function(inputs, kernel)
-        return outputs, *tape.gradient(outputs, [inputs, kernel], output_gradients=gradient)
+            tape.watch(arguments)
+            outputs = function(*arguments)
+        return outputs, *tape.gradient(outputs, arguments, output_gradients=gradient)
 
-    return (tf.function(run) if compiled else run)(inputs, kernel, gradient)
+    return (tf.function(run) if compiled else run)(arguments, gradient)
 
 
-def _jax(function: Any, inputs: Any, kernel: Any, gradient: Any, compiled: bool) -> Any:
+def _jax(function: Any, arguments: list[Any], gradient: Any, compiled: bool) -> Any:
     jax = importlib.import_module("jax")
 
-    def run(inputs: Any, kernel: Any, gradient: Any) -> Any:
-        outputs, pull = jax.vjp(function, inputs, kernel)
+    def run(arguments: list[Any], gradient: Any) -> Any:
+        outputs, pull = jax.vjp(function, *arguments)
         return outputs, *pull(gradient)
 
-    return (jax.jit(run) if compiled else run)(inputs, kernel, gradient)
+    return (jax.jit(run) if compiled else run)(arguments, gradient)
 
 
-def _torch(function: Any, inputs: Any, kernel: Any, gradient: Any, compiled: bool) -> Any:
-    inputs, kernel = inputs.requires_grad_(), kernel.requires_grad_()
-    outputs = function(inputs, kernel)
+def _torch(function: Any, arguments: list[Any], gradient: Any, compiled: bool) -> Any:
+    arguments = [argument.requires_grad_() for argument in arguments]
+    outputs = function(*arguments)
     outputs.backward(gradient)
-    return outputs.detach(), inputs.grad, kernel.grad
+    return outputs.detach(), *(argument.grad for argument in arguments)
 
 
 _RUN: dict[str, Callable[..., Any]] = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -188,8 +188,79 @@ GOOD: dict[str, Any] = {"groups": 4, "strides": (1, 1), "dilations": (1, 1), "pa
 def test_what_is_no_convolution_is_refused(pass_: int, arguments: Any, attributes: Any, message: str) -> None:
     name = ("GroupwiseConv2D", "GroupwiseConv2DInputGradient", "GroupwiseConv2DKernelGradient")[pass_]
     with pytest.raises(tf.errors.InvalidArgumentError, match=message) as failure:
-        core._run(pass_, [tf.constant(argument) for argument in arguments], None, **{**GOOD, **attributes})
+        core._run(name, [tf.constant(argument) for argument in arguments], None, **{**GOOD, **attributes})
     assert name in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "attributes", "message"),
+    [
+        (([np.ones(11, "float32")], []), {}, r"bias of shape \(11\): must be of shape \(12\)"),
+        (([np.ones((12, 1), "float32")], []), {}, "bias of shape"),
+        (([], [X]), {}, r"residual of shape \(2, 5, 6, 8\): must be of shape \(2, 3, 4, 12\)"),
+        (([np.ones(12, "float32")], [X]), {}, "residual of shape"),
+        (([np.ones(12, "float32")] * 2, []), {}, "biases=2: must be from 0 to 1"),
+        (([], [X] * 2), {}, "residuals=2: must be from 0 to 1"),
+        (([], []), {"activation": 3}, "activation=3: must be from 0 to 2"),
+    ],
+)
+def test_an_epilogue_that_does_not_fit_is_refused(arguments: Any, attributes: Any, message: str) -> None:
+    tensors = [tf.constant(X), tf.constant(W), *([tf.constant(array) for array in given] for given in arguments)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        core._run("GroupwiseFusedConv2D", tensors, None, **{**GOOD, "activation": 0, **attributes})
+    with pytest.raises(ValueError, match="activation='silu': must be one of linear, relu, relu6"):
+        core.convolve(X, W, STRIDED[0], activation="silu")
+
+
+@pytest.mark.parametrize("spec", STRIDED)
+def test_an_epilogue_of_unknown_sizes(spec: ConvSpec) -> None:
+    unknown, traced = resized(spec, None, None, None), []
+    bias = tf.constant(np.linspace(-1, 1, spec.out_channels, dtype="float32"))
+    signature = [tf.TensorSpec(shape) for shape in (unknown.input_shape, spec.kernel_shape, [None] * 4)]
+
+    @tf.function(input_signature=signature)
+    def outputs_and_gradients(x: Any, w: Any, residual: Any) -> Any:
+        outputs = core.convolve(x, w, unknown, bias, residual, "relu")
+        gradients = tf.gradients(outputs, [x, w, bias, residual])
+        traced.append([tuple(array.shape) for array in (outputs, *gradients[:3])])
+        return outputs, *gradients
+
+    for more in range(3):
+        known = resized(spec, 1 + more % 2, 10 + more, 9 + more)
+        x, w, residual = random_arrays(known)
+        total = truth(native.FORWARD, known, [x, w]) + bias.numpy() + residual
+        passed = np.where(total > 0, 1.0, 0)
+        outputs, *gradients = outputs_and_gradients(x, w, residual)
+        wanted = [truth(pass_, known, [x, w, passed]) for pass_ in (native.INPUT_GRADIENT, native.KERNEL_GRADIENT)]
+        np.testing.assert_allclose(outputs, np.maximum(total, 0), rtol=0, atol=1e-4)
+        for actual, value in zip(gradients, [*wanted, passed.sum((0, 1, 2)), passed], strict=True):
+            np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-3)
+    static = [(None, None, None, spec.out_channels), unknown.input_shape, spec.kernel_shape, (spec.out_channels,)]
+    assert traced == [static]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "function"])
+def test_second_order_gradients_with_an_epilogue(compiled: bool) -> None:
+    """Against the plain operation followed by TensorFlow's own."""
+    spec = STRIDED[1]
+    x, w, residual = (tf.constant(array) for array in random_arrays(spec))
+    bias = tf.constant(np.linspace(-1, 1, spec.out_channels, dtype="float32"))
+
+    def twice(convolve: Any) -> Any:
+        arrays = [x, w, bias, residual]
+        with tf.GradientTape() as outer:
+            outer.watch(arrays)
+            with tf.GradientTape() as inner:
+                inner.watch(arrays)
+                loss = tf.reduce_sum(convolve(*arrays) ** 2)
+            slope = sum(tf.reduce_sum(tf.sin(gradient)) for gradient in inner.gradient(loss, arrays))
+        return outer.gradient(slope, arrays)
+
+    fused = lambda x, w, b, r: core.convolve(x, w, spec, b, r, "relu6")  # noqa: E731
+    plain = lambda x, w, b, r: tf.nn.relu6(core.convolve(x, w, spec) + b + r)  # noqa: E731
+    run = tf.function(twice) if compiled else twice
+    for actual, value in zip(run(fused), run(plain), strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(abs(value))))
 
 
 def process(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -191,6 +191,85 @@ def test_exports(spec: ConvSpec) -> None:
     assert torch.equal(loaded(inputs, kernel), torch_core.convolve(inputs, kernel, spec))
 
 
+def with_epilogue(convolve: Any, activation: str) -> Any:
+    """Return `convolve` with a bias, a residual and an activation after it; both extras depend on its arguments."""
+
+    def run(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
+        bias = torch.linspace(-1, 1, spec.out_channels, dtype=inputs.dtype)
+        residual = kernel.sum() + inputs.sum() * torch.ones(native.shapes(native.sizes(spec))[2], dtype=inputs.dtype)
+        if convolve is torch_core.convolve:
+            return torch_core.convolve(inputs, kernel, spec, bias * kernel.sum(), residual, activation)
+        outputs = convolve(inputs, kernel, spec) + bias * kernel.sum() + residual
+        return torch.clamp(outputs, *{"linear": (-torch.inf,), "relu": (0,), "relu6": (0, 6)}[activation])
+
+    return run
+
+
+@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("spec", ONE_EACH)
+def test_second_order_with_an_epilogue(spec: ConvSpec, activation: str) -> None:
+    results = second_order(with_epilogue(torch_core.convolve, activation), spec, *leaves(spec))
+    exact = second_order(with_epilogue(stock.convolve, activation), spec, *leaves(spec, torch.float64))
+    for actual, value in zip(results, exact, strict=True):
+        torch.testing.assert_close(actual.double(), value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
+
+
+@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("spec", ONE_EACH)
+def test_opcheck_of_the_epilogue(spec: ConvSpec, activation: str) -> None:
+    inputs, kernel, residual = (tensor.detach() for tensor in leaves(spec))
+    bias, sizes = torch.linspace(-1, 1, spec.out_channels), list(native.sizes(spec))
+    for extras in ((bias, residual), (None, residual), (bias, None), (None, None)):
+        arguments = [t if t is None else t.clone().requires_grad_() for t in (inputs, kernel, *extras)]
+        results = torch.library.opcheck(torch.ops.groupwise.fused_convolve.default, (*arguments, activation, sizes))
+        assert set(results.values()) == {"SUCCESS"}
+
+
+def test_an_epilogue_that_does_not_fit_is_refused() -> None:
+    spec = EVERY_SPEC[3]
+    inputs, kernel, residual = (tensor.detach() for tensor in leaves(spec))
+    bias = torch.ones(spec.out_channels)
+    for options, message in (
+        ({"bias": bias[1:]}, "groupwise::fused_convolve: bias of shape"),
+        ({"residual": residual[:1]}, "groupwise::fused_convolve: residual of shape"),
+        ({"residual": residual.double()}, "residual of type torch.float64: must be one of"),
+        ({"activation": "silu"}, "activation='silu': must be one of linear, relu, relu6"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torch_core.convolve(inputs, kernel, spec, **options)
+
+
+def test_only_wanted_gradients_of_an_epilogue_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, run = EVERY_SPEC[0], native.run
+    ran: list[int] = []
+
+    def record(pass_: int, *arguments: Any, **options: Any) -> None:
+        ran.append(pass_)
+        run(pass_, *arguments, **options)
+
+    monkeypatch.setattr(native, "run", record)
+    inputs, kernel, gradient = leaves(spec)
+    bias = torch.ones(spec.out_channels, requires_grad=True)
+    torch_core.convolve(inputs.detach(), kernel.detach(), spec, bias, activation="relu").backward(gradient)
+    assert ran == [native.FORWARD]
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_epilogue_compiles_as_a_whole_graph(dynamic: bool) -> None:
+    spec = EVERY_SPEC[3]
+    options = (spec.groups, spec.strides, spec.padding, spec.dilation_rate)
+    run = with_epilogue(torch_core.convolve, "relu6")
+    traced = lambda x, w, _: run(x, w, ConvSpec.of(tuple(x.shape), tuple(w.shape), *options))  # noqa: E731
+    torch.compiler.reset()
+    compiled = torch.compile(traced, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for batch in (2, 4):
+        other = ConvSpec.of((batch, *spec.input_shape[1:]), spec.kernel_shape, *options)
+        eager = passes(run, other, *leaves(other))
+        for actual, value in zip(passes(compiled, other, *leaves(other)), eager, strict=True):
+            torch.testing.assert_close(actual, value)
+
+
 def test_many_python_threads_at_once() -> None:
     def run(spec: ConvSpec) -> list[Any]:
         return passes(torch_core.convolve, spec, *leaves(spec))

@@ -24,15 +24,15 @@ def native(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     return backends.active.convolve(inputs, kernel, spec)
 
 
-def core(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
-    """Return the C core's convolution (csrc).
+def core(inputs: Any, kernel: Any, spec: ConvSpec, *epilogue: Any) -> Any:
+    """Return the C core's convolution (csrc), with what follows it: bias, residual, activation.
 
     Raises:
         ValueError: where the core is not available.
     """
     if not backends.active.core.is_available():
         raise ValueError('algorithm="core": the C core is not built, does not load here, or GROUPWISE_CORE is 0')
-    return backends.active.core.convolve(inputs, kernel, spec)
+    return backends.active.core.convolve(inputs, kernel, spec, *epilogue)
 
 
 def depthwise_sum(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
@@ -166,3 +166,29 @@ ALGORITHMS: dict[str, Callable[[Any, Any, ConvSpec], Any]] = {
     "shifted_sum": shifted_sum,
 }
 """Every algorithm by name. "matmul" runs 1x1 kernels only, "shifted_sum" depthwise ones only, the others all."""
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"linear": lambda outputs: outputs, "relu": ops.relu, "relu6": ops.relu6}
+"""What may follow a convolution: what the core computes while its outputs are still in registers."""
+
+
+def convolve(
+    algorithm: str,
+    inputs: Any,
+    kernel: Any,
+    spec: ConvSpec,
+    bias: Any = None,
+    residual: Any = None,
+    activation: str = "linear",
+) -> Any:
+    """Return activation(convolution + bias + residual): in one call of the core, or in operations of their own."""
+    if algorithm == "core":
+        return core(inputs, kernel, spec, bias, residual, activation)
+    return finish(ALGORITHMS[algorithm](inputs, kernel, spec), bias, residual, activation)
+
+
+def finish(outputs: Any, bias: Any, residual: Any, activation: str) -> Any:
+    """Return activation(outputs + bias + residual); either may be None, and is broadcast."""
+    for extra in (bias, residual):
+        if extra is not None:
+            outputs = ops.add(outputs, extra)
+    return ACTIVATIONS[activation](outputs)

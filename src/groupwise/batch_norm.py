@@ -7,12 +7,12 @@ from keras import ops
 
 from groupwise import backends
 
-# What the core computes while an output is still in a register; others follow as an operation of their own.
-_CORE_ACTIVATIONS = {
+CORE_ACTIVATIONS = {
     keras.activations.linear: "linear",
     keras.activations.relu: "relu",
     keras.activations.relu6: "relu6",
 }
+"""What the core computes while an output is still in a register; others follow as an operation of their own."""
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -39,7 +39,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if fused and not backends.xla_compiles():
             # Keras then runs the model without XLA, and says so.
             self.supports_jit = False
-        self._core_activation = _CORE_ACTIVATIONS.get(self.activation, "linear")
+        self._core_activation = CORE_ACTIVATIONS.get(self.activation, "linear")
 
     def call(self, inputs: Any, residual: Any = None, training: bool | None = None, mask: Any = None) -> Any:
         is_plain = self.fused and self.center and self.scale and not (self.renorm or self.synchronized)

@@ -4,13 +4,16 @@ Arguments, weights' shapes and their order are Keras's: `get_weights` and `set_w
 takes `((top, bottom), (left, right))`, and `algorithm` names how the convolution is computed (`groupwise.ops`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
 from groupwise import backends, pooling
+from groupwise.algorithms import finish
+from groupwise.batch_norm import CORE_ACTIVATIONS
 from groupwise.batch_norm import BatchNormalization as BatchNormalization
 from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
 from groupwise.permuting import PermuteChannels as PermuteChannels
@@ -21,7 +24,7 @@ _register = keras.saving.register_keras_serializable("groupwise")
 
 
 class _Convolution2D:
-    """What the three convolution layers share: explicit padding, the algorithm's name, the output's shape."""
+    """What the three convolution layers share: explicit padding, the algorithm's name, what follows, output shapes."""
 
     padding: Padding
     algorithm: str
@@ -36,12 +39,12 @@ class _Convolution2D:
         names = ("strides", "padding", "dilation_rate", "data_format", "algorithm")
         return {name: getattr(self, name) for name in names}
 
-    def _finish(self: Any, outputs: Any) -> Any:
-        """Add the bias and apply the activation, as Keras's layers do."""
-        if self.use_bias:
-            shape = (1, -1, 1, 1) if self.data_format == "channels_first" else (1, 1, 1, -1)
-            outputs = ops.add(outputs, ops.reshape(self.bias, shape))
-        return outputs if self.activation is None else self.activation(outputs)
+    def _run(self: Any, operation: Callable[..., Any], residual: Any) -> Any:
+        """Return activation(`operation` + bias + residual), in one call where the operation knows the activation."""
+        activation = CORE_ACTIVATIONS.get(self.activation)
+        bias = self.bias if self.use_bias else None
+        outputs = operation(**self._options(), bias=bias, residual=residual, activation=activation)
+        return outputs if activation or self.activation is None else self.activation(outputs)
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
         first = self.data_format == "channels_first"
@@ -66,6 +69,13 @@ class _Convolution2D:
         return {**config, "algorithm": self.algorithm}
 
 
+def _finish(outputs: Any, bias: Any, residual: Any, activation: str | None, data_format: str, **_: Any) -> Any:
+    """Return what follows a convolution that is computed already."""
+    if bias is not None:
+        bias = ops.reshape(bias, (1, -1, 1, 1) if data_format == "channels_first" else (1, 1, 1, -1))
+    return finish(outputs, bias, residual, activation or "linear")
+
+
 def _stock_padding(padding: object) -> object:
     """Return what Keras's own constructor accepts in place of `padding`."""
     return padding if isinstance(padding, str) else "valid"
@@ -80,7 +90,9 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
         algorithm: as for `groupwise.ops.grouped_conv2d`.
         All other arguments: Keras's, with their defaults.
 
-    Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise.
+    Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise. `call`
+    also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With ReLU, ReLU6
+    or no activation the C core computes it in one call.
 
     Raises:
         ValueError: where groups does not divide the channels, or an argument is not one of its values.
@@ -103,6 +115,12 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
         super().__init__(filters, kernel_size, strides, _stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
+    def call(self, inputs: Any, residual: Any = None) -> Any:
+        if type(self).convolution_op is GroupedConv2D.convolution_op:
+            return self._run(partial(grouped_conv2d, inputs, self.kernel, self.groups), residual)
+        # A subclass's own, as Keras's documentation shows it for weight standardisation.
+        return self._run(partial(_finish, self.convolution_op(inputs, self.kernel)), residual)
+
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         return grouped_conv2d(inputs, kernel, self.groups, **self._options())
 
@@ -111,7 +129,7 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
 class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with explicit padding and a choice of algorithm.
 
-    Args, shapes and errors: Keras's; `padding` and `algorithm` as for `GroupedConv2D`. Output channel
+    Args, shapes and errors: Keras's; `padding`, `algorithm` and `residual` as for `GroupedConv2D`. Output channel
     `q * depth_multiplier + r` is filter r of input channel q. The default initialiser is Keras's, whose fan-in is
     kh * kw * channels where the truth is kh * kw; pass `depthwise_initializer=DepthwiseHeNormal()` for the truth.
 
@@ -132,15 +150,16 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, _stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any) -> Any:
-        return self._finish(depthwise_conv2d(inputs, self.kernel, **self._options()))
+    def call(self, inputs: Any, residual: Any = None) -> Any:
+        return self._run(partial(depthwise_conv2d, inputs, self.kernel), residual)
 
 
 @_register
 class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
     """`keras.layers.SeparableConv2D` with explicit padding and a choice of algorithm; any depth multiplier.
 
-    Args, shapes and errors: Keras's; `padding` and `algorithm` as for `GroupedConv2D`, for the depthwise step.
+    Args, shapes and errors: Keras's; `padding` and `algorithm` as for `GroupedConv2D`, for the depthwise step;
+    `residual` likewise, after the second.
 
     Examples:
         >>> SeparableConv2D(4, 3, depth_multiplier=4).compute_output_shape((1, 8, 8, 3))
@@ -160,9 +179,8 @@ class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
         super().__init__(filters, kernel_size, strides, _stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any) -> Any:
-        outputs = separable_conv2d(inputs, self.depthwise_kernel, self.pointwise_kernel, **self._options())
-        return self._finish(outputs)
+    def call(self, inputs: Any, residual: Any = None) -> Any:
+        return self._run(partial(separable_conv2d, inputs, self.depthwise_kernel, self.pointwise_kernel), residual)
 
 
 @_register
@@ -382,7 +400,7 @@ def stock_twin(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a fresh layer of Keras's own in place of one of ours: a `clone_function` for `clone_model`.
 
     Its weights have the same shapes; explicit padding, which Keras does not have, becomes "same". A batch norm keeps
-    its residual and activation, but runs Keras's own operations.
+    its residual and activation, but runs Keras's own operations; a convolution's twin takes no residual.
     """
     stock: Any = STOCK.get(type(layer))
     config = layer.get_config()

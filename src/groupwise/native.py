@@ -175,6 +175,22 @@ def openmp_executor(parallel: int | None, threads: int) -> Any:
     return ctypes.byref(_Executor(run, ctypes.pointer(_OpenMp(parallel, threads)), threads))
 
 
+def activation_number(name: str) -> int:
+    """Return an activation's `GwActivation`.
+
+    Raises:
+        ValueError: where it is none of ACTIVATIONS.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation={name!r}: must be one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS.index(name)
+
+
+def epilogue(activation: str, bias: int | None = None, residual: int | None = None) -> Any:
+    """Return the address of a `GwEpilogue`, for `run`; bias and residual are addresses too, or None."""
+    return ctypes.byref(_Epilogue(bias, residual, activation_number(activation)))
+
+
 def run(
     pass_: int,
     sizes: tuple[int, ...],
@@ -188,7 +204,8 @@ def run(
     """Run one pass on memory at the addresses `a`, `b` and `out`, which the caller knows to be of the right sizes.
 
     Args:
-        epilogue, executor: the addresses of a `GwEpilogue` and a `GwExecutor` (see `openmp_executor`), or None.
+        epilogue, executor: the addresses of a `GwEpilogue` (see `epilogue`) and a `GwExecutor` (`openmp_executor`), or
+            None.
         Others: see `convolve`.
 
     Raises:
@@ -239,8 +256,7 @@ def convolve(
     """
     if pass_ not in PASSES:
         raise ValueError(f"pass_={pass_!r}: must be FORWARD (0), INPUT_GRADIENT (1) or KERNEL_GRADIENT (2)")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: must be one of {', '.join(ACTIVATIONS)}")
+    activation_number(activation)
     has_epilogue = bias is not None or residual is not None or activation != "linear"
     if has_epilogue and pass_ != FORWARD:
         raise ValueError(f"pass_={pass_}: only FORWARD takes a bias, a residual or an activation; leave them out")
@@ -251,13 +267,12 @@ def convolve(
     check("a", a, first)
     check("b", b, second)
     check("out", out, result, written=True)
-    epilogue = None
+    after = None
     if has_epilogue:
         check("bias", bias, shapes(all_sizes)[KERNEL][3:])
         check("residual", residual, result)
-        pointers = [None if array is None else array.ctypes.data for array in (bias, residual)]
-        epilogue = ctypes.byref(_Epilogue(*pointers, ACTIVATIONS.index(activation)))
-    run(pass_, all_sizes, a.ctypes.data, b.ctypes.data, out.ctypes.data, epilogue, family=family)
+        after = epilogue(activation, *(None if array is None else array.ctypes.data for array in (bias, residual)))
+    run(pass_, all_sizes, a.ctypes.data, b.ctypes.data, out.ctypes.data, after, family=family)
     return out
 
 

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from groupwise import backends, routing
-from groupwise.algorithms import ALGORITHMS
+from groupwise.algorithms import ACTIVATIONS, ALGORITHMS, convolve
 from groupwise.spec import ConvSpec, Pair
 
 
@@ -20,8 +20,13 @@ def grouped_conv2d(
     dilation_rate: int | Pair = 1,
     data_format: str | None = None,
     algorithm: str = "auto",
+    bias: Any = None,
+    residual: Any = None,
+    activation: str | None = None,
 ) -> Any:
-    """Convolve each of `groups` equal slices of the channels with its own filters.
+    """Convolve each of `groups` equal slices of the channels with its own filters: activation(sums + bias + residual).
+
+    Where the C core runs it, what follows the sums costs no further pass over memory.
 
     Args:
         inputs: (batch, height, width, in_channels), or (batch, in_channels, height, width) for channels_first.
@@ -34,9 +39,12 @@ def grouped_conv2d(
         algorithm: "auto" (the routing list decides), "native", "core" (the C core), "depthwise_sum", "split_concat",
             "block_diagonal", "blocks", "matmul" (1x1 kernels) or "shifted_sum" (depthwise kernels): all give the same
             sums.
+        bias: (out_channels,), or None. residual: of the outputs' shape, in the inputs' data format, or None.
+        activation: "relu", "relu6", or "linear" or None for none.
 
     Returns:
-        (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of both.
+        (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of inputs and
+        kernel, which bias and residual are cast to.
 
     Raises:
         ValueError: naming the argument, its value and the rule.
@@ -50,8 +58,8 @@ def grouped_conv2d(
         >>> np.asarray(y).ravel().tolist()
         [6.0, 6.0, 6.0, 6.0, 22.0, 22.0, 22.0, 22.0]
     """
-    operation = _Convolution(groups, strides, padding, dilation_rate, data_format, algorithm)
-    return operation(inputs, kernel)
+    operation = _Convolution(groups, strides, padding, dilation_rate, data_format, algorithm, activation)
+    return operation(inputs, kernel, bias, residual)
 
 
 def depthwise_conv2d(
@@ -62,13 +70,16 @@ def depthwise_conv2d(
     dilation_rate: int | Pair = 1,
     data_format: str | None = None,
     algorithm: str = "auto",
+    bias: Any = None,
+    residual: Any = None,
+    activation: str | None = None,
 ) -> Any:
     """Convolve every channel with its own `depth_multiplier` filters: a grouped convolution of groups of one.
 
     Args:
         inputs: as for `grouped_conv2d`.
         kernel: (kernel height, kernel width, in_channels, depth_multiplier).
-        strides, padding, dilation_rate, data_format, algorithm: as for `grouped_conv2d`.
+        Others: as for `grouped_conv2d`.
 
     Returns:
         (batch, out height, out width, in_channels * depth_multiplier); filter r of channel q gives channel
@@ -86,7 +97,8 @@ def depthwise_conv2d(
     kernel = _tensor(kernel)
     height, width, channels, multiplier = _kernel_shape(kernel)
     kernel = ops.reshape(kernel, (height, width, 1, channels * multiplier))
-    return grouped_conv2d(inputs, kernel, channels, strides, padding, dilation_rate, data_format, algorithm)
+    options = (strides, padding, dilation_rate, data_format, algorithm)
+    return grouped_conv2d(inputs, kernel, channels, *options, bias, residual, activation)
 
 
 def separable_conv2d(
@@ -98,6 +110,9 @@ def separable_conv2d(
     dilation_rate: int | Pair = 1,
     data_format: str | None = None,
     algorithm: str = "auto",
+    bias: Any = None,
+    residual: Any = None,
+    activation: str | None = None,
 ) -> Any:
     """Convolve every channel on its own, then mix the channels at every pixel.
 
@@ -109,6 +124,7 @@ def separable_conv2d(
         depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
         pointwise_kernel: (1, 1, in_channels * M, out_channels).
         strides, padding, dilation_rate: of the depthwise step. data_format, algorithm: as for `grouped_conv2d`.
+        bias, residual, activation: as for `grouped_conv2d`, after the second step.
 
     Returns:
         (batch, out height, out width, out_channels) in the inputs' data format.
@@ -125,7 +141,8 @@ def separable_conv2d(
         7
     """
     outputs = depthwise_conv2d(inputs, depthwise_kernel, strides, padding, dilation_rate, data_format, algorithm)
-    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format)
+    epilogue = {"bias": bias, "residual": residual, "activation": activation}
+    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, **epilogue)
 
 
 def channel_shuffle(inputs: Any, groups: int, inverse: bool = False, data_format: str | None = None) -> Any:
@@ -192,42 +209,64 @@ class _Convolution(keras.Operation):
         dilation_rate: int | Pair,
         data_format: str | None,
         algorithm: str,
+        activation: str | None,
     ) -> None:
         super().__init__()
+        if activation is not None and activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r}: must be one of {', '.join(ACTIVATIONS)} or None")
         if algorithm != "auto" and algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm={algorithm!r}: must be one of {', '.join(('auto', *ALGORITHMS))}")
         self.groups, self.strides, self.padding, self.dilation_rate = groups, strides, padding, dilation_rate
         self.channels_first = _is_channels_first(data_format)
-        self.algorithm = algorithm
+        self.algorithm, self.activation = algorithm, activation or "linear"
 
-    def call(self, inputs: Any, kernel: Any) -> Any:
+    def call(self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None) -> Any:
         inputs, kernel = _tensor(inputs), _tensor(kernel)
+        bias, residual = (None if extra is None else _tensor(extra) for extra in (bias, residual))
+        spec = self._spec(inputs, kernel)
+        self._check(spec, bias, residual)
         if self.channels_first:
             # On PyTorch a transposition is a view; XLA folds it into the convolution.
-            inputs = ops.transpose(inputs, (0, 2, 3, 1))
-        spec = self._spec(inputs.shape, inputs.dtype, kernel)
-        inputs, kernel = ops.cast(inputs, spec.dtype), ops.cast(kernel, spec.dtype)
+            inputs, residual = (None if a is None else ops.transpose(a, (0, 2, 3, 1)) for a in (inputs, residual))
+        arrays = (None if a is None else ops.cast(a, spec.dtype) for a in (inputs, kernel, bias, residual))
+        inputs, kernel, bias, residual = arrays
         algorithm = self.algorithm
         if algorithm == "auto":
             algorithm = routing.explain(spec, backends.active.runtime(inputs)).algorithm
-        outputs = ALGORITHMS[algorithm](inputs, kernel, spec)
+        outputs = convolve(algorithm, inputs, kernel, spec, bias, residual, self.activation)
         return ops.transpose(outputs, (0, 3, 1, 2)) if self.channels_first else outputs
 
-    def compute_output_spec(self, inputs: Any, kernel: Any) -> keras.KerasTensor:
-        shape = inputs.shape
+    def compute_output_spec(
+        self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None
+    ) -> keras.KerasTensor:
+        spec = self._spec(inputs, kernel)
+        self._check(spec, bias, residual)
+        return keras.KerasTensor(self._output_shape(spec), dtype=spec.dtype)
+
+    def _output_shape(self, spec: ConvSpec) -> tuple[int | None, ...]:
+        batch, height, width, channels = spec.output_shape
+        return (batch, channels, height, width) if self.channels_first else (batch, height, width, channels)
+
+    def _check(self, spec: ConvSpec, bias: Any, residual: Any) -> None:
+        """Raise ValueError where bias or residual, which would else be broadcast, are not of the outputs' sizes."""
+        wanted = self._output_shape(spec)
+        for name, array, shape in (("bias", bias, (spec.out_channels,)), ("residual", residual, wanted)):
+            if array is None:
+                continue
+            pairs = zip(array.shape, shape, strict=False)
+            if len(array.shape) != len(shape) or any(
+                found is not None and size is not None and found != size for found, size in pairs
+            ):
+                raise ValueError(f"{name} of shape {tuple(array.shape)}: must be of shape {shape}")
+
+    def _spec(self, inputs: Any, kernel: Any) -> ConvSpec:
+        shape = tuple(inputs.shape)
         if self.channels_first and len(shape) == 4:
             shape = (shape[0], *shape[2:], shape[1])
-        spec = self._spec(shape, inputs.dtype, kernel)
-        batch, height, width, channels = spec.output_shape
-        shape = (batch, channels, height, width) if self.channels_first else (batch, height, width, channels)
-        return keras.KerasTensor(shape, dtype=spec.dtype)
-
-    def _spec(self, shape: Any, dtype: Any, kernel: Any) -> ConvSpec:
-        dtype = keras.backend.result_type(
-            keras.backend.standardize_dtype(dtype), keras.backend.standardize_dtype(kernel.dtype), float
-        )
+        types = (keras.backend.standardize_dtype(array.dtype) for array in (inputs, kernel))
+        dtype = keras.backend.result_type(*types, float)
         return ConvSpec.of(
-            tuple(shape),
+            shape,
             _kernel_shape(kernel),
             self.groups,
             self.strides,

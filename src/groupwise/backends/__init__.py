@@ -19,8 +19,20 @@ class Core(Protocol):
     def is_available(self) -> bool:
         """Return whether the core is there, loads and is wanted; where it does not load, one warning says why."""
 
-    def convolve(self, inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
-        """Return the core's convolution of NHWC `inputs` and an HWIO `kernel`; all gradients are the core's too."""
+    def convolve(
+        self,
+        inputs: Any,
+        kernel: Any,
+        spec: ConvSpec,
+        bias: Any = None,
+        residual: Any = None,
+        activation: str = "linear",
+    ) -> Any:
+        """Return activation(convolution + bias + residual) in one call; the gradients are the core's too.
+
+        `inputs` are NHWC, the `kernel` HWIO, the `bias` (out_channels,), the `residual` of the outputs' shape; the
+        `activation` is one of `native.ACTIVATIONS`.
+        """
 
 
 class CoreNorm(Protocol):

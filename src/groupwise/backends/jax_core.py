@@ -137,8 +137,7 @@ def convolve(
         [20.0, 30.0]
     """
     require()
-    if activation not in native.ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: must be one of {', '.join(native.ACTIVATIONS)}")
+    native.activation_number(activation)
     extras = {role: value for role, value in ((_BIAS, bias), (_RESIDUAL, residual)) if value is not None}
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, kernel, *extras.values())]
     batch, *image = operands[0].shape

@@ -25,6 +25,7 @@ def _load() -> dict[str, Callable[..., Any]] | None:
         library = tf.load_op_library(str(native.path("groupwise_tensorflow")))
         return {
             "GroupwiseConv2D": library.groupwise_conv2d,
+            "GroupwiseFusedConv2D": library.groupwise_fused_conv2d,
             "GroupwiseConv2DInputGradient": library.groupwise_conv2d_input_gradient,
             "GroupwiseConv2DKernelGradient": library.groupwise_conv2d_kernel_gradient,
             "GroupwiseNormalize": library.groupwise_normalize,
@@ -67,55 +68,99 @@ def set_shapes(*arrays: tuple[Any, Any]) -> None:
             array.set_shape(shape)
 
 
-def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
-    """Return the core's convolution of NHWC `inputs` and an HWIO `kernel` in `spec`'s type, computed in float32.
+def convolve(
+    inputs: Any,
+    kernel: Any,
+    spec: ConvSpec,
+    bias: Any = None,
+    residual: Any = None,
+    activation: str = "linear",
+) -> Any:
+    """Return activation(convolution + bias + residual), computed in float32 by the core in one call.
 
     Batch, height and width may be unknown while tracing. XLA cannot compile it: `tf.function(jit_compile=True)` raises
     `InvalidArgumentError`.
 
+    Args:
+        inputs: (batch, height, width, in_channels), of any floating-point type.
+        kernel: (kernel height, kernel width, in_channels // groups, out_channels).
+        spec: the convolution.
+        bias: (out_channels,) or None.
+        residual: of the outputs' shape, or None.
+        activation: "linear", "relu" or "relu6".
+
+    Returns:
+        (batch, out height, out width, out_channels), of the spec's type.
+
     Raises:
+        ValueError: where the activation is none of the three.
         tf.errors.InvalidArgumentError: where the arrays' shapes are not those of one convolution.
     """
-    outputs = _run(
-        native.FORWARD,
-        [tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32)],
-        spec.output_shape,
-        groups=spec.groups,
-        strides=spec.strides,
-        dilations=spec.dilation_rate,
+    name, arguments = _PASSES[native.FORWARD], [tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32)]
+    attributes: dict[str, Any] = {
+        "groups": spec.groups,
+        "strides": spec.strides,
+        "dilations": spec.dilation_rate,
         # "same" depends on the image's size, which only the operation knows.
-        padding=() if spec.padding == "same" else [side for pair in spec.explicit_padding or () for side in pair],
-    )
-    return tf.cast(outputs, spec.dtype)
+        "padding": () if spec.padding == "same" else [side for pair in spec.explicit_padding or () for side in pair],
+    }
+    if bias is not None or residual is not None or activation != "linear":
+        name = "GroupwiseFusedConv2D"
+        arguments += [[] if extra is None else [tf.cast(extra, tf.float32)] for extra in (bias, residual)]
+        attributes["activation"] = native.activation_number(activation)
+    return tf.cast(_run(name, arguments, spec.output_shape, **attributes), spec.dtype)
 
 
-def _run(pass_: int, arguments: list[Any], shape: Any, **attributes: Any) -> Any:
-    outputs = operations()[_PASSES[pass_]](*arguments, **attributes)
+def _run(name: str, arguments: list[Any], shape: Any, **attributes: Any) -> Any:
+    outputs = operations()[name](*arguments, **attributes)
     set_shapes((outputs, shape))
     return outputs
 
 
+def _gradients(pass_: int, operation: Any, upstream: Any) -> list[Any]:
+    """Return the gradients to both arguments of `pass_`: for each, the pass that makes it, of the two others."""
+    attributes = {name: operation.get_attr(name) for name in _ATTRIBUTES}
+    tensors = dict(zip(native.ROLES[pass_], (*operation.inputs[:2], upstream), strict=True))
+    gradients: list[Any] = []
+    for position, wanted in enumerate(native.ROLES[pass_][:2]):
+        if position in _unneeded(operation):
+            gradients.append(None)
+            continue
+        other = next(number for number, roles in enumerate(native.ROLES) if roles[2] == wanted)
+        arguments = [tensors[role] for role in native.ROLES[other][:2]]
+        if other != native.FORWARD:
+            arguments.append(tf.shape(tensors[wanted]))
+        gradients.append(_run(_PASSES[other], arguments, tensors[wanted].shape, **attributes))
+    return gradients
+
+
+def _unneeded(operation: Any) -> Any:
+    """Return which arguments need no gradient; known in eager mode alone: a graph is pruned of what nothing needs."""
+    return getattr(operation, "skip_input_indices", None) or ()
+
+
 def _gradient_of(pass_: int) -> Callable[..., list[Any]]:
-    """Return the gradient of the operation that computes `pass_`: for each of its arguments, the pass that makes it."""
+    """Return the gradient of the operation that computes `pass_`."""
 
     def gradient(operation: Any, upstream: Any) -> list[Any]:
-        attributes = {name: operation.get_attr(name) for name in _ATTRIBUTES}
-        tensors = dict(zip(native.ROLES[pass_], (*operation.inputs[:2], upstream), strict=True))
-        # Known in eager mode alone; from a graph, what nothing needs is pruned.
-        unneeded = getattr(operation, "skip_input_indices", None) or ()
-        gradients: list[Any] = []
-        for position, wanted in enumerate(native.ROLES[pass_][:2]):
-            if position in unneeded:
-                gradients.append(None)
-                continue
-            other = next(number for number, roles in enumerate(native.ROLES) if roles[2] == wanted)
-            arguments = [tensors[role] for role in native.ROLES[other][:2]]
-            if other != native.FORWARD:
-                arguments.append(tf.shape(tensors[wanted]))
-            gradients.append(_run(other, arguments, tensors[wanted].shape, **attributes))
+        gradients = _gradients(pass_, operation, upstream)
         return gradients if pass_ == native.FORWARD else [*gradients, None]
 
     return gradient
+
+
+@tf.RegisterGradient("GroupwiseFusedConv2D")
+def _fused_gradient(operation: Any, upstream: Any) -> list[Any]:
+    activation = native.ACTIVATIONS[operation.get_attr("activation")]
+    biases, residuals = operation.get_attr("biases"), operation.get_attr("residuals")
+    # TensorFlow's own take the outputs as well as what the activation saw.
+    if activation != "linear":
+        mask = tf.raw_ops.ReluGrad if activation == "relu" else tf.raw_ops.Relu6Grad
+        upstream = mask(gradients=upstream, features=operation.outputs[0])
+    gradients = _gradients(native.FORWARD, operation, upstream)
+    if biases:
+        gradients.append(None if 2 in _unneeded(operation) else tf.reduce_sum(upstream, (0, 1, 2)))
+    return [*gradients, *[upstream] * residuals]
 
 
 for _pass, _name in zip(native.PASSES, _PASSES, strict=True):

@@ -36,8 +36,7 @@ def normalise(
     Raises:
         ValueError: where a type or the activation does not fit. tf.errors.InvalidArgumentError: where a shape does not.
     """
-    if activation not in native.ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: must be one of {', '.join(native.ACTIVATIONS)}")
+    number = native.activation_number(activation)
     mean, variance = statistics or (None, None)
     given = {"inputs": inputs, "gamma": gamma, "beta": beta, "mean": mean, "variance": variance, "residual": residual}
     tensors = {name: tf.convert_to_tensor(array) for name, array in given.items() if array is not None}
@@ -51,7 +50,7 @@ def normalise(
         tensors["beta"],
         [tensors[name] for name in ("mean", "variance") if name in tensors],
         [tensors["residual"]] if residual is not None else [],
-        activation=native.ACTIVATIONS.index(activation),
+        activation=number,
         epsilon=epsilon,
     )
     core.set_shapes((outputs, inputs.shape), (mean, gamma.shape), (variance, gamma.shape))

@@ -24,21 +24,56 @@ def is_available() -> bool:
     return native.is_available()
 
 
-def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
-    """Return the core's convolution of NHWC `inputs` and an HWIO `kernel`, both on the CPU, in `spec`'s type.
+def convolve(
+    inputs: Any,
+    kernel: Any,
+    spec: ConvSpec,
+    bias: Any = None,
+    residual: Any = None,
+    activation: str = "linear",
+) -> Any:
+    """Return activation(convolution + bias + residual), computed in float32 by the core in one call.
 
-    Half precision is computed in float32.
+    Args:
+        inputs: (batch, height, width, in_channels), float32 or of half precision, as are the others; on the CPU.
+        kernel: (kernel height, kernel width, in_channels // groups, out_channels).
+        spec: the convolution.
+        bias: (out_channels,) or None.
+        residual: of the outputs' shape, or None.
+        activation: "linear", "relu" or "relu6".
+
+    Returns:
+        (batch, out height, out width, out_channels), of the spec's type.
 
     Raises:
-        ValueError: for float64, whose precision would be lost, and where the image's size is not known.
+        ValueError: for float64, whose precision would be lost, where a shape is not the spec's, where the image's size
+            is not known, and where the activation is none of the three.
     """
-    for name, tensor in (("inputs", inputs), ("kernel", kernel)):
+    given = {"inputs": inputs, "kernel": kernel, "bias": bias, "residual": residual}
+    tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+    for name, tensor in tensors.items():
         if tensor.dtype not in _CASTABLE:
             raise ValueError(f"{name} of type {tensor.dtype}: must be one of {_CASTABLE}; the core computes in float32")
     # What is saved for the gradients is contiguous, and so is copied no second time.
-    inputs, kernel = (tensor.to(torch.float32).contiguous() for tensor in (inputs, kernel))
-    outputs = _OPERATIONS[native.FORWARD](inputs, kernel, native.sizes(spec))
+    tensors = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
+    inputs, kernel, bias, residual = map(tensors.get, given)
+    sizes = native.sizes(spec)
+    if bias is None and residual is None and activation == "linear":
+        outputs = _OPERATIONS[native.FORWARD](inputs, kernel, sizes)
+    else:
+        native.activation_number(activation)
+        outputs = _FUSED(inputs, kernel, bias, residual, activation, sizes)
     return outputs.to(getattr(torch, spec.dtype))
+
+
+def _checked(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return `tensor` as contiguous memory; raise ValueError where it is not float32 of this shape."""
+    if tensor.shape != shape or tensor.dtype != torch.float32:
+        raise ValueError(
+            f"groupwise::{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
+            f"must be float32 of shape {shape}"
+        )
+    return tensor.contiguous()
 
 
 def _operation(name: str, pass_: int) -> Callable[..., Any]:
@@ -47,13 +82,8 @@ def _operation(name: str, pass_: int) -> Callable[..., Any]:
     def compute(a: torch.Tensor, b: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         known = tuple(sizes)
         first, second, result = (native.shapes(known)[role] for role in native.ROLES[pass_])
-        for argument, tensor, shape in (("a", a, first), ("b", b, second)):
-            if tensor.shape != shape or tensor.dtype != torch.float32:
-                raise ValueError(
-                    f"groupwise::{name}: {argument} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
-                    f"must be float32 of shape {shape}"
-                )
-        a, b, out = a.contiguous(), b.contiguous(), a.new_empty(result)
+        a, b = _checked(f"{name}: a", a, first), _checked(f"{name}: b", b, second)
+        out = a.new_empty(result)
         native.run(pass_, known, a.data_ptr(), b.data_ptr(), out.data_ptr(), executor=executor())
         return out
 
@@ -94,6 +124,69 @@ def _gradient(role: int, tensors: dict[int, torch.Tensor], sizes: list[int]) -> 
     first, second, _ = native.ROLES[pass_]
     result: torch.Tensor = _OPERATIONS[pass_](tensors[first], tensors[second], sizes)
     return result
+
+
+# A forward pass and what follows it.
+
+
+def _fused(
+    inputs: torch.Tensor,
+    kernel: torch.Tensor,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    activation: str,
+    sizes: list[int],
+) -> torch.Tensor:
+    known = tuple(sizes)
+    before, filters, after = native.shapes(known)
+    inputs, kernel = (
+        _checked(f"fused_convolve: {name}", tensor, shape)
+        for name, tensor, shape in (("inputs", inputs, before), ("kernel", kernel, filters))
+    )
+    # Held until the core has read them.
+    extras = [
+        None if tensor is None else _checked(f"fused_convolve: {name}", tensor, shape)
+        for name, tensor, shape in (("bias", bias, after[3:]), ("residual", residual, after))
+    ]
+    out = inputs.new_empty(after)
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in extras)
+    epilogue = native.epilogue(activation, *addresses)
+    arrays = (inputs.data_ptr(), kernel.data_ptr(), out.data_ptr())
+    native.run(native.FORWARD, known, *arrays, epilogue, executor())
+    return out
+
+
+def _save_fused(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    images, kernel, _, _, ctx.activation, ctx.sizes = inputs
+    ctx.save_for_backward(images, kernel, None if ctx.activation == "linear" else output)
+
+
+def _fused_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    inputs, kernel, outputs = ctx.saved_tensors
+    if ctx.activation == "relu":
+        gradient = torch.ops.aten.threshold_backward(gradient, outputs, 0)
+    elif ctx.activation == "relu6":
+        gradient = torch.ops.aten.hardtanh_backward(gradient, outputs, 0, 6)
+    tensors = {native.INPUTS: inputs, native.KERNEL: kernel, native.OUTPUTS: gradient}
+    to_inputs, to_kernel, to_bias, to_residual = ctx.needs_input_grad[:4]
+    return (
+        _gradient(native.INPUTS, tensors, ctx.sizes) if to_inputs else None,
+        _gradient(native.KERNEL, tensors, ctx.sizes) if to_kernel else None,
+        gradient.sum((0, 1, 2)) if to_bias else None,
+        gradient if to_residual else None,
+        *(None, None),
+    )
+
+
+_FUSED = torch.library.custom_op(
+    "groupwise::fused_convolve",
+    _fused,
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor inputs, Tensor kernel, Tensor? bias, Tensor? residual, str activation, SymInt[] sizes) -> Tensor",
+)
+_FUSED.register_fake(lambda inputs, *others: inputs.new_empty(native.shapes(tuple(others[-1]))[native.OUTPUTS]))
+_FUSED.register_autograd(_fused_backward, setup_context=_save_fused)
 
 
 def executor() -> Any:

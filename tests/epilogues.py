@@ -1,0 +1,65 @@
+"""What the tests of a convolution's epilogue share: bias, residual and activation, their arrays and their truth."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from groupwise import native
+from groupwise.spec import ConvSpec
+from tests.frameworks import value_and_every_gradient
+from tests.passes import SPECS, TOLERANCE, near, random_arrays, truth
+
+EXTRAS = ((), ("bias",), ("residual",), ("bias", "residual"))
+LIMITS = {"linear": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
+POINTWISE = ConvSpec.of((2, 9, 10, 24), (1, 1, 24, 20), 1)
+ONE_EACH = [*(specs[1] for specs in SPECS.values()), SPECS["wide"][0], POINTWISE]
+"""Depthwise, narrow groups, dense, wide groups, 1x1."""
+
+
+def arrays_of(spec: ConvSpec, extras: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return float32 inputs, kernel, those of bias and residual that are wanted, and the outputs' gradient."""
+    inputs, kernel, gradient = random_arrays(spec)
+    random = np.random.default_rng(1)
+    # Outputs on both sides of 0 and of 6.
+    deviation = truth(native.FORWARD, spec, [inputs, kernel]).std()
+    arrays = {"inputs": inputs, "kernel": (kernel * 4 / deviation).astype("float32")}
+    more = {"bias": random.normal(size=spec.out_channels), "residual": 3 * random.normal(size=gradient.shape)}
+    return {**arrays, **{name: more[name].astype("float32") for name in extras}, "gradient": gradient}
+
+
+def exact(spec: ConvSpec, arrays: dict[str, np.ndarray], activation: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the outputs and each argument's gradient in float64, and the error allowed at each place.
+
+    Where an output is so near to a limit of the activation that rounding decides, its gradient is set to 0 in `arrays`.
+    """
+    wide = {name: array.astype("float64") for name, array in arrays.items()}
+    size = {name: np.abs(array) for name, array in wide.items()}
+    after = [wide[name] for name in ("bias", "residual") if name in wide]
+    total = sum(after, truth(native.FORWARD, spec, [wide["inputs"], wide["kernel"]]))
+    bound = sum(map(np.abs, after), truth(native.FORWARD, spec, [size["inputs"], size["kernel"]]))
+    bound = bound * TOLERANCE[native.FORWARD]
+    low, high = LIMITS[activation]
+    for limit in (low, high):
+        arrays["gradient"][np.abs(total - limit) <= bound] = 0
+    passed = np.where((total > low) & (total < high), arrays["gradient"], 0).astype("float64")
+    results = {"outputs": (np.clip(total, low, high), bound)}
+    for pass_, name in ((native.INPUT_GRADIENT, "inputs"), (native.KERNEL_GRADIENT, "kernel")):
+        value = truth(pass_, spec, [wide["inputs"], wide["kernel"], passed])
+        results[name] = value, TOLERANCE[pass_] * truth(pass_, spec, [size["inputs"], size["kernel"], np.abs(passed)])
+    results["bias"] = passed.sum((0, 1, 2)), 1e-5 * np.abs(passed).sum((0, 1, 2))
+    results["residual"] = passed, np.zeros(passed.shape)
+    return results
+
+
+def check(
+    function: Callable[..., Any], spec: ConvSpec, extras: tuple[str, ...], activation: str, compiled: bool = False
+) -> None:
+    """Compare function(inputs, kernel, bias, residual), those by name that are wanted, and every gradient."""
+    arrays = arrays_of(spec, extras)
+    wanted = exact(spec, arrays, activation)
+    gradient = arrays.pop("gradient")
+    named = lambda *tensors: function(**dict(zip(arrays, tensors, strict=True)))  # noqa: E731
+    results = value_and_every_gradient(named, list(arrays.values()), gradient, compiled)
+    for name, result in zip(("outputs", *arrays), results, strict=True):
+        near(result, *wanted[name], name)
