@@ -36,6 +36,24 @@ def keras_step(network: str, mode: str, batch: int, stock: bool) -> Step:
     return lambda: model.train_on_batch(images, labels)
 
 
+def accelerated_step(network: str, batch: int, accelerated: bool) -> tuple[Step, str]:
+    """Return one step of a stock Keras model, or of what `accelerate` makes of it and how far its outputs are off."""
+    import keras
+
+    from benchmarks.stock import SUBJECTS
+    from groupwise import accelerate
+
+    model, said = SUBJECTS[network](), ""
+    images, labels = _data(batch, model.input_shape[1], model.output_shape[1])
+    if accelerated:
+        stock, model = model, accelerate(model)
+        expected, found = (np.asarray(each.predict_on_batch(images[:1])) for each in (stock, model))
+        said = f"{np.abs(found - expected).max() / np.abs(expected).max():.1e}"
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
+    return (lambda: model.train_on_batch(images, labels)), said
+
+
 def torch_step(network: str, mode: str, batch: int, library: str) -> Step:
     """Return one step of the peer's own PyTorch model in channels_last memory."""
     import torch
@@ -79,15 +97,17 @@ def _data(batch: int, size: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     """Build the step that the first argument (JSON) names, warm it up, and run it for every line of input."""
     task = json.loads(sys.argv[1])
-    library = task.pop("library")
-    if library in ("timm", "pytorchcv"):
+    library, said = task.pop("library"), ""
+    if library in ("keras", "accelerated"):
+        step, said = accelerated_step(task["network"], task["batch"], library == "accelerated")
+    elif library in ("timm", "pytorchcv"):
         step = torch_step(task["network"], task["mode"], task["batch"], library)
     else:
         step = keras_step(task["network"], task["mode"], task["batch"], stock=library == "stock")
     # A compiled step is compiled by its first call; a slow rival is asked for no more than that.
     for _ in range(task["warm_up"]):
         step()
-    print("ready", flush=True)
+    print(f"ready {said}".strip(), flush=True)
     run = timed(step)
     for _ in sys.stdin:
         print(run(), flush=True)
