@@ -64,7 +64,9 @@ def _row(model: str, backend: str, batch: int, times: Times, said: str, is_cappe
         f"{bound}{ratio(times, 'keras', 'accelerated'):.1f}",
         said.removeprefix("ready").strip(),
     )
-    return dict(zip((*KEY, "stock, s", "accelerated, s", "times as fast", "outputs differ by"), (model, *cells), strict=True))
+    return dict(
+        zip((*KEY, "stock, s", "accelerated, s", "times as fast", "outputs differ by"), (model, *cells), strict=True)
+    )
 
 
 def main() -> None:

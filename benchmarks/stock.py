@@ -8,7 +8,7 @@ from keras import layers
 
 
 def resnext50(size: int = 224) -> keras.Model:
-    """Return ResNeXt-50 32x4d of stock layers, its grouped convolutions `Conv2D(groups=32)`, with logits of 1000 classes.
+    """Return ResNeXt-50 32x4d of stock layers, with logits of 1000 classes: its grouped ones are `Conv2D(groups=32)`.
 
     Source: Aggregated Residual Transformations, arXiv 1611.05431, table 1.
     """

@@ -46,7 +46,9 @@ def test_every_kind_of_convolution(options: dict[str, Any], use_bias: bool) -> N
 
 
 def test_by_hand() -> None:
-    model = model_of(lambda x: layers.BatchNormalization(epsilon=0.0, name="bn")(layers.Conv2D(1, 1, name="c")(x)), (1, 1, 1))
+    model = model_of(
+        lambda x: layers.BatchNormalization(epsilon=0.0, name="bn")(layers.Conv2D(1, 1, name="c")(x)), (1, 1, 1)
+    )
     model.get_layer("c").set_weights([np.full((1, 1, 1, 1), 3.0), np.array([1.0])])
     model.get_layer("bn").set_weights([np.array([v]) for v in (2.0, 5.0, 4.0, 16.0)])  # gamma, beta, mean, variance
     folded = rewrite.fold_batch_norm(model)
@@ -69,7 +71,7 @@ def test_a_batch_norm_that_nothing_leads_to_stays_and_is_named() -> None:
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    "resnext20_16x4d_cifar10": {"depths": [1], "cardinality": 4, "width": 8, "input_shape": (16, 16, 3)},
+    "resnext20_16x4d_cifar10": {"blocks": 1, "cardinality": 4, "width": 8, "input_shape": (16, 16, 3)},
     "seresnext50_32x4d": {"depths": [1], "cardinality": 4, "width": 8, "input_shape": (32, 32, 3)},
     "shufflenet_g3_w1": {"input_shape": (64, 64, 3)},
     "mobilenetv1_025": {"input_shape": (64, 64, 3)},

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groupwise.cli import converting, networks, training, tuning, using
+from groupwise.cli import converting, networks, rewriting, training, tuning, using
 from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
@@ -53,14 +53,16 @@ for command in (
     using.evaluate,
     using.predict,
     converting.convert,
+    rewriting.accelerate,
+    rewriting.factorize,
     networks.models,
     networks.describe,
     networks.routing,
     tuning.tune,
     training.recipes,
 ):
-    needs_arguments = (training.train, using.evaluate, using.predict, converting.convert, networks.describe)
-    app.command(no_args_is_help=command in needs_arguments)(command)
+    needs_none = (networks.models, networks.routing, tuning.tune, training.recipes)
+    app.command(no_args_is_help=command not in needs_none)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,8 @@ from groupwise.rewrite.folding import fold_batch_norm as fold_batch_norm
 from groupwise.rewrite.forms import to_form as to_form
 from groupwise.rewrite.report import Report as Report
 from groupwise.rewrite.report import report_of as report_of
+from groupwise.rewrite.speed import Speed as Speed
+from groupwise.rewrite.speed import measure as measure
 from groupwise.rewrite.structures import dense_to_grouped as dense_to_grouped
 from groupwise.rewrite.structures import dense_to_separable as dense_to_separable
 from groupwise.rewrite.structures import grouped_to_dense as grouped_to_dense

@@ -19,8 +19,8 @@ def dense_of_grouped(kernel: Kernel, groups: int) -> Kernel:
         >>> dense_of_grouped(np.ones((1, 1, 1, 2)), 2)[0, 0].tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    height, width, group_width, out_channels = kernel.shape
-    dense = np.zeros((height, width, group_width * groups, out_channels), kernel.dtype)
+    *size, group_width, out_channels = kernel.shape
+    dense = np.zeros((*size, group_width * groups, out_channels), kernel.dtype)
     for group, part in enumerate(np.split(kernel, groups, axis=3)):
         outputs = part.shape[3]
         dense[:, :, group * group_width : (group + 1) * group_width, group * outputs : (group + 1) * outputs] = part
@@ -46,7 +46,7 @@ def dense_of_separable(depthwise: Kernel, pointwise: Kernel) -> Kernel:
     Args:
         depthwise: (kernel height, kernel width, in_channels, M). pointwise: (1, 1, in_channels * M, out_channels).
     """
-    height, width, channels, multiplier = depthwise.shape
+    channels, multiplier = depthwise.shape[2:]
     mixing = pointwise.reshape(channels, multiplier, -1).astype(np.float64)
     return np.einsum("hwqr,qrk->hwqk", depthwise.astype(np.float64), mixing).astype(depthwise.dtype)
 

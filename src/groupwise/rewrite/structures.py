@@ -65,7 +65,10 @@ def separable_to_dense(model: keras.Model, layers: str = "*") -> keras.Model:
         >>> separable_to_dense(model).get_layer("conv").kernel.shape
         (3, 3, 4, 5)
     """
-    rules = (partial(_depthwise_and_pointwise, pattern=layers), partial(_layer, make=_dense_of_separable, pattern=layers))
+    rules = (
+        partial(_depthwise_and_pointwise, pattern=layers),
+        partial(_layer, make=_dense_of_separable, pattern=layers),
+    )
     return Rewriter(rules).rewrite(model)
 
 
@@ -82,8 +85,8 @@ def dense_to_grouped(model: keras.Model, groups: int, layers: str = "*", approxi
             rest of the kernel is left out.
 
     Returns:
-        A new model; exact, unless `approximate`. `report_of` has each layer's error: the share of the kernel's norm that
-        is left out; and what was left, with the share that lies outside.
+        A new model; exact, unless `approximate`. `report_of` has each layer's error, the share of the kernel's norm
+        that is left out, and what was left, with the share that lies outside.
 
     Raises:
         UserError: a ValueError, where no layer can be rewritten, saying why not, or the model is no graph of layers.

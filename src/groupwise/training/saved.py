@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from groupwise.data import BrokenImage, Dataset, Split, centre_crop, prepare_image, read_image
 from groupwise.errors import UserError
-from groupwise.models.network import Network
+from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.training.evaluation import predict_logits, probabilities
 from groupwise.training.folder import RunFolder
 from groupwise.training.saliency import Explainer
@@ -38,17 +38,17 @@ def model_path(run_or_model: str | Path) -> Path:
     return path
 
 
-def load_network(run_or_model: str | Path) -> Network:
-    """Return a saved network with its weights, class names and preprocessing.
+def load_model(run_or_model: str | Path) -> keras.Model:
+    """Return any saved Keras model.
 
     Raises:
-        UserError: there is no such file, it is damaged, or `groupwise train` did not write it.
+        UserError: there is no such file, it is damaged, or it holds a program.
     """
     path = model_path(run_or_model)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is no .keras file, or a damaged one")
     try:
-        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise
     except Exception as error:  # Keras raises nearly anything on a file that is not its own
@@ -57,7 +57,16 @@ def load_network(run_or_model: str | Path) -> Network:
                 f"{path} is refused, since it holds a program (a Lambda layer), not only a model"
             ) from error
         raise UserError(f"{path} cannot be read as a Keras model: {str(error).strip().splitlines()[0]}") from error
-    if not isinstance(network, Network) or "class_names" not in network.metadata:
+
+
+def load_network(run_or_model: str | Path) -> Network | RewrittenNetwork:
+    """Return a saved network with its weights, class names and preprocessing.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or none of our commands wrote it.
+    """
+    path, network = model_path(run_or_model), load_model(run_or_model)
+    if not isinstance(network, Network | RewrittenNetwork) or "class_names" not in network.metadata:
         raise UserError(
             f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing"
         )
@@ -68,7 +77,7 @@ def load_network(run_or_model: str | Path) -> Network:
     return network
 
 
-def match_classes(network: Network, dataset: Dataset) -> tuple[Split, str | None]:
+def match_classes(network: Network | RewrittenNetwork, dataset: Dataset) -> tuple[Split, str | None]:
     """Return the test split with the network's classes, and a note where that took a guess.
 
     Classes are matched by name, or by ImageNet's WordNet id; by position where the names differ but their number does
@@ -115,7 +124,7 @@ class Prediction:
 
 
 def predict_images(
-    network: Network,
+    network: Network | RewrittenNetwork,
     paths: Iterable[Path],
     on_broken: Callable[[BrokenImage], Any],
     explain: bool = False,
@@ -153,7 +162,7 @@ def predict_images(
     yield from _predict(model, pending, explained_class)
 
 
-def crop_box(network: Network, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def crop_box(network: Network | RewrittenNetwork, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return (left, top, right, bottom) of what a network sees of an image of (height, width), in its pixels."""
     preprocessing, (height, width, _) = network.metadata["preprocessing"], network.architecture["input_shape"]
     scaled, (top, left) = centre_crop(size, (height, width), preprocessing["crop"], preprocessing.get("offset", "even"))
@@ -162,7 +171,9 @@ def crop_box(network: Network, size: tuple[int, int]) -> tuple[float, float, flo
 
 
 def _predict(
-    model: Network | Explainer, pending: Sequence[tuple[Path, NDArray[np.float32]]], explained_class: int | None
+    model: Network | RewrittenNetwork | Explainer,
+    pending: Sequence[tuple[Path, NDArray[np.float32]]],
+    explained_class: int | None,
 ) -> Iterator[Prediction]:
     if not pending:
         return

@@ -1,0 +1,146 @@
+"""`groupwise accelerate` and `groupwise factorize`: a saved model, rewritten."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from groupwise.cli.backend import settle_backend
+from groupwise.cli.options import Backend, make_console, print_lines
+from groupwise.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
+
+    from groupwise.data import Dataset
+    from groupwise.rewrite import Report
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .keras file of any functional or sequential model.")]
+
+
+def accelerate(
+    model: Model,
+    output: Annotated[Path | None, typer.Option(help="The .keras file to write.", show_default=False)] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="For inference alone: fold batch norms into the convolutions.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time the model before and after, on this machine and backend.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="With --measure: examples a step.")] = 8,
+    backend: Backend = None,
+) -> None:
+    """Put our convolutions in place of Keras's in any Keras model, and say what was replaced, and what not and why.
+
+    The new model computes the same and is an ordinary Keras model; a program that loads it imports groupwise first.
+
+    Examples: groupwise accelerate model.keras --output faster.keras --measure
+
+    groupwise accelerate model.keras --fold --output for-inference.keras
+    """
+    path = _checked_output(output)
+    settle_backend(backend)
+    from groupwise import rewrite
+    from groupwise.training.saved import load_model
+
+    before = load_model(model)
+    after = rewrite.accelerate(before)
+    reports, lines = [rewrite.report_of(after)], {}
+    if fold:
+        after = rewrite.fold_batch_norm(after)
+        reports.append(rewrite.report_of(after))
+    for report in [report for report in reports if report.changes or report.left] or reports[:1]:
+        _show(report)
+    if measure:
+        with make_console(stderr=True).status("measuring"):
+            speed = rewrite.measure(before, after, batch_size)
+        said = f"inference {speed.inference:.2f} times as fast" if fold else str(speed)
+        lines["speed"] = f"{said} (batch {batch_size})"
+    _save(after, path, lines)
+
+
+def factorize(
+    model: Model,
+    rank: Annotated[int, typer.Option(min=1, help="Depthwise filters for each channel: the depth multiplier.")] = 1,
+    layers: Annotated[str, typer.Option(help='Which layers, as a pattern of their names: "stage3*".')] = "*",
+    data: Annotated[
+        str | None,
+        typer.Option(help="As for `groupwise train`: say the accuracy before and after.", show_default=False),
+    ] = None,
+    finetune_epochs: Annotated[int, typer.Option(min=0, help="With --data: passes over its training images.")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="The highest one of the fine-tuning.")] = 0.01,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    output: Annotated[Path | None, typer.Option(help="The .keras file to write.", show_default=False)] = None,
+    backend: Backend = None,
+) -> None:
+    """Put the nearest separable convolution in place of each dense one, and say what is saved and what is lost.
+
+    Example: groupwise factorize runs/digits/last.keras --rank 2 --data digits --finetune-epochs 3
+    """
+    path = _checked_output(output)
+    if finetune_epochs and data is None:
+        raise UserError(f"--finetune-epochs {finetune_epochs}: name the images with --data")
+    dataset = _dataset(data)
+    settle_backend(backend)
+    from groupwise import rewrite
+    from groupwise.training.saved import load_model, load_network
+
+    before: Any = load_model(model) if dataset is None else load_network(model)
+    after: Any = rewrite.dense_to_separable(before, rank, layers)
+    _show(rewrite.report_of(after))
+    lines = {}
+    if dataset is not None:
+        from groupwise.training.finetuning import accuracy, finetune
+
+        lines["before"] = f"{accuracy(before, dataset, batch_size):.2%} of the test images"
+        lines["after"] = f"{accuracy(after, dataset, batch_size):.2%}"
+        if finetune_epochs:
+            with make_console(stderr=True).status(f"fine-tuning, {finetune_epochs} epochs"):
+                finetune(after, dataset, finetune_epochs, learning_rate, batch_size)
+            lines["tuned"] = f"{accuracy(after, dataset, batch_size):.2%} after {finetune_epochs} epochs"
+    _save(after, path, lines)
+
+
+def _checked_output(output: Path | None) -> Path | None:
+    if output is None:
+        return None
+    if output.suffix != ".keras":
+        raise UserError(f"--output {output}: must end in .keras")
+    path = output.expanduser()
+    if not path.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
+    return path
+
+
+def _dataset(data: str | None) -> "Dataset | None":
+    if data is None:
+        return None
+    from groupwise.data import load_dataset
+
+    return load_dataset(data)
+
+
+def _show(report: "Report") -> None:
+    console = make_console()
+    table = Table("layer", "before", "after", "", box=None, header_style="bold")
+    for change in report.changes:
+        error = "" if change.error is None else f"relative error {change.error:.3f}"
+        table.add_row(change.layer, change.before, change.after, ", ".join(filter(None, (change.note, error))))
+    for left in report.left:
+        table.add_row(left.layer, left.kind, "[dim]left as it is[/]", left.reason)
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("nothing to rewrite")
+    for note in report.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _save(model: "keras.Model", path: Path | None, lines: dict[str, str]) -> None:
+    from groupwise.files import replace_file
+
+    if path is not None:
+        replace_file(path, model.save)
+        lines["output"] = str(path)
+    print_lines(make_console(), lines)

@@ -1,0 +1,52 @@
+"""A few more epochs of a network that was rewritten, and how good it is."""
+
+import keras
+
+from groupwise.data import Augmentation, Dataset
+from groupwise.errors import UserError
+from groupwise.models.network import Network, RewrittenNetwork
+from groupwise.training.evaluation import evaluate
+from groupwise.training.plan import make_batches
+from groupwise.training.saved import match_classes
+
+MOMENTUM = 0.9
+
+
+def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: int) -> float:
+    """Return the share of a data set's test images whose class a network names first.
+
+    Raises:
+        UserError: the data has classes that the network does not know, or over 1% of its images are broken.
+    """
+    split, _ = match_classes(network, dataset)
+    batches = make_batches(split, network, batch_size)
+    try:
+        return evaluate(network, batches, batch_size).top1
+    finally:
+        batches.close()
+
+
+def finetune(
+    network: Network | RewrittenNetwork, dataset: Dataset, epochs: int, learning_rate: float, batch_size: int
+) -> None:
+    """Train a network, in place, on a data set's training images: SGD with momentum, the rate falling to zero.
+
+    Args:
+        network: with preprocessing and class names; the data's classes are its own.
+        epochs: passes over the training images. learning_rate: the first one. batch_size: images a step.
+
+    Raises:
+        UserError: the data's classes are not the network's, there is nothing to train on, or images are broken.
+    """
+    if list(dataset.class_names) != network.metadata["class_names"] or not len(dataset.train):
+        raise UserError(f"{dataset.name} cannot train {network.name}: it has other classes, or no images to train on")
+    batches = make_batches(dataset.train, network, batch_size, augmentation=Augmentation(), shuffle=True)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
+    network.compile(
+        keras.optimizers.SGD(schedule, momentum=MOMENTUM, nesterov=True),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
+    try:
+        network.fit(batches, epochs=epochs, shuffle=False, verbose=0)
+    finally:
+        batches.close()
