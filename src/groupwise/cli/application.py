@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groupwise.cli import converting, networks, training, tuning, using
+from groupwise.cli import converting, explaining, networks, training, tuning, using
 from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
@@ -57,9 +57,13 @@ for command in (
     networks.describe,
     networks.routing,
     tuning.tune,
+    explaining.explain,
     training.recipes,
 ):
-    needs_arguments = (training.train, using.evaluate, using.predict, converting.convert, networks.describe)
+    needs_arguments = (
+        *(training.train, using.evaluate, using.predict),
+        *(converting.convert, networks.describe, explaining.explain),
+    )
     app.command(no_args_is_help=command in needs_arguments)(command)
 
 
