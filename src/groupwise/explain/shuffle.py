@@ -17,12 +17,14 @@ MOST_CHANNELS = 24  # more than that are too many lines for a phone
 
 PROGRAM = """from keras import ops
 
-def channel_shuffle(x, groups):                 # x: (batch, height, width, channels)
-    batch, height, width, channels = x.shape
+def channel_shuffle(x, groups):
+    _, height, width, channels = x.shape
+    shape = (-1, height, width)
     n = channels // groups
-    x = ops.reshape(x, (-1, height, width, groups, n))
-    x = ops.transpose(x, (0, 1, 2, 4, 3))       # the line that matters
-    return ops.reshape(x, (-1, height, width, channels))"""
+    x = ops.reshape(x, (*shape, groups, n))
+    # the line that matters
+    x = ops.transpose(x, (0, 1, 2, 4, 3))
+    return ops.reshape(x, (*shape, channels))"""
 
 
 def make(name: str | None) -> Page:
@@ -147,7 +149,7 @@ def _order(channels: int, groups: int) -> Table:
     order = reach(shuffling(groups), channels).argmax(axis=1)
     n = channels // groups
     rows = [(f"group {group}", *(str(order[group * n + place]) for place in range(n))) for group in range(groups)]
-    head = ("out", *(f"place {place}" for place in range(n)))
+    head = ("place", *map(str, range(n)))
     return Table(f"Which input channel stands where after `channel_shuffle(x, {groups})`", head, rows)
 
 
