@@ -34,9 +34,9 @@ def make(name: str | None) -> Page:
     largest = max(differences.values())
     block = blocks[-1]
     answer = (
-        f"They add the same products in another order. A convolution over {block.cardinality} groups is {block.cardinality} "
-        "small convolutions side by side, that is form c. A 1x1 over concatenated paths is the sum of a 1x1 for each "
-        f"path, that is form b. Written out, this is form a. With the same weights, on a random image, the three outputs "
+        f"They add the same products in another order. A convolution over {block.cardinality} groups is "
+        f"{block.cardinality} small convolutions side by side, that is form c. A 1x1 over concatenated paths is the sum of a 1x1 for each "
+        f"path, that is form b. Written out, this is form a. With the same weights, on a random image, the outputs "
         f"differ by at most {largest:.0e} of the largest value: float32's rounding.",
         "Squeeze-and-excitation goes after the last batch norm and before the shortcut is added, in all three forms."
         + (" So it does in this network." if block.squeezed else ""),
@@ -71,7 +71,7 @@ def _diagram(block: Block, network: str) -> Picture:
     if block.squeezed:
         text = f"squeeze-excite: {channels} → {block.squeezed} → {channels}"
         steps.append((text, ROWS["norm"] + 0.7, SQUEEZE))
-    previous = ROWS["joined"] + 0.25
+    previous = ROWS["joined"] + (0.18 if block.form == "a" else 0.26)
     for text, y, fill in steps:
         arrow(axes, (MIDDLE, previous), (MIDDLE, y - 0.18))
         box(axes, MIDDLE, y, RIGHT - LEFT if text != "batch norm" else 1.5, text, fill)
@@ -149,25 +149,27 @@ def _words(block: Block) -> list[str]:
 
 def _table(block: Block) -> Table:
     rows = [
-        (
-            f"{part.count} x {part.name}" if part.count > 1 else part.name,
-            "x".join(map(str, part.output_shape)),
-            "x".join(map(str, part.kernel_shape)),
-            f"{part.parameters:,}",
-            f"{part.macs:,}",
-        )
-        for part in block.parts
+        ("output", *("x".join(map(str, part.output_shape)) for part in block.parts)),
+        ("weights", *("x".join(map(str, part.kernel_shape)) for part in block.parts)),
+        ("parameters", *(f"{part.parameters:,}" for part in block.parts)),
+        ("MACs", *(f"{part.macs:,}" for part in block.parts)),
     ]
-    caption = f"Form {block.form}: {WORDS[block.form]}; shapes are of one convolution, numbers of all"
-    return Table(caption, ("layer", "output", "weights", "parameters", "MACs"), rows)
+    names = [f"{part.count} x {part.name}" if part.count > 1 else part.name for part in block.parts]
+    caption = f"Form {block.form}, {WORDS[block.form]}. Shapes are of one convolution, numbers of all"
+    return Table(caption, ("", *names), rows)
 
 
 def _totals(blocks: list[Block], differences: dict[str, float]) -> Table:
     rows = [
-        (block.form, f"{block.parameters:,}", f"{block.macs:,}", f"{differences[block.form]:.1e}") for block in blocks
+        (block.form, f"{block.parameters:,}", f"{block.macs:,}", f"{_rounding(differences[block.form])}")
+        for block in blocks
     ]
     caption = "The whole block, batch norm and all; outputs measured on two blocks, relative to the largest value"
-    return Table(caption, ("form", "parameters", "MACs", "difference from c"), rows)
+    return Table(caption, ("form", "parameters", "MACs", "differs from c by"), rows)
+
+
+def _rounding(difference: float) -> str:
+    return f"{difference:.1e}" if difference else "0"
 
 
 def _same(blocks: list[Block]) -> str:
@@ -175,7 +177,7 @@ def _same(blocks: list[Block]) -> str:
     verdict = "All three have the same parameters and MACs." if same else "The forms' parameters or MACs differ."
     return (
         f"{verdict} The weights are the same numbers, cut into paths: path p of a reduce or spatial kernel is slice p of "
-        "form c's output channels, path p of form a's expand kernels is slice p of form c's input channels."
+        "form c's output channels; path p of form a's expand kernels is slice p of its input channels."
     )
 
 
