@@ -95,7 +95,8 @@ def convolutions_to_mix(channels: int, groups: int, limit: int = 6) -> int | Non
 def by_group(reached: NDArray[np.bool_], groups: int) -> NDArray[np.bool_]:
     """Return (outputs, groups): from which groups of input channels anything has come."""
     outputs, channels = reached.shape
-    return reached.reshape(outputs, groups, channels // groups).any(axis=-1)
+    result: NDArray[np.bool_] = np.any(reached.reshape(outputs, groups, channels // groups), axis=-1)
+    return result
 
 
 def _chain(operations: list[tuple[str, Apply]]) -> Apply:

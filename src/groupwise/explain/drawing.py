@@ -69,7 +69,7 @@ def dots(axes: Axes, places: Sequence[Point], shares: NDArray[np.bool_], radius:
         radius: in inches.
     """
     for (x, y), row in zip(places, shares, strict=True):
-        owners = np.flatnonzero(row)
+        owners = [int(owner) for owner in np.flatnonzero(row)]
         if len(owners) < 2:
             fill = colour(owners[0]) if len(owners) else "white"
             axes.add_patch(Circle((x, y), radius, facecolor=fill, edgecolor="white", linewidth=0.6, zorder=3))

@@ -1,5 +1,7 @@
 """The page on ResNeXt's three forms: one block in each, and how far their outputs differ."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
@@ -35,7 +37,8 @@ def make(name: str | None) -> Page:
     block = blocks[-1]
     answer = (
         f"They add the same products in another order. A convolution over {block.cardinality} groups is "
-        f"{block.cardinality} small convolutions side by side, that is form c. A 1x1 over concatenated paths is the sum of a 1x1 for each "
+        f"{block.cardinality} small convolutions side by side, that is form c. "
+        "A 1x1 over concatenated paths is the sum of a 1x1 for each "
         f"path, that is form b. Written out, this is form a. With the same weights, on a random image, the outputs "
         f"differ by at most {largest:.0e} of the largest value: float32's rounding.",
         "Squeeze-and-excitation goes after the last batch norm and before the shortcut is added, in all three forms."
@@ -67,7 +70,7 @@ def _diagram(block: Block, network: str) -> Picture:
     height, width, channels = block.input_shape
     box(axes, MIDDLE, ROWS["input"], RIGHT - LEFT, f"input: {height}x{width}, {channels} channels", PLAIN)
     _convolutions(axes, block)
-    steps = [("batch norm", ROWS["norm"], PLAIN)]
+    steps: list[tuple[str, float, Any]] = [("batch norm", ROWS["norm"], PLAIN)]
     if block.squeezed:
         text = f"squeeze-excite: {channels} → {block.squeezed} → {channels}"
         steps.append((text, ROWS["norm"] + 0.7, SQUEEZE))
@@ -176,8 +179,8 @@ def _same(blocks: list[Block]) -> str:
     same = len({(block.parameters, block.macs) for block in blocks}) == 1
     verdict = "All three have the same parameters and MACs." if same else "The forms' parameters or MACs differ."
     return (
-        f"{verdict} The weights are the same numbers, cut into paths: path p of a reduce or spatial kernel is slice p of "
-        "form c's output channels; path p of form a's expand kernels is slice p of its input channels."
+        f"{verdict} The weights are the same numbers, cut into paths: path p of a reduce or spatial kernel is slice p "
+        "of form c's output channels; path p of form a's expand kernels is slice p of its input channels."
     )
 
 

@@ -19,8 +19,10 @@ PROGRAM = """from groupwise.ops import grouped_conv2d
 y = grouped_conv2d(x, kernel, groups=32)
 
 # the same sums, the long way
-y = grouped_conv2d(x, kernel, groups=32,
-                   algorithm="depthwise_sum")"""
+y = grouped_conv2d(
+    x, kernel, groups=32,
+    algorithm="depthwise_sum",
+)"""
 
 
 def make(name: str | None) -> Page:
@@ -39,8 +41,8 @@ def make(name: str | None) -> Page:
             "What is connected",
             (
                 f"A dense convolution carries every input channel to every output. A grouped one cuts the channels "
-                f"into groups, here {GROUPS}, and each output sees its own group alone. A depthwise one is the extreme: "
-                "each group is a single channel.",
+                f"into groups, here {GROUPS}, and each output sees its own group alone. A depthwise one is the "
+                "extreme: each group is a single channel.",
                 _connections(),
             ),
         ),
@@ -68,8 +70,9 @@ def grouped_layer(name: str) -> tuple[str, ConvSpec]:
         layer = chosen[0]
         shape = tuple(layer.input.shape)
         height, width, inputs, outputs = (int(size) for size in layer.kernel.shape)
-        groups = layer.groups
-        if isinstance(layer, DepthwiseConv2D):
+        if isinstance(layer, GroupedConv2D):
+            groups = layer.groups
+        else:
             groups, inputs, outputs = shape[-1], 1, inputs * outputs
     spec = ConvSpec.of(
         shape, (height, width, inputs, outputs), groups, layer.strides, layer.padding, layer.dilation_rate
@@ -98,12 +101,12 @@ def _connections() -> Picture:
         dots(axes, bottom, seen, 0.1)
         matrix(axes, WIDTH - side - 0.15, y + 0.22, side, values, owners)
     alternative = (
-        f"Lines and matrices from {CHANNELS} input channels to {CHANNELS} outputs. Connections: {', '.join(counts)}. The "
-        "dense matrix is full, the grouped one has two blocks on its diagonal, the depthwise one only the diagonal."
+        f"Lines and matrices from {CHANNELS} input channels to {CHANNELS} outputs. Connections: {', '.join(counts)}. "
+        "The dense matrix is full, the grouped one has two blocks on its diagonal, the depthwise one only the diagonal."
     )
     caption = (
-        "Upper dots are inputs, lower ones outputs, with the colours of the inputs that reach them. In the matrices rows "
-        "are outputs and columns inputs."
+        "Upper dots are inputs, lower ones outputs, with the colours of the inputs that reach them. In the matrices "
+        "rows are outputs and columns inputs."
     )
     return Picture("grouped_connections", figure, alternative, caption)
 
@@ -125,15 +128,15 @@ def _sums(example: Example) -> Picture:
     for number, way in enumerate(example.ways):
         y = 0.3 + number * block
         heading(axes, y, way.title, way.code)
-        for row, name in enumerate(("channel", *(f"filter {filter}" for filter in range(multiplier)))):
+        for row, name in enumerate(("channel", *(f"filter {place}" for place in range(multiplier)))):
             write(axes, 0.15, y + 0.6 + row * height, name, 10, ha="left", color=FAINT)
         for channel in range(channels):
             x = left + channel * width
             write(axes, x + width / 2, y + 0.6, str(channel), 10, color=FAINT)
-            for filter in range(multiplier):
-                fill = tint(colour(int(way.owners[channel, filter])), 0.35)
-                text = f"{example.products[channel, filter]:g}"
-                cell(axes, x, y + 0.45 + (filter + 1) * height, width, height, text, fill)
+            for place in range(multiplier):
+                fill = tint(colour(int(way.owners[channel, place])), 0.35)
+                text = f"{example.products[channel, place]:g}"
+                cell(axes, x, y + 0.45 + (place + 1) * height, width, height, text, fill)
         write(axes, 0.15, y + 2.17, "sums", 10.5, ha="left", fontweight="bold")
         for output, value in enumerate(way.results):
             fill = tint(colour(output), 0.35)
@@ -150,20 +153,22 @@ def _sums(example: Example) -> Picture:
 
 
 def _layer(name: str, spec: ConvSpec) -> tuple[str | Table, ...]:
+    ways = costs(spec)
     rows = [
-        (cost.way, "x".join(map(str, cost.kernel_shape)), f"{cost.parameters:,}", f"{cost.macs:,}", f"{cost.written:,}")
-        for cost in costs(spec)
+        ("kernel", *("x".join(map(str, way.kernel_shape)) for way in ways)),
+        ("parameters", *(f"{way.parameters:,}" for way in ways)),
+        ("MACs", *(f"{way.macs:,}" for way in ways)),
+        ("numbers written", *(f"{way.written:,}" for way in ways)),
     ]
     shapes = ["x".join(map(str, shape[1:])) for shape in (spec.input_shape, spec.output_shape)]
     kind = "depthwise: every channel is a group" if spec.is_depthwise else f"{spec.group_width} channels a group"
     found = {algorithm: difference(spec, algorithm) for algorithm in ("depthwise_sum", "block_diagonal")}
-    times = costs(spec)[1].written // costs(spec)[0].written
+    times = ways[1].written // ways[0].written
     return (
         f"The layer `{name}` goes from {shapes[0]} to {shapes[1]} in {spec.groups} groups ({kind}).",
-        Table(
-            "Three ways to compute it, for one image", ("way", "kernel", "parameters", "MACs", "numbers written"), rows
-        ),
+        Table("Three ways to compute it, for one image", ("", *(way.way for way in ways)), rows),
         f"The depthwise way writes {times} times as many numbers as the grouped one; the dense way multiplies "
-        f"{spec.groups} times as much, nearly all of it by zero. Run on random numbers, the outputs differ from "
+        f"{spec.groups} times as much, {1 - 1 / spec.groups:.0%} of it by zero. "
+        "Run on random numbers, the outputs differ from "
         f"the grouped convolution's by {found['depthwise_sum']:.1e} and {found['block_diagonal']:.1e} of the largest.",
     )

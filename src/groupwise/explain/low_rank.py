@@ -58,7 +58,7 @@ class Approximation:
     @property
     def product(self) -> NDArray[np.float64]:
         """The dense kernel that both amount to."""
-        height, width, channels, multiplier = self.depthwise.shape
+        _, _, channels, multiplier = self.depthwise.shape
         mixing = self.pointwise.reshape(channels, multiplier, -1)
         result: NDArray[np.float64] = np.einsum("ijqr,qrk->ijqk", self.depthwise, mixing)
         return result
@@ -79,8 +79,7 @@ def approximate(kernel: NDArray[Any], multiplier: int) -> Approximation:
         True
     """
     height, width, channels, filters = kernel.shape
-    matrices = np.moveaxis(np.asarray(kernel, np.float64).reshape(height * width, channels, filters), 1, 0)
-    left, values, right = np.linalg.svd(matrices, full_matrices=False)
+    left, values, right = np.linalg.svd(_by_channel(kernel), full_matrices=False)
     rank = min(multiplier, values.shape[1])
     depthwise = np.zeros((height * width, channels, multiplier))
     depthwise[..., :rank] = np.moveaxis(left[..., :rank], 0, 1)
@@ -96,12 +95,16 @@ def approximate(kernel: NDArray[Any], multiplier: int) -> Approximation:
 
 def errors(kernel: NDArray[Any]) -> list[float]:
     """Return the error of every multiplier from 1 to kernel height * kernel width."""
-    height, width, channels, filters = kernel.shape
-    matrices = np.moveaxis(np.asarray(kernel, np.float64).reshape(height * width, channels, filters), 1, 0)
-    squares = (np.linalg.svd(matrices, compute_uv=False) ** 2).sum(axis=0)
-    squares = np.concatenate([squares, np.zeros(height * width - len(squares))])
+    squares = (np.linalg.svd(_by_channel(kernel), compute_uv=False) ** 2).sum(axis=0)
+    squares = np.concatenate([squares, np.zeros(kernel.shape[0] * kernel.shape[1] - len(squares))])
     left = squares.sum() - np.cumsum(squares)
     return [float(value) for value in np.sqrt(np.maximum(left, 0) / squares.sum())]
+
+
+def _by_channel(kernel: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a kernel as (in, kernel height * kernel width, out): a matrix for each input channel."""
+    height, width, channels, filters = kernel.shape
+    return np.moveaxis(np.asarray(kernel, np.float64).reshape(height * width, channels, filters), 1, 0)
 
 
 def output_difference(kernel: NDArray[Any], found: Approximation) -> float:

@@ -161,8 +161,8 @@ def _table(table: Table) -> str:
     # A box that scrolls must be reachable by keyboard, and then it needs a name.
     label = html.escape(re.sub(r"[`\[\]]", "", table.caption))
     return (
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n'
-        f"<table>\n<caption>{_inline(table.caption)}</caption>\n"
+        f'<p class="caption">{_inline(table.caption)}</p>\n'
+        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n<table aria-label="{label}">\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n"
     )
 
@@ -200,12 +200,14 @@ figcaption { color: var(--faint); font-size: 0.92rem; margin: 0.5rem auto 0; max
 @media (min-width: 60rem) {
   .row { grid-template-columns: repeat(3, 1fr); width: 58rem; margin-left: calc(50% - 29rem); }
 }
-.scroll { overflow-x: auto; margin: 1.2rem 0; }
+.scroll { overflow-x: auto; margin: 0 0 1.2rem; }
 table { border-collapse: collapse; font-size: 0.92rem; }
-caption { text-align: left; color: var(--faint); padding-bottom: 0.4rem; }
+.caption { color: var(--faint); font-size: 0.92rem; margin: 1.2rem 0 0.3rem; }
 th, td { text-align: right; padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 th:first-child { text-align: left; padding-left: 0; }
 tbody th { font-weight: 500; }
+thead th { white-space: normal; vertical-align: bottom; }
+@media (max-width: 30rem) { th, td { font-size: 0.8rem; padding: 0.3rem 0.3rem; } }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); color: var(--faint); font-size: 0.9rem; }
 """

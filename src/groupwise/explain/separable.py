@@ -15,6 +15,7 @@ from groupwise.explain.sources import source_line
 from groupwise.report.style import FAINT, GRID, INK, new_figure, plain
 
 SHOWN = 6  # filters side by side
+POSITIVE, NEGATIVE = "#01665e", "#8c510a"
 TRIED = (1, 2, 4)  # multipliers that are drawn, and the full rank after them
 
 FORMULA = """out[b,i,j,k] = sum over di, dj, q, r of
@@ -31,11 +32,11 @@ def make(name: str | None) -> Page:
     found = [approximate(dense.kernel, multiplier) for multiplier in multipliers]
     curve = errors(dense.kernel)
     answer = (
-        "`separable_conv2d` convolves each input channel with a few small filters of its own (the depthwise step), then "
-        "mixes all results at each pixel with a 1x1 convolution (the pointwise step).",
-        "The channel multiplier, or depth multiplier, is how many filters each input channel has. It is the rank of the "
-        f"dense kernel that the two steps amount to: with 1 all outputs see a channel through the same {height}x{width} "
-        f"filter, with {dense.full_rank} a separable {height}x{width} can be any dense one.",
+        "`separable_conv2d` convolves each input channel with a few small filters of its own (the depthwise step), "
+        "then mixes all results at each pixel with a 1x1 convolution (the pointwise step).",
+        "The channel multiplier, or depth multiplier, is how many filters each input channel has. It is the rank of "
+        "the dense kernel that the two steps amount to: with 1 all outputs see a channel through the same "
+        f"{height}x{width} filter, with {dense.full_rank} a separable {height}x{width} can be any dense one.",
     )
     sections = (
         Section(
@@ -43,8 +44,9 @@ def make(name: str | None) -> Page:
             (
                 "For a stride of 1 and a multiplier M:",
                 Code(FORMULA),
-                "Summed over r first, that is a dense convolution with the kernel `sum over r of depthwise[di, dj, q, r] "
-                "* pointwise[0, 0, q*M + r, k]`. For each input channel q this is a matrix of rank M at most.",
+                "Summed over r first, that is a dense convolution with the kernel "
+                "`sum over r of depthwise[di, dj, q, r] * pointwise[0, 0, q*M + r, k]`. For each input channel "
+                "q this is a matrix of rank M at most.",
             ),
         ),
         Section(
@@ -78,12 +80,12 @@ def _filters(dense: Dense, found: list[Approximation]) -> Picture:
             _image(axes, x, y + 0.2, side, kernel[:, :, 0, place], scale)
     parts = [f"{title.lower()}{note}" for title, note, _ in kernels]
     alternative = (
-        f"{shown} filters of {height}x{width} of the first input channel, in {len(kernels)} rows: {'; '.join(parts)}. With "
-        "multiplier 1 all filters are one pattern, stronger or weaker; with larger ones they come nearer to the dense "
-        "ones, and with the largest they are the same."
+        f"{shown} filters of {height}x{width} of the first input channel, in {len(kernels)} rows: {'; '.join(parts)}. "
+        "With multiplier 1 all filters are one pattern, stronger or weaker; with larger ones they come nearer to the "
+        "dense ones, and with the largest they are the same."
     )
     caption = (
-        f"The first {shown} filters of the first input channel. Blue is positive, brown negative. In the row of "
+        f"The first {shown} filters of the first input channel. Green is positive, brown negative. In the row of "
         "multiplier 1 there is only one pattern."
     )
     return Picture("separable_filters", figure, alternative, caption)
@@ -107,7 +109,7 @@ def _basis(found: list[Approximation]) -> Picture:
         for place in range(shown):
             value = float(mixing[filter_number, place])
             x, length = 1.62 + place * 0.56, value / largest * side * 0.36
-            axes.add_patch(Rectangle((x, middle), 0.34, -length, facecolor=colour(0 if value > 0 else 6)))
+            axes.add_patch(Rectangle((x, middle), 0.34, -length, facecolor=POSITIVE if value > 0 else NEGATIVE))
             below = middle + (0.13 if value > 0 else -0.13)
             write(axes, x + 0.17, below, f"{value:.2f}", 10, color=INK)
     alternative = (
@@ -122,7 +124,7 @@ def _basis(found: list[Approximation]) -> Picture:
 
 
 def _image(axes: Axes, x: float, y: float, side: float, values: NDArray[np.float64], scale: float) -> None:
-    """Draw a small image as squares, blue where positive and brown where negative."""
+    """Draw a small image as squares, green where positive and brown where negative."""
     rows, columns = values.shape
     height, width = side / rows, side / columns
     cells = [

@@ -138,7 +138,7 @@ def _matrices(plain: list[Step], mixed: list[Step], groups: int) -> Picture:
             matrix(axes, x, y, side, step.reached, owners)
         shares.append(", ".join(f"{step.share:.0%}" for step in convolutions))
     alternative = (
-        f"Matrices of which of {channels} inputs reach which of {channels} outputs after 1, 2 and {DEPTH} convolutions. "
+        f"Matrices of which of {channels} inputs reach which of {channels} outputs after 1 to {DEPTH} convolutions. "
         f"Filled without shuffle: {shares[0]}. With shuffle: {shares[1]}."
     )
     caption = "Rows are outputs, columns are inputs. A cell is filled where the input changes the output."
