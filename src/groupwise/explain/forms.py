@@ -7,7 +7,7 @@ from matplotlib.patches import Circle
 
 from groupwise.explain.drawing import arrow, box, canvas, colour, heading, tint, write
 from groupwise.explain.page import Code, Page, Picture, Row, Section, Table
-from groupwise.explain.sources import source_line
+from groupwise.explain.sources import rounding, source_line
 from groupwise.explain.three_forms import UNIT, Block, Part, describe_block, measure
 from groupwise.models.residual import FORMS
 from groupwise.report.style import FAINT, INK
@@ -164,15 +164,11 @@ def _table(block: Block) -> Table:
 
 def _totals(blocks: list[Block], differences: dict[str, float]) -> Table:
     rows = [
-        (block.form, f"{block.parameters:,}", f"{block.macs:,}", f"{_rounding(differences[block.form])}")
+        (block.form, f"{block.parameters:,}", f"{block.macs:,}", f"{rounding(differences[block.form])}")
         for block in blocks
     ]
     caption = "The whole block, batch norm and all; outputs measured on two blocks, relative to the largest value"
     return Table(caption, ("form", "parameters", "MACs", "differs from c by"), rows)
-
-
-def _rounding(difference: float) -> str:
-    return f"{difference:.1e}" if difference else "0"
 
 
 def _same(blocks: list[Block]) -> str:

@@ -6,7 +6,7 @@ from groupwise.errors import UserError
 from groupwise.explain.connectivity import reach, summing
 from groupwise.explain.drawing import WIDTH, canvas, cell, colour, dots, heading, links, matrix, tint, write
 from groupwise.explain.page import Code, Page, Picture, Section, Table
-from groupwise.explain.sources import source_line
+from groupwise.explain.sources import rounding, source_line
 from groupwise.explain.sums import CHANNELS, GROUPS, Example, costs, difference, worked_example
 from groupwise.layers import DepthwiseConv2D, GroupedConv2D
 from groupwise.models import create, find
@@ -162,13 +162,14 @@ def _layer(name: str, spec: ConvSpec) -> tuple[str | Table, ...]:
     ]
     shapes = ["x".join(map(str, shape[1:])) for shape in (spec.input_shape, spec.output_shape)]
     kind = "depthwise: every channel is a group" if spec.is_depthwise else f"{spec.group_width} channels a group"
-    found = {algorithm: difference(spec, algorithm) for algorithm in ("depthwise_sum", "block_diagonal")}
+    summed, blocks = (rounding(difference(spec, algorithm)) for algorithm in ("depthwise_sum", "block_diagonal"))
     times = ways[1].written // ways[0].written
+    many = f"{times} times as many" if times > 1 else "as many"
     return (
         f"The layer `{name}` goes from {shapes[0]} to {shapes[1]} in {spec.groups} groups ({kind}).",
         Table("Three ways to compute it, for one image", ("", *(way.way for way in ways)), rows),
-        f"The depthwise way writes {times} times as many numbers as the grouped one; the dense way multiplies "
+        f"The depthwise way writes {many} numbers as the grouped one; the dense way multiplies "
         f"{spec.groups} times as much, {1 - 1 / spec.groups:.0%} of it by zero. "
-        "Run on random numbers, the outputs differ from "
-        f"the grouped convolution's by {found['depthwise_sum']:.1e} and {found['block_diagonal']:.1e} of the largest.",
+        f"Run on random numbers, the outputs differ from the grouped convolution's by {summed} and {blocks} of the "
+        "largest.",
     )

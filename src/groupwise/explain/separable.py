@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from groupwise.explain.drawing import WIDTH, canvas, colour, heading, write
 from groupwise.explain.low_rank import Approximation, Dense, approximate, errors, find_kernel, output_difference
 from groupwise.explain.page import Code, Page, Picture, Section, Table
-from groupwise.explain.sources import source_line
-from groupwise.report.style import FAINT, GRID, INK, new_figure, plain
+from groupwise.explain.sources import rounding, source_line
+from groupwise.report.style import FAINT, GRID, INK, TRAINING, new_figure, plain
 
 SHOWN = 6  # filters side by side
 POSITIVE, NEGATIVE = "#01665e", "#8c510a"
@@ -31,6 +31,7 @@ def make(name: str | None) -> Page:
     multipliers = sorted({*(tried for tried in TRIED if tried < dense.full_rank), dense.full_rank})
     found = [approximate(dense.kernel, multiplier) for multiplier in multipliers]
     curve = errors(dense.kernel)
+    noise = None if dense.is_random else errors(np.random.default_rng(0).normal(size=dense.kernel.shape))
     answer = (
         "`separable_conv2d` convolves each input channel with a few small filters of its own (the depthwise step), "
         "then mixes all results at each pixel with a 1x1 convolution (the pointwise step).",
@@ -58,7 +59,9 @@ def make(name: str | None) -> Page:
                 _basis(found),
             ),
         ),
-        Section("How near it comes", (_curve(curve, dense), *_reading(curve, dense), _costs(dense, found))),
+        Section(
+            "How near it comes", (_curve(curve, noise, dense), *_reading(curve, noise, dense), _costs(dense, found))
+        ),
     )
     title = "What does separable_conv2d do, and what is its channel multiplier for?"
     return Page("separable", title, answer, sections, source_line("separable", name))
@@ -139,17 +142,21 @@ def _image(axes: Axes, x: float, y: float, side: float, values: NDArray[np.float
     axes.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=GRID, linewidth=0.8))
 
 
-def _curve(curve: list[float], dense: Dense) -> Picture:
+def _curve(curve: list[float], noise: list[float] | None, dense: Dense) -> Picture:
     figure = new_figure(WIDTH, 3.4)
     axes = figure.add_subplot()
     plain(axes, "Error by multiplier")
     places = np.arange(1, len(curve) + 1)
-    axes.plot(places, curve, color=colour(0), linewidth=1.8, marker="o", markersize=3.5)
+    if noise is not None:
+        axes.plot(places, noise, color=TRAINING, linewidth=1.8, label="noise of the same shape")
+    axes.plot(places, curve, color=colour(0), linewidth=1.8, marker="o", markersize=3.5, label="the example")
     axes.set_xlabel("depth multiplier", fontsize=10.5, color=FAINT)
     axes.tick_params(labelsize=10.5)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_ylim(bottom=0)
+    if noise is not None:
+        axes.legend(frameon=False, fontsize=10.5)
     listed = ", ".join(f"{place}: {error:.0%}" for place, error in zip(places, curve, strict=True))
     caption = (
         f"How far the nearest separable kernel is from {dense.origin}, in Frobenius norm, relative to the kernel's."
@@ -157,12 +164,20 @@ def _curve(curve: list[float], dense: Dense) -> Picture:
     return Picture("separable_error", figure, f"A falling curve. Error by depth multiplier: {listed}.", caption)
 
 
-def _reading(curve: list[float], dense: Dense) -> tuple[str, ...]:
-    enough = next(place for place, error in enumerate(curve, start=1) if error <= 0.1)
-    text = f"An error of 10% or less takes a multiplier of {enough} of {dense.full_rank}. "
-    if dense.is_random:
-        return (text + "Fresh weights are noise, which has no structure to save; trained kernels are smoother.",)
-    return (text + "Smooth kernels need few filters; noise needs nearly all of them.",)
+def _reading(curve: list[float], noise: list[float] | None, dense: Dense) -> tuple[str, str]:
+    height, width, _, filters = dense.kernel.shape
+    text = f"An error of 10% or less takes a multiplier of {_enough(curve)} of {dense.full_rank}. "
+    if noise is None:
+        text += "Fresh weights are noise, which has no structure to save; trained kernels are smoother."
+    else:
+        text += f"Noise of the same shape takes {_enough(noise)}: what saves filters is the kernel's structure."
+    # channels * M * (kh * kw + filters) weights against channels * kh * kw * filters.
+    cheap = (height * width * filters - 1) // (height * width + filters)
+    return text, f"Up to a multiplier of {cheap} both kernels together have fewer weights than the dense one."
+
+
+def _enough(curve: list[float]) -> int:
+    return next(place for place, error in enumerate(curve, start=1) if error <= 0.1)
 
 
 def _costs(dense: Dense, found: list[Approximation]) -> Table:
@@ -175,4 +190,4 @@ def _costs(dense: Dense, found: list[Approximation]) -> Table:
 
 
 def _percent(value: float) -> str:
-    return f"{value:.1%}" if value >= 5e-4 else f"{value:.0e}"
+    return f"{value:.1%}" if value >= 5e-4 else rounding(value)
