@@ -41,7 +41,7 @@ FLAGS = [
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A page as a phone shows it: its width with all that sticks out, its drawings' widths, its console, its picture."""
+    """A page on a phone: its width with all that sticks out, its drawings' widths, its console, its picture."""
 
     width: int
     drawings: list[int]
