@@ -25,7 +25,9 @@ ROWS = {"input": 0.85, "reduce": 1.62, "spatial": 2.4, "third": 3.18, "joined": 
 PROGRAM = """from groupwise import models
 
 grouped = models.create("{name}")
-paths = models.create("{name}", form="a")"""
+paths = models.create(
+    "{name}", form="a"
+)"""
 
 
 def make(name: str | None) -> Page:
@@ -40,7 +42,7 @@ def make(name: str | None) -> Page:
         f"{block.cardinality} small convolutions side by side, that is form c. "
         "A 1x1 over concatenated paths is the sum of a 1x1 for each "
         f"path, that is form b. Written out, this is form a. With the same weights, on a random image, the outputs "
-        f"differ by at most {largest:.0e} of the largest value: float32's rounding.",
+        f"differ by at most {largest:.5%} of the largest value: float32's rounding.",
         "Squeeze-and-excitation goes after the last batch norm and before the shortcut is added, in all three forms."
         + (" So it does in this network." if block.squeezed else ""),
     )
@@ -94,7 +96,7 @@ def _convolutions(axes: Axes, block: Block) -> None:
     if block.form == "a":
         rows["expand"] = ROWS["third"]
     paths = reduce.count > 1
-    places = PATHS if reduce.count > 2 else PATHS[: reduce.count] if paths else (MIDDLE,)
+    places = PATHS if reduce.count > 2 else (PATHS[0], PATHS[-1]) if paths else (MIDDLE,)
     width = 0.96 if paths else 2.2
     for x in places:
         previous = ROWS["input"] + 0.18
@@ -109,14 +111,23 @@ def _convolutions(axes: Axes, block: Block) -> None:
             write(axes, DOTS, y, "···", 13, color=FAINT)
     if block.form == "a":
         box(
-            axes, MIDDLE, ROWS["joined"], RIGHT - LEFT, f"sum of {reduce.count} paths: {expand.output_shape[-1]}", PLAIN
+            axes,
+            MIDDLE,
+            ROWS["joined"],
+            RIGHT - LEFT,
+            f"sum of {_paths(reduce.count)}: {expand.output_shape[-1]}",
+            PLAIN,
         )
         return
     if block.form == "b":
-        text = f"{spatial.count} paths side by side: {block.channels}"
+        text = f"{_paths(spatial.count)} side by side: {block.channels}"
         box(axes, MIDDLE, ROWS["third"], RIGHT - LEFT, text, PLAIN)
         arrow(axes, (MIDDLE, ROWS["third"] + 0.18), (MIDDLE, ROWS["joined"] - 0.26))
     box(axes, MIDDLE, ROWS["joined"], 2.2, _label(expand), FILLS["expand"], 0.52)
+
+
+def _paths(count: int) -> str:
+    return f"{count} paths" if count > 1 else "1 path"
 
 
 def _label(part: Part) -> str:

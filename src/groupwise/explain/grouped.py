@@ -158,7 +158,7 @@ def _layer(name: str, spec: ConvSpec) -> tuple[str | Table, ...]:
         ("kernel", *("x".join(map(str, way.kernel_shape)) for way in ways)),
         ("parameters", *(f"{way.parameters:,}" for way in ways)),
         ("MACs", *(f"{way.macs:,}" for way in ways)),
-        ("numbers written", *(f"{way.written:,}" for way in ways)),
+        ("written", *(f"{way.written:,}" for way in ways)),
     ]
     shapes = ["x".join(map(str, shape[1:])) for shape in (spec.input_shape, spec.output_shape)]
     kind = "depthwise: every channel is a group" if spec.is_depthwise else f"{spec.group_width} channels a group"
@@ -167,7 +167,11 @@ def _layer(name: str, spec: ConvSpec) -> tuple[str | Table, ...]:
     many = f"{times} times as many" if times > 1 else "as many"
     return (
         f"The layer `{name}` goes from {shapes[0]} to {shapes[1]} in {spec.groups} groups ({kind}).",
-        Table("Three ways to compute it, for one image", ("", *(way.way for way in ways)), rows),
+        Table(
+            "Three ways to compute it, for one image; written: numbers that the convolution puts out",
+            ("", *(way.way for way in ways)),
+            rows,
+        ),
         f"The depthwise way writes {many} numbers as the grouped one; the dense way multiplies "
         f"{spec.groups} times as much, {1 - 1 / spec.groups:.0%} of it by zero. "
         f"Run on random numbers, the outputs differ from the grouped convolution's by {summed} and {blocks} of the "

@@ -19,12 +19,12 @@ PROGRAM = """from keras import ops
 
 def channel_shuffle(x, groups):
     _, height, width, channels = x.shape
-    shape = (-1, height, width)
+    size = (-1, height, width)
     n = channels // groups
-    x = ops.reshape(x, (*shape, groups, n))
+    x = ops.reshape(x, (*size, groups, n))
     # the line that matters
     x = ops.transpose(x, (0, 1, 2, 4, 3))
-    return ops.reshape(x, (*shape, channels))"""
+    return ops.reshape(x, (*size, channels))"""
 
 
 def make(name: str | None) -> Page:

@@ -126,7 +126,7 @@ def costs(spec: ConvSpec) -> tuple[Cost, Cost, Cost]:
     return (
         Cost("grouped", (height, width, n, filters), spec.macs, _written(spec)),
         Cost("depthwise and sum", (height, width, channels, multiplier), depthwise.macs, _written(depthwise)),
-        Cost("dense, zeros between groups", (height, width, channels, filters), dense.macs, _written(dense)),
+        Cost("dense with zeros", (height, width, channels, filters), dense.macs, _written(dense)),
     )
 
 
