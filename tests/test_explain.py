@@ -13,11 +13,10 @@ from PIL import Image
 from groupwise import explain
 from groupwise.cli import main
 from groupwise.errors import UserError
-from groupwise.explain import connectivity, low_rank, sums, three_forms
-from groupwise.explain.grouped import grouped_layer
+from groupwise.explain import connectivity, grouped, low_rank, shuffle, sums, three_forms
 from groupwise.explain.page import Page
-from groupwise.explain.shuffle import shuffled_channels
 from groupwise.layers import GroupedConv2D
+from groupwise.ops import grouped_conv2d
 from groupwise.spec import ConvSpec
 from tests import browser
 
@@ -50,14 +49,14 @@ def test_reach_finds_what_is_connected(channels: int, groups: int) -> None:
 
 def test_a_stack_connects_as_the_product_of_its_steps() -> None:
     channels, groups = 12, 3
-    convolution, shuffle = blocks(channels, groups), permutation(channels, groups)
+    convolution, dealt = blocks(channels, groups), permutation(channels, groups)
     plain = connectivity.stack(channels, groups, 3, shuffle=False)
     assert [step.name for step in plain] == ["input", "convolution 1", "convolution 2", "convolution 3"]
     np.testing.assert_array_equal(plain[-1].reached, convolution)
     assert plain[-1].share == pytest.approx(1 / 3)
     mixed = connectivity.stack(channels, groups, 3, shuffle=True)
     assert [step.name for step in mixed[1:4]] == ["convolution 1", "shuffle 1", "convolution 2"]
-    np.testing.assert_array_equal(mixed[2].reached, shuffle @ convolution)
+    np.testing.assert_array_equal(mixed[2].reached, dealt @ convolution)
     assert mixed[3].reached.all()
     assert connectivity.by_group(mixed[2].reached, groups)[:3].tolist() == np.eye(3, dtype=bool).tolist()
 
@@ -75,8 +74,8 @@ def test_how_many_convolutions_mix_all_channels(channels: int, groups: int) -> N
 
 def test_a_shufflenets_groups() -> None:
     # arXiv 1707.01083, table 1: 240 and 384 channels in the first stage; the shuffle stands after a quarter of them.
-    assert shuffled_channels("shufflenet_g3_w1") == (60, 3)
-    assert shuffled_channels("shufflenet_g8_w1") == (96, 8)
+    assert shuffle.shuffled_channels("shufflenet_g3_w1") == (60, 3)
+    assert shuffle.shuffled_channels("shufflenet_g8_w1") == (96, 8)
 
 
 def test_the_worked_example_of_the_documentation() -> None:
@@ -95,18 +94,18 @@ def test_the_worked_example_of_the_documentation() -> None:
 
 
 def test_costs_counted_by_hand() -> None:
-    name, spec = grouped_layer("resnext50_32x4d")
-    grouped, depthwise, dense = sums.costs(spec)
+    name, spec = grouped.grouped_layer("resnext50_32x4d")
+    groups, depthwise, dense = sums.costs(spec)
     assert name == "stage1_unit1_spatial_conv"
-    assert [cost.kernel_shape for cost in (grouped, depthwise, dense)] == [
+    assert [cost.kernel_shape for cost in (groups, depthwise, dense)] == [
         (3, 3, 4, 128),
         (3, 3, 128, 4),
         (3, 3, 128, 128),
     ]
-    assert grouped.macs == depthwise.macs == 56 * 56 * 9 * 4 * 128
-    assert dense.macs == 32 * grouped.macs
-    assert (grouped.parameters, dense.parameters) == (9 * 4 * 128, 9 * 128 * 128)
-    assert (grouped.written, depthwise.written) == (56 * 56 * 128, 56 * 56 * 128 * 4)
+    assert groups.macs == depthwise.macs == 56 * 56 * 9 * 4 * 128
+    assert dense.macs == 32 * groups.macs
+    assert (groups.parameters, dense.parameters) == (9 * 4 * 128, 9 * 128 * 128)
+    assert (groups.written, depthwise.written) == (56 * 56 * 128, 56 * 56 * 128 * 4)
 
 
 def test_the_ways_agree_on_random_numbers() -> None:
@@ -116,7 +115,7 @@ def test_the_ways_agree_on_random_numbers() -> None:
 
 
 def test_a_network_of_depthwise_convolutions_has_groups_of_one() -> None:
-    _, spec = grouped_layer("mobilenetv1_100")
+    _, spec = grouped.grouped_layer("mobilenetv1_100")
     assert (spec.groups, spec.kernel_shape) == (32, (3, 3, 1, 32))
 
 
@@ -183,6 +182,19 @@ def test_a_squeezed_block() -> None:
     assert block.squeezed == 16  # 256 / 16
     plain = three_forms.describe_block("resnext50_32x4d", "c")
     assert block.parameters - plain.parameters == 2 * 256 * 16 + 16 + 256
+
+
+def test_the_programs_on_the_pages_compute_what_they_say() -> None:
+    generator = np.random.default_rng(0)
+    x, kernel = (generator.normal(size=shape).astype("float32") for shape in ((2, 5, 4, 6), (3, 3, 2, 9)))
+    names: dict[str, Any] = {}
+    exec(shuffle.PROGRAM, names)
+    outputs = keras.ops.convert_to_numpy(names["channel_shuffle"](keras.ops.convert_to_tensor(x), 3))
+    np.testing.assert_array_equal(outputs, x[..., [0, 2, 4, 1, 3, 5]])
+    if keras.backend.backend() == "tensorflow":
+        exec(grouped.EMULATION, names)
+        expected = np.asarray(grouped_conv2d(x, kernel, groups=3))
+        np.testing.assert_allclose(np.asarray(names["grouped"](x, kernel, 3)), expected, atol=1e-5)
 
 
 class Elements(HTMLParser):
@@ -256,11 +268,11 @@ def test_the_forms_agree(written: dict[str, list[Path]]) -> None:
 
 
 def test_pages_say_what_was_computed(written: dict[str, list[Path]]) -> None:
-    grouped, shuffle = (written[topic][0].read_text(encoding="utf-8") for topic in ("grouped", "shuffle"))
-    assert "[6, 6, 6, 6, 22, 22, 22, 22]" in grouped
-    assert "only this one is equal: right" in grouped
-    assert "stage1_unit1_spatial_conv" in grouped
-    assert "has 96 channels in 8 groups of 12" in shuffle
+    page, shuffled = (written[topic][0].read_text(encoding="utf-8") for topic in ("grouped", "shuffle"))
+    assert "[6, 6, 6, 6, 22, 22, 22, 22]" in page
+    assert "only this one is equal: right" in page
+    assert "stage1_unit1_spatial_conv" in page
+    assert "has 96 channels in 8 groups of 12" in shuffled
 
 
 def test_the_default_examples() -> None:

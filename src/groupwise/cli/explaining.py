@@ -15,9 +15,7 @@ def explain(
     output: Annotated[Path, typer.Option(help="The folder for the page and its pictures.", metavar="FOLDER")],
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME]", help="A network's name; for separable also a .keras file.", show_default=False
-        ),
+        typer.Argument(metavar="NAME", help="A network's name; for separable also a .keras file.", show_default=False),
     ] = None,
     backend: Backend = None,
 ) -> None:

@@ -14,6 +14,24 @@ from groupwise.models.network import without_values
 from groupwise.report.style import FAINT
 from groupwise.spec import ConvSpec
 
+EMULATION = """import tensorflow as tf
+
+def grouped(x, kernel, groups):
+    # kernel: (kh, kw, n, out)
+    kh, kw, n, out = kernel.shape
+    m = out // groups
+    k = tf.reshape(kernel,
+                   (kh, kw, n, groups, m))
+    k = tf.transpose(k, (0, 1, 3, 2, 4))
+    k = tf.reshape(k, (kh, kw, groups * n, m))
+    y = tf.nn.depthwise_conv2d(
+        x, k, (1, 1, 1, 1), "SAME")
+    _, h, w, _ = y.shape
+    y = tf.reshape(y, (-1, h, w, groups, n, m))
+    y = tf.reduce_sum(y, axis=4)
+    return tf.reshape(y, (-1, h, w, out))"""
+"""Run by the tests, on TensorFlow."""
+
 PROGRAM = """from groupwise.ops import grouped_conv2d
 
 y = grouped_conv2d(x, kernel, groups=32)
@@ -37,6 +55,7 @@ def make(name: str | None) -> Page:
         "`groupwise.layers.GroupedConv2D` compute the same sums the fast way on TensorFlow, JAX and PyTorch.",
     )
     sections = [
+        Section("In TensorFlow", (Code(EMULATION), "Here it is one call:", Code(PROGRAM))),
         Section(
             "What is connected",
             (
@@ -46,7 +65,7 @@ def make(name: str | None) -> Page:
                 _connections(),
             ),
         ),
-        Section("The right sum and the two wrong ones", (*_sum_texts(example), _sums(example), Code(PROGRAM))),
+        Section("The right sum and the two wrong ones", (*_sum_texts(example), _sums(example))),
     ]
     if name is not None and layer is not None:
         sections.append(Section(f"A grouped layer of {name}", _layer(*layer)))
