@@ -55,7 +55,7 @@ def make(name: str | None) -> Page:
         "`groupwise.layers.GroupedConv2D` compute the same sums the fast way on TensorFlow, JAX and PyTorch.",
     )
     sections = [
-        Section("In TensorFlow", (Code(EMULATION), "Here it is one call:", Code(PROGRAM))),
+        Section("In TensorFlow", (Code(EMULATION), "With groupwise it is one call:", Code(PROGRAM))),
         Section(
             "What is connected",
             (

@@ -208,6 +208,6 @@ th, td { text-align: right; padding: 0.3rem 0.6rem; border-bottom: 1px solid var
 th:first-child { text-align: left; padding-left: 0; }
 tbody th { font-weight: 500; }
 thead th { white-space: normal; vertical-align: bottom; }
-@media (max-width: 30rem) { th, td { font-size: 0.8rem; padding: 0.3rem 0.3rem; } }
+@media (max-width: 30rem) { th, td { font-size: 0.8rem; padding: 0.3rem 0.3rem; } pre { font-size: 0.78rem; } }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); color: var(--faint); font-size: 0.9rem; }
 """
