@@ -189,8 +189,9 @@ header p:first-of-type { font-size: 1.1rem; }
 a { color: var(--link); }
 code, pre { font-family: ui-monospace, monospace; font-size: 0.88em; }
 code { background: var(--box); border-radius: 3px; padding: 0.05em 0.25em; }
-pre { background: var(--box); border-radius: 6px; padding: 0.8rem; overflow-x: auto; line-height: 1.45; }
-pre code { padding: 0; background: none; }
+pre { font-size: 0.85rem; background: var(--box); border-radius: 6px; padding: 0.8rem; overflow-x: auto;
+  line-height: 1.45; }
+pre code { padding: 0; background: none; font-size: 1em; }
 figure { margin: 1.2rem 0; }
 figure svg { display: block; width: 100%; height: auto; max-width: 34rem; margin: 0 auto; background: #ffffff;
   border-radius: 6px; }
@@ -208,6 +209,6 @@ th, td { text-align: right; padding: 0.3rem 0.6rem; border-bottom: 1px solid var
 th:first-child { text-align: left; padding-left: 0; }
 tbody th { font-weight: 500; }
 thead th { white-space: normal; vertical-align: bottom; }
-@media (max-width: 30rem) { th, td { font-size: 0.8rem; padding: 0.3rem 0.3rem; } pre { font-size: 0.78rem; } }
+@media (max-width: 30rem) { th, td { font-size: 0.8rem; padding: 0.3rem 0.3rem; } pre { font-size: 0.75rem; } }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); color: var(--faint); font-size: 0.9rem; }
 """

@@ -164,5 +164,6 @@ def _mistakes(channels: int, groups: int) -> tuple[str, ...]:
         f"shuffle"
         + (": it undoes `channel_shuffle(x, " + f"{groups})`" if undoes else "")
         + (" (and here it is the same one, since both numbers are equal). " if same else ". ")
-        + "It mixes as well when a network is trained from scratch, but published weights in it are wrong.",
+        + "It mixes as well when a network is trained from scratch, but weights trained with the one are wrong in the "
+        "other.",
     )
