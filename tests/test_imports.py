@@ -15,20 +15,8 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 ORDER = [
     *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
     *("algorithms", "measuring", "ops"),
-    *(
-        "batch_norm",
-        "permuting",
-        "layers",
-        "blocks",
-        "weights",
-        "models",
-        "data",
-        "report",
-        "recipes",
-        "rewrite",
-        "training",
-        "cli",
-    ),
+    *("batch_norm", "permuting", "layers", "blocks", "weights", "models", "data", "report", "recipes"),
+    *("rewrite", "explain", "training", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groupwise.cli import converting, networks, rewriting, training, tuning, using
+from groupwise.cli import converting, explaining, networks, rewriting, training, tuning, using
 from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
@@ -59,6 +59,7 @@ for command in (
     networks.describe,
     networks.routing,
     tuning.tune,
+    explaining.explain,
     training.recipes,
 ):
     needs_none = (networks.models, networks.routing, tuning.tune, training.recipes)

@@ -1,0 +1,39 @@
+"""`groupwise explain`: pages and pictures of what grouped convolutions, forms, shuffles and separable ones compute."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groupwise.cli.backend import settle_backend
+from groupwise.cli.options import Backend, make_console, print_lines
+from groupwise.errors import UserError
+
+
+def explain(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="grouped, forms, shuffle or separable.")],
+    output: Annotated[Path, typer.Option(help="The folder for the page and its pictures.", metavar="FOLDER")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="A network's name; for separable also a .keras file.", show_default=False),
+    ] = None,
+    backend: Backend = None,
+) -> None:
+    """Write a page that explains a topic, and its pictures as PNG files, from what the operations really compute.
+
+    grouped: how a grouped convolution is computed. forms: ResNeXt's three. shuffle: what the channel shuffle is for.
+    separable: what a depth multiplier buys.
+
+    Examples: groupwise explain shuffle --output pages
+
+    groupwise explain forms seresnext50_32x4d --output pages
+    """
+    from groupwise.explain import check_topic, write
+
+    check_topic(topic)
+    folder = output.expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {output}: is a file; name a folder")
+    settle_backend(backend)
+    page, *pictures = write(topic, name, folder)
+    print_lines(make_console(), {"page": str(page), "pictures": " ".join(str(path) for path in pictures)})

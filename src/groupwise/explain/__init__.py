@@ -1,0 +1,60 @@
+"""Pages that explain: `write(topic, name, folder)` draws what the operations here really compute."""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from groupwise.errors import UserError
+
+if TYPE_CHECKING:
+    from groupwise.explain.page import Page
+
+__all__ = ["TOPICS", "check_topic", "make", "write"]
+
+TOPICS = ("grouped", "forms", "shuffle", "separable")
+"""The modules of this room that hold a function `make(name) -> Page`."""
+
+
+def check_topic(topic: str) -> None:
+    """Raise UserError unless there is such a topic."""
+    if topic not in TOPICS:
+        raise UserError(f"topic {topic!r}: must be one of {', '.join(TOPICS)}")
+
+
+def make(topic: str, name: str | None = None) -> "Page":
+    """Return the page of a topic, its numbers computed by Keras's active framework.
+
+    Args:
+        topic: one of `TOPICS`.
+        name: of a network (for "separable" also a .keras file) that stands as the example; None for the default.
+
+    Raises:
+        UserError: no such topic or network, or the network has nothing to show of the topic.
+
+    Examples:
+        >>> make("shuffle").title
+        'What is channel shuffle for, and how do I write it?'
+    """
+    check_topic(topic)
+    page: Page = importlib.import_module(f"{__name__}.{topic}").make(name)
+    return page
+
+
+def write(topic: str, name: str | None, folder: Path) -> list[Path]:
+    """Write `folder/topic.html` and the same pictures as PNG files; return the paths, the page's first.
+
+    Args:
+        topic, name: as for `make`.
+        folder: made where there is none.
+
+    Raises:
+        UserError: as `make`, or the folder cannot be made.
+    """
+    from groupwise.explain.page import save_page
+
+    page = make(topic, name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: the folder cannot be made ({error.strerror})") from error
+    return save_page(page, folder)

@@ -1,0 +1,20 @@
+"""Texts that the pages share: how one was made, and how small a difference is."""
+
+import keras
+
+
+def rounding(difference: float) -> str:
+    """Return a tiny difference as text.
+
+    Examples:
+        >>> rounding(0.0), rounding(2.4e-07)
+        ('0', '2.4e-07')
+    """
+    return f"{difference:.1e}" if difference else "0"
+
+
+def source_line(topic: str, name: str | None) -> str:
+    """Return the line that names the framework and the command."""
+    backend = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}[keras.backend.backend()]
+    command = f"groupwise explain {topic}{f' {name}' if name else ''}"
+    return f"Every number and line here was computed when the page was made, by {backend}: `{command} --output FOLDER`."

@@ -1,0 +1,328 @@
+"""The pages of `groupwise explain`: their numbers against independent ones, and the pages in a browser."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from groupwise import explain
+from groupwise.cli import main
+from groupwise.errors import UserError
+from groupwise.explain import connectivity, grouped, low_rank, shuffle, sums, three_forms
+from groupwise.explain.page import Page
+from groupwise.layers import GroupedConv2D
+from groupwise.ops import grouped_conv2d
+from groupwise.spec import ConvSpec
+from tests import browser
+
+SMALL_NAMES = {"grouped": "resnext14_16x4d", "forms": "resnext14_16x4d", "shuffle": "shufflenet_g8_w1"}
+
+
+def blocks(channels: int, groups: int) -> Any:
+    """Return which inputs a grouped convolution's outputs see."""
+    n = channels // groups
+    return np.kron(np.eye(groups), np.ones((n, n))) > 0
+
+
+def permutation(channels: int, groups: int) -> Any:
+    """Return ShuffleNet's shuffle by its definition: out[i * groups + g] = in[g * n + i]."""
+    n = channels // groups
+    matrix = np.zeros((channels, channels), bool)
+    for group in range(groups):
+        for place in range(n):
+            matrix[place * groups + group, group * n + place] = True
+    return matrix
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 1), (8, 2), (8, 8), (12, 3)])
+def test_reach_finds_what_is_connected(channels: int, groups: int) -> None:
+    found = connectivity.reach(connectivity.summing(channels, groups), channels)
+    np.testing.assert_array_equal(found, blocks(channels, groups))
+    shuffled = connectivity.reach(connectivity.shuffling(groups), channels)
+    np.testing.assert_array_equal(shuffled, permutation(channels, groups))
+
+
+def test_a_stack_connects_as_the_product_of_its_steps() -> None:
+    channels, groups = 12, 3
+    convolution, dealt = blocks(channels, groups), permutation(channels, groups)
+    plain = connectivity.stack(channels, groups, 3, shuffle=False)
+    assert [step.name for step in plain] == ["input", "convolution 1", "convolution 2", "convolution 3"]
+    np.testing.assert_array_equal(plain[-1].reached, convolution)
+    assert plain[-1].share == pytest.approx(1 / 3)
+    mixed = connectivity.stack(channels, groups, 3, shuffle=True)
+    assert [step.name for step in mixed[1:4]] == ["convolution 1", "shuffle 1", "convolution 2"]
+    np.testing.assert_array_equal(mixed[2].reached, dealt @ convolution)
+    assert mixed[3].reached.all()
+    assert connectivity.by_group(mixed[2].reached, groups)[:3].tolist() == np.eye(3, dtype=bool).tolist()
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(12, 3), (16, 8), (24, 8), (8, 1), (4, 4)])
+def test_how_many_convolutions_mix_all_channels(channels: int, groups: int) -> None:
+    reached, expected = blocks(channels, groups), None
+    for count in range(1, 7):
+        if reached.all():
+            expected = count
+            break
+        reached = blocks(channels, groups) @ permutation(channels, groups) @ reached
+    assert connectivity.convolutions_to_mix(channels, groups) == expected
+
+
+def test_a_shufflenets_groups() -> None:
+    # arXiv 1707.01083, table 1: 240 and 384 channels in the first stage; the shuffle stands after a quarter of them.
+    assert shuffle.shuffled_channels("shufflenet_g3_w1") == (60, 3)
+    assert shuffle.shuffled_channels("shufflenet_g8_w1") == (96, 8)
+
+
+def test_the_worked_example_of_the_documentation() -> None:
+    example = sums.worked_example()
+    right, wrong, strided = example.ways
+    assert right.results.tolist() == [6, 6, 6, 6, 22, 22, 22, 22] == example.grouped.tolist()
+    assert wrong.results.tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert strided.results.tolist() == [12, 12, 12, 12, 16, 16, 16, 16]
+    assert [way.is_right for way in example.ways] == [True, False, False]
+    assert example.products.tolist() == [[channel] * 4 for channel in range(8)]
+    for channel in range(8):
+        for place in range(4):
+            assert right.owners[channel, place] == channel // 4 * 4 + place
+            assert wrong.owners[channel, place] == channel
+            assert strided.owners[channel, place] == channel % 2 * 4 + place
+
+
+def test_costs_counted_by_hand() -> None:
+    name, spec = grouped.grouped_layer("resnext50_32x4d")
+    groups, depthwise, dense = sums.costs(spec)
+    assert name == "stage1_unit1_spatial_conv"
+    assert [cost.kernel_shape for cost in (groups, depthwise, dense)] == [
+        (3, 3, 4, 128),
+        (3, 3, 128, 4),
+        (3, 3, 128, 128),
+    ]
+    assert groups.macs == depthwise.macs == 56 * 56 * 9 * 4 * 128
+    assert dense.macs == 32 * groups.macs
+    assert (groups.parameters, dense.parameters) == (9 * 4 * 128, 9 * 128 * 128)
+    assert (groups.written, depthwise.written) == (56 * 56 * 128, 56 * 56 * 128 * 4)
+
+
+def test_the_ways_agree_on_random_numbers() -> None:
+    spec = ConvSpec.of((None, 9, 7, 12), (3, 3, 4, 6), groups=3, strides=2)
+    for algorithm in ("depthwise_sum", "block_diagonal"):
+        assert sums.difference(spec, algorithm) < 1e-5
+
+
+def test_a_network_of_depthwise_convolutions_has_groups_of_one() -> None:
+    _, spec = grouped.grouped_layer("mobilenetv1_100")
+    assert (spec.groups, spec.kernel_shape) == (32, (3, 3, 1, 32))
+
+
+def test_the_rank_of_a_kernel_known_by_hand() -> None:
+    kernel = np.zeros((1, 2, 1, 2))
+    kernel[0, :, 0] = [[3, 0], [0, 4]]  # singular values 4 and 3
+    assert low_rank.approximate(kernel, 1).error == pytest.approx(3 / 5)
+    assert low_rank.errors(kernel) == pytest.approx([3 / 5, 0])
+    pattern = np.einsum("ij,q,k->ijqk", np.arange(9.0).reshape(3, 3), [1.0, 2.0], [1.0, -1.0, 0.5])
+    assert low_rank.errors(pattern)[0] == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 20), (3, 3, 2, 5), (5, 1, 1, 3)])
+def test_separable_kernels_multiply_to_the_nearest_dense_one(shape: tuple[int, int, int, int]) -> None:
+    kernel = np.random.default_rng(0).normal(size=shape)
+    curve = low_rank.errors(kernel)
+    assert len(curve) == shape[0] * shape[1]
+    assert curve == sorted(curve, reverse=True)
+    for multiplier in (1, 2, len(curve)):
+        found = low_rank.approximate(kernel, multiplier)
+        assert found.depthwise.shape == (*shape[:3], multiplier)
+        assert found.pointwise.shape == (1, 1, shape[2] * multiplier, shape[3])
+        distance = np.linalg.norm(found.product - kernel) / np.linalg.norm(kernel)
+        assert distance == pytest.approx(found.error, abs=1e-7) == pytest.approx(curve[multiplier - 1], abs=1e-7)
+        for channel in range(shape[2]):
+            matrix = found.product[:, :, channel].reshape(-1, shape[3])
+            assert np.linalg.matrix_rank(matrix) == min(multiplier, *matrix.shape)
+    assert low_rank.output_difference(kernel, found) < 1e-5
+    assert low_rank.output_difference(kernel, low_rank.approximate(kernel, 1)) > 0.1
+
+
+def test_kernels_of_networks_and_files(tmp_path: Path) -> None:
+    assert low_rank.find_kernel("resnet18").kernel.shape == (7, 7, 3, 64)
+    inner = keras.Sequential([keras.Input((8, 8, 3)), GroupedConv2D(6, 3, groups=3), GroupedConv2D(4, 1)])
+    model = keras.Sequential([keras.Input((8, 8, 3)), inner, keras.layers.Conv2D(5, (1, 3), name="wanted")])
+    model.save(tmp_path / "model.keras")
+    found = low_rank.find_kernel(str(tmp_path / "model.keras"))
+    np.testing.assert_array_equal(found.kernel, keras.ops.convert_to_numpy(model.layers[-1].kernel))
+    assert "wanted" in found.origin
+    inner.save(tmp_path / "inner.keras")
+    with pytest.raises(UserError, match="no dense convolution larger than 1x1"):
+        low_rank.find_kernel(str(tmp_path / "inner.keras"))
+
+
+def test_a_block_in_three_forms_counted_by_hand() -> None:
+    forms = {form: three_forms.describe_block("resnext50_32x4d", form) for form in "abc"}
+    weights = 256 * 128 + 9 * 4 * 128 + 128 * 256
+    for block in forms.values():
+        assert block.cardinality == 32
+        assert block.input_shape == (56, 56, 256)
+        assert block.squeezed is None
+        assert block.parameters == weights + 2 * (128 + 128 + 256)
+        assert block.macs == 56 * 56 * weights == sum(part.macs for part in block.parts)
+    kernels = {form: [(part.count, part.kernel_shape) for part in block.parts] for form, block in forms.items()}
+    assert kernels == {
+        "a": [(32, (1, 1, 256, 4)), (32, (3, 3, 4, 4)), (32, (1, 1, 4, 256))],
+        "b": [(32, (1, 1, 256, 4)), (32, (3, 3, 4, 4)), (1, (1, 1, 128, 256))],
+        "c": [(1, (1, 1, 256, 128)), (1, (3, 3, 4, 128)), (1, (1, 1, 128, 256))],
+    }
+
+
+def test_a_squeezed_block() -> None:
+    block = three_forms.describe_block("seresnext50_32x4d", "c")
+    assert block.squeezed == 16  # 256 / 16
+    plain = three_forms.describe_block("resnext50_32x4d", "c")
+    assert block.parameters - plain.parameters == 2 * 256 * 16 + 16 + 256
+
+
+def test_the_programs_on_the_pages_compute_what_they_say() -> None:
+    generator = np.random.default_rng(0)
+    x, kernel = (generator.normal(size=shape).astype("float32") for shape in ((2, 5, 4, 6), (3, 3, 2, 9)))
+    names: dict[str, Any] = {}
+    exec(shuffle.PROGRAM, names)
+    outputs = keras.ops.convert_to_numpy(names["channel_shuffle"](keras.ops.convert_to_tensor(x), 3))
+    np.testing.assert_array_equal(outputs, x[..., [0, 2, 4, 1, 3, 5]])
+    if keras.backend.backend() == "tensorflow":
+        exec(grouped.EMULATION, names)
+        expected = np.asarray(grouped_conv2d(x, kernel, groups=3))
+        np.testing.assert_allclose(np.asarray(names["grouped"](x, kernel, 3)), expected, atol=1e-5)
+
+
+class Elements(HTMLParser):
+    """The elements of a page, as (tag, attributes)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """The pages and pictures of all topics: the page's path first."""
+    folder = tmp_path_factory.mktemp("pages")
+    return {topic: explain.write(topic, SMALL_NAMES.get(topic), folder / "made") for topic in explain.TOPICS}
+
+
+@pytest.mark.parametrize("topic", explain.TOPICS)
+def test_a_page_stands_alone(topic: str, written: dict[str, list[Path]]) -> None:
+    path, *pictures = written[topic]
+    text = path.read_text(encoding="utf-8")
+    elements = Elements(text).found
+    tags = [tag for tag, _ in elements]
+    assert dict(elements)["html"]["lang"] == "en"
+    assert 'name="viewport" content="width=device-width' in text
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & set(tags)
+    assert "@import" not in text
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+    for tag, attributes in elements:
+        target = attributes.get("href", attributes.get("xlink:href", attributes.get("src", "#")))
+        assert target.startswith("#") or (tag == "a" and target.startswith("https://arxiv.org/")), target
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    drawings = [attributes for tag, attributes in elements if tag == "svg"]
+    assert len(drawings) == len(pictures) == tags.count("figcaption") > 0
+    assert all(drawing["role"] == "img" and len(drawing["aria-label"]) > 40 for drawing in drawings)
+    assert text.index("<h1>") < text.index("<p>") < text.index("<h2>")
+
+
+@pytest.mark.parametrize("topic", explain.TOPICS)
+def test_pictures_are_drawn(topic: str, written: dict[str, list[Path]]) -> None:
+    for path in written[topic][1:]:
+        assert path.suffix == ".png"
+        assert 2_000 < path.stat().st_size < 100_000
+        with Image.open(path) as image:
+            assert image.width <= 720
+            assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 20
+
+
+@pytest.mark.parametrize("topic", explain.TOPICS)
+def test_a_page_in_a_browser(topic: str, written: dict[str, list[Path]], tmp_path: Path) -> None:
+    seen = browser.look(written[topic][0], tmp_path)
+    assert seen.console == []
+    assert seen.width == browser.PHONE
+    assert all(300 < width <= browser.PHONE for width in seen.drawings)
+    pixels = np.asarray(seen.picture.convert("L"))
+    assert (pixels < 100).mean() > 0.005
+    assert len(seen.picture.getcolors(1 << 24) or ()) > 100
+
+
+def test_the_forms_agree(written: dict[str, list[Path]]) -> None:
+    text = written["forms"][0].read_text(encoding="utf-8")
+    difference = re.search(r"at most ([\d.]+)% of the largest", text)
+    assert difference
+    assert float(difference[1]) / 100 <= 1e-5
+    assert "All three have the same parameters and MACs." in text
+
+
+def test_pages_say_what_was_computed(written: dict[str, list[Path]]) -> None:
+    page, shuffled = (written[topic][0].read_text(encoding="utf-8") for topic in ("grouped", "shuffle"))
+    assert "[6, 6, 6, 6, 22, 22, 22, 22]" in page
+    assert "only this one is equal: right" in page
+    assert "stage1_unit1_spatial_conv" in page
+    assert "has 96 channels in 8 groups of 12" in shuffled
+
+
+def test_the_default_examples() -> None:
+    page: Page = explain.make("shuffle")
+    assert [picture.name for picture in page.pictures] == ["shuffle_lines", "shuffle_matrix"]
+    assert "33%" in page.answer[0]
+    assert "after 2 convolutions" in page.answer[0]
+
+
+@pytest.mark.parametrize(
+    ("topic", "name", "message"),
+    [
+        ("kernels", None, "topic 'kernels': must be one of grouped, forms, shuffle, separable"),
+        ("grouped", "resnxt50", "did you mean resnext50_32x4d"),
+        ("grouped", "resnet18", "has no grouped convolution"),
+        ("forms", "resnet50", "has no forms a, b and c"),
+        ("shuffle", "resnet18", "has no channel shuffle between grouped convolutions"),
+        ("shuffle", "shufflenet_v2_x1_0", "has no channel shuffle between grouped convolutions"),
+        ("shuffle", "shufflenet_g1_w1", "has no channel shuffle between grouped convolutions"),
+        ("separable", "nothing.keras", "nothing.keras does not exist"),
+    ],
+)
+def test_wrong_topics_and_names(
+    topic: str, name: str | None, message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    code = main(["explain", topic, *([name] if name else []), "--output", str(tmp_path / "pages")])
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "pages").exists()
+
+
+def test_damaged_files_and_wrong_folders(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    file = tmp_path / "damaged.keras"
+    file.write_text("no model")
+    assert main(["explain", "separable", str(file), "--output", str(tmp_path / "pages")]) == 2
+    assert "cannot be read as a Keras model" in capsys.readouterr().err
+    assert main(["explain", "shuffle", "--output", str(file)]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+    assert main(["explain", "shuffle"]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_the_command_says_where_the_page_is(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    assert main(["explain", "grouped", "--output", str(tmp_path / "new" / "pages")]) == 0
+    output = capsys.readouterr().out
+    assert str(tmp_path / "new" / "pages" / "grouped.html") in output
+    names = {path.name for path in (tmp_path / "new" / "pages").iterdir()}
+    assert names == {"grouped.html", "grouped_connections.png", "grouped_sums.png"}
