@@ -102,10 +102,11 @@ def test_depthwise_and_separable_operations(with_core: bool) -> None:
     images, depthwise = random.normal(size=(2, 7, 6, 5)), random.normal(size=(3, 3, 5, 2))
     pointwise, bias = random.normal(size=(1, 1, 10, 4)), random.normal(size=10)
     images, depthwise, pointwise, bias = (a.astype("float32") for a in (images, depthwise, pointwise, bias))
-    for function, kernels, channels in (
+    cases: list[tuple[Any, Any, int]] = [
         (ops.depthwise_conv2d, (depthwise,), 10),
         (ops.separable_conv2d, (depthwise, pointwise), 4),
-    ):
+    ]
+    for function, kernels, channels in cases:
         residual = random.normal(size=(2, 7, 6, channels)).astype("float32")
         plain = numpy(function(images, *kernels))
         outputs = function(images, *kernels, bias=bias[:channels], residual=residual, activation="relu6")
