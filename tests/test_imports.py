@@ -15,7 +15,7 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 ORDER = [
     *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
     *("algorithms", "measuring", "ops"),
-    *("batch_norm", "layers", "blocks", "weights", "models", "data", "report", "recipes", "training", "cli"),
+    *("batch_norm", "layers", "blocks", "weights", "models", "data", "report", "recipes", "training", "export", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},

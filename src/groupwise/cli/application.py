@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groupwise.cli import converting, networks, training, tuning, using
+from groupwise.cli import converting, exporting, networks, training, tuning, using
 from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
@@ -53,13 +53,17 @@ for command in (
     using.evaluate,
     using.predict,
     converting.convert,
+    exporting.export,
     networks.models,
     networks.describe,
     networks.routing,
     tuning.tune,
     training.recipes,
 ):
-    needs_arguments = (training.train, using.evaluate, using.predict, converting.convert, networks.describe)
+    needs_arguments = (
+        *(training.train, using.evaluate, using.predict),
+        *(converting.convert, exporting.export, networks.describe),
+    )
     app.command(no_args_is_help=command in needs_arguments)(command)
 
 

@@ -38,17 +38,16 @@ def model_path(run_or_model: str | Path) -> Path:
     return path
 
 
-def load_network(run_or_model: str | Path) -> Network:
-    """Return a saved network with its weights, class names and preprocessing.
+def load_model(path: Path) -> keras.Model:
+    """Return any Keras model from its .keras file, without what it was compiled with.
 
     Raises:
-        UserError: there is no such file, it is damaged, or `groupwise train` did not write it.
+        UserError: the file is damaged, or would run a program of its own.
     """
-    path = model_path(run_or_model)
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path} is no .keras file, or a damaged one")
     try:
-        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise
     except Exception as error:  # Keras raises nearly anything on a file that is not its own
@@ -57,6 +56,16 @@ def load_network(run_or_model: str | Path) -> Network:
                 f"{path} is refused, since it holds a program (a Lambda layer), not only a model"
             ) from error
         raise UserError(f"{path} cannot be read as a Keras model: {str(error).strip().splitlines()[0]}") from error
+
+
+def load_network(run_or_model: str | Path) -> Network:
+    """Return a saved network with its weights, class names and preprocessing.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or `groupwise train` did not write it.
+    """
+    path = model_path(run_or_model)
+    network = load_model(path)
     if not isinstance(network, Network) or "class_names" not in network.metadata:
         raise UserError(
             f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing"
@@ -134,23 +143,31 @@ def predict_images(
         UserError: where the network looked cannot be said.
     """
     model = Explainer(network) if explain else network
-    height, width, channels = network.architecture["input_shape"]
-    preprocessing = network.metadata["preprocessing"]
-    mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
-    options = {name: preprocessing[name] for name in ("crop", "interpolation", "offset") if name in preprocessing}
     pending: list[tuple[Path, NDArray[np.float32]]] = []
     for path in paths:
         try:
-            image = read_image(path, channels)
+            pending.append((path, prepared_image(network, path)))
         except BrokenImage as error:
             on_broken(error)
             continue
-        pixels = prepare_image(image, (height, width), **options)
-        pending.append((path, ((pixels / np.float32(255) - mean) / std).astype(np.float32)))
         if len(pending) == PREDICTED_AT_ONCE:
             yield from _predict(model, pending, explained_class)
             pending = []
     yield from _predict(model, pending, explained_class)
+
+
+def prepared_image(network: Network, path: Path, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """Return an image file as a network wants it, of its own size or of `size` (height, width).
+
+    Raises:
+        BrokenImage: the file cannot be read.
+    """
+    height, width, channels = network.architecture["input_shape"]
+    preprocessing = network.metadata["preprocessing"]
+    mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
+    options = {name: preprocessing[name] for name in ("crop", "interpolation", "offset") if name in preprocessing}
+    pixels = prepare_image(read_image(path, channels), size or (height, width), **options)
+    return ((pixels / np.float32(255) - mean) / std).astype(np.float32)
 
 
 def crop_box(network: Network, size: tuple[int, int]) -> tuple[float, float, float, float]:
