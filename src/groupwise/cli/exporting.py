@@ -54,7 +54,8 @@ def export(
     size, form = parse_size(image_size), find_format(format)
     paths = image_paths(check or [])
     target = output or _default_output(model, form)
-    choose_writer(form, settle_backend(backend))
+    choose_writer(form)
+    settle_backend(backend)
     from groupwise.export import export_model
 
     begun = time.monotonic()

@@ -77,7 +77,7 @@ def export_model(
         (1, 1, 1, 1)
     """
     form = find_format(format)
-    writer = choose_writer(form, keras.backend.backend())
+    writer = choose_writer(form)
     path = checked_output(form, path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as name:
         folder = Path(name)

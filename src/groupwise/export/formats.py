@@ -66,18 +66,20 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def choose_writer(form: Format, active: str, installed: Callable[[str], bool] = is_installed) -> str:
-    """Return the backend that writes a format: the active one where it can, else the first that can.
+def choose_writer(form: Format, installed: Callable[[str], bool] = is_installed) -> str:
+    """Return the first backend that can write a format here.
+
+    It is a second process's, so that the one in use has no advantage, and the best graph is taken.
 
     Raises:
         UserError: none can here; it says what to install.
 
     Examples:
-        >>> choose_writer(find_format("onnx"), "jax", lambda package: True)
+        >>> choose_writer(find_format("openvino"), lambda package: package != "tensorflow")
         'torch'
     """
-    able = [name for name, needed in form.writers.items() if all(map(installed, needed))]
-    if not able:
-        missing = (" ".join(name for name in needed if not installed(name)) for needed in form.writers.values())
-        raise UserError(f"{form.title} cannot be written here: pip install {min(missing, key=len)}")
-    return active if active in able else able[0]
+    for name, needed in form.writers.items():
+        if all(map(installed, needed)):
+            return name
+    missing = (" ".join(name for name in needed if not installed(name)) for needed in form.writers.values())
+    raise UserError(f"{form.title} cannot be written here: pip install {min(missing, key=len)}")
