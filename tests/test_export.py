@@ -189,7 +189,7 @@ def test_missing_packages_are_named(form: Format) -> None:
     with pytest.raises(UserError, match="pip install"):
         choose_writer(form, lambda package: False)
     if form.name == "onnx":
-        with pytest.raises(UserError, match="ONNX cannot be written here: pip install onnx onnxscript$"):
+        with pytest.raises(UserError, match=r"ONNX cannot be written here: pip install onnx onnxscript$"):
             choose_writer(form, lambda package: package == "torch")
     assert is_installed("numpy")
     assert not is_installed("no_such_package")

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 _MEMBERS = {
+    "export": "groupwise.export",
     "layers": "groupwise.layers",
     "models": "groupwise.models",
     "ops": "groupwise.ops",
@@ -11,7 +12,7 @@ _MEMBERS = {
     "load_keras_weights": "groupwise.layers:load_keras_weights",
 }
 
-__all__ = ["explain_routing", "layers", "load_keras_weights", "models", "ops"]  # noqa: F822
+__all__ = ["explain_routing", "export", "layers", "load_keras_weights", "models", "ops"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:
