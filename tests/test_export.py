@@ -34,7 +34,7 @@ def every_layer() -> keras.Model:
     ours = layers
     around = ((1, 1), (1, 1))
     inputs = keras.Input((16, 16, 3), name="image")
-    x = ours.GroupedConv2D(64, 3, 2, around, name="dense")(inputs)
+    x = ours.GroupedConv2D(64, 3, 2, around, name="stem")(inputs)
     x = ours.BatchNormalization(activation="relu")(x)
     shortcut = x
     x = ours.GroupedConv2D(64, 3, 1, around, groups=32, name="grouped")(x)
