@@ -96,11 +96,23 @@ def test_the_other_formats(name: str, tmp_path: Path) -> None:
     needs("tensorflow", form.runner)
     path = tmp_path / f"model{form.ending}"
     assert check(every_layer(), path, name, GROUPS).backend == "tensorflow"
-    if name == "savedmodel":  # its own folder is replaced, any other is not
-        check("mnist_cnn", path, name, [1] * 4)
-        (tmp_path / "other").mkdir()
-        with pytest.raises(UserError, match="there is a folder of that name already"):
-            export_model("mnist_cnn", tmp_path / "other", name)
+
+
+def test_a_savedmodel_replaces_only_its_own_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
+        (folder / request["name"]).mkdir()
+        (folder / request["name"] / "saved_model.pb").write_text("a graph")
+        return {"groups": [1, 4], "difference": None}
+
+    monkeypatch.setattr(exporting, "_run_worker", run)
+    monkeypatch.setattr(exporting, "choose_writer", lambda form: "tensorflow")
+    (tmp_path / "net").mkdir()
+    with pytest.raises(UserError, match="there is a folder of that name already"):
+        export_model("mnist_cnn", tmp_path / "net", "savedmodel")
+    (tmp_path / "net" / "saved_model.pb").write_text("of before")
+    done = export_model("mnist_cnn", tmp_path / "net", "savedmodel")
+    assert (done.groups, done.difference, done.size) == ((1, 4), None, len("a graph"))
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["net", "saved_model.pb"]
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the second process is the same for every backend: once is enough")
@@ -110,6 +122,7 @@ def test_openvino_through_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     check(every_layer(), tmp_path / "model.xml", "openvino", GROUPS)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the second process is the same for every backend: once is enough")
 def test_the_command_checks_photos(tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", BACKEND)
     monkeypatch.chdir(tmp_path)
@@ -137,10 +150,12 @@ def test_outputs_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the second process is the same for every backend: once is enough")
 def test_what_fails_in_the_second_process_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    needs("torch")
     request = {"model": str(tmp_path / "no.keras"), "format": "onnx", "title": "ONNX", "name": "m.onnx", "batch": None}
     with pytest.raises(UserError, match=r"no.keras is no .keras file"):
-        exporting._run_worker(tmp_path, request, BACKEND)
+        exporting._run_worker(tmp_path, request, "torch")
 
 
 @pytest.mark.parametrize(

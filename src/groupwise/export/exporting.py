@@ -73,8 +73,8 @@ def export_model(
             outputs that differ by more than 1e-4 of the largest one: the file is there then.
 
     Examples:
-        >>> export_model("mnist_cnn", "mnist.onnx").groups  # doctest: +SKIP
-        (1, 1, 1, 1)
+        >>> export_model("mnist_cnn_grouped", "mnist.onnx").groups  # doctest: +SKIP
+        (1, 4, 1, 8, 1, 8, 1, 16, 1)
     """
     form = find_format(format)
     writer = choose_writer(form)
