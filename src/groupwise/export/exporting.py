@@ -129,9 +129,10 @@ def _source(model: Any, folder: Path, image_size: tuple[int, int] | None) -> Pat
 
 def _input_shape(model: keras.Model, image_size: tuple[int, int] | None) -> tuple[int | None, int, int, int]:
     """Return (batch, height, width, channels), or channels first; a batch of any size is None."""
-    shapes = [tuple(tensor.shape) for tensor in model.inputs or ()]
-    outputs = len(model.outputs or ())
-    if len(shapes) != 1 or outputs != 1 or len(shapes[0]) != 4:
+    # A subclassed model that was never built has neither.
+    shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
+    outputs = getattr(model, "outputs", None) or ()
+    if len(shapes) != 1 or len(outputs) != 1 or len(shapes[0]) != 4:
         raise UserError("only networks from one batch of images to one output are exported")
     batch, *sizes = shapes[0]
     own = list(sizes)
@@ -145,8 +146,8 @@ def _input_shape(model: keras.Model, image_size: tuple[int, int] | None) -> tupl
 
 
 def _noise(shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    count = shape[0] or 2
-    return np.random.default_rng(0).normal(size=(count, *shape[1:])).astype(np.float32)
+    sizes: list[Any] = [shape[0] or 2, *shape[1:]]
+    return np.random.default_rng(0).normal(size=sizes).astype(np.float32)
 
 
 def _prepared(model: keras.Model, images: Sequence[Path], shape: tuple[int | None, ...]) -> NDArray[np.float32]:
