@@ -16,7 +16,7 @@ ORDER = [
     *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
     *("algorithms", "measuring", "ops"),
     *("batch_norm", "permuting", "layers", "blocks", "weights", "models", "data", "report", "recipes"),
-    *("rewrite", "explain", "training", "cli"),
+    *("rewrite", "explain", "training", "export", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},

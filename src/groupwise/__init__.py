@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 _MEMBERS = {
+    "export": "groupwise.export",
     "layers": "groupwise.layers",
     "models": "groupwise.models",
     "ops": "groupwise.ops",
@@ -13,7 +14,7 @@ _MEMBERS = {
     "load_keras_weights": "groupwise.layers:load_keras_weights",
 }
 
-__all__ = ["accelerate", "explain_routing", "layers", "load_keras_weights", "models", "ops", "rewrite"]  # noqa: F822
+__all__ = ["accelerate", "explain_routing", "export", "layers", "load_keras_weights", "models", "ops", "rewrite"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:

@@ -342,7 +342,7 @@ class AveragePooling2D(_Pooling2D, keras.layers.AveragePooling2D):
         axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
         sides = [(0, 0)] * 4
         for axis, size, stride in zip(axes, self.pool_size, self.strides, strict=True):
-            length = inputs.shape[axis]
+            length = int(inputs.shape[axis])  # traced for ONNX, -length // stride would be rounded up
             total = max((-(-length // stride) - 1) * stride + size - length, 0)
             sides[axis] = (total // 2, total - total // 2)
         options = {"strides": self.strides, "padding": "valid", "data_format": self.data_format}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groupwise.cli import converting, explaining, networks, rewriting, training, tuning, using
+from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
 from groupwise.errors import UserError
 from groupwise.training.stopped import Stopped
 
@@ -55,6 +55,7 @@ for command in (
     converting.convert,
     rewriting.accelerate,
     rewriting.factorize,
+    exporting.export,
     networks.models,
     networks.describe,
     networks.routing,

@@ -42,9 +42,10 @@ def accelerate(
     path = _checked_output(output)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.training.saved import load_model
+    from groupwise.models.saved import load_model
+    from groupwise.training.saved import model_path
 
-    before = load_model(model)
+    before = load_model(model_path(model))
     after = rewrite.accelerate(before)
     reports, lines = [rewrite.report_of(after)], {}
     if fold:
@@ -84,9 +85,10 @@ def factorize(
     dataset = _dataset(data)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.training.saved import load_model, load_network
+    from groupwise.models.saved import load_model
+    from groupwise.training.saved import load_network, model_path
 
-    before: Any = load_model(model) if dataset is None else load_network(model)
+    before: Any = load_model(model_path(model)) if dataset is None else load_network(model)
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}

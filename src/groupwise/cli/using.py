@@ -105,7 +105,7 @@ def predict(
 
     groupwise predict lite0.keras dog.jpg --cam
     """
-    paths = _image_paths(images)
+    paths = image_paths(images)
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     settle_backend(backend)
@@ -185,7 +185,7 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
         raise UserError(f"{png} cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
-def _image_paths(names: list[str]) -> list[Path]:
+def image_paths(names: list[str]) -> list[Path]:
     """Return the files that names, folders and patterns mean, in their order.
 
     Raises:

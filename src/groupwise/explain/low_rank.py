@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from groupwise.errors import UserError
 from groupwise.models import create, find
 from groupwise.models.network import without_values
+from groupwise.models.saved import load_model
 from groupwise.ops import grouped_conv2d, separable_conv2d
 
 SIDE, CHANNELS, FILTERS = 5, 3, 32  # of the default kernel
@@ -145,7 +146,7 @@ def find_kernel(name: str | None) -> Dense:
     if name is None:
         return Dense(edge_filters(), f"{FILTERS} filters of edges and stripes", is_random=False)
     if name.endswith(".keras"):
-        layer = _first_dense(_load(Path(name)), name)
+        layer = _first_dense(load_model(Path(name)), name)
         kernel = keras.ops.convert_to_numpy(layer.kernel)
         return Dense(kernel.astype(np.float64), f"the trained layer {layer.name} of {name}", is_random=False)
     find(name)
@@ -170,14 +171,3 @@ def _layers(model: keras.Model) -> list[keras.layers.Layer]:
     for layer in model.layers:
         layers += _layers(layer) if isinstance(layer, keras.Model) else [layer]
     return layers
-
-
-def _load(path: Path) -> keras.Model:
-    path = path.expanduser()
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: name a network, or a .keras file")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises nearly anything on a file that is not its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read as a Keras model: {reason}") from error

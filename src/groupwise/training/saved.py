@@ -1,18 +1,17 @@
 """Networks that were saved: found in a run or a file, and read with all that using them needs."""
 
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.data import BrokenImage, Dataset, Split, centre_crop, prepare_image, read_image
 from groupwise.errors import UserError
 from groupwise.models.network import Network, RewrittenNetwork
+from groupwise.models.saved import load_model
 from groupwise.training.evaluation import predict_logits, probabilities
 from groupwise.training.folder import RunFolder
 from groupwise.training.saliency import Explainer
@@ -38,34 +37,14 @@ def model_path(run_or_model: str | Path) -> Path:
     return path
 
 
-def load_model(run_or_model: str | Path) -> keras.Model:
-    """Return any saved Keras model.
-
-    Raises:
-        UserError: there is no such file, it is damaged, or it holds a program.
-    """
-    path = model_path(run_or_model)
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no .keras file, or a damaged one")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except UserError:
-        raise
-    except Exception as error:  # Keras raises nearly anything on a file that is not its own
-        if "unsafe" in str(error):
-            raise UserError(
-                f"{path} is refused, since it holds a program (a Lambda layer), not only a model"
-            ) from error
-        raise UserError(f"{path} cannot be read as a Keras model: {str(error).strip().splitlines()[0]}") from error
-
-
 def load_network(run_or_model: str | Path) -> Network | RewrittenNetwork:
     """Return a saved network with its weights, class names and preprocessing.
 
     Raises:
         UserError: there is no such file, it is damaged, or none of our commands wrote it.
     """
-    path, network = model_path(run_or_model), load_model(run_or_model)
+    path = model_path(run_or_model)
+    network = load_model(path)
     if not isinstance(network, Network | RewrittenNetwork) or "class_names" not in network.metadata:
         raise UserError(
             f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing"
@@ -143,23 +122,33 @@ def predict_images(
         UserError: where the network looked cannot be said.
     """
     model = Explainer(network) if explain else network
-    height, width, channels = network.architecture["input_shape"]
-    preprocessing = network.metadata["preprocessing"]
-    mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
-    options = {name: preprocessing[name] for name in ("crop", "interpolation", "offset") if name in preprocessing}
     pending: list[tuple[Path, NDArray[np.float32]]] = []
     for path in paths:
         try:
-            image = read_image(path, channels)
+            pending.append((path, prepared_image(network, path)))
         except BrokenImage as error:
             on_broken(error)
             continue
-        pixels = prepare_image(image, (height, width), **options)
-        pending.append((path, ((pixels / np.float32(255) - mean) / std).astype(np.float32)))
         if len(pending) == PREDICTED_AT_ONCE:
             yield from _predict(model, pending, explained_class)
             pending = []
     yield from _predict(model, pending, explained_class)
+
+
+def prepared_image(
+    network: Network | RewrittenNetwork, path: Path, size: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """Return an image file as a network wants it, of its own size or of `size` (height, width).
+
+    Raises:
+        BrokenImage: the file cannot be read.
+    """
+    height, width, channels = network.architecture["input_shape"]
+    preprocessing = network.metadata["preprocessing"]
+    mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
+    options = {name: preprocessing[name] for name in ("crop", "interpolation", "offset") if name in preprocessing}
+    pixels = prepare_image(read_image(path, channels), size or (height, width), **options)
+    return ((pixels / np.float32(255) - mean) / std).astype(np.float32)
 
 
 def crop_box(network: Network | RewrittenNetwork, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -1,0 +1,100 @@
+"""`groupwise export`: a network for ONNX Runtime, OpenVINO, TensorFlow or LiteRT, checked there."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from groupwise.cli.backend import settle_backend
+from groupwise.cli.options import Backend, ImageSize, Json, make_console, parse_size, print_json, print_lines
+from groupwise.cli.using import image_paths
+
+if TYPE_CHECKING:
+    from groupwise.export.exporting import Exported
+    from groupwise.export.formats import Format
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A .keras file, a run's folder, or a network that `groupwise models` lists, with fresh weights.",
+        ),
+    ],
+    format: Annotated[str, typer.Option(help="onnx, savedmodel, litert or openvino.")] = "onnx",  # noqa: A002
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file to write. Default: MODEL with the format's ending.", show_default=False),
+    ] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Image files, folders or patterns to compare the outputs on; may be repeated. Default: noise.",
+            show_default=False,
+        ),
+    ] = None,
+    image_size: ImageSize = None,
+    json: Json = False,
+    backend: Backend = None,
+) -> None:
+    """Write a network for another runtime, run it there and compare its outputs.
+
+    A grouped convolution stays one operation of the format. A second process writes the file, on a backend of Keras
+    that can; what is compared with is the network on --backend.
+
+    Examples: groupwise export runs/photos --format onnx --output photos.onnx --check holiday/
+
+    groupwise export lite0.keras --format litert
+    """
+    from groupwise.export.formats import choose_writer, find_format
+
+    size, form = parse_size(image_size), find_format(format)
+    paths = image_paths(check or [])
+    target = output or _default_output(model, form)
+    choose_writer(form)
+    settle_backend(backend)
+    from groupwise.export import export_model
+
+    begun = time.monotonic()
+    done = export_model(model, target, form.name, paths, size)
+    if json:
+        print_json(_as_dict(done, form))
+    else:
+        _show(done, form, target, bool(paths), time.monotonic() - begun)
+
+
+def _default_output(model: str, form: "Format") -> Path:
+    """Return NAME.onnx in the current folder, for NAME.keras, the folder of a run, or a network's name."""
+    name = Path(model).expanduser().absolute().name.removesuffix(".keras")
+    return Path(name + (form.ending or ".savedmodel"))
+
+
+def _as_dict(done: "Exported", form: "Format") -> dict[str, object]:
+    return {
+        "output": str(done.path),
+        "format": form.name,
+        "backend": done.backend,
+        "bytes": done.size,
+        "convolutions": len(done.groups),
+        "grouped": sum(groups > 1 for groups in done.groups),
+        "images": done.images,
+        "difference": done.difference,
+    }
+
+
+def _show(done: "Exported", form: "Format", target: Path, real: bool, seconds: float) -> None:
+    images = f"{done.images} image{'s' if done.images > 1 else ''}{'' if real else ' of noise'}"
+    if done.difference is None:
+        check = f"not run: the runtime is not installed (pip install {form.runner})"
+    else:
+        check = f"outputs differ by {done.difference:.1e} of the largest one, on {images}"
+    grouped = sum(groups > 1 for groups in done.groups)
+    lines = {
+        "output": f"{target}, {done.size / 1e6:,.1f} MB, {form.title} through {done.backend}, {seconds:.0f} s",
+        "graph": f"{len(done.groups)} convolutions, {grouped} of them grouped",
+        "check": check,
+    }
+    print_lines(make_console(), lines)

@@ -1,0 +1,85 @@
+"""The formats that a network can be exported to: which backends of Keras write them, and what each needs."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from groupwise.errors import UserError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format, as data.
+
+    Attributes:
+        name: what the command calls it.
+        keras_name: what Keras's `Model.export` calls it.
+        title: what people call it.
+        ending: of its file; "" for a folder.
+        writers: the backends of Keras that can write it, best first, and the packages that each needs.
+        runner: the package that runs it, in which the exported file is checked.
+        beside: the endings of further files that belong to it.
+    """
+
+    name: str
+    keras_name: str
+    title: str
+    ending: str
+    writers: dict[str, tuple[str, ...]]
+    runner: str
+    beside: tuple[str, ...] = ()
+
+
+# ONNX through TensorFlow (tf2onnx) or JAX (jax2onnx): not tested, hence not here. A SavedModel through JAX or PyTorch
+# needs TensorFlow as well, and then TensorFlow writes the plainer graph.
+FORMATS = (
+    Format("onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime"),
+    Format("savedmodel", "tf_saved_model", "SavedModel", "", {"tensorflow": ("tensorflow",)}, "tensorflow"),
+    Format("litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow"),
+    Format(
+        "openvino",
+        "openvino",
+        "OpenVINO",
+        ".xml",
+        {"tensorflow": ("tensorflow", "openvino"), "torch": ("torch", "openvino")},
+        "openvino",
+        (".bin",),
+    ),
+)
+
+
+def find_format(name: str) -> Format:
+    """Return the format of a name. Raises UserError, naming those that there are, for any other.
+
+    Examples:
+        >>> find_format("openvino").ending
+        '.xml'
+    """
+    for entry in FORMATS:
+        if entry.name == name:
+            return entry
+    raise UserError(f"format {name!r}: must be one of {', '.join(entry.name for entry in FORMATS)}")
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def choose_writer(form: Format, installed: Callable[[str], bool] = is_installed) -> str:
+    """Return the first backend that can write a format here.
+
+    It is a second process's, so that the one in use has no advantage, and the best graph is taken.
+
+    Raises:
+        UserError: none can here; it says what to install.
+
+    Examples:
+        >>> choose_writer(find_format("openvino"), lambda package: package != "tensorflow")
+        'torch'
+    """
+    for name, needed in form.writers.items():
+        if all(map(installed, needed)):
+            return name
+    missing = (" ".join(name for name in needed if not installed(name)) for needed in form.writers.values())
+    raise UserError(f"{form.title} cannot be written here: pip install {min(missing, key=len)}")

@@ -1,0 +1,222 @@
+"""Export: the file in its own runtime against the network, its convolutions counted, and what is refused."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from groupwise import layers, models
+from groupwise.cli import main
+from groupwise.errors import UserError
+from groupwise.export import FORMATS, export_model, exporting
+from groupwise.export.formats import Format, choose_writer, find_format, is_installed
+from groupwise.export.worker import prepare_layers, relative_difference
+from tests import tiny as bars
+from tests.frameworks import BACKEND
+
+tiny = bars.tiny
+
+
+def needs(*packages: str) -> None:
+    """Skip the test, and say why, where a package is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+def every_layer() -> keras.Model:
+    """Return a small model of all our layers, whose statistics are not what they start with."""
+    ours = layers
+    around = ((1, 1), (1, 1))
+    inputs = keras.Input((16, 16, 3), name="image")
+    x = ours.GroupedConv2D(64, 3, 2, around, name="stem")(inputs)
+    x = ours.BatchNormalization(activation="relu")(x)
+    shortcut = x
+    x = ours.GroupedConv2D(64, 3, 1, around, groups=32, name="grouped")(x)
+    x = ours.BatchNormalization(activation="relu6")(x, residual=shortcut)
+    x = ours.ChannelShuffle(8)(x)
+    x = ours.MaxPooling2D(3, 2, around)(x)
+    x = ours.DepthwiseConv2D(3, 1, "same", name="depthwise")(x)
+    x = ours.SqueezeExcite(4)(x)
+    x = ours.SeparableConv2D(32, 3, padding=((0, 1), (0, 1)), name="separable")(x)
+    x = ours.AveragePooling2D(2, padding="same")(x)
+    model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    generator = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, ours.BatchNormalization):
+            shapes = [weight.shape for weight in layer.get_weights()]
+            layer.set_weights([generator.uniform(0.5, 1.5, shape) for shape in shapes])
+    return model
+
+
+GROUPS = [1, 1, 32, 64, 64]  # the separable layer's last convolution is the second dense one
+
+
+def check(model: Any, path: Path, name: str, groups: list[int]) -> exporting.Exported:
+    """Export, and hold that the outputs agree and that each convolution is one operation with its groups."""
+    done = export_model(model, path, name)
+    assert done.path.exists()
+    assert done.size > 0
+    assert done.difference is not None
+    assert done.difference < 1e-4
+    assert sorted(done.groups) == groups
+    assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(".partial")] == []
+    return done
+
+
+def test_onnx_of_every_layer_from_each_backend(tmp_path: Path) -> None:
+    needs("torch", "onnx", "onnxscript", "onnxruntime")
+    model = every_layer()
+    assert check(model, tmp_path / "model.onnx", "onnx", GROUPS).backend == "torch"
+    import onnx
+    import onnxruntime
+
+    graph = onnx.load(str(tmp_path / "model.onnx")).graph
+    assert {node.domain for node in graph.node} == {""}
+    kinds = {node.op_type for node in graph.node}
+    assert {"Conv", "BatchNormalization", "MaxPool"} <= kinds
+    assert "Split" not in kinds
+    # The batch is of any size.
+    images = np.random.default_rng(2).normal(size=(5, 16, 16, 3)).astype("float32")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {"image": images})[0]
+    expected = keras.ops.convert_to_numpy(model(images, training=False))
+    assert relative_difference(outputs, expected) < 1e-4
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the second process is the same for every backend: once is enough")
+@pytest.mark.parametrize("name", ["savedmodel", "litert", "openvino"])
+def test_the_other_formats(name: str, tmp_path: Path) -> None:
+    form = find_format(name)
+    needs("tensorflow", form.runner)
+    path = tmp_path / f"model{form.ending}"
+    assert check(every_layer(), path, name, GROUPS).backend == "tensorflow"
+
+
+def test_a_savedmodel_replaces_only_its_own_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
+        (folder / request["name"]).mkdir()
+        (folder / request["name"] / "saved_model.pb").write_text("a graph")
+        return {"groups": [1, 4], "difference": None}
+
+    monkeypatch.setattr(exporting, "_run_worker", run)
+    monkeypatch.setattr(exporting, "choose_writer", lambda form: "tensorflow")
+    (tmp_path / "net").mkdir()
+    with pytest.raises(UserError, match="there is a folder of that name already"):
+        export_model("mnist_cnn", tmp_path / "net", "savedmodel")
+    (tmp_path / "net" / "saved_model.pb").write_text("of before")
+    done = export_model("mnist_cnn", tmp_path / "net", "savedmodel")
+    assert (done.groups, done.difference, done.size) == ((1, 4), None, len("a graph"))
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["net", "saved_model.pb"]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the second process is the same for every backend: once is enough")
+def test_openvino_through_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("torch", "openvino")
+    monkeypatch.setattr(exporting, "choose_writer", lambda form: "torch")
+    check(every_layer(), tmp_path / "model.xml", "openvino", GROUPS)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the second process is the same for every backend: once is enough")
+def test_the_command_checks_photos(tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)
+    monkeypatch.chdir(tmp_path)
+    network = models.create("mnist_cnn")
+    network.metadata["class_names"] = list("0123456789")
+    network.save("net.keras")
+    Image.fromarray(bars.bars(1)[0][0]).save("a.png")
+    needs("torch", "onnx", "onnxscript", "onnxruntime")
+    assert main(["export", "net.keras", "--check", "a.png", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["grouped"], result["backend"]) == (1, 0, "torch")
+    assert result["difference"] < 1e-4
+    assert result["bytes"] == Path("net.onnx").stat().st_size
+
+
+def test_outputs_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
+        (folder / request["name"]).write_text("a file")
+        return {"groups": [1], "difference": 0.5}
+
+    monkeypatch.setattr(exporting, "_run_worker", run)
+    monkeypatch.setattr(exporting, "choose_writer", lambda form: "torch")
+    with pytest.raises(UserError, match=r"was written, but its outputs differ .* by 5.0e-01"):
+        export_model("mnist_cnn", tmp_path / "m.onnx")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the second process is the same for every backend: once is enough")
+def test_what_fails_in_the_second_process_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    needs("torch")
+    request = {"model": str(tmp_path / "no.keras"), "format": "onnx", "title": "ONNX", "name": "m.onnx", "batch": None}
+    with pytest.raises(UserError, match=r"no.keras is no .keras file"):
+        exporting._run_worker(tmp_path, request, "torch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist_cnn", "--format", "onx"), "must be one of onnx, savedmodel, litert, openvino"),
+        (("mnist_cnn", "--format", "litert", "--output", "m.onnx"), "must end in .tflite for LiteRT"),
+        (("mnist_cnn", "--output", "none/m.onnx"), "there is no folder"),
+        (("mnist_cn",), "mnist_cn does not exist"),
+        (("mnist_cnn", "--image-size", "x"), "--image-size x"),
+        (("mnist_cnn", "--check", "none.png"), "none.png does not exist"),
+        (("any.keras",), "say of which one, such as --image-size 224"),
+        (("fixed.keras", "--image-size", "64"), "the network's own is 32x32"),
+        (("vector.keras",), "only networks from one batch of images to one output"),
+        (("plain.keras", "--check", "a.png"), "does not say how its images are prepared"),
+    ],
+)
+def test_refusals(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)
+    monkeypatch.chdir(tmp_path)
+    for module in ("groupwise.export.formats", "groupwise.export.exporting"):
+        monkeypatch.setattr(f"{module}.choose_writer", lambda form: "torch")
+    if arguments[0] == "any.keras":
+        models.create("resnet18", 2, (None, None, 3)).save("any.keras")
+    elif arguments[0] == "fixed.keras":
+        keras.Sequential([keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D()]).save("fixed.keras")
+    elif arguments[0] == "plain.keras":
+        keras.Sequential([keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D()]).save("plain.keras")
+        Image.new("RGB", (8, 8)).save("a.png")
+    elif arguments[0] == "vector.keras":
+        keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save("vector.keras")
+    before = sorted(tmp_path.iterdir())
+    assert main(["export", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_missing_packages_are_named(form: Format) -> None:
+    first = next(iter(form.writers))
+    assert choose_writer(form, lambda package: True) == first
+    with pytest.raises(UserError, match="pip install"):
+        choose_writer(form, lambda package: False)
+    if form.name == "onnx":
+        with pytest.raises(UserError, match=r"ONNX cannot be written here: pip install onnx onnxscript$"):
+            choose_writer(form, lambda package: package == "torch")
+    assert is_installed("numpy")
+    assert not is_installed("no_such_package")
+
+
+def test_networks_of_mixed_precision_are_exported_in_float32() -> None:
+    mixed = models.create("mnist_cnn", dtype="mixed_bfloat16")
+    prepare_layers(mixed, algorithm="native")
+    images = np.ones((1, 28, 28, 1), "float32")
+    plain = models.create("mnist_cnn", dtype="float32")
+    plain.set_weights(mixed.get_weights())
+    outputs, expected = (keras.ops.convert_to_numpy(model(images, training=False)) for model in (mixed, plain))
+    assert relative_difference(outputs, expected) < 1e-5
+    with pytest.raises(UserError, match="the weights are bfloat16"):
+        prepare_layers(models.create("mnist_cnn", dtype="bfloat16"))
