@@ -312,7 +312,7 @@ def test_damaged_files_and_wrong_folders(tmp_path: Path, capsys: Any, monkeypatc
     file = tmp_path / "damaged.keras"
     file.write_text("no model")
     assert main(["explain", "separable", str(file), "--output", str(tmp_path / "pages")]) == 2
-    assert "cannot be read as a Keras model" in capsys.readouterr().err
+    assert "is no .keras file, or a damaged one" in capsys.readouterr().err
     assert main(["explain", "shuffle", "--output", str(file)]) == 2
     assert "is a file; name a folder" in capsys.readouterr().err
     assert main(["explain", "shuffle"]) == 2

@@ -15,8 +15,19 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 ORDER = [
     *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
     *("algorithms", "measuring", "ops"),
-    *("batch_norm", "permuting", "layers", "blocks", "weights", "models", "data", "report", "recipes"),
-    *("rewrite", "explain", "training", "export", "cli"),
+    *(
+        "batch_norm",
+        "permuting",
+        "pooling_layers",
+        "layers",
+        "blocks",
+        "weights",
+        "models",
+        "data",
+        "report",
+        "recipes",
+    ),
+    *("report", "recipes", "rewrite", "explain", "training", "export", "cli"),
 ]
 ALLOWED = {
     "spec": {"errors"},

@@ -41,6 +41,11 @@ def normalise_padding(padding: object) -> Padding:
     raise ValueError(f'padding={padding!r}: must be "same", "valid" or ((top, bottom), (left, right))')
 
 
+def stock_padding(padding: object) -> object:
+    """Return what the constructor of Keras's own layer accepts in place of `padding`."""
+    return padding if isinstance(padding, str) else "valid"
+
+
 def symmetric_padding(kernel_size: int | Pair) -> Padding:
     """Return the padding that PyTorch's networks use: half of the kernel on every side.
 
