@@ -1,6 +1,6 @@
 """Whole networks: training and inference against timm or pytorchcv in PyTorch and against stock Keras.
 
-    python -m benchmarks.models [--network N] [--mode M] [--backend B] [--batch N] [--stock] [--output FILE]
+    python -m benchmarks.models [--network N] [--mode M] [--backend B] [--batch N] [--stock] [--fold] [--output FILE]
 
 All rivals run in one run, alternating, each in a process of its own; the numbers are ratios, the median over the
 rounds. Above 1 we are faster. With --stock, our networks are also compared with the same networks made of stock Keras
@@ -74,12 +74,17 @@ class Worker:
         self.process.wait()
 
 
-def compare(network: str, mode: str, batch: int, rounds: int, backends: list[str]) -> list[tables.Row]:
+def compare(
+    network: str, mode: str, batch: int, rounds: int, backends: list[str], fold: bool = False
+) -> list[tables.Row]:
     """Return a row a backend: our speed as a multiple of the peer's in PyTorch channels_last."""
     library, name = PEERS[network]
     common = {"mode": mode, "batch": batch, "warm_up": 2}
     workers = {"peer": Worker("torch", library=library, network=name, **common)}
-    workers |= {backend: Worker(backend, library="groupwise", network=network, **common) for backend in backends}
+    workers |= {
+        backend: Worker(backend, library="folded" if fold else "groupwise", network=network, **common)
+        for backend in backends
+    }
     try:
         for worker_name, worker in workers.items():
             if worker.answer() != "ready":
@@ -91,7 +96,14 @@ def compare(network: str, mode: str, batch: int, rounds: int, backends: list[str
     images = f"{batch / min(times['peer']):.1f}"
     rival = f"{library}, PyTorch channels_last"
     return [
-        _row(network, f"{mode}, batch {batch}", backend, rival, images, f"{ratio(times, 'peer', backend):.2f}")
+        _row(
+            network,
+            f"{mode}{', folded' * fold}, batch {batch}",
+            backend,
+            rival,
+            images,
+            f"{ratio(times, 'peer', backend):.2f}",
+        )
         for backend in backends
     ]
 
@@ -129,6 +141,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stock", action="store_true", help="compare with stock Keras instead of PyTorch")
+    parser.add_argument("--fold", action="store_true", help="infer with our batch norms folded, as a user would")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     backends = options.backend or list(BACKENDS)
@@ -139,7 +152,7 @@ def main() -> None:
             if options.stock:
                 rows = [compare_with_stock(network, mode, options.batch, backend) for backend in backends]
             else:
-                rows = compare(network, mode, options.batch, options.rounds, backends)
+                rows = compare(network, mode, options.batch, options.rounds, backends, options.fold)
             print("\n".join(tables.table(rows)), flush=True)
             if options.output:
                 tables.merge_rows(options.output, run, rows, KEY)

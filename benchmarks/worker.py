@@ -18,16 +18,18 @@ from benchmarks.timing import timed
 Step = Callable[[], object]
 
 
-def keras_step(network: str, mode: str, batch: int, stock: bool) -> Step:
-    """Return one step of our network on Keras's backend, or of its twin made of stock Keras layers."""
+def keras_step(network: str, mode: str, batch: int, stock: bool, fold: bool = False) -> Step:
+    """Return one step of our network on Keras's backend, perhaps folded, or of its twin made of stock Keras layers."""
     import keras
 
-    from groupwise import models
+    from groupwise import models, rewrite
     from groupwise.layers import stock_twin
 
     model = models.create(network)
     if stock:
         model = keras.models.clone_model(model, clone_function=stock_twin)
+    if fold:
+        model = rewrite.fold_batch_norm(model)
     images, labels = _data(batch, model.input_shape[1], model.output_shape[1])
     if mode == "infer":
         return lambda: model.predict_on_batch(images)
@@ -103,7 +105,9 @@ def main() -> None:
     elif library in ("timm", "pytorchcv"):
         step = torch_step(task["network"], task["mode"], task["batch"], library)
     else:
-        step = keras_step(task["network"], task["mode"], task["batch"], stock=library == "stock")
+        step = keras_step(
+            task["network"], task["mode"], task["batch"], stock=library == "stock", fold=library == "folded"
+        )
     # A compiled step is compiled by its first call; a slow rival is asked for no more than that.
     for _ in range(task["warm_up"]):
         step()

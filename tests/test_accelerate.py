@@ -34,6 +34,30 @@ def test_stock_layers_become_ours() -> None:
     assert "one_spatial" in str(rewrite.report_of(fast))
 
 
+def test_a_loss_of_ones_own_is_asked_for_again() -> None:
+    model = model_of(lambda x: layers.Conv2D(4, 3, groups=2)(x))
+    model.compile("sgd", lambda true, predicted: ops.mean(predicted - true))
+    fast = rewrite.accelerate(model)
+    assert not fast.compiled or fast.loss is not None
+    if not fast.compiled:
+        assert "compile the new one yourself" in str(rewrite.report_of(fast))
+
+
+def test_regularizers_go_along() -> None:
+    def build(x: Any) -> Any:
+        y = layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, depthwise_regularizer="l2")(x)
+        y = layers.Reshape((*y.shape[1:3], GROUPS, WIDTH, 2))(y)
+        y = layers.Reshape((*y.shape[1:3], GROUPS * 2))(ops.sum(y, axis=4))
+        return layers.Conv2D(4, 3, groups=2, kernel_regularizer="l1")(y)
+
+    model = model_of(build)
+    fast = rewrite.accelerate(model)
+    assert kinds(fast) == ["GroupedConv2D", "GroupedConv2D"]
+    losses = [sum(float(loss) for loss in each.losses) for each in (model, fast)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] > 0
+
+
 def test_the_old_model_is_left_alone_and_shares_nothing() -> None:
     model = model_of(lambda x: resnext_block(x, 24, 4, "one"))
     before = [np.array(w) for w in model.get_weights()]

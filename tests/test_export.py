@@ -98,6 +98,15 @@ def test_the_other_formats(name: str, tmp_path: Path) -> None:
     assert check(every_layer(), path, name, GROUPS).backend == "tensorflow"
 
 
+def test_a_stock_keras_model_with_groups(tmp_path: Path) -> None:
+    """Keras's own grouped convolution would be an XLA call in TensorFlow's files."""
+    needs("tensorflow")
+    inputs = keras.Input((8, 8, 12))
+    x = keras.layers.Conv2D(12, 3, groups=4, padding="same", name="grouped")(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x)))
+    check(model, tmp_path / "stock", "savedmodel", [4])
+
+
 def test_a_savedmodel_replaces_only_its_own_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
         (folder / request["name"]).mkdir()

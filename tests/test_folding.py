@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from groupwise import models, rewrite
-from tests.rewriting import assert_same, disturbed, images_for, kinds, outputs_of, resnext_block
+from tests.rewriting import assert_same, difference, disturbed, images_for, kinds, outputs_of, resnext_block
 
 
 def model_of(build: Callable[[Any], Any], shape: tuple[int, ...] = (9, 8, 12)) -> keras.Model:
@@ -94,6 +94,13 @@ def test_our_networks_have_no_batch_norm_left(name: str, tmp_path: Any) -> None:
     assert loaded.metadata == network.metadata
     arrays = images_for(network)
     np.testing.assert_array_equal(outputs_of(loaded, arrays)[0], outputs_of(folded, arrays)[0])
+
+
+def test_mixed_precision_stays_what_it_was() -> None:
+    network = disturbed(models.create("resnet18", num_classes=3, input_shape=(32, 32, 3), dtype="mixed_bfloat16"))
+    folded = rewrite.fold_batch_norm(network)
+    assert {layer.compute_dtype for layer in folded.layers if "conv" in layer.name} == {"bfloat16"}
+    assert difference(network, folded) < 0.05
 
 
 def test_fused_networks_train_as_before() -> None:

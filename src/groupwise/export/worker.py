@@ -15,6 +15,7 @@ from groupwise.errors import UserError
 from groupwise.export.formats import Format, find_format
 from groupwise.export.graphs import inspect_onnx, inspect_openvino
 from groupwise.models.saved import load_model
+from groupwise.rewrite import accelerate
 
 AT_ONCE = 16
 
@@ -39,6 +40,9 @@ def main(name: str) -> None:
 def _export(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     form = find_format(request["format"])
     model = load_model(Path(request["model"]))
+    if any(type(layer) is keras.layers.Conv2D and layer.groups > 1 for layer in model._flatten_layers()):
+        # On TensorFlow, Keras's own would be compiled by XLA within the file, which no other runtime reads.
+        model = accelerate(model)
     prepare_layers(model, algorithm="native")
     with np.load(folder / "images.npz") as arrays:
         images, expected = arrays["images"], arrays["outputs"]

@@ -8,7 +8,7 @@ import numpy as np
 from groupwise import layers
 from groupwise.rewrite.accelerating import fuse
 from groupwise.rewrite.branches import DENSE, NORMS
-from groupwise.rewrite.drop_ins import OURS, described, is_plain, objection
+from groupwise.rewrite.drop_ins import OURS, described, is_plain, objection, within
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, Values, apply
 from groupwise.rewrite.report import Change, Left, report_of
@@ -40,7 +40,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         >>> [layer.name for layer in folded.layers[1:]]
         ['conv']
     """
-    rewritten = Rewriter((_fold, _stays)).rewrite(fuse(model))
+    rewritten = Rewriter((_fold, _stays), within).rewrite(fuse(model))
     if report_of(rewritten).changes:
         report_of(rewritten).notes.append("For inference: the moving statistics have become weights.")
     return rewritten
@@ -55,7 +55,8 @@ def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | None:
     if not rewriter.is_used_once(norm) or norm.axis not in (-1, len(after.outputs[0].shape) - 1):
         return None
     residual = after.arguments.kwargs.get("residual")
-    is_known = not any(value for name, value in after.arguments.kwargs.items() if name != "residual")
+    others = [value for name, value in after.arguments.kwargs.items() if name != "residual"]
+    is_known = all(value is None or value is False for value in others)
     if len(after.arguments.args) != 1 or not is_known or after.arguments.args[0] is not node.outputs[0]:
         return None
     is_dense = type(layer) is keras.layers.Dense

@@ -32,7 +32,7 @@ def depthwise_and_sum(rewriter: Rewriter, graph: Graph, node: Node) -> Replaceme
     if type(depthwise) not in _DEPTHWISE or depthwise.depth_multiplier == 1 or not is_plain(node):
         return None
     is_linear = depthwise.activation is keras.activations.linear and depthwise.data_format == "channels_last"
-    if not is_linear or not rewriter.is_used_once(depthwise):
+    if not is_linear or not rewriter.is_used_once(depthwise) or depthwise.depthwise_constraint is not None:
         return None
     for nodes, end in pieces_after(graph, node.outputs[0]):
         summed = sums(nodes, node.outputs[0], end)
@@ -78,6 +78,8 @@ def _grouped(
     config = {
         "filters": len(out_order),
         "groups": len(groups),
+        "kernel_regularizer": depthwise.depthwise_regularizer,
+        "bias_regularizer": depthwise.bias_regularizer,
         **{name: getattr(depthwise, name) for name in ("kernel_size", "strides", "padding", "dilation_rate")},
         **{name: depthwise.get_config()[name] for name in ("name", "trainable", "dtype", "use_bias", "data_format")},
     }

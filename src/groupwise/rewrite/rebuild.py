@@ -69,7 +69,12 @@ class Rewriter:
             self._calls.update(id(node.operation) for node in Graph(part).nodes)
         rewritten = self._model(model)
         if model.compiled:
-            rewritten.compile_from_config(model.get_compile_config())
+            try:
+                rewritten.compile_from_config(model.get_compile_config())
+            except (ValueError, TypeError):  # a loss or metric that is a function of the user's own
+                self.report.notes.append(
+                    "The old model's loss or metrics cannot be copied: compile the new one yourself."
+                )
         attach(rewritten, self.report)
         return rewritten
 
