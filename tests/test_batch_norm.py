@@ -157,3 +157,10 @@ def test_the_core_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     statistics, epsilon, residual, activation = calls[0]
     assert (statistics, epsilon, activation) == (None, EPSILON, "relu6")
     np.testing.assert_array_equal(numpy(residual), arrays["residual"])
+
+
+def test_a_keras_that_knows_no_renorm() -> None:
+    layer = layers.BatchNormalization()
+    layer.build((None, 4, 4, 3))
+    layer.__dict__.pop("renorm", None)
+    assert layer(np.ones((1, 4, 4, 3), "float32")).shape == (1, 4, 4, 3)

@@ -219,6 +219,13 @@ def test_missing_packages_are_named(form: Format) -> None:
     assert not is_installed("no_such_package")
 
 
+def test_an_old_keras_is_told_to_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groupwise.export.formats.keras_version", lambda: (3, 12))
+    with pytest.raises(UserError, match=r'ONNX needs Keras 3\.14 or newer: pip install "keras>=3\.14"'):
+        choose_writer(find_format("onnx"), lambda package: True)
+    assert choose_writer(find_format("savedmodel"), lambda package: True) == "tensorflow"
+
+
 def test_networks_of_mixed_precision_are_exported_in_float32() -> None:
     mixed = models.create("mnist_cnn", dtype="mixed_bfloat16")
     prepare_layers(mixed, algorithm="native")

@@ -42,7 +42,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self._core_activation = CORE_ACTIVATIONS.get(self.activation, "linear")
 
     def call(self, inputs: Any, residual: Any = None, training: bool | None = None, mask: Any = None) -> Any:
-        is_plain = self.fused and self.center and self.scale and not (self.renorm or self.synchronized)
+        # Keras before 3.13 has no renorm.
+        is_plain = (
+            self.fused and self.center and self.scale and not (getattr(self, "renorm", False) or self.synchronized)
+        )
         is_plain = is_plain and _type_of(inputs) != "float64"  # TensorFlow's fused operation has none
         if not is_plain or mask is not None or len(inputs.shape) != 4 or self.axis not in (-1, 3):
             outputs = super().call(inputs, training=training, mask=mask)

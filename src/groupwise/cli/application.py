@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        return _fail(str(error.format_message()).rstrip(".") + hint, 2)
+        message = str(error.format_message()).rstrip(".")
+        return _fail(message + hint, 2) if message else 2  # without arguments the help was printed
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped", INTERRUPTED)
     except BrokenPipeError:

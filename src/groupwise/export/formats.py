@@ -1,5 +1,6 @@
 """The formats that a network can be exported to: which backends of Keras write them, and what each needs."""
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Format:
         writers: the backends of Keras that can write it, best first, and the packages that each needs.
         runner: the package that runs it, in which the exported file is checked.
         beside: the endings of further files that belong to it.
+        oldest_keras: the first version that writes it, for batches of any size.
     """
 
     name: str
@@ -28,14 +30,15 @@ class Format:
     writers: dict[str, tuple[str, ...]]
     runner: str
     beside: tuple[str, ...] = ()
+    oldest_keras: tuple[int, int] = (3, 12)
 
 
 # ONNX through TensorFlow (tf2onnx) or JAX (jax2onnx): not tested, hence not here. A SavedModel through JAX or PyTorch
 # needs TensorFlow as well, and then TensorFlow writes the plainer graph.
 FORMATS = (
-    Format("onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime"),
+    Format("onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime", (), (3, 14)),
     Format("savedmodel", "tf_saved_model", "SavedModel", "", {"tensorflow": ("tensorflow",)}, "tensorflow"),
-    Format("litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow"),
+    Format("litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow", (), (3, 13)),
     Format(
         "openvino",
         "openvino",
@@ -66,6 +69,12 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def keras_version() -> tuple[int, int]:
+    """Return Keras's version, without its last part."""
+    major, minor, *_ = importlib.metadata.version("keras").split(".")
+    return int(major), int(minor)
+
+
 def choose_writer(form: Format, installed: Callable[[str], bool] = is_installed) -> str:
     """Return the first backend that can write a format here.
 
@@ -78,6 +87,9 @@ def choose_writer(form: Format, installed: Callable[[str], bool] = is_installed)
         >>> choose_writer(find_format("openvino"), lambda package: package != "tensorflow")
         'torch'
     """
+    if keras_version() < form.oldest_keras:
+        oldest = ".".join(map(str, form.oldest_keras))
+        raise UserError(f'{form.title} needs Keras {oldest} or newer: pip install "keras>={oldest}"')
     for name, needed in form.writers.items():
         if all(map(installed, needed)):
             return name
