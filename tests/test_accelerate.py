@@ -368,3 +368,6 @@ def test_what_cannot_be_rewritten_is_said() -> None:
         rewrite.accelerate(keras.Sequential([layers.Conv2D(4, 3)]))
     with pytest.raises(ValueError, match="there is no report"):
         rewrite.report_of(own)
+    unknown = model_of(lambda x: layers.Conv2D(4, 1)(x), (None, None, CHANNELS))
+    with pytest.raises(UserError, match="the size must be known to be measured"):
+        rewrite.measure(unknown, rewrite.accelerate(unknown))
