@@ -26,7 +26,7 @@ SIZES = {
     "DenseNet121": 32,
 }
 # JAX compiles every operation by itself, minutes for the larger ones.
-QUICK = {"MobileNet", "MobileNetV3Small"} | ({"ConvNeXtTiny"} if keras.backend.backend() != "jax" else set())
+QUICK = {"MobileNet"} | ({"MobileNetV3Small", "ConvNeXtTiny"} if keras.backend.backend() != "jax" else set())
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK, SIZES))

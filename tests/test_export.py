@@ -163,7 +163,7 @@ def test_outputs_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_fails_in_the_second_process_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     needs("torch")
     request = {"model": str(tmp_path / "no.keras"), "format": "onnx", "title": "ONNX", "name": "m.onnx", "batch": None}
-    with pytest.raises(UserError, match=r"no.keras is no .keras file"):
+    with pytest.raises(UserError, match=r"no.keras does not exist"):
         exporting._run_worker(tmp_path, request, "torch")
 
 
