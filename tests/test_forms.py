@@ -151,7 +151,7 @@ def test_stock_blocks_of_any_form_to_any_form(source: str, target: str) -> None:
     converted = rewrite.to_form(model, target)
     assert_same(model, converted)
     by_hand = stock_model(target)
-    counts = [sorted(w.shape for w in each.weights) for each in (converted, by_hand)]
+    counts = [sorted(tuple(w.shape) for w in each.weights) for each in (converted, by_hand)]
     assert counts[0] == counts[1]
     if source == "c" and target != "c":
         assert {f"one_spatial_path{path}" for path in (1, 2, 3, 4)} <= {layer.name for layer in converted.layers}
