@@ -10,14 +10,12 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
-from groupwise.rewrite.drop_ins import is_addition, is_plain, objection
+from groupwise.rewrite.drop_ins import DENSE, NORMS, is_addition, is_plain, objection
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change
 
-DENSE = (keras.layers.Conv2D, layers.GroupedConv2D)
-NORMS = (keras.layers.BatchNormalization, layers.BatchNormalization)
 _OF_ONE_LAYER = ("name", "filters", "groups", "kernel_initializer", "bias_initializer")
 """What may differ between a branch's layer and its fellow's, or is summed over the branches."""
 ACROSS_CHANNELS = ("softmax", "log_softmax", "sparsemax", "glu")

@@ -8,14 +8,12 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
-from groupwise.rewrite.branches import ACROSS_CHANNELS, DENSE, NORMS
-from groupwise.rewrite.drop_ins import is_plain, relu_of, within
+from groupwise.rewrite.branches import ACROSS_CHANNELS
+from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, is_plain, relu_of, within
 from groupwise.rewrite.graph import Graph, Node, Tensor, models_within
 from groupwise.rewrite.rebuild import Replacement, Rewriter, Values
 from groupwise.rewrite.report import attach, report_of
 
-_DEPTHWISE = (keras.layers.DepthwiseConv2D, layers.DepthwiseConv2D)
-_SEPARABLE = (keras.layers.SeparableConv2D, layers.SeparableConv2D)
 _CHANNEL_BY_CHANNEL = (
     *(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.Dropout, keras.layers.SpatialDropout2D),
     *(keras.layers.MaxPooling2D, keras.layers.AveragePooling2D, layers.MaxPooling2D, layers.AveragePooling2D),
@@ -85,7 +83,7 @@ def _passing(layer: Any, values: Values, order: np.ndarray) -> Values | None:
     """Return the weights of a layer that works channel by channel, for channels in another order."""
     if type(layer) in NORMS and layer.axis in (-1, 3):
         return [value[order] for value in values]
-    if type(layer) in _DEPTHWISE and layer.depth_multiplier == 1 and layer.data_format == "channels_last":
+    if type(layer) in DEPTHWISE and layer.depth_multiplier == 1 and layer.data_format == "channels_last":
         return [values[0][:, :, order], *(bias[order] for bias in values[1:])] if _is_elementwise(layer) else None
     return None
 
@@ -94,7 +92,7 @@ def _outputs_in(layer: Any, values: Values, order: np.ndarray) -> Values | None:
     """Return the weights with which a layer's outputs come in another order."""
     if not _is_mixing(layer) or not _is_elementwise(layer):
         return None
-    count = 2 if type(layer) in _SEPARABLE else 1
+    count = 2 if type(layer) in SEPARABLE else 1
     kernels, bias = values[:count], values[count:]
     return [*kernels[:-1], kernels[-1][..., order], *(value[order] for value in bias)]
 
@@ -105,7 +103,7 @@ def _inputs_in(layer: Any, values: Values, order: np.ndarray) -> Values | None:
         return None
     if type(layer) is keras.layers.Dense:
         return [values[0][order], *values[1:]]
-    if type(layer) not in _SEPARABLE:
+    if type(layer) not in SEPARABLE:
         return [values[0][:, :, order], *values[1:]]
     pointwise = values[1].reshape(len(order), layer.depth_multiplier, -1)[order].reshape(values[1].shape)
     return [values[0][:, :, order], pointwise, *values[2:]]
@@ -115,7 +113,7 @@ def _is_mixing(layer: Any) -> bool:
     """Return whether every output of a layer is a sum over all of its input channels."""
     if type(layer) is keras.layers.Dense:
         return True
-    is_convolution = type(layer) in (*DENSE, *_SEPARABLE) and layer.data_format == "channels_last"
+    is_convolution = type(layer) in (*DENSE, *SEPARABLE) and layer.data_format == "channels_last"
     return is_convolution and getattr(layer, "groups", 1) == 1
 
 

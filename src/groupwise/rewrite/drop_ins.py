@@ -14,6 +14,11 @@ OURS: dict[type, Any] = {stock: ours for ours, stock in layers.STOCK.items()} | 
 }
 """Keras's layers and ours, which compute the same."""
 
+# Keras's and ours, by what they compute; a subclass may compute something else.
+DENSE = (keras.layers.Conv2D, layers.GroupedConv2D)
+DEPTHWISE = (keras.layers.DepthwiseConv2D, layers.DepthwiseConv2D)
+SEPARABLE = (keras.layers.SeparableConv2D, layers.SeparableConv2D)
+NORMS = (keras.layers.BatchNormalization, layers.BatchNormalization)
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 RELU = {None: "relu", 6.0: "relu6"}  # by their greatest value
 _RELU_FUNCTIONS = {keras.activations.relu: "relu", keras.activations.relu6: "relu6"}
@@ -62,8 +67,7 @@ def padded_convolution(rewriter: Rewriter, graph: Graph, node: Node) -> Replacem
 def norm_and_activation(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | None:
     """Let one batch norm do what follows it: the addition of a shortcut, ReLU or ReLU6, or both."""
     norm = node.operation
-    stock = (keras.layers.BatchNormalization, layers.BatchNormalization)
-    if type(norm) not in stock or len(node.outputs[0].shape) != 4 or norm.axis not in (-1, 3):
+    if type(norm) not in NORMS or len(node.outputs[0].shape) != 4 or norm.axis not in (-1, 3):
         return None
     if getattr(norm, "activation", keras.activations.linear) is not keras.activations.linear:
         return None

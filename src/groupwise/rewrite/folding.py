@@ -5,16 +5,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise import layers
 from groupwise.rewrite.accelerating import fuse
-from groupwise.rewrite.branches import DENSE, NORMS
-from groupwise.rewrite.drop_ins import OURS, described, is_plain, objection, within
+from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, OURS, SEPARABLE, described, is_plain, objection, within
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, Values, apply
 from groupwise.rewrite.report import Change, Left, report_of
 
-_DEPTHWISE = (keras.layers.DepthwiseConv2D, layers.DepthwiseConv2D)
-_FOLDABLE = (*DENSE, *_DEPTHWISE, keras.layers.SeparableConv2D, layers.SeparableConv2D, keras.layers.Dense)
+_FOLDABLE = (*DENSE, *DEPTHWISE, *SEPARABLE, keras.layers.Dense)
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -90,7 +87,7 @@ def _folded(layer: Any, norm: Any) -> Values:
     scale = statistics.get("gamma", 1.0) / np.sqrt(statistics["moving_variance"] + norm.epsilon)
     *kernels, last = layer.get_weights()[: len(layer.get_weights()) - layer.use_bias]
     bias = layer.get_weights()[-1].astype("float64") if layer.use_bias else 0.0
-    factor = scale.reshape(last.shape[2:]) if type(layer) in _DEPTHWISE else scale
+    factor = scale.reshape(last.shape[2:]) if type(layer) in DEPTHWISE else scale
     bias = (bias - statistics["moving_mean"]) * scale + statistics.get("beta", 0.0)
     return [*kernels, (last * factor).astype(last.dtype), bias.astype(last.dtype)]
 

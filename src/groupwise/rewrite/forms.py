@@ -10,7 +10,8 @@ import numpy as np
 from groupwise import layers
 from groupwise.models.forms import has_forms, in_form
 from groupwise.models.residual import FORMS, check_choice
-from groupwise.rewrite.branches import DENSE, NORMS, can_be_a_step, merged_branches
+from groupwise.rewrite.branches import can_be_a_step, merged_branches
+from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Left, Report, attach

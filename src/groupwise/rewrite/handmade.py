@@ -8,13 +8,14 @@ import numpy as np
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
 from groupwise.rewrite.branches import merged_branches
-from groupwise.rewrite.drop_ins import is_plain
+from groupwise.rewrite.drop_ins import DEPTHWISE, is_plain, objection
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.probing import pieces_after, sums
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Left
 
-_DEPTHWISE = (keras.layers.DepthwiseConv2D, layers.DepthwiseConv2D)
+Groups = list[tuple[list[int], list[int]]]
+"""Each group's input channels and output channels."""
 
 
 def split_and_concatenated(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | None:
@@ -29,7 +30,12 @@ def depthwise_and_sum(rewriter: Rewriter, graph: Graph, node: Node) -> Replaceme
     and not how it is written. Where the groups are strided, the channels are permuted before.
     """
     depthwise = node.operation
-    if type(depthwise) not in _DEPTHWISE or depthwise.depth_multiplier == 1 or not is_plain(node):
+    if (
+        type(depthwise) not in DEPTHWISE
+        or objection(depthwise)
+        or depthwise.depth_multiplier == 1
+        or not is_plain(node)
+    ):
         return None
     is_linear = depthwise.activation is keras.activations.linear and depthwise.data_format == "channels_last"
     if not is_linear or not rewriter.is_used_once(depthwise) or depthwise.depthwise_constraint is not None:
@@ -41,11 +47,11 @@ def depthwise_and_sum(rewriter: Rewriter, graph: Graph, node: Node) -> Replaceme
         groups = _groups(summed, depthwise.depth_multiplier)
         if isinstance(groups, str):
             return Left(depthwise.name, "DepthwiseConv2D and a sum", groups)
-        return _grouped(graph, node, [node, *nodes], groups, depthwise)
+        return _grouped([node, *nodes], summed, groups)
     return None
 
 
-def _groups(summed: np.ndarray, multiplier: int) -> list[tuple[list[int], list[int]]] | str:
+def _groups(summed: np.ndarray, multiplier: int) -> Groups | str:
     """Return each group's (input channels, output channels), or why the sums are no grouped convolution.
 
     Args:
@@ -67,14 +73,13 @@ def _groups(summed: np.ndarray, multiplier: int) -> list[tuple[list[int], list[i
     return [(list(channels), outputs) for channels, outputs in found.items()]
 
 
-def _grouped(
-    graph: Graph, node: Node, nodes: list[Node], groups: list[tuple[list[int], list[int]]], depthwise: Any
-) -> Replacement:
-    multiplier = depthwise.depth_multiplier
+def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups) -> Replacement:
+    """Return the grouped convolution in place of a depthwise one, the first of `nodes`, and the sums after it."""
+    depthwise = nodes[0].operation
     in_order = [channel for channels, _ in groups for channel in channels]
     out_order = [channel for _, outputs in groups for channel in outputs]
-    values = depthwise.get_weights()
-    kernel = _kernel(values[0], graph, nodes, groups, multiplier)
+    kernel, *bias = depthwise.get_weights()
+    weights = [_kernel(kernel, summed, groups), *((value @ summed)[out_order] for value in bias)]
     config = {
         "filters": len(out_order),
         "groups": len(groups),
@@ -83,14 +88,9 @@ def _grouped(
         **{name: getattr(depthwise, name) for name in ("kernel_size", "strides", "padding", "dilation_rate")},
         **{name: depthwise.get_config()[name] for name in ("name", "trainable", "dtype", "use_bias", "data_format")},
     }
-    weights = [kernel]
-    if depthwise.use_bias:
-        summed = sums(nodes[1:], node.outputs[0], nodes[-1].outputs[0])
-        assert summed is not None
-        weights.append((values[1] @ summed)[out_order])
 
     def build(new: Any) -> Tensor:
-        x = permuted(new(node.input_tensors[0]), in_order, f"{depthwise.name}_in_order")
+        x = permuted(new(nodes[0].input_tensors[0]), in_order, f"{depthwise.name}_in_order")
         x = apply(layers.GroupedConv2D.from_config(config), weights, x)
         return permuted(x, np.argsort(out_order).tolist(), f"{depthwise.name}_out_order")
 
@@ -101,17 +101,9 @@ def _grouped(
     return Replacement(nodes, build, [change])
 
 
-def _kernel(
-    depthwise: np.ndarray,
-    graph: Graph,
-    nodes: list[Node],
-    groups: list[tuple[list[int], list[int]]],
-    multiplier: int,
-) -> np.ndarray:
+def _kernel(depthwise: np.ndarray, summed: np.ndarray, groups: Groups) -> np.ndarray:
     """Return the grouped kernel: of each output channel, the depthwise filters that it sums, by their input channel."""
-    summed = sums(nodes[1:], nodes[0].outputs[0], nodes[-1].outputs[0])
-    assert summed is not None
-    height, width, *_ = depthwise.shape
+    height, width, _, multiplier = depthwise.shape
     flat = depthwise.reshape(height, width, -1)
     columns = []
     for channels, outputs in groups:

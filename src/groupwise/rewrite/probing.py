@@ -39,7 +39,7 @@ def pieces_after(graph: Graph, tensor: Tensor) -> list[tuple[list[Node], Tensor]
         open_ends = [
             t for t in made.values() if graph.is_result(t) or any(id(n) not in taken for n in graph.readers(t))
         ]
-        if len(open_ends) == 1 and _is_image(open_ends[0], tensor):
+        if len(open_ends) == len(node.outputs) == 1 and _is_image(open_ends[0], tensor):
             found.append((list(inside), open_ends[0]))
     return found
 

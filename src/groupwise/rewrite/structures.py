@@ -12,16 +12,13 @@ from groupwise import layers
 from groupwise.errors import UserError
 from groupwise.models.costs import describe_model
 from groupwise.rewrite import kernels
-from groupwise.rewrite.branches import DENSE
 from groupwise.rewrite.carrying import without_permutations
-from groupwise.rewrite.drop_ins import described, is_plain, objection
+from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE, described, is_plain, objection
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.handmade import permuted
 from groupwise.rewrite.rebuild import Replacement, Rewriter, Values, apply
 from groupwise.rewrite.report import Change, Left, report_of
 
-_DEPTHWISE = (keras.layers.DepthwiseConv2D, layers.DepthwiseConv2D)
-_SEPARABLE = (keras.layers.SeparableConv2D, layers.SeparableConv2D)
 _SHARED_SETTINGS = ("name", "trainable", "dtype", "strides", "padding", "dilation_rate", "data_format", "activation")
 
 Made = tuple[type, dict[str, Any], Values, Change]
@@ -163,7 +160,7 @@ def _layer(
 
 
 def _dense(layer: Any) -> Made | None:
-    is_depthwise = type(layer) in _DEPTHWISE
+    is_depthwise = type(layer) in DEPTHWISE
     if not is_depthwise and (type(layer) not in DENSE or layer.groups == 1):
         return None
     kernel, *bias = layer.get_weights()
@@ -174,7 +171,7 @@ def _dense(layer: Any) -> Made | None:
 
 
 def _dense_of_separable(layer: Any) -> Made | None:
-    if type(layer) not in _SEPARABLE:
+    if type(layer) not in SEPARABLE:
         return None
     depthwise, pointwise, *bias = layer.get_weights()
     kernel = kernels.dense_of_separable(depthwise, pointwise)
@@ -196,7 +193,7 @@ def _separable(layer: Any, rank: int) -> Made | None:
 def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, pattern: str) -> Replacement | None:
     """Put one dense convolution in place of a depthwise one and the 1x1 that alone reads it."""
     depthwise, after = node.operation, graph.after(node)
-    if type(depthwise) not in _DEPTHWISE or after is None or not _is_meant(depthwise, pattern):
+    if type(depthwise) not in DEPTHWISE or after is None or not _is_meant(depthwise, pattern):
         return None
     pointwise = after.operation
     is_pointwise = type(pointwise) in DENSE and tuple(pointwise.kernel_size) == (1, 1) and pointwise.groups == 1
@@ -253,7 +250,7 @@ def _to_grouped(
 
 def _is_meant(layer: Any, pattern: str) -> bool:
     """Return whether a layer's name matches, and its weights can be taken as they are."""
-    known = type(layer) in (*DENSE, *_DEPTHWISE, *_SEPARABLE)
+    known = type(layer) in (*DENSE, *DEPTHWISE, *SEPARABLE)
     return known and fnmatch.fnmatch(layer.name, pattern) and objection(layer) is None and _is_last(layer)
 
 
