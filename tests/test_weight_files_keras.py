@@ -1,8 +1,11 @@
 """Keras's HDF5 files and tensorpack's npz files: names, links to other files, and sizes that lie."""
 
+import gc
 import io
 import struct
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -105,6 +108,38 @@ def test_names_in_tensorpacks_files(tmp_path):
     with open_weights(tmp_path / "a.npz") as file:
         assert file.shapes == {"stage2/block0/conv1/W": (2, 3), "linear/b": (3,)}
         assert file.read("stage2/block0/conv1/W").tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+class Garbage:
+    """What the garbage collector alone can free, and takes long over."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        for _ in range(200):
+            pass
+
+
+def test_arrays_in_npz_are_read_in_threads(tmp_path):
+    """CPython 3.11 fails to parse, as NumPy's reader does, where another thread parses while garbage is collected."""
+    values = {str(number): np.full((3, 3), number, np.float32) for number in range(1000)}
+    np.savez(tmp_path / "a.npz", **values)
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+
+    def read(key):
+        Garbage()
+        return file.read(key)
+
+    try:
+        gc.set_threshold(20)
+        sys.setswitchinterval(1e-6)
+        with open_weights(tmp_path / "a.npz") as file, ThreadPoolExecutor(4) as pool:
+            arrays = list(pool.map(read, values))
+    finally:
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
+    np.testing.assert_array_equal(arrays, list(values.values()))
 
 
 def test_object_arrays_in_npz_are_refused(tmp_path):

@@ -208,7 +208,7 @@ def _refuse_unusual(path: Path, name: str, item: Any) -> None:
 def _open_npz(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
     archive = resources.enter_context(zipfile.ZipFile(path))
     members = {}
-    shapes: Shapes = {}
+    headers: dict[str, _NpyHeader] = {}
     for member in archive.infolist():
         if not member.filename.endswith(".npy"):
             continue
@@ -216,27 +216,40 @@ def _open_npz(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
         if key in members:
             raise UserError(f"{path}: has two arrays called {key!r}")
         members[key] = member
-        shapes[key] = _npy_shape(path, archive, member)
+        headers[key] = _npy_header(path, archive, member)
 
     def read(key: str) -> Any:
-        with archive.open(members[key]) as stream:
-            return npy.read_array(stream, allow_pickle=False)
+        # Not NumPy's reader: it parses the header as Python, which now and then fails in two threads of CPython 3.11.
+        header = headers[key]
+        numbers = np.frombuffer(archive.read(members[key]), header.dtype, offset=header.length)
+        return numbers.reshape(header.shape, order="F" if header.is_fortran else "C").copy(order="C")
 
-    return shapes, read
+    return {key: header.shape for key, header in headers.items()}, read
 
 
-def _npy_shape(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]:
-    """Return the shape that an array's header declares, once it agrees with the size of the whole."""
+class _NpyHeader(NamedTuple):
+    """What the header of an array in an .npz declares, and its length in bytes."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype
+    length: int
+
+
+def _npy_header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _NpyHeader:
+    """Return an array's header, once the shape in it agrees with the size of the whole."""
     with archive.open(member) as stream:
         if npy.read_magic(stream) != (1, 0):  # others are for names of fields, and their headers have no bound
             raise UserError(f"{path}: refused, since its {member.filename!r} is no plain array")
-        shape, _, dtype = npy.read_array_header_1_0(stream)
-        header = stream.tell()
-    if dtype.kind not in NUMBERS:
-        raise UserError(f"{path}: refused, since its {member.filename!r} holds objects of type {dtype}, not numbers")
-    if min(shape, default=0) < 0 or header + math.prod(shape) * dtype.itemsize != member.file_size:
+        header = _NpyHeader(*npy.read_array_header_1_0(stream), stream.tell())
+    if header.dtype.kind not in NUMBERS:
+        raise UserError(
+            f"{path}: refused, since its {member.filename!r} holds objects of type {header.dtype}, not numbers"
+        )
+    size = header.length + math.prod(header.shape) * header.dtype.itemsize
+    if min(header.shape, default=0) < 0 or size != member.file_size:
         raise UserError(f"{path}: refused, since its {member.filename!r} has not the size that its header declares")
-    return shape
+    return header
 
 
 _TORCH = _Kind("PyTorch file", "OIHW", _open_torch)
