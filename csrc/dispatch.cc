@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "kernels.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace {
@@ -80,6 +81,13 @@ bool is_valid(const GwConvolution& c) {
          axis_is_valid(c.width, c.out_width, c.kernel_width, c.stride_x, c.dilation_x, c.pad_left);
 }
 
+// The floats that a pass writes.
+int64_t result_volume(int pass, const GwConvolution& c) {
+  if (pass == GW_FORWARD) return volume(c.batch, c.out_height, c.out_width, c.out_channels);
+  if (pass == GW_INPUT_GRADIENT) return volume(c.batch, c.height, c.width, c.in_channels);
+  return volume(c.kernel_height, c.kernel_width, c.in_channels / c.groups, c.out_channels);
+}
+
 // Multiply-adds that one thread finishes before another has woken up.
 constexpr double kLittleWork = 1 << 18;
 
@@ -116,6 +124,7 @@ GwStatus max_pool(GwPass pass, int element, const GwConvolution* c, const void* 
   const bool has_dilation = c->dilation_y != 1 || c->dilation_x != 1;
   if (has_dilation || volume(c->kernel_height, c->kernel_width, 1, 1) > 256) return GW_UNSUPPORTED;
   const GwExecutor chosen = choose_executor(*c, executor);
+  gw_want_large_pages(out, (element == GW_FLOAT32 ? 4 : 2) * result_volume(pass, *c));
   return current()->max_pool({pass, static_cast<GwElement>(element), c, in, out, places, &chosen});
 }
 
@@ -147,6 +156,7 @@ extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, con
   const GwFamily run = find_family(*c, family ? family : gw_family(c));
   if (!run) return GW_UNSUPPORTED;
   const GwExecutor chosen = choose_executor(*c, executor);
+  gw_want_large_pages(out, 4 * result_volume(pass, *c));
   return run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, &chosen});
 }
 
@@ -171,5 +181,9 @@ extern "C" int gw_normalize(int passes, const GwNormalization* n, const GwExecut
   const GwExecutor chosen = n->pixels * n->channels < few ? GwExecutor{run_serially, nullptr, 1}
                             : executor                    ? *executor
                                                           : gw_own_executor();
+  const int64_t bytes = 4 * n->pixels * n->channels;
+  if (passes & GW_NORMALIZE) gw_want_large_pages(n->outputs, bytes);
+  if (passes & GW_GRADIENT_SUMS) gw_want_large_pages(n->residual_gradient, bytes);
+  if (passes & GW_GRADIENT) gw_want_large_pages(n->inputs_gradient, bytes);
   return current()->normalize(passes, *n, chosen);
 }
