@@ -49,6 +49,19 @@ def test_drop_in_equals_keras(ours, stock, arguments, options) -> None:
     assert twin.compute_output_shape((None, 9, None, 8)) == original.compute_output_shape((None, 9, None, 8))
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX computes in float64 only where JAX_ENABLE_X64 is set")
+@pytest.mark.parametrize(("ours", "stock", "arguments"), CONVOLUTIONS)
+def test_float64_stays_float64(ours, stock, arguments) -> None:
+    twin, original = (each(**arguments, padding="same", dtype="float64") for each in (ours, stock))
+    inputs = keras.ops.convert_to_tensor(images(2, 9, 8, 8), "float64")
+    expected = numpy(original(inputs))
+    twin.build(inputs.shape)
+    twin.set_weights(original.get_weights())
+    outputs = numpy(twin(inputs))
+    assert outputs.dtype == "float64"
+    np.testing.assert_allclose(outputs, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "layer",
     [

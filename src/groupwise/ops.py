@@ -263,8 +263,9 @@ class _Convolution(keras.Operation):
         shape = tuple(inputs.shape)
         if self.channels_first and len(shape) == 4:
             shape = (shape[0], *shape[2:], shape[1])
-        types = (keras.backend.standardize_dtype(array.dtype) for array in (inputs, kernel))
-        dtype = keras.backend.result_type(*types, float)
+        types = {keras.backend.standardize_dtype(array.dtype) for array in (inputs, kernel)}
+        # On PyTorch Keras makes float32 of two float64.
+        dtype = "float64" if types == {"float64"} else keras.backend.result_type(*types, float)
         return ConvSpec.of(
             shape,
             _kernel_shape(kernel),
