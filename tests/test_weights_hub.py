@@ -5,10 +5,8 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from safetensors.numpy import save
 from groupwise.errors import UserError
 from groupwise.weights import hub as weights_hub
 from groupwise.weights.files import open_weights
+from tests import fetching
 from tests.fake_hub import Repository, serve
 
 NAME = "timm/resnext_toy.a1_in1k"
@@ -25,16 +24,9 @@ MODEL = save({"conv1.weight": np.arange(100_000, dtype=np.float32)})
 CONFIG = {"architecture": "resnext_toy", "num_classes": 5}
 FILES = {"config.json": json.dumps(CONFIG).encode(), "model.safetensors": MODEL}
 PINNED = "0123456789" * 4
-FETCH = """
-import json, sys
-from groupwise.errors import UserError
-from groupwise.weights.hub import fetch
-try:
-    path, config = fetch(sys.argv[1])
-    print(json.dumps({"path": str(path), "config": config}))
-except UserError as error:
-    print(json.dumps({"refused": str(error)}))
-"""
+# A process with the frameworks imported, of which those that fetch are forked: importing them each time took 4 to 9 s.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([fetching.__name__])
 
 
 @pytest.fixture
@@ -58,20 +50,22 @@ class Client:
             if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy")
         }
         own = {"HF_ENDPOINT": self.hub.url, "HF_HOME": str(self.home), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        command = [sys.executable, "-c", FETCH, reference]
-        return subprocess.Popen(
-            command, env=kept | own | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        receiver, sender = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=fetching.answer, args=(sender, reference, kept | own | variables))
+        process.start()
+        sender.close()
+        return process, receiver
 
     def ask(self, reference, **variables):
-        output, errors = self.start(reference, **variables).communicate()
-        assert output, errors
-        return json.loads(output)
+        process, receiver = self.start(reference, **variables)
+        answer = receiver.recv()
+        process.join()
+        return answer
 
     def fetch(self, reference=NAME, **variables):
         answer = self.ask(reference, **variables)
         assert "refused" not in answer, answer
-        return Path(answer["path"]), answer["config"]
+        return answer["path"], answer["config"]
 
     def refusal(self, reference=NAME, **variables):
         """Return the sentence with which a fetch is refused; it names the repository, on one line."""
@@ -182,10 +176,10 @@ def test_a_download_that_breaks_off(hub, client):
 
 def test_a_killed_download(hub, client):
     hub.breaks_after, hub.hangs = 200_000, True
-    process = client.start(NAME)
+    process, _ = client.start(NAME)
     assert hub.hanging.wait(60)
     process.kill()
-    process.communicate()
+    process.join()
     assert not [path for path in client.files() if not path.name.endswith(".incomplete")]
     assert "is not in the cache" in client.refusal(HF_HUB_OFFLINE="1")
     hub.breaks_after = None
