@@ -1,7 +1,8 @@
 """Run the whole suite once for each backend: `python -m tests [--backend NAME ...] [--slow] [pytest's arguments]`.
 
-Keras settles its backend when it is imported, so every backend gets a process of its own. The exit status is that of
-the first backend that failed.
+Keras settles its backend when it is imported, so every backend gets a process of its own; as many run side by side as
+there are cores. One backend alone prints as it goes, of several each prints when it has ended. The exit status is that
+of the first backend that failed.
 """
 
 import argparse
@@ -10,8 +11,24 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def run(backend: str, arguments: list[str], is_alone: bool) -> tuple[int, float, str]:
+    """Run pytest on one backend; return its exit status, its seconds, and unless it is alone what it printed."""
+    start = time.monotonic()
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        env=environment,
+        check=False,
+        text=True,
+        stdout=None if is_alone else subprocess.PIPE,
+        stderr=None if is_alone else subprocess.STDOUT,
+    )
+    return process.returncode, time.monotonic() - start, process.stdout or ""
 
 
 def main() -> int:
@@ -25,17 +42,23 @@ def main() -> int:
     if missing:
         print(f"not installed: {', '.join(missing)}; pip install '.[test]', or choose others with --backend")
         return 2
-    marker = [] if options.slow else ["-m", "not slow"]
+    if not options.slow:
+        arguments = ["-m", "not slow", *arguments]
+    print(f"== {', '.join(chosen)}", flush=True)
     status, lines = 0, []
-    for name in chosen:
-        print(f"== {name}", flush=True)
-        start = time.monotonic()
-        environment = {**os.environ, "KERAS_BACKEND": name, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, "-m", "pytest", *marker, *arguments]
-        code = subprocess.run(command, env=environment, check=False).returncode
-        lines.append(f"{name}: {'passed' if code == 0 else f'failed ({code})'} in {time.monotonic() - start:.0f} s")
-        status = status or code
-    print("\n".join(lines))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = {pool.submit(run, name, arguments, len(chosen) == 1): name for name in chosen}
+        try:
+            for each in as_completed(runs):
+                code, seconds, output = each.result()
+                lines.append(f"{runs[each]}: {'passed' if code == 0 else f'failed ({code})'} in {seconds:.0f} s")
+                print(f"{output}== {lines[-1]}", flush=True)
+                status = status or code
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            return 130
+    if len(lines) > 1:
+        print("\n".join(lines))
     return status
 
 
