@@ -1,6 +1,7 @@
 """The C core through `native.convolve` against the float64 reference: every family, pass and instruction set."""
 
 import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -326,6 +327,36 @@ print(after[0] - before[0], after[1] - before[1])
     # Each call's output is 200 kB: one kept in a hundred would be 2 MB.
     assert grown < 1 << 20
     assert threads == 0
+
+
+def memory_flags(address: int) -> list[str]:
+    """Return the kernel's flags of the mapping that holds an address, such as "hg": large pages are wanted."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if "-" in first:
+            start, end = (int(bound, 16) for bound in first.split("-"))
+            inside = start <= address < end
+        elif inside and first == "VmFlags:":
+            return rest
+    return []
+
+
+@needs_core
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no transparent large pages"
+)
+@pytest.mark.parametrize("pass_", [native.FORWARD, native.INPUT_GRADIENT])
+def test_a_large_result_asks_for_large_pages(pass_: int) -> None:
+    spec = ConvSpec.of((1, 256, 256, 64), (1, 1, 1, 64), 64)
+    with_image, kernel, _ = random_arrays(spec)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    out = np.frombuffer(mmap.mmap(-1, with_image.nbytes, flags=private), "float32").reshape(with_image.shape)
+    middle = out.ctypes.data + out.nbytes // 2
+    assert "hg" not in memory_flags(middle)
+    native.convolve(pass_, spec, with_image, kernel, out=out)
+    np.testing.assert_array_equal(out, with_image * kernel[0, 0, 0])
+    assert "hg" in memory_flags(middle)
 
 
 @needs_core
