@@ -259,6 +259,23 @@ def test_penalties_stay_what_they_are() -> None:
     assert "without its pointwise_regularizer" in str(rewrite.report_of(rewrite.separable_to_dense(model)))
 
 
+def test_functions_that_no_file_could_name() -> None:
+    class Own(keras.regularizers.Regularizer):
+        def __call__(self, kernel: Any) -> Any:
+            return ops.sum(ops.abs(kernel))
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, activation=lambda y: 2 * y, kernel_regularizer=Own(), name="conv")(inputs)
+    model = disturbed(keras.Model(inputs, layers.Lambda(lambda y, by: y * by, arguments={"by": 3.0}, name="by")(x)))
+    for change in EXACT:
+        new = change(model)
+        assert_same(model, new)
+        assert sum(map(float, new.losses)) == pytest.approx(sum(map(float, model.losses)))
+
+
 def test_a_sequence_stays_one() -> None:
     model = disturbed(
         keras.Sequential(

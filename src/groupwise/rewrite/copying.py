@@ -1,6 +1,7 @@
 """A layer made anew with all that it is: settings, weights and other state, types, what is frozen, names."""
 
 import copy
+import inspect
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -29,7 +30,10 @@ def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
     """
     kind = kind or type(layer)
     try:
-        made = kind.from_config({**layer.get_config(), **settings})
+        if kind is keras.layers.Lambda:  # Keras makes no function of a file's again, and need not
+            made = kind(layer.function, layer._output_shape, layer.mask, layer.arguments, dtype=layer.dtype_policy)
+        else:
+            made = kind.from_config({**_config(layer), **settings})
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UserError(
             f"layer {layer.name!r}: {type(layer).__name__} cannot be made anew from its get_config() "
@@ -38,6 +42,20 @@ def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
     # A configuration that Keras writes by itself can lack a name that was given among keywords.
     made.name, made.autocast = settings.get("name", layer.name), layer.autocast
     return made
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """Return a layer's configuration, with its functions, regularisers and the like themselves.
+
+    They have no state, and one that was never registered with Keras cannot be found by its name.
+    """
+    config: dict[str, Any] = layer.get_config()
+    shared = (keras.regularizers.Regularizer, keras.constraints.Constraint, keras.initializers.Initializer)
+    for name, value in config.items():
+        own = vars(layer).get(name)
+        if isinstance(value, dict) and (inspect.isroutine(own) or isinstance(own, shared)):
+            config[name] = own
+    return config
 
 
 def give_state(old: Any, new: Any) -> None:

@@ -9,7 +9,7 @@ from groupwise.rewrite.copying import Values
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, within
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
-from groupwise.rewrite.report import Change, Gone, Left, report_of
+from groupwise.rewrite.report import Change, Gone, Left
 from groupwise.rewrite.twins import described, objection, ours_for
 
 _FOLDABLE = (*DENSE, *DEPTHWISE, *SEPARABLE, keras.layers.Dense)
@@ -40,10 +40,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         >>> [(layer.name, type(layer).__name__) for layer in folded.layers[1:]]
         [('norm', 'GroupedConv2D'), ('relu', 'ReLU')]
     """
-    rewritten = Rewriter((_fold, _stays), within, joins=True).rewrite(model)
-    if any("BatchNormalization" not in change.before for change in report_of(rewritten).changes):
-        report_of(rewritten).note("For inference: the moving statistics have become weights.")
-    return record_gone(model, rewritten)
+    return record_gone(model, Rewriter((_fold, _stays), within, joins=True).rewrite(model))
 
 
 def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | None:
@@ -70,6 +67,7 @@ def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | 
     values = _folded(layer, norm)
 
     def build(new: Any) -> Tensor:
+        rewriter.report.note("For inference: the moving statistics have become weights.")
         keywords = {} if residual is None else {"residual": new(residual)}
         return apply(kind.from_config(config), values, new(node.input_tensors[0]), **keywords)
 
