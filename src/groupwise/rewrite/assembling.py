@@ -21,7 +21,9 @@ Copies = dict[int, Any]
 
 def input_like(layer: Any) -> Any:
     """Return a fresh input layer of the same name, shape and type, whether optional or sparse."""
-    return keras.layers.InputLayer.from_config(layer.get_config())
+    made = keras.layers.InputLayer.from_config(layer.get_config())
+    made.dtype_policy, made.output.name = layer.dtype_policy, layer.output.name
+    return made
 
 
 def assembled(model: keras.Model, inputs: Any, outputs: Any, copies: Copies, keeps_layers: bool) -> tuple[Any, str]:
