@@ -26,21 +26,26 @@ def input_like(layer: Any) -> Any:
     return made
 
 
-def assembled(model: keras.Model, inputs: Any, outputs: Any, copies: Copies, keeps_layers: bool) -> tuple[Any, str]:
+def assembled(
+    model: Any, inputs: Any, outputs: Any, copies: Copies, keeps_layers: bool, is_copy: bool
+) -> tuple[Any, str]:
     """Return a model like `model` from new inputs to new outputs, and a note where its class is another; else "".
 
     Args:
         copies: what took the place of what.
         keeps_layers: whether every layer has a successor of its own: only then does a class that makes its layers by
             itself describe the new model too.
+        is_copy: whether these are of the same classes.
 
     Raises:
         UserError: an attribute of the user's own cannot be copied.
     """
-    kind, note = _kind(model, outputs, keeps_layers)
-    if kind is RewrittenNetwork:
-        made: Any = RewrittenNetwork(inputs, outputs, name=model.name)
-        made.metadata.update(copy.deepcopy(model.metadata))  # type: ignore[attr-defined]
+    kind, note = _kind(model, outputs, keeps_layers, is_copy)
+    if kind is Network:
+        made: Any = Network(inputs, outputs, model.architecture, copy.deepcopy(model.metadata))
+    elif kind is RewrittenNetwork:
+        made = RewrittenNetwork(inputs, outputs, name=model.name)
+        made.metadata.update(copy.deepcopy(model.metadata))
     elif issubclass(kind, keras.Sequential):
         made = _sequence(kind, model, inputs, outputs)
     elif kind is keras.Model:
@@ -50,10 +55,12 @@ def assembled(model: keras.Model, inputs: Any, outputs: Any, copies: Copies, kee
         made = kind.__new__(kind)
         next(base for base in kind.__mro__ if _is_of_keras(base)).__init__(made, inputs, outputs, name=model.name)
     made.dtype_policy = model.dtype_policy
-    _give_attributes(model, made, {**copies, id(model): made})
+    lost = _give_attributes(model, made, {**copies, id(model): made})
+    if lost and type(made) is type(model):
+        raise UserError(f"model {model.name!r}: {lost}; delete it before and set it on the new model")
     # Keras's setter would also set it for every layer.
     made._trainable = model._trainable
-    return made, note
+    return made, " ".join(filter(None, (note, lost and f"Model {model.name!r}: {lost}.")))
 
 
 def compile_alike(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:
@@ -65,22 +72,26 @@ def compile_alike(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str
         new.compile_from_config(old.get_compile_config())
         return ""
     given = dict(old._compile_config.config)
-    optimizer = given.pop("optimizer")
-    metrics = {name: keras.tree.map_structure(_fresh, given.pop(name)) for name in ("metrics", "weighted_metrics")}
+    try:
+        optimizer = _fresh(given.pop("optimizer"))
+        metrics = {name: keras.tree.map_structure(_fresh, given.pop(name)) for name in ("metrics", "weighted_metrics")}
+    except (NotImplementedError, TypeError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"The old model's optimizer or metrics cannot be copied ({lines[0]}): compile the new one yourself."
     scales_loss = isinstance(old.optimizer, keras.optimizers.LossScaleOptimizer)
-    new.compile(optimizer=_fresh(optimizer), **metrics, **given, auto_scale_loss=scales_loss)
+    new.compile(optimizer=optimizer, **metrics, **given, auto_scale_loss=scales_loss)
     if old.optimizer is None or not old.optimizer.built:
         return ""
     return _give_optimizer_state(old, new, keeps_layers)
 
 
-def _kind(model: keras.Model, outputs: Any, keeps_layers: bool) -> tuple[Any, str]:
+def _kind(model: Any, outputs: Any, keeps_layers: bool, is_copy: bool) -> tuple[Any, str]:
     """Return the class that the new model can have, and what to say where it is another one."""
     kind = type(model)
-    if isinstance(model, Network | RewrittenNetwork):
-        said = (
-            "" if kind is RewrittenNetwork else _became(model, "RewrittenNetwork", "its layers are saved, one by one")
-        )
+    if isinstance(model, RewrittenNetwork) or (isinstance(model, Network) and is_copy):
+        return kind, ""
+    if isinstance(model, Network):
+        said = f"model {model.name!r} is a RewrittenNetwork now: a file holds its layers, not the call that makes them."
         return RewrittenNetwork, said
     if isinstance(model, keras.Sequential):
         is_sequence = chain(outputs) is not None
@@ -132,18 +143,17 @@ def _sequence(kind: Any, model: Any, inputs: Any, outputs: Any) -> Any:
     return made
 
 
-def _give_attributes(old: Any, new: Any, copies: Copies) -> None:
-    """Hand over the attributes that somebody gave a model, or its class did."""
+def _give_attributes(old: Any, new: Any, copies: Copies) -> str:
+    """Hand over the attributes that somebody gave a model, or its class did; say which cannot be, or ""."""
     for name, value in _attributes(old).items():
         if name in _of_every_model() or name in vars(new):
             continue
         try:
             setattr(new, name, _carried(value, copies))
         except Exception as error:
-            raise UserError(
-                f"model {old.name!r}: its attribute {name!r} of type {type(value).__name__} cannot be copied "
-                f"({str(error).strip() or type(error).__name__}); delete it before and set it on the new model"
-            ) from error
+            reason = str(error).strip() or type(error).__name__
+            return f"its attribute {name!r} of type {type(value).__name__} cannot be copied ({reason})"
+    return ""
 
 
 def _carried(value: Any, copies: Copies) -> Any:
@@ -204,10 +214,13 @@ def _fresh(value: Any) -> Any:
 
 
 def _give_optimizer_state(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:
-    weights = [[tuple(v.shape) for v in model.trainable_variables] for model in (old, new)]
-    if not keeps_layers or weights[0] != weights[1]:
-        return "The optimizer starts anew: its state belongs to weights that are others now."
+    anew = "The optimizer starts anew: its state belongs to weights that are others now."
+    if not keeps_layers:
+        return anew
     new.optimizer.build(new.trainable_variables)
+    shapes = [[tuple(v.shape) for v in model.optimizer.variables] for model in (old, new)]
+    if shapes[0] != shapes[1]:  # what is trainable has changed since
+        return anew
     for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):
         hand_over(before, after)
     return ""

@@ -142,7 +142,8 @@ class Rewriter:
                 tensors[id(node.outputs[0])] = replacement.build(partial(_of, tensors))
         self.uses_twins = outer
         outputs = keras.tree.map_structure(lambda x: tensors[id(x)], own._outputs_struct)
-        rewritten, note = assembled(model, inputs, outputs, {**self._copies, **tensors}, keeps_layers)
+        copies = {**self._copies, **tensors}
+        rewritten, note = assembled(model, inputs, outputs, copies, keeps_layers, is_copy=not claims)
         self._keeps_layers &= keeps_layers
         self.report.note(note)
         return rewritten
