@@ -38,7 +38,10 @@ class _PlainConsole(Console):
 
 
 class Listing(Table):
-    """A table of texts: folded to a terminal's width, whole where no one looks at a terminal; nothing is cut off."""
+    """A table of texts, of which nothing is cut off.
+
+    It is folded to a terminal's width; where that is too narrow, or no one looks at a terminal, its lines stay whole.
+    """
 
     def __init__(self, *headers: str, **options: Any) -> None:
         super().__init__(*headers, box=None, header_style="bold", **options)
@@ -49,12 +52,15 @@ class Listing(Table):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         unlimited = options.update(width=UNLIMITED)
         _, right, _, left = self.padding
-        least = 0
+        whole = folded = 0
         for column in self.columns:
             cells = (column.header, column.footer, *column.cells)
             width = max(Measurement.get(console, unlimited, cell).maximum for cell in cells)
-            least += (min(width, NARROWEST) if console.is_terminal else width) + left + right
-        return super().__rich_console__(console, options.update(width=max(options.max_width, least)))
+            whole += width + left + right
+            folded += min(width, NARROWEST) + left + right
+        if not console.is_terminal or folded > options.max_width:
+            options = options.update(width=max(options.max_width, whole))
+        return super().__rich_console__(console, options)
 
 
 def make_console(stderr: bool = False, **options: Any) -> Console:

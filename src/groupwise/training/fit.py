@@ -17,7 +17,7 @@ from groupwise.models.network import Network
 from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
-from groupwise.training.interruption import Interruption
+from groupwise.training.interruption import Interruption, on_signals
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network, make_batches
 from groupwise.training.progress import ProgressBar
@@ -225,11 +225,12 @@ def _explaining(session: _Session) -> Iterator[None]:
 def _keep(session: _Session) -> str:
     """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
     folder, rows = session.folder, session.rows
-    if not rows:
-        folder.discard()
-        return "no epoch was finished, so nothing was kept"
-    with suppress(UserError):  # a full disk is no reason not to say what was kept
-        report.curves(folder.metrics, folder.curves)
+    with on_signals(lambda _: None):  # it takes a moment, and says how to go on
+        if not rows:
+            folder.discard()
+            return "no epoch was finished, so nothing was kept"
+        with suppress(UserError):  # a full disk is no reason not to say what was kept
+            report.curves(folder.metrics, folder.curves)
     return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.plan.recipe.epochs}"
 
 
