@@ -37,7 +37,7 @@ def output_folder(text: str) -> Path:
         UserError: they cannot.
     """
     path = output_path(text)
-    if path.suffix.lower() in OF_FILES and not os.path.isdir(path):  # noqa: PTH112
+    if path.suffix.lower() in OF_FILES and not os.path.lexists(path):
         raise UserError(f"--output {text}: ends as a file does; name the folder to write to")
     check_folder(path, "--output")
     return path
