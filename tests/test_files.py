@@ -1,6 +1,5 @@
 """Outputs that cannot be written, files that are written whole or not at all, and locks that a kill ends."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -183,4 +182,7 @@ def test_pictures_that_cannot_be_written_stop_a_prediction_before_it_begins(
     (tmp_path / "a.cam.png").mkdir()
     assert main(["predict", "m.keras", str(tmp_path / "a.png"), "--cam"]) == 2
     assert "a.cam.png: is a folder; name a file" in capsys.readouterr().err
-    assert os.listdir(tmp_path / "a.cam.png") == []  # noqa: PTH208
+    (tmp_path / "a.cam.png").rmdir()
+    (tmp_path / "a.cam.png").touch()
+    assert main(["predict", "m.keras", *(str(tmp_path / name) for name in ("a.png", "a.cam.png")), "--cam"]) == 2
+    assert "a.cam.png would be drawn over" in capsys.readouterr().err

@@ -16,8 +16,8 @@ from rich.console import Console
 from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.errors import UserError
+from groupwise.files import write_text
 from groupwise.training import RunSummary, load_network, make_plan, predict_images, read_plan, train
-from groupwise.training import folder as folder_module
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
 from groupwise.training.folder import RunFolder, write_json
@@ -162,14 +162,13 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
             return super().write(text)
 
     dataset = bars.dataset(tmp_path)
-    original = folder_module.write_text
 
     def full(path: Path, text: str) -> None:
         if path.name == "summary.json":
             raise UserError(f"{path} cannot be written: no space left on device")
-        original(path, text)
+        write_text(path, text)
 
-    monkeypatch.setattr(folder_module, "write_text", full)
+    monkeypatch.setattr("groupwise.training.folder.write_text", full)
     with pytest.raises(UserError, match=r"summary.json cannot be written: .*last.keras holds the model after epoch 2"):
         _train(dataset, tmp_path / "run", bars.recipe(epochs=2), Full())
     monkeypatch.undo()

@@ -88,5 +88,7 @@ def note(text: str) -> None:
 
 def print_json(content: Any) -> None:
     """Print data as JSON, in UTF-8 or, where standard output is of another encoding, in ASCII, which is UTF-8 too."""
+    if sys.stdout is None:  # closed by whoever started the process
+        return
     encoding = codecs.lookup(sys.stdout.encoding or "utf-8").name
     sys.stdout.write(json_text(content, ascii_only=not encoding.startswith("utf-8")))

@@ -115,8 +115,6 @@ def predict(
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     pictures = _picture_paths(paths) if cam else {}
-    for picture in pictures.values():
-        check_file(picture, "--cam")
     settle_backend(backend)
     from groupwise.training import load_network, predict_images
     from groupwise.training.evaluation import most_likely
@@ -172,10 +170,19 @@ def _find_class(name: str, class_names: list[str]) -> int:
 
 
 def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
-    """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png."""
+    """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png.
+
+    Raises:
+        UserError: one cannot be written, or is itself an image to look at.
+    """
     short = {path: path.with_name(f"{path.stem}{PICTURE}") for path in paths}
     count = Counter(short.values())
-    return {path: name if count[name] == 1 else path.with_name(path.name + PICTURE) for path, name in short.items()}
+    pictures = {path: name if count[name] == 1 else path.with_name(path.name + PICTURE) for path, name in short.items()}
+    for picture in pictures.values():
+        if picture in pictures:
+            raise UserError(f"--cam: {picture} would be drawn over, and is one of the images; leave it out")
+        check_file(picture, "--cam")
+    return pictures
 
 
 def _draw(network: "Network", prediction: "Prediction", name: str, place: int, png: Path) -> None:
