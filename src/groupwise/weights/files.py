@@ -201,7 +201,7 @@ def _open_hdf5(path: Path, resources: ExitStack) -> Contents:
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
-            _refuse_links(path, item)
+            refuse_links(path, item)
         elif name.split("/")[0] != "optimizer_weights":
             _refuse_unusual(path, name, item)
             key = ".".join(name.removesuffix(":0").split("/")[-2:])
@@ -210,21 +210,27 @@ def _open_hdf5(path: Path, resources: ExitStack) -> Contents:
                 raise UserError(f"{path}: its datasets {other!r} and {name!r} are both called {key!r}")
             datasets[key] = item
 
-    _refuse_links(path, file)
+    refuse_links(path, file)
     file.visititems(visit)
     return Contents({key: dataset.shape for key, dataset in datasets.items()}, lambda key: datasets[key][()])
-
-
-def _refuse_links(path: Path, group: Any) -> None:
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise UserError(f"{path}: refused, since its {name!r} is a link, which could lead to another file")
 
 
 def _refuse_unusual(path: Path, name: str, item: Any) -> None:
     if not isinstance(item, h5py.Dataset) or item.shape is None or item.dtype.kind not in NUMBERS:
         raise UserError(f"{path}: refused, since its {name!r} is no array of numbers")
-    if item.is_virtual or item.external:
+    refuse_elsewhere(path, name, item)
+
+
+def refuse_links(path: Path, group: Any) -> None:
+    """Raise UserError where a group of an HDF5 file leads to other places, or other files."""
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise UserError(f"{path}: refused, since its {name!r} is a link, which could lead to another file")
+
+
+def refuse_elsewhere(path: Path, name: str, dataset: Any) -> None:
+    """Raise UserError where the numbers of an HDF5 file's dataset lie in other files."""
+    if dataset.is_virtual or dataset.external:
         raise UserError(f"{path}: refused, since the numbers of its {name!r} lie in other files")
 
 
