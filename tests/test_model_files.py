@@ -138,7 +138,7 @@ def old_layer(layer: dict[str, Any]) -> dict[str, Any]:
     if name == "InputLayer":
         config = {"batch_input_shape": config["batch_shape"], "dtype": "float32", "name": config["name"]}
         config |= {"sparse": False, "ragged": False}
-    moved = {"module": "keras.src.engine.moved", "registered_name": None, "build_config": {}}
+    moved: dict[str, Any] = {"module": "keras.src.engine.moved", "registered_name": None, "build_config": {}}
     return {**layer, **moved, "config": config}
 
 

@@ -67,6 +67,8 @@ def test_a_call_that_is_not_made(tmp_path, place):
 class Settings(dict[str, object]):
     """A dictionary with a state, as libraries of configurations have them."""
 
+    frozen = False
+
 
 class Hooks(list[object]):
     pass

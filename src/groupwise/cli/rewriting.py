@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from groupwise.data import Dataset
     from groupwise.rewrite import Report
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .keras file of any functional or sequential model.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Any functional or sequential model: a .keras or .h5 file, or a run's folder."
+    ),
+]
 
 
 def accelerate(
@@ -42,10 +47,9 @@ def accelerate(
     path = _checked_output(output)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.models.saved import load_model
-    from groupwise.training.saved import model_path
+    from groupwise.training.saved import read_model
 
-    before = load_model(model_path(model))
+    before = read_model(model)
     after = rewrite.accelerate(before)
     reports, lines = [rewrite.report_of(after)], {}
     if fold:
@@ -85,10 +89,9 @@ def factorize(
     dataset = _dataset(data)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.models.saved import load_model
-    from groupwise.training.saved import load_network, model_path
+    from groupwise.training.saved import load_network, read_model
 
-    before: Any = load_model(model_path(model)) if dataset is None else load_network(model)
+    before: Any = read_model(model) if dataset is None else load_network(model)
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}

@@ -19,7 +19,7 @@ from groupwise.errors import UserError
 from groupwise.export.formats import Format, choose_writer, find_format
 from groupwise.export.worker import AT_ONCE, prepare_layers
 from groupwise.models import create, variants
-from groupwise.models.network import Network
+from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.saved import load_model
 from groupwise.training.saved import model_path, prepared_image
 
@@ -62,7 +62,7 @@ def export_model(
     it, on a backend of Keras that can.
 
     Args:
-        model: a Keras model from images to one output, a .keras file, a run's folder, or a name of
+        model: a Keras model from images to one output, a .keras or .h5 file, a run's folder, or a name of
             `groupwise.models.list_models()` for fresh weights.
         path: the file to write; a folder for "savedmodel".
         format: "onnx", "savedmodel", "litert" or "openvino".
@@ -152,7 +152,7 @@ def _noise(shape: tuple[int | None, ...]) -> NDArray[np.float32]:
 
 
 def _prepared(model: keras.Model, images: Sequence[Path], shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    if not isinstance(model, Network) or "preprocessing" not in model.metadata:
+    if not isinstance(model, Network | RewrittenNetwork) or "preprocessing" not in model.metadata:
         raise UserError("the model does not say how its images are prepared: leave --check out, for noise")
     size = shape[1:3]
     assert size[0] is not None

@@ -19,6 +19,7 @@ from groupwise.models.keras2 import in_keras_3, known_arguments
 from groupwise.models.vetting import check_archive, check_config, check_hdf5, unknown
 
 HDF5 = (".h5", ".hdf5")
+ENDINGS = (".keras", *HDF5)
 READ = "a .keras file, or a whole model in an .h5 file"
 OTHERS = {
     ".tflite": "LiteRT's, which holds no layers",
