@@ -13,7 +13,19 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
+    *(
+        "errors",
+        "files",
+        "hdf5",
+        "machine",
+        "spec",
+        "native",
+        "native_norm",
+        "pooling",
+        "tuning",
+        "routing",
+        "backends",
+    ),
     *("algorithms", "measuring", "ops"),
     *(
         "batch_norm",
@@ -38,6 +50,7 @@ ALLOWED = {
     "routing": {"spec", "tuning"},
     "data": {"errors", "machine"},
     "report": {"errors", "files"},
+    "hdf5": {"errors"},
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import groupwise
 from groupwise import models
 from groupwise.errors import UserError
 from groupwise.models.saved import is_model, load_model
@@ -355,6 +356,16 @@ def test_links_and_numbers_in_other_files_are_refused(tmp_path: Path) -> None:
         with h5py.File(tmp_path / "b.h5", "r+") as file:
             edit(next(iter(file["model_weights"][model.layers[-1].name].values())), "bias")
         assert says in refusal(tmp_path / "b.h5")
+
+
+def test_weights_alone_are_checked_too(tmp_path: Path) -> None:
+    model = a_model()
+    model.save_weights(tmp_path / "a.weights.h5")
+    groupwise.load_keras_weights(model, tmp_path / "a.weights.h5")
+    with h5py.File(tmp_path / "a.weights.h5", "r+") as file:
+        file["layers/other"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+    with pytest.raises(UserError, match="its 'other' is a link, which could lead to another file"):
+        groupwise.load_keras_weights(model, tmp_path / "a.weights.h5")
 
 
 def test_parts_outside_the_file_and_parts_that_swell_are_refused(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ import h5py
 import keras
 
 from groupwise.errors import UserError
+from groupwise.hdf5 import check_hdf5
 from groupwise.models.keras2 import in_keras_3, known_arguments
-from groupwise.models.vetting import check_archive, check_config, check_hdf5, unknown
+from groupwise.models.vetting import check_archive, check_config, unknown
 
 HDF5 = (".h5", ".hdf5")
 ENDINGS = (".keras", *HDF5)
@@ -47,8 +48,8 @@ def load_model(path: Path) -> keras.Model:
     """
     path = path.expanduser()
     try:
-        with _vetted(path) as vetted:
-            model: keras.Model = keras.saving.load_model(vetted, compile=False, safe_mode=True)
+        with vetted(path) as checked:
+            model: keras.Model = keras.saving.load_model(checked, compile=False, safe_mode=True)
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
     except Exception as error:  # Keras raises nearly anything on a file that is not its own
@@ -76,7 +77,7 @@ def is_model(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _vetted(path: Path) -> Iterator[Path]:
+def vetted(path: Path) -> Iterator[Path]:
     """Check a model's file, and give the path of what Keras can read: the file itself, or an edited copy.
 
     Raises:

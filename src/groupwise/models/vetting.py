@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import h5py
 import keras
 
 from groupwise.errors import UserError
-from groupwise.weights.files import refuse_elsewhere, refuse_links
+from groupwise.hdf5 import BOMB, EXPANSION
 
 PARTS = {
     *("activations", "constraints", "dtype_policies", "initializers", "layers", "losses", "metrics", "models", "ops"),
@@ -36,9 +35,6 @@ SIZES = ("units", "filters", "input_dim", "output_dim", "num_classes", "depth_mu
 """Arguments that are the size of some weight."""
 SMALL = 2**16  # a size that needs no proof
 
-BOMB = 2**28  # bytes, from which on they must not be a hundred times as many as are stored
-EXPANSION = 100
-
 
 def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuse a .keras file with parts that would lie outside its folder, or that are much larger than they are stored.
@@ -53,25 +49,6 @@ def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
         if member.file_size > max(BOMB, EXPANSION * member.compress_size):
             size = f"{member.file_size:,} bytes"
             raise UserError(f"{path} is refused, since its part {member.filename!r} would become {size}")
-
-
-def check_hdf5(path: Path, file: h5py.File) -> None:
-    """Refuse HDF5 whose numbers lie in other files, or are many more than are stored.
-
-    Raises:
-        UserError: there are such.
-    """
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Group):
-            refuse_links(path, item)
-        elif isinstance(item, h5py.Dataset):
-            refuse_elsewhere(path, name, item)
-            if item.nbytes > max(BOMB, EXPANSION * item.id.get_storage_size()):
-                raise UserError(f"{path} is refused, since its {name!r} would become {item.nbytes:,} bytes")
-
-    refuse_links(path, file)
-    file.visititems(visit)
 
 
 def check_config(path: Path, config: dict[str, Any], stored: int) -> None:

@@ -13,6 +13,7 @@ from groupwise import models, report
 from groupwise.data import Dataset, ImageBatches
 from groupwise.errors import UserError
 from groupwise.models.network import Network
+from groupwise.models.saved import vetted
 from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
@@ -162,7 +163,8 @@ def _restore(session: _Session) -> int:
     folder, network, steps = session.folder, session.network, len(session.batches)
     if not folder.last.exists():
         return 0
-    network.load_weights(folder.last)
+    with vetted(folder.last) as checked:
+        network.load_weights(checked)
     if session.plan.recipe.average:
         swap_average(network)
     done = int(network.optimizer.iterations)

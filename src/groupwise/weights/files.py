@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from groupwise.errors import UserError
+from groupwise.hdf5 import refuse_elsewhere, refuse_links
 
 Layout: TypeAlias = Literal["OIHW", "HWIO"]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -219,19 +220,6 @@ def _refuse_unusual(path: Path, name: str, item: Any) -> None:
     if not isinstance(item, h5py.Dataset) or item.shape is None or item.dtype.kind not in NUMBERS:
         raise UserError(f"{path}: refused, since its {name!r} is no array of numbers")
     refuse_elsewhere(path, name, item)
-
-
-def refuse_links(path: Path, group: Any) -> None:
-    """Raise UserError where a group of an HDF5 file leads to other places, or other files."""
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise UserError(f"{path}: refused, since its {name!r} is a link, which could lead to another file")
-
-
-def refuse_elsewhere(path: Path, name: str, dataset: Any) -> None:
-    """Raise UserError where the numbers of an HDF5 file's dataset lie in other files."""
-    if dataset.is_virtual or dataset.external:
-        raise UserError(f"{path}: refused, since the numbers of its {name!r} lie in other files")
 
 
 def _open_npz(path: Path, resources: ExitStack) -> Contents:
