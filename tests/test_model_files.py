@@ -90,6 +90,13 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.keras")
 
 
+def test_what_a_model_was_compiled_with_does_not_matter(tmp_path: Path) -> None:
+    model = a_model()
+    model.compile("adam", loss=lambda truth, guess: keras.ops.mean(guess - truth))
+    model.save(tmp_path / "a.keras")
+    np.testing.assert_array_equal(outputs(load_model(tmp_path / "a.keras")), outputs(model))
+
+
 def test_a_class_of_somebodys_own_is_named(tmp_path: Path) -> None:
     class Gate(layers.Layer):
         def call(self, x: Any) -> Any:

@@ -56,13 +56,13 @@ def check_config(path: Path, config: dict[str, Any], stored: int) -> None:
 
     Args:
         path: of the model, for the message.
-        config: as Keras serialises a model, at any depth.
+        config: as Keras serialises a model. What that was compiled with is not looked at, since it is not read.
         stored: the size of its weights, in bytes: no weight can be longer.
 
     Raises:
         UserError: the description is refused, or needs a class that is not there.
     """
-    for part in _parts(config):
+    for part in _parts({name: value for name, value in config.items() if name != "compile_config"}):
         for name in FILES:
             if isinstance(part.get(name), str):
                 raise UserError(f"{path} is refused, since it would read another file ({name}={part[name]!r})")
