@@ -13,7 +13,7 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "texts", "console", "files", "machine", "spec", "native", "native_norm", "pooling"),
+    *("errors", "texts", "console", "files", "hdf5", "machine", "spec", "native", "native_norm", "pooling"),
     *("tuning", "routing", "backends"),
     *("algorithms", "measuring", "ops"),
     *(
@@ -41,6 +41,7 @@ ALLOWED = {
     "routing": {"spec", "tuning"},
     "data": {"errors", "files", "machine"},
     "report": {"errors", "files", "texts"},
+    "hdf5": {"errors"},
 }
 
 

@@ -6,8 +6,10 @@ takes `((top, bottom), (left, right))`, and `algorithm` names how the convolutio
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 from keras import ops
 
@@ -15,6 +17,7 @@ from groupwise import backends
 from groupwise.algorithms import finish
 from groupwise.batch_norm import CORE_ACTIVATIONS
 from groupwise.batch_norm import BatchNormalization as BatchNormalization
+from groupwise.hdf5 import check_hdf5
 from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
 from groupwise.permuting import PermuteChannels as PermuteChannels
 from groupwise.pooling_layers import AveragePooling2D as AveragePooling2D
@@ -311,8 +314,10 @@ def load_keras_weights(model: keras.Model, path: Any) -> None:
         path: the `.weights.h5` file.
 
     Raises:
-        ValueError: where the file's weights do not fit the model.
+        ValueError: where the file's weights do not fit the model, or lie in other files.
     """
+    with h5py.File(path, "r") as file:
+        check_hdf5(Path(path), file)
     twin = keras.models.clone_model(model, clone_function=stock_twin, recursive=True)
     twin.load_weights(path)
     model.set_weights(twin.get_weights())

@@ -15,8 +15,8 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A .safetensors, .pth, .pt, .bin, .h5 or .npz file, hf:OWNER/NAME (or hf:OWNER/NAME@REVISION) of the "
-            "Hugging Face hub, or package:NAME, an installed Python package that carries weights.",
+            help="A .safetensors, .pth, .pt, .bin, .ckpt, .h5 or .npz file, hf:OWNER/NAME (or hf:OWNER/NAME@REVISION) "
+            "of the Hugging Face hub, or package:NAME, an installed Python package that carries weights.",
         ),
     ],
     model: Annotated[

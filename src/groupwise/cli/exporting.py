@@ -23,7 +23,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A .keras file, a run's folder, or a network that `groupwise models` lists, with fresh weights.",
+            help="Any model's file, a run's folder, or a network that `groupwise models` lists, with fresh weights.",
         ),
     ],
     format: Annotated[str, typer.Option(help="onnx, savedmodel, litert or openvino.")] = "onnx",  # noqa: A002
@@ -73,8 +73,9 @@ def export(
 
 
 def _default_output(model: str, form: "Format") -> Path:
-    """Return NAME.onnx in the current folder, for NAME.keras, the folder of a run, or a network's name."""
-    name = expanded(model).absolute().name.removesuffix(".keras")
+    """Return NAME.onnx in the current folder, for NAME.keras, NAME.h5, the folder of a run, or a network's name."""
+    path = expanded(model).absolute()
+    name = path.stem if path.suffix in (".keras", ".h5", ".hdf5") else path.name
     return Path(name + (form.ending or ".savedmodel"))
 
 

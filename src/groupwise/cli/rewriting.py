@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from groupwise.rewrite import Report
 
 Output = Annotated[str | None, typer.Option(metavar="FILE", help="The .keras file to write.", show_default=False)]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .keras file of any functional or sequential model.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Any functional or sequential model: a .keras or .h5 file, or a run's folder."
+    ),
+]
 
 
 def accelerate(
@@ -44,10 +49,9 @@ def accelerate(
     path = None if output is None else output_file(output, ".keras", model)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.models.saved import load_model
-    from groupwise.training.saved import model_path
+    from groupwise.training.saved import read_model
 
-    before = load_model(model_path(model))
+    before = read_model(model)
     after = rewrite.accelerate(before)
     reports, lines = [rewrite.report_of(after)], {}
     if fold:
@@ -87,10 +91,9 @@ def factorize(
     dataset = _dataset(data)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.models.saved import load_model
-    from groupwise.training.saved import load_network, model_path
+    from groupwise.training.saved import load_network, read_model
 
-    before: Any = load_model(model_path(model)) if dataset is None else load_network(model)
+    before: Any = read_model(model) if dataset is None else load_network(model)
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}

@@ -60,7 +60,7 @@ def train(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Start from trained weights: a run's folder, a .keras file, or published ones as for "
+            help="Start from trained weights: a run's folder, a model's file, or published ones as for "
             "`groupwise convert` (a .safetensors, .pth, .h5 or .npz file, hf:OWNER/NAME, package:NAME).",
             show_default=False,
         ),

@@ -24,7 +24,7 @@ def tune(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A network's name, a .keras file or a run's folder: measure exactly its convolutions. "
+            help="A network's name, any model's file or a run's folder: measure exactly its convolutions. "
             "Default: every kind of convolution.",
             show_default=False,
         ),
@@ -48,8 +48,8 @@ def tune(
     """
     if show and clear:
         raise UserError("tune: choose one of --show and --clear")
-    if model is not None and (show or clear):
-        raise UserError(f"tune: {'--show' if show else '--clear'} takes no network; leave out {model}")
+    if model is not None and clear:
+        raise UserError(f"tune: --clear takes no network; leave out {model}")
     if model is None and (image_size or argument):
         raise UserError("tune: --image-size and --argument belong to a network; name one, such as resnext50_32x4d")
     if clear:
@@ -60,8 +60,14 @@ def tune(
     from groupwise import backends, measuring, routing, tuning
 
     console, version = make_console(), backends.active.version
+    specs = [] if model is None else list(convolutions(find_network(model, size, arguments)))
+    if model is not None and not specs:
+        raise UserError(f"tune: {model} has no convolutions of ours; `groupwise accelerate` puts them in a model")
     if show:
         stored = tuning.current(name, version)
+        if stored is not None and model is not None:
+            own = {found for spec in specs for found in (routing.exact_name(spec), routing.kind(spec))}
+            stored = tuning.Tuning({found: choice for found, choice in stored.choices.items() if found in own})
         if stored is None:
             say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
         else:
@@ -70,10 +76,11 @@ def tune(
         return
     tuning.check_folder()
     subjects = measuring.subjects(batch_size)
+    if any(None in spec.input_shape[1:] for spec in specs):
+        raise UserError(f"tune: {model} takes images of any size: save it with an input shape, and tune that")
     if model is not None:
         subjects = {
-            routing.exact_name(spec): [replace(spec, input_shape=(batch_size, *spec.input_shape[1:]))]
-            for spec in convolutions(find_network(model, size, arguments))
+            routing.exact_name(spec): [replace(spec, input_shape=(batch_size, *spec.input_shape[1:]))] for spec in specs
         }
     what = "convolutions" if model else "kinds of convolution"
     say(console, f"measuring {len(subjects)} {what} on {name} {version}, forward and gradients, batch {batch_size}")

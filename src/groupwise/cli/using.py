@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from groupwise.training import Evaluation
     from groupwise.training.saved import Prediction
 
-RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a .keras file.")]
+RunOrModel = Annotated[
+    str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a model's file (.keras or .h5).")
+]
 PICTURE = ".cam.png"
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 

@@ -20,7 +20,7 @@ from groupwise.export.formats import Format, checked_output, choose_writer, find
 from groupwise.export.worker import AT_ONCE, prepare_layers
 from groupwise.files import PARTIAL, expanded, writing
 from groupwise.models import create, variants
-from groupwise.models.network import Network
+from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.saved import load_model
 from groupwise.training.saved import model_path, prepared_image
 
@@ -63,7 +63,7 @@ def export_model(
     it, on a backend of Keras that can.
 
     Args:
-        model: a Keras model from images to one output, a .keras file, a run's folder, or a name of
+        model: a Keras model from images to one output, a .keras or .h5 file, a run's folder, or a name of
             `groupwise.models.list_models()` for fresh weights.
         path: the file to write; a folder for "savedmodel".
         format: "onnx", "savedmodel", "litert" or "openvino".
@@ -139,7 +139,7 @@ def _noise(shape: tuple[int | None, ...]) -> NDArray[np.float32]:
 
 
 def _prepared(model: keras.Model, images: Sequence[Path], shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    if not isinstance(model, Network) or "preprocessing" not in model.metadata:
+    if not isinstance(model, Network | RewrittenNetwork) or "preprocessing" not in model.metadata:
         raise UserError("the model does not say how its images are prepared: leave --check out, for noise")
     size = shape[1:3]
     assert size[0] is not None

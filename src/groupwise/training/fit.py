@@ -14,6 +14,7 @@ from groupwise.console import print_lines
 from groupwise.data import Dataset, ImageBatches
 from groupwise.errors import UserError
 from groupwise.models.network import Network
+from groupwise.models.saved import vetted
 from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
@@ -168,7 +169,8 @@ def _begin(session: _Session) -> int:
 def _restore(session: _Session) -> int:
     """Load the last finished epoch's model and optimizer, and return the epoch to go on with."""
     folder, network, steps = session.folder, session.network, len(session.batches)
-    network.load_weights(folder.last)
+    with vetted(folder.last) as checked:
+        network.load_weights(checked)
     if session.plan.recipe.average:
         swap_average(network)
     done = int(network.optimizer.iterations)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from groupwise import models
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.models.pretrained import load_pretrained, read_origin
+from groupwise.models.saved import is_model
 from groupwise.training.saved import load_network
 from groupwise.weights import is_source
 
@@ -33,7 +35,7 @@ class Start:
 
 def model_of(weights: str) -> str:
     """Return the name of the network that trained weights belong to. Raises UserError where only the user knows it."""
-    if is_source(weights):
+    if _are_published(weights):
         raise UserError(f"--weights {weights}: say which network they belong to: --model NAME")
     return str(load_network(weights).architecture["name"])
 
@@ -42,14 +44,14 @@ def find_start(weights: str, model: str, arguments: Mapping[str, Any]) -> Start:
     """Return what weights expect.
 
     Args:
-        weights: a run's folder, a .keras file, or a source of published weights.
+        weights: a run's folder, a model's file, or a source of published weights.
         model: the network that is to be trained.
         arguments: the user's own of `groupwise.models.create`, which come first.
 
     Raises:
         UserError: the weights cannot be had or read.
     """
-    if is_source(weights):
+    if _are_published(weights):
         origin = read_origin(model, weights, **arguments)
         channels = models.find(model).input_shape[2]
         return Start(origin.arguments, origin.preprocessing, origin.image_size, channels)
@@ -69,13 +71,18 @@ def start_from(network: Network, weights: str) -> str:
     Raises:
         UserError: the weights cannot be had or read, or they do not fit.
     """
-    if is_source(weights):
+    if _are_published(weights):
         note = load_pretrained(network, weights)
         return f"all layers from {weights}" if note is None else f"from {weights}; {note}"
     copied, total = _transfer(network, load_network(weights))
     if not copied:
         raise UserError(f"{weights}: no layer fits {network.name}; take a model of the same network")
     return f"{copied} of {total} layers from {weights}"
+
+
+def _are_published(weights: str) -> bool:
+    """Return whether a text names weights without a network: an .h5 file may hold either."""
+    return is_source(weights) and not is_model(Path(weights))
 
 
 def _transfer(network: Network, source: Network) -> tuple[int, int]:
