@@ -157,11 +157,14 @@ def test_broken_images_are_named_and_counted_and_many_stop_the_training(tiny: st
     root = bars.write_folder(tmp_path / "bars")
     files = sorted((root / "train").rglob("*.png"))
     files[0].write_bytes(b"")
-    summary = _train(load_dataset(root), tmp_path / "run", bars.recipe(epochs=1))
-    assert [name for name, _ in summary.broken_images] == ["train/across/000.png"]
-    for file in files[1:5]:
+    sorted((root / "test").rglob("*.png"))[0].write_text("a text")
+    # Batches of one image, and so one of the test without any.
+    summary = _train(load_dataset(root), tmp_path / "run", bars.recipe(epochs=1, batch_size=1))
+    assert [name for name, _ in summary.broken_images] == ["train/across/000.png", "test/across/000.png"]
+    assert summary.test_images == 29
+    for file in files[1:12]:
         file.write_bytes(file.read_bytes()[:60])
-    with pytest.raises(UserError, match="5 of 111 images are broken, which is over 1%"):
+    with pytest.raises(UserError, match="12 of 111 images are broken, more than the 10 that are skipped"):
         _train(load_dataset(root), tmp_path / "other", bars.recipe(epochs=1))
     assert not (tmp_path / "other").exists()
 

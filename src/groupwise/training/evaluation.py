@@ -45,7 +45,7 @@ def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Eval
     """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
 
     Raises:
-        TooManyBroken: over 1% of the images cannot be read.
+        TooManyBroken: too many of the images cannot be read.
     """
     logits, labels = [], []
     for index in range(len(batches)):

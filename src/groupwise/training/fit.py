@@ -94,7 +94,7 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
         The summary, also written to the folder.
 
     Raises:
-        UserError: the folder holds something else, the network does not fit, or over 1% of the images are broken.
+        UserError: the folder holds something else, the network does not fit, or too many images are broken.
             Where no epoch was finished, the folder is left as it was.
         Interrupted, Diverged: on Ctrl-C, and on a loss that is not finite; what was finished is kept.
     """
