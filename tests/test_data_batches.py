@@ -185,6 +185,15 @@ def test_what_is_cached_does_not_matter(shuffle, augmentation):
         np.testing.assert_array_equal(one[0], other[0])
 
 
+@pytest.mark.parametrize(("count", "expected"), [(22, [8, 16]), (5, [5]), (16, [8, 16])])
+def test_the_images_of_an_epoch_are_counted(count, expected):
+    batches = batches_of(numbered_split(count), 8, shuffle=True)
+    counted = np.cumsum([len(images) for images, _ in batches])
+    assert [batches.images_in(done + 1) for done in range(len(batches))] == counted.tolist() == expected
+    test = batches_of(numbered_split(count), 8)
+    assert test.images_in(len(test)) == sum(len(images) for images, _ in test) == count
+
+
 def test_images_are_decoded_once_if_they_are_cached():
     reads = []
     numbered = numbered_split(30)

@@ -63,6 +63,8 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     assert environment["versions"]["keras"] == keras.__version__
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert [row["epoch"] for row in rows] == list(range(1, 11))
+    for row in rows:  # 96 images in batches of 16
+        assert row["images_per_second"] * row["seconds"] == pytest.approx(96, rel=1e-4)
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
     assert rows[-1]["learning_rate"] < 0.01 < rows[2]["learning_rate"]
     assert rows[-1]["test_accuracy"] == pytest.approx(summary.test_accuracy, abs=1e-5)

@@ -151,6 +151,10 @@ class ImageBatches(keras.utils.PyDataset):
             self.failure = error
             raise
 
+    def images_in(self, batches: int) -> int:
+        """How many images an epoch's first batches hold, the broken ones of a test included."""
+        return min(batches * self._batch_size, len(self._split))
+
     def close(self) -> None:
         """Ends the threads; no batch can be had afterwards."""
         self._producer.shutdown(wait=False, cancel_futures=True)

@@ -89,7 +89,7 @@ class Bookkeeper(keras.callbacks.Callback):
             raise StopTraining(f"the loss became {logs['loss']} in epoch {self._epoch + 1}, step {batch + 1}")
         if self._interruption.requested:
             raise StopTraining
-        images = (batch + 1) * self._recipe.batch_size
+        images = self._batches.images_in(batch + 1)
         seconds = time.perf_counter() - self._started
         waited = self._batches.seconds_waited - self._waited
         self._bar.update(self._epoch * self._steps + batch + 1, self._epoch + 1, logs, images, seconds, waited)
@@ -116,7 +116,7 @@ class Bookkeeper(keras.callbacks.Callback):
                 f"{self._judge.name}_loss": evaluation.loss,
                 f"{self._judge.name}_accuracy": evaluation.top1,
                 "seconds": seconds,
-                "images_per_second": self._steps * self._recipe.batch_size / seconds,
+                "images_per_second": self._batches.images_in(self._steps) / seconds,
                 "share_waited": min(waited / seconds, 1.0),
             }
             self._save(row)
