@@ -295,7 +295,19 @@ def test_images_are_decoded_at_their_full_size_for_a_test_alone():
 
 @pytest.mark.parametrize(
     "name",
-    ["arrays", "augmentation", "batches", "cifar", "dataset", "files", "folders", "images", "samples", "sources"],
+    [
+        "arrays",
+        "augmentation",
+        "batches",
+        "cifar",
+        "dataset",
+        "files",
+        "folders",
+        "images",
+        "left_out",
+        "samples",
+        "sources",
+    ],
 )
 def test_the_examples_in_the_documentation_run(name):
     assert doctest.testmod(importlib.import_module(f"groupwise.data.{name}")).failed == 0

@@ -4,12 +4,15 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from groupwise.errors import UserError
+
+if TYPE_CHECKING:
+    from groupwise.data import Dataset
 
 PIPED_WIDTH = 160
 
@@ -54,6 +57,12 @@ def print_json(content: Any) -> None:
     """Print data as indented JSON."""
     json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
     print()
+
+
+def print_notes(dataset: "Dataset") -> None:
+    """Say on standard error what a data set leaves out."""
+    for note in dataset.notes:
+        print(f"groupwise: {note}", file=sys.stderr)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, make_console, print_lines
+from groupwise.cli.options import Backend, make_console, print_lines, print_notes
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def _dataset(data: str | None) -> "Dataset | None":
         return None
     from groupwise.data import load_dataset
 
-    return load_dataset(data)
+    dataset = load_dataset(data)
+    print_notes(dataset)
+    return dataset
 
 
 def _show(report: "Report") -> None:

@@ -17,6 +17,7 @@ from groupwise.cli.options import (
     parse_arguments,
     parse_size,
     print_lines,
+    print_notes,
 )
 from groupwise.errors import UserError
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
@@ -143,6 +144,7 @@ def _planned(
     if output is not None:
         RunFolder(output).open(resume=False)
     dataset = load_dataset(data, seed=seed)
+    print_notes(dataset)
     settle_backend(backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
@@ -179,7 +181,9 @@ def _resumed(data: str, output: Path | None, given: list[str], backend: str | No
     from groupwise.training import read_plan
 
     plan = read_plan(output)
-    return plan, load_dataset(data, seed=plan.seed), output
+    dataset = load_dataset(data, seed=plan.seed)
+    print_notes(dataset)
+    return plan, dataset, output
 
 
 def _new_folder(dataset: str, model: str) -> Path:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, Json, make_console, print_json
+from groupwise.cli.options import Backend, Json, make_console, print_json, print_notes
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def evaluate(
     dataset = load_dataset(
         data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2
     )
+    print_notes(dataset)
     settle_backend(backend)
     from groupwise import report
     from groupwise.training import evaluate as test
