@@ -197,7 +197,7 @@ def test_splits_that_cannot_be_read_are_named(tmp_path, layout, others, says):
             "read: 1 .xml in 'annotations' (of 1 files)",
         ),
         ({"cat/0.cam.png": picture(1)}, "1 .png in 'cat'"),
-        ({"sample.png": picture(1)}, "since in no class's folder: 1 image"),
+        ({"sample.png": picture(1)}, "since in no class's folder: 1 .png"),
         ({"README.md": b"?", "cat/0.txt": b"?", "@eaDir/cat/0.jpg": picture(0), "cat/desktop.ini": b"?"}, None),
     ],
 )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groupwise.cli.backend import settle_backend
+from groupwise.cli.image_paths import image_paths
 from groupwise.cli.options import Backend, ImageSize, Json, make_console, parse_size, print_json, print_lines
-from groupwise.cli.using import image_paths
 
 if TYPE_CHECKING:
     from groupwise.export.exporting import Exported
@@ -52,7 +52,7 @@ def export(
     from groupwise.export.formats import choose_writer, find_format
 
     size, form = parse_size(image_size), find_format(format)
-    paths = image_paths(check or [])
+    paths = image_paths(check or [], recursive=True)
     target = output or _default_output(model, form)
     choose_writer(form)
     settle_backend(backend)

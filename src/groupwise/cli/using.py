@@ -1,7 +1,6 @@
 """`groupwise evaluate` and `groupwise predict`: what a trained network is good for."""
 
 import difflib
-import glob
 import math
 import sys
 from collections import Counter
@@ -12,7 +11,9 @@ import typer
 from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
+from groupwise.cli.image_paths import image_paths
 from groupwise.cli.options import Backend, Json, make_console, print_json, print_notes
+from groupwise.data.files import CAM_SUFFIX
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from groupwise.training.saved import Prediction
 
 RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a .keras file.")]
-PICTURE = ".cam.png"
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def evaluate(
@@ -90,6 +89,9 @@ def evaluate(
 def predict(
     run_or_model: RunOrModel,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders or patterns.")],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into the folders below a folder, too.")
+    ] = False,
     cam: Annotated[
         bool, typer.Option("--cam", help="Draw where the network looked (Grad-CAM), beside each image: NAME.cam.png.")
     ] = False,
@@ -102,19 +104,24 @@ def predict(
 ) -> None:
     """Say what images show: the five most likely classes of each, with their probabilities.
 
+    Of a folder, every image that `groupwise train` reads is taken, in the order of their names.
+
     Examples: groupwise predict runs/photos dog.jpg holiday/ "*.png"
 
     groupwise predict lite0.keras dog.jpg --cam
     """
-    paths = image_paths(images)
+    paths = image_paths(images, recursive)
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     settle_backend(backend)
     from groupwise.training import load_network, predict_images
     from groupwise.training.evaluation import most_likely
+    from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
+    ids = wordnet_ids(class_names)
+    labels = distinct_names(class_names)
     explained = None if cam_class is None else _find_class(cam_class, class_names)
     pictures = _picture_paths(paths)
     broken: list[str] = []
@@ -126,14 +133,14 @@ def predict(
 
     results: list[dict[str, Any]] = []
     for prediction in predict_images(network, paths, on_broken, cam, explained):
-        top = most_likely(prediction.probabilities, class_names)
-        result: dict[str, Any] = {
-            "image": str(prediction.path),
-            "top": [{"class": name, "probability": p} for name, p in top],
-        }
+        guesses = [
+            {"class": class_names[place], "index": place, "wordnet_id": ids[place], "probability": probability}
+            for place, probability in most_likely(prediction.probabilities)
+        ]
+        result: dict[str, Any] = {"image": str(prediction.path), "top": guesses}
         if cam:
             shown = int(prediction.probabilities.argmax()) if explained is None else explained
-            _draw(network, prediction, class_names[shown], shown, pictures[prediction.path])
+            _draw(network, prediction, labels[shown], shown, pictures[prediction.path])
             result["cam"] = str(pictures[prediction.path])
         results.append(result)
     if not results:
@@ -147,18 +154,33 @@ def predict(
         for place, guess in enumerate(result["top"]):
             style = "bold" if place == 0 else "dim"
             image = result["image"] if place == 0 else ""
-            table.add_row(image, f"[{style}]{guess['class']}[/]", f"[{style}]{guess['probability']:.1%}[/]")
+            table.add_row(image, f"[{style}]{labels[guess['index']]}[/]", f"[{style}]{guess['probability']:.1%}[/]")
     console = make_console()
     console.print(table)
     if cam:
-        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{PICTURE}"
+        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{CAM_SUFFIX}"
         console.print(f"where it looked: {where}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _find_class(name: str, class_names: list[str]) -> int:
-    """Return a class's place. Raises UserError, naming the nearest names, where there is none."""
-    if name in class_names:
-        return class_names.index(name)
+    """Return the place of a class, by its name, WordNet id or index.
+
+    Raises:
+        UserError: there is none, with the nearest names, or there are two of the name.
+    """
+    from groupwise.weights import wordnet_ids
+
+    ids = wordnet_ids(class_names)
+    places = [place for place, known in enumerate(class_names) if known == name]
+    if len(places) > 1:
+        choices = " or ".join(str(ids[place] or place) for place in places)
+        raise UserError(f"--cam-class {name}: {len(places)} classes have this name; say which one: {choices}")
+    if places:
+        return places[0]
+    if name in ids:
+        return ids.index(name)
+    if name.isdecimal() and int(name) < len(class_names):
+        return int(name)
     near = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the model has {len(class_names)} classes, none like it"
     raise UserError(f"--cam-class {name}: there is no such class; {hint}")
@@ -166,9 +188,9 @@ def _find_class(name: str, class_names: list[str]) -> int:
 
 def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
     """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png."""
-    short = {path: path.with_name(f"{path.stem}{PICTURE}") for path in paths}
+    short = {path: path.with_name(f"{path.stem}{CAM_SUFFIX}") for path in paths}
     count = Counter(short.values())
-    return {path: name if count[name] == 1 else path.with_name(path.name + PICTURE) for path, name in short.items()}
+    return {path: name if count[name] == 1 else path.with_name(path.name + CAM_SUFFIX) for path, name in short.items()}
 
 
 def _draw(network: "Network", prediction: "Prediction", name: str, place: int, png: Path) -> None:
@@ -184,31 +206,6 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
         report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
     except OSError as error:
         raise UserError(f"{png} cannot be written: {(error.strerror or str(error)).lower()}") from error
-
-
-def image_paths(names: list[str]) -> list[Path]:
-    """Return the files that names, folders and patterns mean, in their order.
-
-    Raises:
-        UserError: a folder or pattern holds no image, or a file does not exist.
-    """
-    paths: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            found = sorted(
-                entry
-                for entry in path.rglob("*")
-                if entry.suffix.lower() in ENDINGS and not entry.name.endswith(PICTURE)
-            )
-        elif path.exists():
-            found = [path]
-        else:
-            found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 - of any root
-        if not found:
-            raise UserError(f"{name} holds no images" if path.is_dir() else f"{name} does not exist")
-        paths.extend(found)
-    return paths
 
 
 def _as_dict(evaluation: "Evaluation", class_names: list[str], png: str, broken: int) -> dict[str, Any]:

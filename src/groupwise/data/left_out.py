@@ -62,13 +62,13 @@ def check_left_out(name: str, files: ImageFiles, class_sizes: Mapping[str, int])
             gone[folder] = names
     if gone:
         raise UserError(
-            f"{name}: too much cannot be read: {_places(gone, class_sizes)}: {CONVERT}, or take them out of the folder"
+            f"{name}: too much cannot be read: {_counts(gone, class_sizes)}: {CONVERT}, or take them out of the folder"
         )
-    notes = [f"{name}: left out, since they cannot be read: {_places(lost, class_sizes)}"] if lost else []
-    outside = len(files.names) - sum(class_sizes.values())
-    if outside:
-        images = "1 image" if outside == 1 else f"{outside} images"
-        notes.append(f"{name}: left out, since in no class's folder: {images}")
+    notes = [f"{name}: left out, since they cannot be read: {_counts(lost, class_sizes)}"] if lost else []
+    places = _places(class_sizes)
+    beside = [image for image in files.names if PurePosixPath(image).parent in places]
+    if beside:
+        notes.append(f"{name}: left out, since in no class's folder: {kinds(beside)}")
     return notes
 
 
@@ -77,7 +77,7 @@ def _by_folder(names: Sequence[str], class_sizes: Mapping[str, int]) -> dict[str
 
     Texts count where they are all that a folder holds.
     """
-    places = {PurePosixPath(folder).parent for folder in class_sizes}
+    places = _places(class_sizes)
     lost: dict[str, list[str]] = defaultdict(list)
     for name in names:
         path = PurePosixPath(name)
@@ -91,7 +91,12 @@ def _by_folder(names: Sequence[str], class_sizes: Mapping[str, int]) -> dict[str
     return lost
 
 
-def _places(lost: Mapping[str, Sequence[str]], class_sizes: Mapping[str, int]) -> str:
+def _places(class_sizes: Mapping[str, int]) -> set[PurePosixPath]:
+    """The folders that hold the classes' folders."""
+    return {PurePosixPath(folder).parent for folder in class_sizes}
+
+
+def _counts(lost: Mapping[str, Sequence[str]], class_sizes: Mapping[str, int]) -> str:
     texts = []
     for folder, names in list(lost.items())[:NAMED_FOLDERS]:
         total = class_sizes.get(folder, 0) + len(names)

@@ -1,6 +1,5 @@
 """What a network says of a split: its logits, and the counts made of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +95,6 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def most_likely(values: NDArray[np.float32], class_names: Sequence[str]) -> list[tuple[str, float]]:
-    """Return the (class name, probability) of an image's five most likely classes, the first one first."""
-    return [(class_names[index], float(values[index])) for index in np.argsort(-values, kind="stable")[:TOP]]
+def most_likely(values: NDArray[np.float32]) -> list[tuple[int, float]]:
+    """Return the (class, probability) of an image's five most likely classes, the first one first."""
+    return [(int(index), float(values[index])) for index in np.argsort(-values, kind="stable")[:TOP]]
