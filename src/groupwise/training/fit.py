@@ -83,11 +83,11 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     """Train a network and leave all there is to know about it in a folder.
 
     Args:
-        plan: `make_plan`'s, or `read_plan`'s to go on with a run.
+        plan: `make_plan`'s, or `read_plan`'s to go on with a run, perhaps to another end (`extend_plan`).
         dataset: what the plan was made for.
         output: the run's folder: new or empty, or the run to go on with.
         resume: go on after the last finished epoch of the run in `output`. The result is that of a training
-            without interruption.
+            without interruption, where the plan is the same.
         console: where progress is shown.
 
     Returns:
@@ -136,7 +136,9 @@ def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) 
         judge.batches.load()
     is_jitted = keras.backend.backend() == "jax" if recipe.jit_compile == "auto" else recipe.jit_compile
     network.compile(
-        optimizer=make_optimizer(recipe, recipe.epochs * len(batches), network),
+        optimizer=make_optimizer(
+            recipe, (recipe.epochs - plan.schedule_start) * len(batches), network, plan.schedule_start * len(batches)
+        ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=is_jitted,
@@ -170,6 +172,10 @@ def _restore(session: _Session) -> int:
         raise UserError(f"{session.dataset.name} has other images than when {folder.path} was trained: begin a new run")
     # A crash between writing the two files leaves a row too many.
     session.rows.extend(row for row in folder.read_metrics() if row["epoch"] <= done // steps)
+    if done // steps < session.plan.recipe.epochs:
+        # It may go on beyond an end that it had reached.
+        write_json(folder.recipe, session.plan.as_dict())
+        folder.summary.unlink(missing_ok=True)
     return done // steps
 
 
