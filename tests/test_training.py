@@ -97,6 +97,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path:
     assert _resume(dataset, tmp_path / "parts").test_accuracy == parts.test_accuracy  # nothing is left to do
 
 
+def test_a_run_killed_in_its_first_epoch_begins_again_from_its_weights(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    _train(dataset, tmp_path / "first", bars.recipe(epochs=1))
+    plan = make_plan(dataset, "x", bars.recipe(epochs=1), weights=str(tmp_path / "first"))
+    whole = train(plan, dataset, tmp_path / "run", console=Console(file=io.StringIO()))
+    for name in ("last.keras", "best.keras", "metrics.csv", "summary.json", "curves.png"):
+        (tmp_path / "run" / name).unlink()
+    assert _resume(dataset, tmp_path / "run").test_loss == pytest.approx(whole.test_loss, rel=1e-4)
+
+
 def _go_on(dataset: Dataset, folder: Path, epochs: int, restart: bool = False, file: Any = None) -> RunSummary:
     finished = len(RunFolder(folder).read_metrics())
     plan = extend_plan(read_plan(folder), finished, epochs, restart)

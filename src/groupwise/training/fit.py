@@ -163,7 +163,7 @@ def _restore(session: _Session) -> int:
     """Load the last finished epoch's model and optimizer, and return the epoch to go on with."""
     folder, network, steps = session.folder, session.network, len(session.batches)
     if not folder.last.exists():
-        return 0
+        return _begin(session)
     network.load_weights(folder.last)
     if session.plan.recipe.average:
         swap_average(network)
