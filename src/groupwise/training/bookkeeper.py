@@ -15,7 +15,7 @@ from groupwise.files import replace_file
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe
 from groupwise.training.evaluation import Evaluation, evaluate
-from groupwise.training.folder import RunFolder, copy_file
+from groupwise.training.folder import DIGITS, RunFolder, copy_file
 from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
 from groupwise.training.seed import seed_epoch
@@ -127,6 +127,8 @@ class Bookkeeper(keras.callbacks.Callback):
 
     def _save(self, row: dict[str, float]) -> None:
         """Save the network and the row. last.keras comes last: what it holds decides where a resumed run begins."""
+        # As a resumed run reads it: of equal accuracies the first is the best, in both.
+        row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
         accuracy = f"{self._judge.name}_accuracy"
         is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._rows)
         self._rows.append(row)
