@@ -37,13 +37,13 @@ class TooManyBroken(UserError):  # noqa: N818 - says what it found, as UserError
 
 
 def most_broken(total: int) -> int:
-    """How many of a split's images may be broken: 10, or 1% where that is more, but no more than a tenth; one always.
+    """How many of a split's images may be broken: 10, or 1% where that is more, but no more than a quarter; one always.
 
     Example:
         >>> [most_broken(total) for total in (8, 32, 100, 1000, 5000)]
-        [1, 3, 10, 10, 50]
+        [2, 8, 10, 10, 50]
     """
-    return max(1, min(10, total // 10), total // 100)
+    return max(1, min(10, total // 4), total // 100)
 
 
 class Samples:
