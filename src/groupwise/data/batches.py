@@ -35,8 +35,8 @@ class ImageBatches(keras.utils.PyDataset):
     With shuffle, which is for training, every epoch has its own order, all batches have batch_size images
     (what does not fill a last batch is left out of this epoch; a smaller split is one batch), and a broken
     image is replaced by another. Without, the batches hold every readable image once, in the split's
-    order; the last one is smaller, as is one that lacks a broken image (it may be empty). Give such batches to fit()
-    with shuffle=False: they are shuffled here.
+    order; the last one is smaller, as is one that lacks a broken image. Give such batches to fit() with
+    shuffle=False: they are shuffled here.
 
     Args:
         split: the images.
@@ -167,7 +167,15 @@ class ImageBatches(keras.utils.PyDataset):
         return max(1, count // self._batch_size) if self._shuffle else math.ceil(count / self._batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        """Batch number index of the current epoch."""
+        """Batch number index of the current epoch. Raises UserError where it is empty: Keras would make it a NaN."""
+        images, labels = self.batch(index)
+        if not len(images):
+            first = self._split.names[index * self._batch_size]
+            raise UserError(f"batch {index} is empty: {first} and all others of it are broken; use larger batches")
+        return images, labels
+
+    def batch(self, index: int) -> Batch:
+        """Batch number index of the current epoch, also if it is empty."""
         count = len(self)
         if not 0 <= index < count:
             raise IndexError(f"batch {index}: there are {count}")
@@ -263,12 +271,9 @@ class ImageBatches(keras.utils.PyDataset):
                 ]
                 images = self._samples.read(chosen, finish)
         kept = [(index, image) for index, image in zip(chosen, images, strict=True) if image is not None]
-        pixels = (
-            np.stack([image for _, image in kept])
-            if kept
-            else np.empty((0, *self._image_size, len(self._fill)), np.uint8)
-        )
-        return pixels, self._split.labels[[index for index, _ in kept]]
+        if not kept:
+            return np.empty((0, *self._image_size, len(self._fill)), np.uint8), np.empty(0, np.int64)
+        return np.stack([image for _, image in kept]), self._split.labels[[index for index, _ in kept]]
 
 
 def _check(condition: bool, message: str) -> None:

@@ -48,7 +48,7 @@ def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Eval
     """
     logits, labels = [], []
     for index in range(len(batches)):
-        images, one_hot = batches[index]
+        images, one_hot = batches.batch(index)
         logits.append(predict_logits(model, images, batch_size))
         labels.append(one_hot)
     return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
