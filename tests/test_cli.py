@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -289,6 +290,30 @@ def test_a_file_of_another_keras_model_is_refused(tmp_path: Path, capsys: Any) -
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     message = refusal(capsys, "evaluate", tmp_path / "other.keras", "digits")
     assert "was not written by `groupwise train`" in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_command_with_a_word(
+    number: signal.Signals, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("groupwise.cli.networks.settle_backend", signalled)
+    before = signal.getsignal(number)
+    assert run(capsys, "models") == (128 + number, "", "groupwise: stopped\n")
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to write to")
+@pytest.mark.parametrize("arguments", [("models",), ("--help",), ("--version",)])
+def test_an_output_that_is_full_is_said(
+    arguments: tuple[str, ...], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == "groupwise: the output: no space left on device\n"
 
 
 def test_a_pipe_that_closes_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

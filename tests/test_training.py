@@ -17,10 +17,12 @@ from rich.console import Console
 from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.errors import UserError
+from groupwise.files import write_text
 from groupwise.training import RunSummary, extend_plan, load_network, make_plan, predict_images, read_plan, train
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
-from groupwise.training.folder import RunFolder
+from groupwise.training.folder import RunFolder, write_json
+from groupwise.training.interruption import SIGNALS, Interruption
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
 from groupwise.training.plan import Plan, build_network, default_recipe, fastest_dtype
 from groupwise.training.stopped import Diverged, Interrupted
@@ -165,19 +167,84 @@ def test_the_rate_beyond_the_end_is_continued_or_begun_anew(tiny: str, tmp_path:
             _go_on(dataset, tmp_path / "anew", *arguments)
 
 
-def test_an_interruption_in_the_first_epoch_leaves_nothing(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("number", [number for number in SIGNALS if number.name != "SIGBREAK"])
+def test_an_interruption_in_the_first_epoch_leaves_nothing(
+    number: int, tiny: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     dataset = bars.dataset(tmp_path)
     original = ImageBatches.__getitem__
 
     def interrupt(batches: ImageBatches, index: int) -> Any:
         if index == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return original(batches, index)
 
     monkeypatch.setattr(ImageBatches, "__getitem__", interrupt)
-    with pytest.raises(Interrupted, match="nothing was kept"):
-        _train(dataset, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Interrupted, match="nothing was kept") as caught:
+        _train(dataset, tmp_path / "new" / "run")
+    assert caught.value.exit_code == 128 + number
+    assert not (tmp_path / "new").exists()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_signal_does_not_wait_for_the_step_and_an_ignored_one_is_none() -> None:
+    interruption = Interruption()
+    with interruption:
+        signal.raise_signal(signal.SIGTERM)
+        assert (interruption.requested, interruption.number) == (True, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Interruption() as unheard:
+            signal.raise_signal(signal.SIGTERM)
+        assert not unheard.requested
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(tiny: str, tmp_path: Path) -> None:
+    dataset, folder = bars.dataset(tmp_path), RunFolder(tmp_path / "run")
+    first = _train(dataset, tmp_path / "first", bars.recipe(epochs=10))
+    with folder.at_work(), pytest.raises(UserError, match=r"another training is at work in .*run: wait for its end"):
+        _train(dataset, folder.path)
+    assert not folder.path.exists()
+    folder.path.mkdir()
+    for name in (".lock", ".partial-0123abcd.keras"):
+        (folder.path / name).write_text("half a mod")
+    plan = make_plan(dataset, "x", bars.recipe(epochs=1, learning_rate=1e-6), weights=str(tmp_path / "first"))
+    folder.open(resume=False)
+    # It was killed in its first epoch: what it was to start from is still where it starts.
+    write_json(folder.recipe, plan.as_dict())
+    second = _resume(dataset, folder.path)
+    assert second.test_accuracy == pytest.approx(first.test_accuracy, abs=0.1)
+    assert not any(path.name.startswith(".") for path in folder.path.iterdir())
+    assert (tmp_path / "first" / "last.keras").exists()
+
+
+def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if "epoch" in text:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    dataset = bars.dataset(tmp_path)
+
+    def full(path: Path, text: str) -> None:
+        if path.name == "summary.json":
+            raise UserError(f"{path} cannot be written: no space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr("groupwise.training.folder.write_text", full)
+    with pytest.raises(UserError, match=r"summary.json cannot be written: .*last.keras holds the model after epoch 2"):
+        _train(dataset, tmp_path / "run", bars.recipe(epochs=2), Full())
+    monkeypatch.undo()
+    monkeypatch.setitem(models.variants(), "tiny", bars.VARIANT)
+    assert _resume(dataset, tmp_path / "run").epochs == 2
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:

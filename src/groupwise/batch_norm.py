@@ -13,6 +13,7 @@ CORE_ACTIVATIONS = {
     keras.activations.relu6: "relu6",
 }
 """What the core computes while an output is still in a register; others follow as an operation of their own."""
+_ACTIVATIONS = {name: function for function, name in CORE_ACTIVATIONS.items()}
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -26,7 +27,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         activation: as for Keras's layers; None for none. fused: False runs Keras's own operations.
         All other arguments: Keras's, with their defaults.
 
-    Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None.
+    Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None, and `then`
+        ("relu", "relu6"), which stands for a linear activation in this call.
 
     Examples:
         >>> BatchNormalization(activation="relu").compute_output_shape((16, 56, 56, 256))
@@ -41,7 +43,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self.supports_jit = False
         self._core_activation = CORE_ACTIVATIONS.get(self.activation, "linear")
 
-    def call(self, inputs: Any, residual: Any = None, training: bool | None = None, mask: Any = None) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        residual: Any = None,
+        training: bool | None = None,
+        mask: Any = None,
+        then: str | None = None,
+    ) -> Any:
         # Keras before 3.13 has no renorm.
         is_plain = (
             self.fused and self.center and self.scale and not (getattr(self, "renorm", False) or self.synchronized)
@@ -51,14 +60,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs = super().call(inputs, training=training, mask=mask)
         elif _runs_in_core(inputs):
             assert backends.active.core_norm is not None
-            normalise, activation = backends.active.core_norm.normalise, self._core_activation
+            normalise, activation = backends.active.core_norm.normalise, then or self._core_activation
             outputs = self._normalise(normalise, training, inputs, residual, activation)
             return self.activation(outputs) if activation == "linear" else outputs
         elif backends.active.batch_normalise is not None:
             outputs = self._normalise(backends.active.batch_normalise, training, inputs)
         else:
             outputs = super().call(inputs, training=training, mask=mask)
-        return self.activation(outputs if residual is None else ops.add(outputs, residual))
+        activation = _ACTIVATIONS[then] if then else self.activation
+        return activation(outputs if residual is None else ops.add(outputs, residual))
 
     def _normalise(self, function: Any, training: bool | None, inputs: Any, *options: Any) -> Any:
         """Return what `function` makes of the inputs, and let the moving statistics follow the batch's."""

@@ -41,11 +41,12 @@ class _Convolution2D:
         names = ("strides", "padding", "dilation_rate", "data_format", "algorithm")
         return {name: getattr(self, name) for name in names}
 
-    def _run(self: Any, operation: Callable[..., Any], residual: Any) -> Any:
+    def _run(self: Any, operation: Callable[..., Any], residual: Any, then: str | None, zeros: Any) -> Any:
         """Return activation(`operation` + bias + residual), in one call where the operation knows the activation."""
-        activation = CORE_ACTIVATIONS.get(self.activation)
+        activation = then or CORE_ACTIVATIONS.get(self.activation)
+        options = {**self._options(), **({} if zeros is None else {"padding": zeros})}
         bias = self.bias if self.use_bias else None
-        outputs = operation(**self._options(), bias=bias, residual=residual, activation=activation)
+        outputs = operation(**options, bias=bias, residual=residual, activation=activation)
         return outputs if activation or self.activation is None else self.activation(outputs)
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
@@ -89,7 +90,8 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
 
     Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise. `call`
     also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With ReLU, ReLU6
-    or no activation the C core computes it in one call.
+    or no activation the C core computes it in one call. For one call, `then` ("relu", "relu6") stands for a layer's own
+    linear activation, and `zeros`, ((top, bottom), (left, right)), for its padding.
 
     Raises:
         ValueError: where groups does not divide the channels, or an argument is not one of its values.
@@ -112,11 +114,11 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
         super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any, residual: Any = None) -> Any:
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
         if type(self).convolution_op is GroupedConv2D.convolution_op:
-            return self._run(partial(grouped_conv2d, inputs, self.kernel, self.groups), residual)
+            return self._run(partial(grouped_conv2d, inputs, self.kernel, self.groups), residual, then, zeros)
         # A subclass's own, as Keras's documentation shows it for weight standardisation.
-        return self._run(partial(_finish, self.convolution_op(inputs, self.kernel)), residual)
+        return self._run(partial(_finish, self.convolution_op(inputs, self.kernel)), residual, then, None)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         return grouped_conv2d(inputs, kernel, self.groups, **self._options())
@@ -147,8 +149,8 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any, residual: Any = None) -> Any:
-        return self._run(partial(depthwise_conv2d, inputs, self.kernel), residual)
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+        return self._run(partial(depthwise_conv2d, inputs, self.kernel), residual, then, zeros)
 
 
 @_register
@@ -176,8 +178,9 @@ class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
         super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any, residual: Any = None) -> Any:
-        return self._run(partial(separable_conv2d, inputs, self.depthwise_kernel, self.pointwise_kernel), residual)
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+        operation = partial(separable_conv2d, inputs, self.depthwise_kernel, self.pointwise_kernel)
+        return self._run(operation, residual, then, zeros)
 
 
 @_register

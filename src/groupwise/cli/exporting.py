@@ -8,7 +8,10 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.image_paths import image_paths
-from groupwise.cli.options import Backend, ImageSize, Json, make_console, parse_size, print_json, print_lines
+from groupwise.cli.options import Backend, ImageSize, Json, parse_size
+from groupwise.cli.outputs import output_path
+from groupwise.console import make_console, print_json, print_lines
+from groupwise.files import expanded
 
 if TYPE_CHECKING:
     from groupwise.export.exporting import Exported
@@ -25,8 +28,10 @@ def export(
     ],
     format: Annotated[str, typer.Option(help="onnx, savedmodel, litert or openvino.")] = "onnx",  # noqa: A002
     output: Annotated[
-        Path | None,
-        typer.Option(help="The file to write. Default: MODEL with the format's ending.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The file to write. Default: MODEL with the format's ending.", show_default=False
+        ),
     ] = None,
     check: Annotated[
         list[str] | None,
@@ -49,12 +54,13 @@ def export(
 
     groupwise export lite0.keras --format litert
     """
-    from groupwise.export.formats import choose_writer, find_format
+    from groupwise.export.formats import checked_output, choose_writer, find_format
 
     size, form = parse_size(image_size), find_format(format)
     paths = image_paths(check or [], recursive=True)
-    target = output or _default_output(model, form)
+    target = _default_output(model, form) if output is None else output_path(output)
     choose_writer(form)
+    checked_output(form, target)
     settle_backend(backend)
     from groupwise.export import export_model
 
@@ -68,7 +74,7 @@ def export(
 
 def _default_output(model: str, form: "Format") -> Path:
     """Return NAME.onnx in the current folder, for NAME.keras, the folder of a run, or a network's name."""
-    name = Path(model).expanduser().absolute().name.removesuffix(".keras")
+    name = expanded(model).absolute().name.removesuffix(".keras")
     return Path(name + (form.ending or ".savedmodel"))
 
 

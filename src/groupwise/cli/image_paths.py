@@ -1,12 +1,13 @@
 """Which image files are meant by what the user names."""
 
 import glob
-import sys
 from pathlib import Path
 
+from groupwise.console import note
 from groupwise.data.files import CAM_SUFFIX, files_in_folder, is_hidden
 from groupwise.data.left_out import kinds, no_images
 from groupwise.errors import UserError
+from groupwise.files import expanded
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 
@@ -27,7 +28,7 @@ def image_paths(names: list[str], recursive: bool = False) -> list[Path]:
 
 
 def _paths(name: str, recursive: bool) -> list[Path]:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return _in_folder(name, path, recursive)
     if name.lower().endswith(ARCHIVES) and path.is_file():
@@ -53,9 +54,9 @@ def _in_folder(name: str, folder: Path, recursive: bool) -> list[Path]:
     if not files.names:
         raise no_images(name, left_out)
     if left_out:
-        print(f"groupwise: {name}: left out, since they cannot be read: {kinds(left_out)}", file=sys.stderr)
+        note(f"{name}: left out, since they cannot be read: {kinds(left_out)}")
     if deeper:
-        print(f"groupwise: {name}: {count} in it left out: add --recursive to look into them", file=sys.stderr)
+        note(f"{name}: {count} in it left out: add --recursive to look into them")
     return [folder / file for file in files.names]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, make_console, parse_arguments, parse_size
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.console import Console, Listing, make_console, say
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def models(
     if not names:
         raise UserError(f"no network's name matches {pattern!r}; `groupwise models` lists all")
     console = make_console()
-    table = Table("model", "family", "input", box=None, header_style="bold")
+    table = Listing("model", "family", "input")
     for column in ("classes", *(("parameters", "MACs") if costs else ())):
         table.add_column(column, justify="right")
     with console.status("building"):
@@ -66,7 +66,7 @@ def describe(
     from groupwise.models import describe as count
 
     description = count(find_network(model, size, arguments, classes, channels))
-    table = Table("layer", "kind", box=None, header_style="bold", show_footer=True)
+    table = Listing("layer", "kind", show_footer=True)
     table.columns[0].footer = description.name
     table.add_column("output", justify="right")
     # Both totals are what the papers' tables compare: batch norm's moving statistics are no parameters there.
@@ -77,10 +77,10 @@ def describe(
         table.add_row(row.name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}" if row.macs else "")
     console = make_console()
     console.print(table)
-    console.print(
+    say(
+        console,
         f"{description.trainable_parameters:,} trainable parameters ({description.parameters:,} with the moving "
         f"statistics of batch norm), {description.macs:,} MACs for one image",
-        highlight=False,
     )
 
 
@@ -118,7 +118,7 @@ def routing(
         runtime = backends.active.runtime()
         routes = Counter(str(explain(spec, runtime)) for spec in convolutions(find_network(model, size, arguments)))
         for text, count in routes.items():
-            console.print(f"{count} x {text}", highlight=False, markup=False, soft_wrap=True)
+            _say_lines(console, f"{count} x {text}")
         return
     height, width, in_channels = _parse_shape(input_shape or "")
     try:
@@ -132,7 +132,12 @@ def routing(
         )
     except ValueError as error:
         raise UserError(f"routing: {error}") from error
-    console.print(str(explanation), highlight=False, markup=False, soft_wrap=True)
+    _say_lines(console, str(explanation))
+
+
+def _say_lines(console: Console, text: str) -> None:
+    for line in text.splitlines():
+        say(console, line)
 
 
 def find_network(

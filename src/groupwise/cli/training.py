@@ -6,21 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import (
-    Backend,
-    ImageSize,
-    ModelArguments,
-    make_console,
-    parse_arguments,
-    parse_size,
-    print_lines,
-    print_notes,
-)
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size, print_notes
+from groupwise.cli.outputs import output_folder
+from groupwise.console import Console, Listing, make_console, print_lines, say
 from groupwise.errors import UserError
+from groupwise.files import check_folder
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
 from groupwise.training.folder import RunFolder, read_json
 
@@ -60,8 +53,8 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="The run's folder. Default: a new one below runs/.", show_default=False),
+        str | None,
+        typer.Option(metavar="FOLDER", help="The run's folder. Default: a new one below runs/.", show_default=False),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output after its last finished epoch.")
@@ -126,6 +119,7 @@ def train(
     changes = {name: value for name, value in settings.items() if value is not None}
     arguments = parse_arguments(argument)
     console = make_console()
+    chosen = None if output is None else output_folder(output)
     if resume:
         given = {
             **changes,
@@ -135,13 +129,13 @@ def train(
             "argument": arguments or None,
             "seed": seed,
         }
-        plan, dataset, folder = _resumed(data, output, given, epochs, schedule is Schedule.RESTART, backend)
+        plan, dataset, folder = _resumed(data, chosen, given, epochs, schedule is Schedule.RESTART, backend)
     else:
         if schedule is not None:
             raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
         if epochs is not None:
             changes["epochs"] = epochs
-        plan, dataset, folder = _planned(data, recipe, model, output, changes, arguments, weights, seed or 0, backend)
+        plan, dataset, folder = _planned(data, recipe, model, chosen, changes, arguments, weights, seed or 0, backend)
     _announce(console, plan, dataset, folder)
     from groupwise.training import train as run
 
@@ -151,11 +145,12 @@ def train(
 
 def recipes() -> None:
     """List the recipes, each with its command, cost and result."""
-    table = Table("recipe", "model", "epochs", "what it is", box=None, header_style="bold", padding=(0, 2, 1, 0))
+    table = Listing("recipe", "model", "epochs", padding=(0, 2, 1, 0))
+    table.add_column("what it is", max_width=100)
     for name in list_recipes():
         recipe = load_recipe(name)
-        table.add_row(name, recipe.model, str(recipe.epochs), introduction(name))
-    make_console().print(table, markup=False)
+        table.add_row(name, recipe.model, str(recipe.epochs), Group(*introduction(name).splitlines()))
+    make_console().print(table)
 
 
 def _planned(
@@ -173,7 +168,9 @@ def _planned(
     from groupwise.data import load_dataset
 
     recipe = load_recipe(recipe_name) if recipe_name else None
-    if output is not None:
+    if output is None:
+        check_folder(RUNS, "--output")
+    else:
         RunFolder(output).open(resume=False)
     dataset = load_dataset(data, seed=seed)
     print_notes(dataset)
@@ -268,20 +265,18 @@ def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) 
 
 
 def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     broken = summary.broken_images
     if broken:
-        say(f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:")
+        say(console, f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:")
         for name, reason in broken[:NAMED_BROKEN]:
-            say(f"  {name}: {reason}")
+            say(console, f"  {name}: {reason}")
         if len(broken) > NAMED_BROKEN:
-            say(f"  and {len(broken) - NAMED_BROKEN} more, in {folder / 'summary.json'}")
+            say(console, f"  and {len(broken) - NAMED_BROKEN} more, in {folder / 'summary.json'}")
     say(
+        console,
         f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: {summary.test_top5:.2%}) "
-        f"after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of training"
+        f"after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of training",
     )
     best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
-    say(f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images")
-    say(f"{folder} holds last.keras, best.keras, metrics.csv and curves.png")
+    say(console, f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images")
+    say(console, f"{folder} holds last.keras, best.keras, metrics.csv and curves.png")

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from groupwise.cli.backend import BACKENDS, settle_backend
 from groupwise.cli.networks import convolutions, find_network
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, make_console, parse_arguments, parse_size
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.console import Console, Listing, Styled, make_console, say
 from groupwise.errors import UserError
 from groupwise.training.stopped import Interrupted
 
@@ -64,10 +63,10 @@ def tune(
     if show:
         stored = tuning.current(name, version)
         if stored is None:
-            _say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
+            say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
         else:
             console.print(_table(stored.choices))
-            _say(console, f"stored in {tuning.path(name)}")
+            say(console, f"stored in {tuning.path(name)}")
         return
     tuning.check_folder()
     subjects = measuring.subjects(batch_size)
@@ -77,20 +76,21 @@ def tune(
             for spec in convolutions(find_network(model, size, arguments))
         }
     what = "convolutions" if model else "kinds of convolution"
-    _say(console, f"measuring {len(subjects)} {what} on {name} {version}, forward and gradients, batch {batch_size}")
+    say(console, f"measuring {len(subjects)} {what} on {name} {version}, forward and gradients, batch {batch_size}")
     choices = _measure(subjects, console)
     path = tuning.store(name, version, choices)
     console.print(_table(choices))
-    _say(console, f"stored in {path}; `groupwise routing` says what runs, `groupwise tune --clear` forgets it")
+    say(console, f"stored in {path}; `groupwise routing` says what runs, `groupwise tune --clear` forgets it")
     if os.environ.get("GROUPWISE_TUNING") == "0":
-        _say(console, "it is ignored as long as GROUPWISE_TUNING is 0")
+        say(console, "it is ignored as long as GROUPWISE_TUNING is 0")
 
 
 def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict[str, "Choice"]:
     """Return the choice for each of the subjects, with a moving bar where someone looks at a terminal."""
     from groupwise.measuring import choose
 
-    columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    description = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), description)
     choices = {}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(subjects))
@@ -104,23 +104,18 @@ def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict
     return choices
 
 
-def _table(choices: Mapping[str, "Choice"]) -> Table:
+def _table(choices: Mapping[str, "Choice"]) -> Listing:
     """Return a row a choice; the times are multiples of the shortest."""
     algorithms = dict.fromkeys(name for choice in choices.values() for name, _ in choice.times)
-    table = Table("convolution", "runs", "built-in list", box=None, header_style="bold")
+    table = Listing("convolution", "runs", "built-in list")
     for name in algorithms:
         table.add_column(name, justify="right")
     table.add_column("measured")
     for subject, choice in choices.items():
         times = {name: f"{time:.2f}" for name, time in choice.times}
-        times[choice.algorithm] = f"[bold]{times[choice.algorithm]}[/]"
-        cells = (times.get(name, "") for name in algorithms)
-        table.add_row(subject, f"[bold]{choice.algorithm}[/]", choice.built_in, *cells, choice.date)
+        cells = (Styled(times.get(name, ""), "bold" if name == choice.algorithm else "") for name in algorithms)
+        table.add_row(subject, Styled(choice.algorithm, "bold"), choice.built_in, *cells, choice.date)
     return table
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _clear(backend: str | None) -> None:
@@ -129,4 +124,5 @@ def _clear(backend: str | None) -> None:
     if backend is not None and backend not in BACKENDS:
         raise UserError(f"backend {backend!r} (--backend): must be one of {', '.join(BACKENDS)}")
     files = tuning.clear((backend,) if backend else BACKENDS)
-    print("\n".join(f"removed {file}" for file in files) or f"nothing is stored in {tuning.folder()}")
+    for text in [f"removed {file}" for file in files] or [f"nothing is stored in {tuning.folder()}"]:
+        say(make_console(), text)

@@ -2,19 +2,20 @@
 
 import difflib
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.image_paths import image_paths
-from groupwise.cli.options import Backend, Json, make_console, print_json, print_notes
+from groupwise.cli.options import Backend, Json, print_notes
+from groupwise.cli.outputs import output_folder
+from groupwise.console import Listing, Styled, make_console, note, print_json, say
 from groupwise.data.files import CAM_SUFFIX
 from groupwise.errors import UserError
+from groupwise.files import check_file, check_folder, expanded, make_folder
 
 if TYPE_CHECKING:
     from groupwise.models.network import Network
@@ -38,7 +39,10 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
     output: Annotated[
-        Path | None, typer.Option(help="Where confusion.png goes. Default: the model's folder.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Where confusion.png goes. Default: the model's folder.", show_default=False
+        ),
     ] = None,
     json: Json = False,
     backend: Backend = None,
@@ -50,7 +54,8 @@ def evaluate(
     from groupwise.data import load_dataset
     from groupwise.training.folder import RunFolder, read_json
 
-    folder = RunFolder(Path(run_or_model).expanduser())
+    given = None if output is None else output_folder(output)
+    folder = RunFolder(expanded(run_or_model))
     plan = read_json(folder.recipe) if folder.recipe.exists() else {}
     dataset = load_dataset(
         data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2
@@ -65,9 +70,11 @@ def evaluate(
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
-    split, note = match_classes(network, dataset)
-    if note:
-        print(f"groupwise: {note}", file=sys.stderr)
+    png = (given or model_path(run_or_model).parent) / "confusion.png"
+    check_folder(png.parent, "--output")
+    split, guess = match_classes(network, dataset)
+    if guess:
+        note(guess)
     messages = make_console(stderr=True)
     batches = make_batches(split, network, batch_size)
     try:
@@ -76,9 +83,8 @@ def evaluate(
     finally:
         batches.close()
     for name, reason in batches.broken:
-        print(f"groupwise: skipped {name}: {reason}", file=sys.stderr)
-    png = (output or model_path(run_or_model).parent) / "confusion.png"
-    png.parent.mkdir(parents=True, exist_ok=True)
+        note(f"skipped {name}: {reason}")
+    make_folder(png.parent)
     report.confusion(evaluation.confusion, class_names, png)
     if json:
         print_json(_as_dict(evaluation, class_names, str(png), len(batches.broken)))
@@ -113,6 +119,7 @@ def predict(
     paths = image_paths(images, recursive)
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
+    pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
     from groupwise.training import load_network, predict_images
     from groupwise.training.evaluation import most_likely
@@ -123,13 +130,12 @@ def predict(
     ids = wordnet_ids(class_names)
     labels = distinct_names(class_names)
     explained = None if cam_class is None else _find_class(cam_class, class_names)
-    pictures = _picture_paths(paths)
     broken: list[str] = []
 
     def on_broken(error: UserError) -> None:
         broken.append(str(error))
         if len(paths) > 1:
-            print(f"groupwise: skipped {error}", file=sys.stderr)
+            note(f"skipped {error}")
 
     results: list[dict[str, Any]] = []
     for prediction in predict_images(network, paths, on_broken, cam, explained):
@@ -148,18 +154,18 @@ def predict(
     if json:
         print_json(results)
         return
-    table = Table("image", "class", box=None, header_style="bold")
+    table = Listing("image", "class")
     table.add_column("probability", justify="right")
     for result in results:
         for place, guess in enumerate(result["top"]):
             style = "bold" if place == 0 else "dim"
             image = result["image"] if place == 0 else ""
-            table.add_row(image, f"[{style}]{labels[guess['index']]}[/]", f"[{style}]{guess['probability']:.1%}[/]")
+            table.add_row(image, Styled(labels[guess["index"]], style), Styled(f"{guess['probability']:.1%}", style))
     console = make_console()
     console.print(table)
     if cam:
         where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{CAM_SUFFIX}"
-        console.print(f"where it looked: {where}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"where it looked: {where}")
 
 
 def _find_class(name: str, class_names: list[str]) -> int:
@@ -187,10 +193,21 @@ def _find_class(name: str, class_names: list[str]) -> int:
 
 
 def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
-    """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png."""
+    """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png.
+
+    Raises:
+        UserError: one cannot be written, or is itself an image to look at.
+    """
     short = {path: path.with_name(f"{path.stem}{CAM_SUFFIX}") for path in paths}
     count = Counter(short.values())
-    return {path: name if count[name] == 1 else path.with_name(path.name + CAM_SUFFIX) for path, name in short.items()}
+    pictures = {
+        path: name if count[name] == 1 else path.with_name(path.name + CAM_SUFFIX) for path, name in short.items()
+    }
+    for picture in pictures.values():
+        if picture in pictures:
+            raise UserError(f"--cam: {picture} would be drawn over, and is one of the images; leave it out")
+        check_file(picture, "--cam")
+    return pictures
 
 
 def _draw(network: "Network", prediction: "Prediction", name: str, place: int, png: Path) -> None:
@@ -202,10 +219,7 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
     image = read_image(prediction.path)
     assert prediction.activation is not None
     caption = f"{name}, {prediction.probabilities[place]:.1%}"
-    try:
-        report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
-    except OSError as error:
-        raise UserError(f"{png} cannot be written: {(error.strerror or str(error)).lower()}") from error
+    report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
 
 
 def _as_dict(evaluation: "Evaluation", class_names: list[str], png: str, broken: int) -> dict[str, Any]:
@@ -230,7 +244,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:
-    table = Table("class", box=None, header_style="bold")
+    table = Listing("class")
     for column in ("images", "recall", "precision"):
         table.add_column(column, justify="right")
     for name, (images, recall, precision) in zip(class_names, evaluation.per_class(), strict=True):
@@ -238,10 +252,8 @@ def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:
         table.add_row(name, f"{images:,}", *shares)
     console = make_console()
     console.print(table)
-    console.print(
+    say(
+        console,
         f"top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss {evaluation.loss:.4f} "
         f"on {evaluation.count:,} images; confusion matrix in {png}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )

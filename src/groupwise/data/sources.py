@@ -9,6 +9,7 @@ from groupwise.data.dataset import Dataset
 from groupwise.data.files import files_in_folder, files_in_zip
 from groupwise.data.folders import dataset_of_files
 from groupwise.errors import UserError
+from groupwise.files import expanded
 
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SUPPORTED = (
@@ -45,7 +46,7 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
     """
     if str(source) == "digits":
         return digits(seed, test_fraction)
-    path = Path(source).expanduser()
+    path = expanded(source)
     try:
         return _load_path(path, seed, test_fraction)
     except OSError as error:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.errors import UserError
+from groupwise.explain.sources import literal
 from groupwise.models import create, find
 from groupwise.models.network import without_values
 from groupwise.models.saved import load_model
@@ -148,7 +149,9 @@ def find_kernel(name: str | None) -> Dense:
     if name.endswith(".keras"):
         layer = _first_dense(load_model(Path(name)), name)
         kernel = keras.ops.convert_to_numpy(layer.kernel)
-        return Dense(kernel.astype(np.float64), f"the trained layer {layer.name} of {name}", is_random=False)
+        return Dense(
+            kernel.astype(np.float64), f"the trained layer {literal(layer.name)} of {literal(name)}", is_random=False
+        )
     find(name)
     with without_values():
         layer = _first_dense(create(name), name)

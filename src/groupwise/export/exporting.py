@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 import groupwise
 from groupwise.errors import UserError
-from groupwise.export.formats import Format, choose_writer, find_format
+from groupwise.export.formats import Format, checked_output, choose_writer, find_format
 from groupwise.export.worker import AT_ONCE, prepare_layers
+from groupwise.files import PARTIAL, expanded, writing
 from groupwise.models import create, variants
 from groupwise.models.network import Network
 from groupwise.models.saved import load_model
@@ -80,7 +81,7 @@ def export_model(
     form = find_format(format)
     writer = choose_writer(form)
     path = checked_output(form, path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as name:
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as name:
         folder = Path(name)
         source = _source(model, folder, image_size)
         network = load_model(source)
@@ -100,24 +101,10 @@ def export_model(
     return done
 
 
-def checked_output(form: Format, path: str | Path) -> Path:
-    """Return where a format's file goes. Raises UserError where it cannot go there."""
-    path = Path(path).expanduser().absolute()
-    if form.ending and path.suffix != form.ending:
-        raise UserError(f"output {path.name}: must end in {form.ending} for {form.title}")
-    if not path.parent.is_dir():
-        raise UserError(f"output {path}: there is no folder {path.parent}; make it first")
-    if path.is_dir() and (form.ending or not (path / "saved_model.pb").exists()):
-        raise UserError(f"output {path}: there is a folder of that name already")
-    if not form.ending and path.is_file():
-        raise UserError(f"output {path}: there is a file of that name already")
-    return path
-
-
 def _source(model: Any, folder: Path, image_size: tuple[int, int] | None) -> Path:
     """Return the .keras file of a model; one that is in memory is saved into the folder first."""
     if isinstance(model, str | Path):
-        if not Path(model).expanduser().exists() and str(model) in variants():
+        if not expanded(model).exists() and str(model) in variants():
             variant = variants()[str(model)]
             shape = (*image_size, variant.input_shape[2]) if image_size else None
             model = create(str(model), input_shape=shape)

@@ -2,10 +2,13 @@
 
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from groupwise.errors import UserError
+from groupwise.files import check_file, expanded
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,21 @@ def find_format(name: str) -> Format:
         if entry.name == name:
             return entry
     raise UserError(f"format {name!r}: must be one of {', '.join(entry.name for entry in FORMATS)}")
+
+
+def checked_output(form: Format, path: str | Path) -> Path:
+    """Return where a format's file goes. Raises UserError where it cannot go there, after trying."""
+    path = expanded(path).absolute()
+    if form.ending and path.suffix != form.ending:
+        raise UserError(f"output {path.name}: must end in {form.ending} for {form.title}")
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - Path's own raises where a name is too long
+    if is_folder and (form.ending or not (path / "saved_model.pb").exists()):
+        raise UserError(f"output {path}: there is a folder of that name already")
+    if not form.ending and os.path.isfile(path):  # noqa: PTH113
+        raise UserError(f"output {path}: there is a file of that name already")
+    # A folder is tried by a file in it.
+    check_file(path / "saved_model.pb" if is_folder else path)
+    return path
 
 
 def is_installed(package: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 
 from groupwise.errors import UserError
+from groupwise.files import expanded
 
 
 def load_model(path: Path) -> keras.Model:
@@ -14,7 +15,7 @@ def load_model(path: Path) -> keras.Model:
     Raises:
         UserError: there is no such file, it is damaged, or would run a program of its own.
     """
-    path = path.expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist: name a .keras file")
     if not zipfile.is_zipfile(path):

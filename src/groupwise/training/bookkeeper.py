@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from rich.text import Text
 
 from groupwise.data import ImageBatches
 from groupwise.files import replace_file
@@ -124,6 +125,8 @@ class Bookkeeper(keras.callbacks.Callback):
             if self._recipe.average:
                 swap_average(self.network)
         self._bar.say(self._line(row))
+        if self._interruption.requested and epoch + 1 < self._recipe.epochs:
+            raise StopTraining
 
     def _save(self, row: dict[str, float]) -> None:
         """Save the network and the row. last.keras comes last: what it holds decides where a resumed run begins."""
@@ -141,16 +144,15 @@ class Bookkeeper(keras.callbacks.Callback):
 
         replace_file(self._folder.last, save)
 
-    def _line(self, row: Mapping[str, float]) -> str:
-        name = self._judge.name
-        line = (
+    def _line(self, row: Mapping[str, float]) -> Text:
+        name, waited = self._judge.name, row["share_waited"]
+        return Text.assemble(
             f"epoch {row['epoch']:>{len(str(self._recipe.epochs))}.0f}/{self._recipe.epochs}  "
-            f"accuracy {row['accuracy']:.2%}  loss {row['loss']:.4f}  "
-            f"{name} accuracy [bold]{row[f'{name}_accuracy']:.2%}[/bold]  loss {row[f'{name}_loss']:.4f}  "
-            f"{row['images_per_second']:,.0f} images/s"
+            f"accuracy {row['accuracy']:.2%}  loss {row['loss']:.4f}  {name} accuracy ",
+            (f"{row[f'{name}_accuracy']:.2%}", "bold"),
+            f"  loss {row[f'{name}_loss']:.4f}  {row['images_per_second']:,.0f} images/s",
+            "" if waited < WORTH_SAYING else f", {waited:.0%} of the time waiting for images",
         )
-        waited = row["share_waited"]
-        return line if waited < WORTH_SAYING else f"{line}, {waited:.0%} of the time waiting for images"
 
 
 def swap_average(network: Network) -> None:

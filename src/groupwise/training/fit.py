@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,13 +10,14 @@ import keras
 from rich.console import Console
 
 from groupwise import models, report
+from groupwise.console import print_lines
 from groupwise.data import Dataset, ImageBatches
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
-from groupwise.training.interruption import Interruption
+from groupwise.training.interruption import Interruption, on_signals
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network, make_batches
 from groupwise.training.progress import ProgressBar
@@ -70,6 +71,7 @@ class _Session:
     judge: Judge
     console: Console
     rows: list[dict[str, float]]
+    interruption: Interruption
 
 
 def read_plan(output: Path) -> Plan:
@@ -94,20 +96,28 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
         The summary, also written to the folder.
 
     Raises:
-        UserError: the folder holds something else, the network does not fit, or too many images are broken.
+        UserError: the folder holds something else, cannot be written to, or another training is at work there; the
+            network does not fit, or too many images are broken.
             Where no epoch was finished, the folder is left as it was.
-        Interrupted, Diverged: on Ctrl-C, and on a loss that is not finite; what was finished is kept.
+        Interrupted, Diverged: on Ctrl-C or another signal to end, and on a loss that is not finite; what was finished
+            is kept.
     """
     folder = RunFolder(output)
     folder.open(resume)
+    with folder.at_work():
+        return _train(plan, dataset, folder, resume, console)
+
+
+def _train(plan: Plan, dataset: Dataset, folder: RunFolder, resume: bool, console: Console) -> RunSummary:
     if dataset.class_names != plan.class_names or dataset.channels > plan.channels:
         raise UserError(f"{dataset.name} is not what this run was trained on: its classes or channels differ")
     set_seed(plan.seed)
     session = _prepare(plan, dataset, folder, console)
     try:
-        first_epoch = _restore(session) if resume else _begin(session)
-        evaluation = _fit(session, first_epoch)
-        return _finish(session, evaluation)
+        first_epoch = _restore(session) if resume and folder.last.exists() else _begin(session)
+        with _explaining(session):
+            evaluation = _fit(session, first_epoch)
+            return _finish(session, evaluation)
     finally:
         session.batches.close()
         session.judge.batches.close()
@@ -143,7 +153,7 @@ def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) 
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=is_jitted,
     )
-    return _Session(plan, dataset, folder, network, batches, judge, console, [])
+    return _Session(plan, dataset, folder, network, batches, judge, console, [], Interruption())
 
 
 def _begin(session: _Session) -> int:
@@ -151,9 +161,7 @@ def _begin(session: _Session) -> int:
     plan, folder = session.plan, session.folder
     if plan.weights is not None:
         taken = start_from(session.network, plan.weights)
-        session.console.print("[bold]weights  [/bold]", end="")
-        session.console.print(taken, highlight=False, markup=False, soft_wrap=True)
-    folder.path.mkdir(parents=True, exist_ok=True)
+        print_lines(session.console, {"weights": taken})
     write_json(folder.recipe, plan.as_dict())
     write_json(folder.environment, environment(keras.backend.backend()))
     return 0
@@ -162,8 +170,6 @@ def _begin(session: _Session) -> int:
 def _restore(session: _Session) -> int:
     """Load the last finished epoch's model and optimizer, and return the epoch to go on with."""
     folder, network, steps = session.folder, session.network, len(session.batches)
-    if not folder.last.exists():
-        return _begin(session)
     network.load_weights(folder.last)
     if session.plan.recipe.average:
         swap_average(network)
@@ -187,9 +193,9 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
         return None
     steps = len(batches)
     bar = ProgressBar(session.console, recipe.epochs, steps, first_epoch * steps)
-    interruption = Interruption()
+    interruption = session.interruption
     bookkeeper = Bookkeeper(folder, recipe, session.plan.seed, batches, session.judge, bar, interruption, session.rows)
-    with _explaining(session), interruption, bar:
+    with interruption, bar:
         session.network.fit(
             batches,
             epochs=recipe.epochs,
@@ -203,7 +209,7 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
 
 @contextmanager
 def _explaining(session: _Session) -> Iterator[None]:
-    """Turn what stops fit() into an exception that says what was kept."""
+    """Turn what stops a training into an exception that says what was kept."""
     try:
         yield
     except (StopTraining, KeyboardInterrupt) as reason:
@@ -212,22 +218,25 @@ def _explaining(session: _Session) -> Iterator[None]:
             rate = session.plan.recipe.learning_rate
             raise Diverged(f"{reason}; {kept}. Begin again with a smaller rate: --learning-rate {rate / 5:g}") from None
         resume = f"; go on with: {command}" if session.rows else ""
-        raise Interrupted(f"stopped: {kept}{resume}") from None
+        raise Interrupted(f"stopped: {kept}{resume}", session.interruption.number) from None
     except Exception as error:
         # TensorFlow wraps what was raised while it asked for a batch.
         failure = error if isinstance(error, UserError) else session.batches.failure
+        kept = _keep(session)
         if failure is None:
             raise
-        raise UserError(f"{failure}; {_keep(session)}") from error
+        raise UserError(f"{failure}; {kept}") from error
 
 
 def _keep(session: _Session) -> str:
     """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
     folder, rows = session.folder, session.rows
-    if not rows:
-        folder.discard()
-        return "no epoch was finished, so nothing was kept"
-    report.curves(folder.metrics, folder.curves)
+    with on_signals(lambda _: None):  # it takes a moment, and says how to go on
+        if not rows:
+            folder.discard()
+            return "no epoch was finished, so nothing was kept"
+        with suppress(UserError):  # a full disk is no reason not to say what was kept
+            report.curves(folder.metrics, folder.curves)
     return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.plan.recipe.epochs}"
 
 

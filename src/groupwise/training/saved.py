@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from groupwise.data import BrokenImage, Dataset, Split, centre_crop, prepare_image, read_image
 from groupwise.errors import UserError
+from groupwise.files import expanded
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.saved import load_model
 from groupwise.training.evaluation import predict_logits, probabilities
@@ -26,7 +27,7 @@ def model_path(run_or_model: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = Path(run_or_model).expanduser()
+    path = expanded(run_or_model)
     if path.is_dir():
         folder = RunFolder(path)
         if not folder.last.exists():
