@@ -86,10 +86,21 @@ def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monk
     assert "holds another run" in refusal(
         capsys, "train", "bars", "--model", "tiny", "--output", "runs/bars-tiny", *FAST
     )
-    assert "--epochs cannot be changed by --resume" in refusal(
-        capsys, "train", "bars", "--output", "runs/bars-tiny", "--resume", "--epochs", "3"
-    )
-    assert run(capsys, "train", "bars", "--output", "runs/bars-tiny", "--resume")[0] == 0
+    resume = ("train", "bars", "--output", "runs/bars-tiny", "--resume")
+    for option, value in (("batch-size", 8), ("model", "mnist_cnn"), ("recipe", "photos"), ("argument", "dropout=0.5")):
+        message = (
+            f"--{option} cannot be changed by --resume: the run in runs/bars-tiny goes on as it began; begin a new"
+        )
+        assert message in refusal(capsys, *resume, f"--{option}", value)
+    assert "--epochs 1: the run has finished 2 epochs" in refusal(capsys, *resume, "--epochs", 1)
+    assert "none of the run's 2 epochs is left" in refusal(capsys, *resume, "--schedule", "restart")
+    assert "--schedule restart: belongs to --resume" in refusal(capsys, "train", "bars", "--schedule", "restart")
+    # What the run has already is no change.
+    same = ("--model", "tiny", "--recipe", "digits", "--batch-size", 16, "--image-size", 8, "--seed", 0)
+    code, output, _ = run(capsys, *resume, *same, "--epochs", 3, "--schedule", "restart")
+    assert code == 0
+    assert "epoch 3/3" in output
+    assert run(capsys, *resume)[0] == 0  # nothing is left to do
 
 
 def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys: Any) -> None:

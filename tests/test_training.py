@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.errors import UserError
 from groupwise.files import write_text
-from groupwise.training import RunSummary, load_network, make_plan, predict_images, read_plan, train
+from groupwise.training import RunSummary, extend_plan, load_network, make_plan, predict_images, read_plan, train
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
 from groupwise.training.folder import RunFolder, write_json
@@ -65,6 +66,8 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     assert environment["versions"]["keras"] == keras.__version__
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert [row["epoch"] for row in rows] == list(range(1, 11))
+    for row in rows:  # 96 images in batches of 16
+        assert row["images_per_second"] * row["seconds"] == pytest.approx(96, rel=1e-4)
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
     assert rows[-1]["learning_rate"] < 0.01 < rows[2]["learning_rate"]
     assert rows[-1]["test_accuracy"] == pytest.approx(summary.test_accuracy, abs=1e-5)
@@ -94,6 +97,74 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path:
     assert parts.test_loss == pytest.approx(whole.test_loss, rel=1e-4)
     assert [row["epoch"] for row in RunFolder(tmp_path / "parts").read_metrics()] == [1, 2, 3, 4]
     assert _resume(dataset, tmp_path / "parts").test_accuracy == parts.test_accuracy  # nothing is left to do
+
+
+def test_a_run_killed_in_its_first_epoch_begins_again_from_its_weights(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    _train(dataset, tmp_path / "first", bars.recipe(epochs=1))
+    plan = make_plan(dataset, "x", bars.recipe(epochs=1), weights=str(tmp_path / "first"))
+    whole = train(plan, dataset, tmp_path / "run", console=Console(file=io.StringIO()))
+    for name in ("last.keras", "best.keras", "metrics.csv", "summary.json", "curves.png"):
+        (tmp_path / "run" / name).unlink()
+    assert _resume(dataset, tmp_path / "run").test_loss == pytest.approx(whole.test_loss, rel=1e-4)
+
+
+def _go_on(dataset: Dataset, folder: Path, epochs: int, restart: bool = False, file: Any = None) -> RunSummary:
+    finished = len(RunFolder(folder).read_metrics())
+    plan = extend_plan(read_plan(folder), finished, epochs, restart)
+    return train(plan, dataset, folder, resume=True, console=Console(file=file or io.StringIO()))
+
+
+def _rates(folder: Path) -> list[float]:
+    return [row["learning_rate"] for row in RunFolder(folder).read_metrics()]
+
+
+def test_a_finished_run_goes_on_as_if_it_had_been_planned_so(tiny: str, tmp_path: Path) -> None:
+    changes = {"model_arguments": {"dropout": 0.2}, "average": 0.9, "optimizer": "adamw", "optimizer_options": {}}
+    recipe = bars.recipe(**changes, schedule="constant", warm_up=0.0)
+    dataset = bars.dataset(tmp_path)
+    whole = _train(dataset, tmp_path / "whole", recipe)
+    _train(dataset, tmp_path / "parts", replace(recipe, epochs=2))
+    first = RunFolder(tmp_path / "parts").read_metrics()
+    parts = _go_on(dataset, tmp_path / "parts", 4)
+    for one, other in zip(
+        bars.weights(tmp_path / "whole" / "last.keras"), bars.weights(tmp_path / "parts" / "last.keras"), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+    rows = RunFolder(tmp_path / "parts").read_metrics()
+    assert rows[:2] == first
+    assert (len(rows), parts.epochs, read_plan(tmp_path / "parts").recipe.epochs) == (4, 4, 4)
+    assert parts.best_epoch == whole.best_epoch
+    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["epochs"] == 4
+
+
+def test_the_rate_beyond_the_end_is_continued_or_begun_anew(tiny: str, tmp_path: Path) -> None:
+    """A cosine with warm-up: what the rates must be, other runs of as many epochs tell."""
+    dataset = bars.dataset(tmp_path)
+    _train(dataset, tmp_path / "two", bars.recipe(epochs=2))
+    _train(dataset, tmp_path / "four", bars.recipe(epochs=4))
+    two, four = _rates(tmp_path / "two"), _rates(tmp_path / "four")
+    for name in ("continued", "anew"):
+        shutil.copytree(tmp_path / "two", tmp_path / name)
+    _go_on(dataset, tmp_path / "continued", 4)
+    assert _rates(tmp_path / "continued") == [*two, *four[2:]]
+    assert four[2] > 0.01
+    with pytest.raises(Interrupted, match="after epoch 3 of 4"):
+        _go_on(dataset, tmp_path / "anew", 4, restart=True, file=CtrlC("epoch 3/4"))
+    assert not (tmp_path / "anew" / "summary.json").exists()  # of another end
+    assert _resume(dataset, tmp_path / "anew").epochs == 4
+    assert _rates(tmp_path / "anew") == [*two, *two]
+    # A third end, of a run that was begun anew once; and an earlier one than was planned.
+    with pytest.raises(Interrupted):
+        _go_on(dataset, tmp_path / "anew", 7, file=CtrlC("epoch 5/7"))
+    assert _go_on(dataset, tmp_path / "anew", 6).epochs == 6
+    assert _rates(tmp_path / "anew")[5] == four[3]
+    for arguments, says in (
+        ((5,), "--epochs 5: the run has finished 6 epochs: they can become more, not fewer"),
+        ((6, True), "--schedule restart: none of the run's 6 epochs is left: ask for more with --epochs"),
+    ):
+        with pytest.raises(UserError, match=says):
+            _go_on(dataset, tmp_path / "anew", *arguments)
 
 
 @pytest.mark.parametrize("number", [number for number in SIGNALS if number.name != "SIGBREAK"])
@@ -224,11 +295,14 @@ def test_broken_images_are_named_and_counted_and_many_stop_the_training(tiny: st
     root = bars.write_folder(tmp_path / "bars")
     files = sorted((root / "train").rglob("*.png"))
     files[0].write_bytes(b"")
-    summary = _train(load_dataset(root), tmp_path / "run", bars.recipe(epochs=1))
-    assert [name for name, _ in summary.broken_images] == ["train/across/000.png"]
-    for file in files[1:5]:
+    sorted((root / "test").rglob("*.png"))[0].write_text("a text")
+    # Batches of one image, and so one of the test without any.
+    summary = _train(load_dataset(root), tmp_path / "run", bars.recipe(epochs=1, batch_size=1))
+    assert [name for name, _ in summary.broken_images] == ["train/across/000.png", "test/across/000.png"]
+    assert summary.test_images == 29
+    for file in files[1:12]:
         file.write_bytes(file.read_bytes()[:60])
-    with pytest.raises(UserError, match="5 of 111 images are broken, which is over 1%"):
+    with pytest.raises(UserError, match="12 of 111 images are broken, more than the 10 that are skipped"):
         _train(load_dataset(root), tmp_path / "other", bars.recipe(epochs=1))
     assert not (tmp_path / "other").exists()
 
@@ -274,6 +348,8 @@ def test_the_schedule(shape: str) -> None:
     middle = {"cosine": 1 + np.cos(np.pi / 3), "linear": 4 / 3, "constant": 2.0}[shape]
     assert rates[10] == pytest.approx(middle)
     assert WarmUpThenDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
+    later = WarmUpThenDecay(2.0, 5, 20, shape, first_step=7)
+    assert [float(later(step)) for step in (6, 7, 17)] == [rates[0], rates[0], rates[10]]
 
 
 def test_the_optimizer_decays_kernels_alone(tiny: str) -> None:

@@ -3,11 +3,15 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from groupwise.console import note
 from groupwise.errors import UserError
+
+if TYPE_CHECKING:
+    from groupwise.data import Dataset
 
 Backend = Annotated[
     str | None,
@@ -31,6 +35,12 @@ ModelArguments = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+
+
+def print_notes(dataset: "Dataset") -> None:
+    """Say on standard error what a data set leaves out."""
+    for text in dataset.notes:
+        note(text)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

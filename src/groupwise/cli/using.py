@@ -1,7 +1,6 @@
 """`groupwise evaluate` and `groupwise predict`: what a trained network is good for."""
 
 import difflib
-import glob
 import math
 from collections import Counter
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, Json
+from groupwise.cli.image_paths import image_paths
+from groupwise.cli.options import Backend, Json, print_notes
 from groupwise.cli.outputs import output_folder
 from groupwise.console import Listing, Styled, make_console, note, print_json, say
+from groupwise.data.files import CAM_SUFFIX
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, expanded, make_folder
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 RunOrModel = Annotated[
     str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a model's file (.keras or .h5).")
 ]
-PICTURE = ".cam.png"
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def evaluate(
@@ -63,6 +62,7 @@ def evaluate(
     dataset = load_dataset(
         data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2
     )
+    print_notes(dataset)
     settle_backend(backend)
     from groupwise import report
     from groupwise.training import evaluate as test
@@ -97,6 +97,9 @@ def evaluate(
 def predict(
     run_or_model: RunOrModel,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders or patterns.")],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into the folders below a folder, too.")
+    ] = False,
     cam: Annotated[
         bool, typer.Option("--cam", help="Draw where the network looked (Grad-CAM), beside each image: NAME.cam.png.")
     ] = False,
@@ -109,20 +112,25 @@ def predict(
 ) -> None:
     """Say what images show: the five most likely classes of each, with their probabilities.
 
+    Of a folder, every image that `groupwise train` reads is taken, in the order of their names.
+
     Examples: groupwise predict runs/photos dog.jpg holiday/ "*.png"
 
     groupwise predict lite0.keras dog.jpg --cam
     """
-    paths = image_paths(images)
+    paths = image_paths(images, recursive)
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
     from groupwise.training import load_network, predict_images
     from groupwise.training.evaluation import most_likely
+    from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
+    ids = wordnet_ids(class_names)
+    labels = distinct_names(class_names)
     explained = None if cam_class is None else _find_class(cam_class, class_names)
     broken: list[str] = []
 
@@ -133,14 +141,14 @@ def predict(
 
     results: list[dict[str, Any]] = []
     for prediction in predict_images(network, paths, on_broken, cam, explained):
-        top = most_likely(prediction.probabilities, class_names)
-        result: dict[str, Any] = {
-            "image": str(prediction.path),
-            "top": [{"class": name, "probability": p} for name, p in top],
-        }
+        guesses = [
+            {"class": class_names[place], "index": place, "wordnet_id": ids[place], "probability": probability}
+            for place, probability in most_likely(prediction.probabilities)
+        ]
+        result: dict[str, Any] = {"image": str(prediction.path), "top": guesses}
         if cam:
             shown = int(prediction.probabilities.argmax()) if explained is None else explained
-            _draw(network, prediction, class_names[shown], shown, pictures[prediction.path])
+            _draw(network, prediction, labels[shown], shown, pictures[prediction.path])
             result["cam"] = str(pictures[prediction.path])
         results.append(result)
     if not results:
@@ -154,18 +162,33 @@ def predict(
         for place, guess in enumerate(result["top"]):
             style = "bold" if place == 0 else "dim"
             image = result["image"] if place == 0 else ""
-            table.add_row(image, Styled(guess["class"], style), Styled(f"{guess['probability']:.1%}", style))
+            table.add_row(image, Styled(labels[guess["index"]], style), Styled(f"{guess['probability']:.1%}", style))
     console = make_console()
     console.print(table)
     if cam:
-        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{PICTURE}"
+        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{CAM_SUFFIX}"
         say(console, f"where it looked: {where}")
 
 
 def _find_class(name: str, class_names: list[str]) -> int:
-    """Return a class's place. Raises UserError, naming the nearest names, where there is none."""
-    if name in class_names:
-        return class_names.index(name)
+    """Return the place of a class, by its name, WordNet id or index.
+
+    Raises:
+        UserError: there is none, with the nearest names, or there are two of the name.
+    """
+    from groupwise.weights import wordnet_ids
+
+    ids = wordnet_ids(class_names)
+    places = [place for place, known in enumerate(class_names) if known == name]
+    if len(places) > 1:
+        choices = " or ".join(str(ids[place] or place) for place in places)
+        raise UserError(f"--cam-class {name}: {len(places)} classes have this name; say which one: {choices}")
+    if places:
+        return places[0]
+    if name in ids:
+        return ids.index(name)
+    if name.isdecimal() and int(name) < len(class_names):
+        return int(name)
     near = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the model has {len(class_names)} classes, none like it"
     raise UserError(f"--cam-class {name}: there is no such class; {hint}")
@@ -177,9 +200,11 @@ def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
     Raises:
         UserError: one cannot be written, or is itself an image to look at.
     """
-    short = {path: path.with_name(f"{path.stem}{PICTURE}") for path in paths}
+    short = {path: path.with_name(f"{path.stem}{CAM_SUFFIX}") for path in paths}
     count = Counter(short.values())
-    pictures = {path: name if count[name] == 1 else path.with_name(path.name + PICTURE) for path, name in short.items()}
+    pictures = {
+        path: name if count[name] == 1 else path.with_name(path.name + CAM_SUFFIX) for path, name in short.items()
+    }
     for picture in pictures.values():
         if picture in pictures:
             raise UserError(f"--cam: {picture} would be drawn over, and is one of the images; leave it out")
@@ -197,31 +222,6 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
     assert prediction.activation is not None
     caption = f"{name}, {prediction.probabilities[place]:.1%}"
     report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
-
-
-def image_paths(names: list[str]) -> list[Path]:
-    """Return the files that names, folders and patterns mean, in their order.
-
-    Raises:
-        UserError: a folder or pattern holds no image, or a file does not exist.
-    """
-    paths: list[Path] = []
-    for name in names:
-        path = expanded(name)
-        if path.is_dir():
-            found = sorted(
-                entry
-                for entry in path.rglob("*")
-                if entry.suffix.lower() in ENDINGS and not entry.name.endswith(PICTURE)
-            )
-        elif path.exists():
-            found = [path]
-        else:
-            found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 - of any root
-        if not found:
-            raise UserError(f"{name} holds no images" if path.is_dir() else f"{name} does not exist")
-        paths.extend(found)
-    return paths
 
 
 def _as_dict(evaluation: "Evaluation", class_names: list[str], png: str, broken: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Data sets of class folders: root/<class>/<image>, or the same below train/, test/ and val/."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal, TypeAlias
@@ -10,6 +10,7 @@ import numpy as np
 from groupwise.data.dataset import Dataset, Split, stratified_split
 from groupwise.data.files import ImageFiles
 from groupwise.data.images import ImageArray, read_header, read_image
+from groupwise.data.left_out import check_left_out, no_images
 from groupwise.errors import UserError
 
 ROLES = {
@@ -42,9 +43,10 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
         UserError: no images, no class folders, one class, or classes that differ between the splits.
     """
     if not files.names:
-        raise UserError(f"{name} is empty: it holds no images")
+        raise no_images(name, files.left_out)
     entries = _below_common_folders([(PurePosixPath(file).parts, file) for file in files.names])
     by_role = _by_role(name, entries)
+    notes = check_left_out(name, files, _class_sizes(by_role))
     class_names = _class_names(name, by_role)
     image_size, channels = _probe(files)
     splits = {role: _split(part, class_names, files, channels) for role, part in by_role.items()}
@@ -55,7 +57,7 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
         test, validation = validation, None
     else:
         train, test = stratified_split(train, test_fraction, seed)
-    return Dataset(name, class_names, train, test, validation, image_size, channels)
+    return Dataset(name, class_names, train, test, validation, image_size, channels, tuple(notes))
 
 
 def _below_common_folders(entries: list[Entry]) -> list[Entry]:
@@ -84,6 +86,12 @@ def _by_role(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
         if not by_role[role]:
             raise UserError(f"{name}: its {role} folder holds images but no class folders, so no labels")
     return by_role
+
+
+def _class_sizes(by_role: Mapping[str, Sequence[Entry]]) -> dict[str, int]:
+    """How many images each class's folder holds, by its path below the data set's root."""
+    entries = [entry for part in by_role.values() for entry in part]
+    return Counter("/".join(PurePosixPath(file).parts[: 1 - len(parts)]) for parts, file in entries)
 
 
 def _class_names(name: str, by_role: Mapping[str, list[Entry]]) -> tuple[str, ...]:

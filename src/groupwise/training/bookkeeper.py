@@ -16,7 +16,7 @@ from groupwise.files import replace_file
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe
 from groupwise.training.evaluation import Evaluation, evaluate
-from groupwise.training.folder import RunFolder, copy_file
+from groupwise.training.folder import DIGITS, RunFolder, copy_file
 from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
 from groupwise.training.seed import seed_epoch
@@ -90,7 +90,7 @@ class Bookkeeper(keras.callbacks.Callback):
             raise StopTraining(f"the loss became {logs['loss']} in epoch {self._epoch + 1}, step {batch + 1}")
         if self._interruption.requested:
             raise StopTraining
-        images = (batch + 1) * self._recipe.batch_size
+        images = self._batches.images_in(batch + 1)
         seconds = time.perf_counter() - self._started
         waited = self._batches.seconds_waited - self._waited
         self._bar.update(self._epoch * self._steps + batch + 1, self._epoch + 1, logs, images, seconds, waited)
@@ -117,7 +117,7 @@ class Bookkeeper(keras.callbacks.Callback):
                 f"{self._judge.name}_loss": evaluation.loss,
                 f"{self._judge.name}_accuracy": evaluation.top1,
                 "seconds": seconds,
-                "images_per_second": self._steps * self._recipe.batch_size / seconds,
+                "images_per_second": self._batches.images_in(self._steps) / seconds,
                 "share_waited": min(waited / seconds, 1.0),
             }
             self._save(row)
@@ -130,6 +130,8 @@ class Bookkeeper(keras.callbacks.Callback):
 
     def _save(self, row: dict[str, float]) -> None:
         """Save the network and the row. last.keras comes last: what it holds decides where a resumed run begins."""
+        # As a resumed run reads it: of equal accuracies the first is the best, in both.
+        row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
         accuracy = f"{self._judge.name}_accuracy"
         is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._rows)
         self._rows.append(row)

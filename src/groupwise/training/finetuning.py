@@ -16,7 +16,7 @@ def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: 
     """Return the share of a data set's test images whose class a network names first.
 
     Raises:
-        UserError: the data has classes that the network does not know, or over 1% of its images are broken.
+        UserError: the data has classes that the network does not know, or too many of its images are broken.
     """
     split, _ = match_classes(network, dataset)
     batches = make_batches(split, network, batch_size)

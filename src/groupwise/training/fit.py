@@ -86,11 +86,11 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     """Train a network and leave all there is to know about it in a folder.
 
     Args:
-        plan: `make_plan`'s, or `read_plan`'s to go on with a run.
+        plan: `make_plan`'s, or `read_plan`'s to go on with a run, perhaps to another end (`extend_plan`).
         dataset: what the plan was made for.
         output: the run's folder: new or empty, or the run to go on with.
         resume: go on after the last finished epoch of the run in `output`. The result is that of a training
-            without interruption.
+            without interruption, where the plan is the same.
         console: where progress is shown.
 
     Returns:
@@ -98,7 +98,7 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
 
     Raises:
         UserError: the folder holds something else, cannot be written to, or another training is at work there; the
-            network does not fit, or over 1% of the images are broken.
+            network does not fit, or too many images are broken.
             Where no epoch was finished, the folder is left as it was.
         Interrupted, Diverged: on Ctrl-C or another signal to end, and on a loss that is not finite; what was finished
             is kept.
@@ -147,7 +147,9 @@ def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) 
         judge.batches.load()
     is_jitted = keras.backend.backend() == "jax" if recipe.jit_compile == "auto" else recipe.jit_compile
     network.compile(
-        optimizer=make_optimizer(recipe, recipe.epochs * len(batches), network),
+        optimizer=make_optimizer(
+            recipe, (recipe.epochs - plan.schedule_start) * len(batches), network, plan.schedule_start * len(batches)
+        ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=is_jitted,
@@ -178,6 +180,10 @@ def _restore(session: _Session) -> int:
         raise UserError(f"{session.dataset.name} has other images than when {folder.path} was trained: begin a new run")
     # A crash between writing the two files leaves a row too many.
     session.rows.extend(row for row in folder.read_metrics() if row["epoch"] <= done // steps)
+    if done // steps < session.plan.recipe.epochs:
+        # It may go on beyond an end that it had reached.
+        write_json(folder.recipe, session.plan.as_dict())
+        folder.summary.unlink(missing_ok=True)
     return done // steps
 
 

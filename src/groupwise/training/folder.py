@@ -20,6 +20,8 @@ from groupwise.texts import json_text
 
 PACKAGES = ("groupwise", "keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch", "numpy", "pillow")
 
+DIGITS = 6  # of the numbers in metrics.csv
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -121,7 +123,7 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+        writer.writerows({name: f"{value:.{DIGITS}g}" for name, value in row.items()} for row in rows)
         write_text(self.metrics, text.getvalue())
 
 
