@@ -353,6 +353,12 @@ def test_saved_and_loaded(tmp_path: Any) -> None:
     assert_same(model, keras.saving.load_model(tmp_path / "fast.keras"))
 
 
+def test_a_mean_at_the_edges_stays_what_it_is() -> None:
+    model = model_of(lambda x: layers.AveragePooling2D(3, 2, "same", name="pool")(layers.Conv2D(4, 1)(x)), (7, 6, 4))
+    fast = rewrite.accelerate(model)
+    assert_same(model, fast)
+
+
 def test_unknown_image_sizes() -> None:
     model = model_of(lambda x: resnext_block(x, 24, 4, "one"), (None, None, CHANNELS))
     assert_same(model, rewrite.accelerate(model))

@@ -69,7 +69,8 @@ def within(layer: Any, report: Report) -> None:
 def _left(layer: Any) -> Left | None:
     """Say why a convolution that ours could stand for stays: settings, or a class of somebody's own."""
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    if not isinstance(layer, convolutions) or isinstance(layer, CONVOLUTIONS):
+    is_other = not isinstance(layer, convolutions) and not is_stock(layer)
+    if is_other or isinstance(layer, CONVOLUTIONS):
         return None
     reason = objection(layer) or f"its class {type(layer).__name__} may compute something else than its base class"
     return Left(layer.name, described(layer), reason)

@@ -57,6 +57,9 @@ def objection(layer: Any) -> str | None:
         return "it has a LoRA adapter; merge it first"
     if getattr(layer, "quantization_mode", None):
         return f"it is quantized ({layer.quantization_mode})"
+    is_mean = isinstance(layer, keras.layers.AveragePooling2D) and layer.padding == "same"
+    if is_mean and keras.backend.backend() == "torch":
+        return "on PyTorch Keras's own repeats the edges of images of odd sizes, where ours leaves them out of the mean"
     return None
 
 
