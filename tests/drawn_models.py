@@ -1,4 +1,4 @@
-"""Keras models drawn from a seed: small, and full of what a rewrite could lose. `build(draw(17))` is always the same."""
+"""Keras models drawn from a seed: small, full of what a rewrite could lose. `build(draw(17))` is always the same."""
 
 import contextlib
 import random
@@ -16,7 +16,7 @@ from tests.drawn_steps import GRAPHS, LAYERS, Maker, Step, single
 from tests.meaning import Data, graph_of, has_schedule, stepped
 
 BACKEND = keras.backend.backend()
-SHAPES = ((8, 6, 4), (8, 6, 4), (7, 7, 8), (None, None, 4))
+SHAPES = (*[(8, 6, 4)] * 5, (None, None, 4))  # few, so that JAX has little to compile
 POLICIES = ["float32"] * 12 + ["mixed_float16"] * 3 + ["mixed_bfloat16"] * 3 + ["bfloat16"]
 if BACKEND != "jax":  # which has no float64 unless it is asked for before it starts
     POLICIES += ["float64"] * 2
@@ -158,10 +158,7 @@ def _stack(plan: Plan) -> list[Any]:
     make, made, shape = Maker(plan.habits), [], (None, *plan.shape)
     for step in plan.steps:
         make.random = random.Random(step.seed)
-        if step.kind == "nested":
-            layer = _nested(make, step, shape)
-        else:
-            layer = LAYERS[step.kind][1](make, shape)
+        layer = _nested(make, step, shape) if step.kind == "nested" else LAYERS[step.kind][1](make, shape)
         made.append(layer)
         shape = layer.compute_output_shape(shape)
     return [*made, layers.GlobalAveragePooling2D(), layers.Dense(3)] if plan.head != "none" else made

@@ -1,4 +1,4 @@
-"""The pieces that drawn models are made of: a table of layers, and a table of steps of several calls. All take any image."""
+"""The pieces of drawn models: a table of layers, and a table of steps of several calls. All take any image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

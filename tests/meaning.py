@@ -7,7 +7,7 @@ difference is a line "kind: where: new instead of old".
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -52,7 +52,7 @@ def _array(random: np.random.Generator, tensor: Any) -> np.ndarray:
     return random.normal(size=shape).astype("float32" if "16" in tensor.dtype else tensor.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Subject:
     """A model to be observed, and at which places: those of the model that it is compared with.
 
@@ -66,6 +66,12 @@ class Subject:
     data: Data
     places: dict[str, Any]
     graphs: dict[str, keras.Model]
+
+    @cached_property
+    def inference(self) -> tuple[Any, float]:
+        """What the model returns, and the sum of its losses then."""
+        returned = self.model(self.data.inputs, training=False)
+        return returned, sum((float(loss) for loss in self.model.losses), 0.0)
 
     @staticmethod
     def of(model: keras.Model, data: Data, like: "Subject | None" = None) -> "Subject":
@@ -130,9 +136,12 @@ class Observed:
     """A model, and what was observed of it, to be compared with several others."""
 
     def __init__(self, model: keras.Model) -> None:
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)
         self.subject = Subject.of(model, Data.of(model))
         self.tolerance = max(TOLERANCES.get(name, 0) for name in _types(self.subject))
         self._facts: dict[str, Facts] = {}
+        self._variables = [(variable, _numpy(variable)) for variable in _variables(model)]
         for kind in OBSERVED:
             self.facts(kind)
 
@@ -141,6 +150,14 @@ class Observed:
         if kind not in self._facts:
             self._facts[kind] = _observed({**OBSERVED, **THOROUGH}[kind], self.subject)
         return self._facts[kind]
+
+    def changes(self) -> list[str]:
+        """Return in what the model itself is not any more what it was, to the last bit of its variables."""
+        now = _variables(self.subject.model)
+        if [id(variable) for variable, _ in self._variables] != [id(variable) for variable in now]:
+            return ["variables: others than before"]
+        changed = [v.path for v, value in self._variables if _numpy(v).tobytes() != value.tobytes()]
+        return [*(f"variables: {path}: changed" for path in changed), *compare(self, self.subject.model)]
 
 
 def compare(before: Observed, after: keras.Model, is_thorough: bool = False, leave: Sequence[str] = ()) -> list[str]:
@@ -227,18 +244,15 @@ def _structure(subject: Subject) -> Facts:
             f"{place} inputs": keras.tree.map_structure(lambda x: (x.name, x.shape, x.dtype), graph_of(graph).input),
             f"{place} outputs": keras.tree.map_structure(lambda x: (x.shape, x.dtype), graph_of(graph).output),
         }
-    returned = model(subject.data.inputs, training=False)
     facts["returned"] = keras.tree.map_structure(
-        lambda y: (tuple(y.shape), keras.backend.standardize_dtype(y.dtype)), returned
+        lambda y: (tuple(y.shape), keras.backend.standardize_dtype(y.dtype)), subject.inference[0]
     )
-    for name in ("input_names", "output_names", "name"):
-        facts[name] = getattr(model, name, None)
-    return facts
+    facts |= {name: getattr(graph_of(model), name) for name in ("input_names", "output_names")}
+    return {**facts, "name": model.name}
 
 
-def _results(subject: Subject, training: bool = False) -> Facts:
-    returned = subject.model(subject.data.inputs, training=training)
-    return _by_path(returned)
+def _results(subject: Subject) -> Facts:
+    return _by_path(subject.inference[0])
 
 
 def _by_path(struct: Any) -> Facts:
@@ -284,7 +298,8 @@ def _probed(graph: keras.Model, outputs: dict[str, Any], subject: Subject | None
 
 
 def _policies(subject: Subject) -> Facts:
-    facts = {place: (layer.dtype_policy.name, layer.autocast) for place, layer in subject.layers()}
+    found = [(place, layer) for place, layer in subject.layers() if not isinstance(layer, layers.InputLayer)]
+    facts: Facts = {place: (layer.dtype_policy.name, layer.autocast) for place, layer in found}
     return {**facts, "the model": subject.model.dtype_policy.name}
 
 
@@ -303,9 +318,7 @@ def _counts(subject: Subject) -> Facts:
 
 def _penalties(subject: Subject) -> Facts:
     """Observe the penalties of the weights by kind and whether they count, and the losses that are no weights'."""
-    model = subject.model
-    model(subject.data.inputs, training=False)
-    total = sum((float(loss) for loss in model.losses), 0.0)
+    model, (_, total) = subject.model, subject.inference
     facts: Facts = {}
     counted = 0.0
     for variable in model.weights:
@@ -351,9 +364,8 @@ def _compiled(subject: Subject) -> Facts:
     facts |= {name: _described(value) for name, value in config.items() if name != "optimizer"}
     optimizer = model.optimizer
     facts["optimizer"] = _described(optimizer)
-    facts["learning rate"] = (
-        _described(getattr(optimizer, "inner_optimizer", optimizer)._learning_rate) if has_schedule(optimizer) else None
-    )
+    schedule = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    facts["learning rate"] = _described(schedule) if has_schedule(optimizer) else None
     facts["learning rate now"] = np.array(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
     return facts
 
@@ -419,7 +431,7 @@ def _attributes(subject: Subject) -> Facts:
 _USUAL = {
     *("built", "supports_masking", "supports_jit", "stop_training", "autocast", "input_names", "output_names"),
     *("steps_per_execution", "run_eagerly", "jit_compile", "seed", "test_function", "train_function", "architecture"),
-    "call_signature_parameters",
+    *("call_signature_parameters", "loss"),
 }
 
 
@@ -434,6 +446,9 @@ def _evaluation(subject: Subject) -> Facts:
 
 def stepped(model: keras.Model, data: Data) -> None:
     """Take one step of training, without compiling it."""
+    for variable in model.trainable_variables:
+        if hasattr(variable.value, "grad"):
+            variable.value.grad = None  # Keras's zero_grad passes over layers that another model has taken up
     with _eagerly(model):
         model.train_on_batch(data.inputs, data.targets)
 
@@ -441,7 +456,7 @@ def stepped(model: keras.Model, data: Data) -> None:
 def _training(subject: Subject) -> Facts:
     """Observe the outputs in training, and the moving statistics after it."""
     with _as_before(subject.model):
-        facts = _results(subject, training=True)
+        facts = _by_path(subject.model(subject.data.inputs, training=True))
         for place, layer in subject.layers():
             if isinstance(layer, layers.BatchNormalization):
                 facts[f"{place} mean"] = _numpy(layer.moving_mean)
@@ -462,15 +477,20 @@ def _step(subject: Subject) -> Facts:
     with _as_before(model):
         for variable in trained.optimizer.variables if model.compiled else []:
             if variable.name not in ("learning_rate", "dynamic_scale"):
-                variable.assign(keras.ops.zeros_like(variable))
+                variable.assign(np.zeros(variable.shape, variable.dtype))
         stepped(trained, data)
-        return _results(subject)
+        return _by_path(model(subject.data.inputs, training=False))
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """Return a model's variables, and its optimizer's."""
+    return [*model.variables, *(model.optimizer.variables if model.compiled else [])]
 
 
 @contextlib.contextmanager
 def _as_before(model: keras.Model) -> Iterator[None]:
     """Give a model's variables the values back that they have now, the optimizer's and the metrics' too."""
-    own = list(model.variables) + (list(model.optimizer.variables) if model.compiled else [])
+    own = _variables(model)
     values = [_numpy(variable) for variable in own]
     try:
         yield
@@ -483,10 +503,12 @@ def _as_before(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _eagerly(model: keras.Model) -> Iterator[None]:
-    """Let a model train and evaluate without compiling, which would take seconds."""
+    """Let a model train and evaluate in the way that is soonest done."""
     before = model.run_eagerly
     try:
-        model.run_eagerly, model.train_function, model.test_function = True, None, None
+        # JAX compiles every operation that is not within a compiled function.
+        model.run_eagerly = keras.backend.backend() != "jax"
+        model.train_function = model.test_function = None
         yield
     finally:
         model.run_eagerly, model.train_function, model.test_function = before, None, None
@@ -529,12 +551,8 @@ OBSERVED: dict[str, Callable[[Subject], Facts]] = {
     "attribute": _attributes,
 }
 """The kinds of facts that cost a run or none."""
-THOROUGH: dict[str, Callable[[Subject], Facts]] = {
-    "training": _training,
-    "evaluation": _evaluation,
-    "step": _step,
-    "saved": _saved,
-    "clone": _cloned,
-}
+TRAINED: dict[str, Callable[[Subject], Facts]] = {"training": _training, "evaluation": _evaluation, "step": _step}
+"""Those of training: on JAX they compile for seconds."""
+THOROUGH = {"saved": _saved, "clone": _cloned, **TRAINED}
 PLACED = ("policy", "trainable", "constraint", "settings")
 """Kinds that say something of layers, and nothing of one that is gone: "name" does."""
