@@ -329,7 +329,7 @@ def _penalties(subject: Subject) -> Facts:
         key = f"{kind}{'' if variable.trainable else ', frozen'}"
         facts[key] = facts.get(key, 0.0) + penalty
         counted += penalty if variable.trainable else 0
-    facts["activities and own"] = total - counted
+    facts |= {"activities and own": total - counted, "all": total}
     return {key: np.array(value) for key, value in facts.items()}
 
 
