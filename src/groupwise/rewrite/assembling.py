@@ -1,6 +1,7 @@
 """A model made anew of new layers, with what is the model's own: class, attributes, types, how it was compiled."""
 
 import copy
+import inspect
 import types
 from collections.abc import Callable
 from functools import cache
@@ -12,7 +13,7 @@ import numpy as np
 from groupwise.errors import UserError
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.rewrite.copying import copied, give_state, hand_over
-from groupwise.rewrite.graph import is_plain
+from groupwise.rewrite.graph import Node
 from groupwise.rewrite.joining import RUN
 
 Copies = dict[int, Any]
@@ -128,10 +129,18 @@ def chain(outputs: Any) -> list[Any] | None:
         if isinstance(operation, keras.layers.InputLayer):
             return layers
         node = operation._inbound_nodes[index]
-        if not isinstance(operation, keras.layers.Layer) or len(node.outputs) != 1 or not is_plain(node):
+        if not isinstance(operation, keras.layers.Layer) or len(node.outputs) != 1 or not _is_call_of_one(node):
             return None
         outputs = node.input_tensors[0]
     return None
+
+
+def _is_call_of_one(node: Node) -> bool:
+    """Return whether a layer is called with one tensor, and else with what its `call` takes by itself."""
+    defaults = inspect.signature(node.operation.call).parameters
+    arguments = node.arguments
+    is_default = all(name in defaults and value == defaults[name].default for name, value in arguments.kwargs.items())
+    return len(arguments.args) == len(arguments.keras_tensors) == 1 and is_default
 
 
 def _sequence(kind: Any, model: Any, inputs: Any, outputs: Any) -> Any:

@@ -176,7 +176,11 @@ def _is_linear(node: Node) -> bool:
 def _is_kept(steps: Sequence[Sequence[Node]], joint: Sequence[Node], summed: bool) -> bool:
     """Return whether one layer in place of the branches and what joins them has their types and penalties."""
     dtypes = {tensor.dtype for node in joint for tensor in (*node.input_tensors, *node.outputs)}
-    is_heard = any(getattr(node.operation, "activity_regularizer", None) is not None for node in joint)
+    joining = [node.operation for node in joint if isinstance(node.operation, keras.layers.Layer)]
+    first = steps[-1][0].operation
+    if any((each.dtype_policy, each.autocast) != (first.dtype_policy, first.autocast) for each in joining):
+        return False
+    is_heard = any(each.activity_regularizer is not None for each in joining)
     adds_biases = summed and any(node.operation.use_bias and node.operation.bias_regularizer for node in steps[-1])
     return len(dtypes) == 1 and not is_heard and not adds_biases
 

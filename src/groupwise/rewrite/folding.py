@@ -57,7 +57,7 @@ def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | 
     config = {
         **layer.get_config(),
         "name": norm.name,
-        "trainable": layer.trainable and norm.trainable,
+        "trainable": norm.trainable,
         "use_bias": True,
         "activation": norm.get_config().get("activation"),
         "activity_regularizer": norm.activity_regularizer,

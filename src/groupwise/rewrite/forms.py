@@ -85,8 +85,8 @@ def _cut(rewriter: Rewriter, graph: Graph, node: Node, form: str) -> Replacement
         x = new(block.nodes[0].input_tensors[0])
         ends = [_path(block, x, path) for path in range(groups)]
         if not block.ends_with_sum:
-            return keras.layers.Concatenate(name=last.name, dtype=last.dtype_policy)(ends)
-        return keras.layers.Add(name=last.name, dtype=last.dtype_policy)(ends)
+            return keras.layers.Concatenate(name=last.name, dtype=last.dtype_policy, autocast=last.autocast)(ends)
+        return keras.layers.Add(name=last.name, dtype=last.dtype_policy, autocast=last.autocast)(ends)
 
     change = Change(node.operation.name, "form c", f"form {form}, {groups} paths")
     return Replacement(block.nodes, build, [change])
