@@ -205,6 +205,8 @@ def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) 
         "output": str(folder),
     }
     print_lines(console, lines)
+    for note in dataset.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:

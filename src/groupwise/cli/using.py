@@ -66,8 +66,8 @@ def evaluate(
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
     split, note = match_classes(network, dataset)
-    if note:
-        print(f"groupwise: {note}", file=sys.stderr)
+    for said in (*dataset.notes, *([note] if note else [])):
+        print(f"groupwise: {said}", file=sys.stderr)
     messages = make_console(stderr=True)
     batches = make_batches(split, network, batch_size)
     try:

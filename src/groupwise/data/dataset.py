@@ -82,6 +82,7 @@ class Dataset:
         validation: what decisions in training may look at, where the source has such a split; else None.
         image_size: the (height, width) of the images, or None if they differ.
         channels: 1 for grey images, 3 for colour.
+        notes: sentences on what was left out, or might not be what was meant.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Dataset:
     validation: Split | None
     image_size: tuple[int, int] | None
     channels: Literal[1, 3]
+    notes: tuple[str, ...] = ()
 
 
 def stratified_split(split: Split, test_fraction: float, seed: int) -> tuple[Split, Split]:
