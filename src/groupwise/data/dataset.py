@@ -1,7 +1,7 @@
 """What a data set is to the rest of the package: class names and splits of labelled images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -93,6 +93,20 @@ class Dataset:
     image_size: tuple[int, int] | None
     channels: Literal[1, 3]
     notes: tuple[str, ...] = ()
+
+    def relabelled(self, class_names: Sequence[str], places: Sequence[int]) -> "Dataset":
+        """The same images with other classes: `places` has the new label of each old one."""
+
+        def relabel(split: Split) -> Split:
+            return replace(split, labels=np.array(places, np.int64)[split.labels])
+
+        return replace(
+            self,
+            class_names=tuple(class_names),
+            train=relabel(self.train),
+            test=relabel(self.test),
+            validation=None if self.validation is None else relabel(self.validation),
+        )
 
 
 def stratified_split(split: Split, test_fraction: float, seed: int) -> tuple[Split, Split]:

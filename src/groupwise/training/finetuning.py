@@ -7,7 +7,7 @@ from groupwise.errors import UserError
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.training.evaluation import evaluate
 from groupwise.training.plan import make_batches
-from groupwise.training.saved import match_classes
+from groupwise.training.saved import match_classes, with_classes
 
 MOMENTUM = 0.9
 
@@ -38,8 +38,9 @@ def finetune(
     Raises:
         UserError: the data's classes are not the network's, there is nothing to train on, or images are broken.
     """
-    if list(dataset.class_names) != network.metadata["class_names"] or not len(dataset.train):
-        raise UserError(f"{dataset.name} cannot train {network.name}: it has other classes, or no images to train on")
+    dataset = with_classes(dataset, network.metadata["class_names"])
+    if not len(dataset.train):
+        raise UserError(f"{dataset.name} has no images to train {network.name} on")
     batches = make_batches(dataset.train, network, batch_size, augmentation=Augmentation(), shuffle=True)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
     network.compile(

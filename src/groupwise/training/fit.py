@@ -20,6 +20,7 @@ from groupwise.training.interruption import Interruption
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network, make_batches
 from groupwise.training.progress import ProgressBar
+from groupwise.training.saved import with_classes
 from groupwise.training.seed import set_seed
 from groupwise.training.starting import start_from
 from groupwise.training.stopped import Diverged, Interrupted
@@ -94,14 +95,16 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
         The summary, also written to the folder.
 
     Raises:
-        UserError: the folder holds something else, the network does not fit, or over 1% of the images are broken.
+        UserError: the folder holds something else, the network does not fit, the data are not the run's, or over 1% of
+            the images are broken.
             Where no epoch was finished, the folder is left as it was.
         Interrupted, Diverged: on Ctrl-C, and on a loss that is not finite; what was finished is kept.
     """
     folder = RunFolder(output)
     folder.open(resume)
-    if dataset.class_names != plan.class_names or dataset.channels > plan.channels:
-        raise UserError(f"{dataset.name} is not what this run was trained on: its classes or channels differ")
+    if dataset.channels > plan.channels:
+        raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
+    dataset = with_classes(dataset, plan.class_names)
     set_seed(plan.seed)
     session = _prepare(plan, dataset, folder, console)
     try:
