@@ -1,5 +1,6 @@
 """`groupwise accelerate` and `groupwise factorize`: a saved model, rewritten."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,13 +83,15 @@ def factorize(
     path = _checked_output(output)
     if finetune_epochs and data is None:
         raise UserError(f"--finetune-epochs {finetune_epochs}: name the images with --data")
-    dataset = _dataset(data)
+    dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite
     from groupwise.models.saved import load_model
     from groupwise.training.saved import load_network, model_path
 
     before: Any = load_model(model_path(model)) if dataset is None else load_network(model)
+    for note in notes:
+        print(f"groupwise: {note}", file=sys.stderr)
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}
@@ -115,12 +118,13 @@ def _checked_output(output: Path | None) -> Path | None:
     return path
 
 
-def _dataset(data: str | None) -> "Dataset | None":
-    if data is None:
-        return None
+def _dataset(data: str, model: str) -> tuple["Dataset", list[str]]:
+    """Return the data set, divided as for the model's training, and what may mislead."""
     from groupwise.data import load_dataset
+    from groupwise.training.recorded import divide_for
 
-    return load_dataset(data)
+    dataset, notes = divide_for(load_dataset(data), model)
+    return dataset, [*dataset.notes, *notes]
 
 
 def _show(report: "Report") -> None:

@@ -108,7 +108,7 @@ def train(
         given = {**changes, "model": model, "recipe": recipe, "weights": weights, "argument": argument, "seed": seed}
         plan, dataset, folder = _resumed(data, output, [name for name in given if given[name] is not None], backend)
     else:
-        plan, dataset, folder = _planned(data, recipe, model, output, changes, arguments, weights, seed or 0, backend)
+        plan, dataset, folder = _planned(data, recipe, model, output, changes, arguments, weights, seed, backend)
     _announce(console, plan, dataset, folder)
     from groupwise.training import train as run
 
@@ -133,16 +133,19 @@ def _planned(
     changes: dict[str, Any],
     arguments: dict[str, Any],
     weights: str | None,
-    seed: int,
+    seed: int | None,
     backend: str | None,
 ) -> tuple["Plan", "Dataset", Path]:
     """Return what a new run is to do, everything checked that can be checked before a framework starts."""
     from groupwise.data import load_dataset
+    from groupwise.training.recorded import divide_for
 
     recipe = load_recipe(recipe_name) if recipe_name else None
     if output is not None:
         RunFolder(output).open(resume=False)
-    dataset = load_dataset(data, seed=seed)
+    dataset = load_dataset(data, seed=seed or 0)
+    if weights is not None and seed is None:
+        dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
     settle_backend(backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
@@ -151,7 +154,7 @@ def _planned(
     recipe = recipe or load_recipe(default_recipe(dataset))
     if weights is not None and model is None:
         model = model_of(weights)
-    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed, weights=weights)
+    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed or 0, weights=weights)
     return plan, dataset, output or _new_folder(dataset.name, plan.recipe.model)
 
 
@@ -177,9 +180,11 @@ def _resumed(data: str, output: Path | None, given: list[str], backend: str | No
         backend = read_json(folder.environment).get("backend")
     settle_backend(backend)
     from groupwise.training import read_plan
+    from groupwise.training.recorded import divide_for
 
     plan = read_plan(output)
-    return plan, load_dataset(data, seed=plan.seed), output
+    dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
+    return plan, dataset, output
 
 
 def _new_folder(dataset: str, model: str) -> Path:

@@ -49,13 +49,10 @@ def evaluate(
     Example: groupwise evaluate runs/digits-mnist_cnn digits
     """
     from groupwise.data import load_dataset
-    from groupwise.training.folder import RunFolder, read_json
+    from groupwise.training.recorded import divide_for
 
-    folder = RunFolder(Path(run_or_model).expanduser())
-    plan = read_json(folder.recipe) if folder.recipe.exists() else {}
-    dataset = load_dataset(
-        data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2
-    )
+    dataset = load_dataset(data, seed=seed or 0, test_fraction=1 if everything else 0.2)
+    dataset, notes = divide_for(dataset, run_or_model, as_given=everything or seed is not None)
     settle_backend(backend)
     from groupwise import report
     from groupwise.training import evaluate as test
@@ -66,7 +63,7 @@ def evaluate(
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
     split, note = match_classes(network, dataset)
-    for said in (*dataset.notes, *([note] if note else [])):
+    for said in (*dataset.notes, *notes, *([note] if note else [])):
         print(f"groupwise: {said}", file=sys.stderr)
     messages = make_console(stderr=True)
     batches = make_batches(split, network, batch_size)

@@ -12,6 +12,7 @@ from groupwise.errors import UserError
 
 IMAGE_KINDS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm jp2 tga avif"
 IMAGE_SUFFIXES = frozenset("." + kind for kind in IMAGE_KINDS.split())
+UTF8_FLAG = 1 << 11  # of a zip file's member
 LARGEST_MEMBER = 1 << 30  # bytes of one file once decompressed; no image below the pixel limit comes near it
 
 
@@ -22,10 +23,12 @@ class ImageFiles:
     Attributes:
         names: their paths below the folder or in the zip file, with forward slashes, sorted.
         read: a name to the file's bytes; it raises BrokenImage, and may be called from many threads.
+        size: a name to how many bytes these are; 0 where they cannot be read.
     """
 
     names: list[str]
     read: Callable[[str], bytes]
+    size: Callable[[str], int]
 
 
 def is_image_name(name: str) -> bool:
@@ -61,7 +64,13 @@ def files_in_folder(folder: Path) -> ImageFiles:
         except OSError as error:
             raise BrokenImage(name, (error.strerror or "cannot be read").lower()) from error
 
-    return ImageFiles(sorted(filter(is_image_name, names)), read)
+    def size(name: str) -> int:
+        try:
+            return (folder / name).stat().st_size
+        except OSError:
+            return 0
+
+    return ImageFiles(sorted(filter(is_image_name, names)), read, size)
 
 
 def files_in_zip(path: Path) -> ImageFiles:
@@ -75,7 +84,7 @@ def files_in_zip(path: Path) -> ImageFiles:
         refuse_climbing(member.orig_filename, path)
         if member.flag_bits & 1:
             raise UserError(f"{path}: its member {member.filename!r} is encrypted; unpack it first")
-        name = member.filename.replace("\\", "/")  # as some programs on Windows write it
+        name = _name_of(member)
         if not member.is_dir() and is_image_name(name):
             members[name] = member
 
@@ -88,4 +97,15 @@ def files_in_zip(path: Path) -> ImageFiles:
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
             raise BrokenImage(name, f"damaged in the zip file ({error})") from error
 
-    return ImageFiles(sorted(members), read)
+    return ImageFiles(sorted(members), read, lambda name: members[name].file_size)
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """A member's name as it was meant: Windows may write backslashes, macOS writes UTF-8 without the flag for it."""
+    name = member.filename.replace("\\", "/")
+    if member.flag_bits & UTF8_FLAG:
+        return name
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from groupwise.data.classes import match_names, some
-from groupwise.data.dataset import Dataset, Split, stratified_split
+from groupwise.data.classes import loosest_form, match_names, normal_form, some
+from groupwise.data.dataset import Dataset, Split, SplitRule, dataset_of_splits
 from groupwise.data.files import ImageFiles
 from groupwise.data.images import ImageArray, read_header, read_image
 from groupwise.data.layout import Entry, find_layout
@@ -16,7 +16,7 @@ from groupwise.errors import UserError
 PROBED_HEADERS = 64
 
 
-def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: float) -> Dataset:
+def dataset_of_files(name: str, files: ImageFiles, rule: SplitRule) -> Dataset:
     """The data set that image files make by the folders they lie in.
 
     The size and the channels are those of up to 64 images spread over the whole.
@@ -24,8 +24,7 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
     Args:
         name: the data set's name.
         files: the images; a folder above the classes that holds everything is looked through.
-        seed: settles the split where there is no test/ (nor val/, which then takes its place).
-        test_fraction: the share to test on in such a split.
+        rule: divides them where there is no test/ (nor val/, which then takes its place).
 
     Raises:
         UserError: no images, no class folders, one class, classes that differ between the splits, or folders that may
@@ -40,14 +39,7 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
         role: _split(entries, _labels(name, role, entries, class_names), files, channels)
         for role, entries in layout.by_role.items()
     }
-    train, validation = splits["train"], splits.get("validation")
-    if "test" in splits:
-        test = splits["test"]
-    elif validation is not None:
-        test, validation = validation, None
-    else:
-        train, test = stratified_split(train, test_fraction, seed)
-    return Dataset(name, class_names, train, test, validation, image_size, channels, tuple(layout.notes))
+    return dataset_of_splits(name, class_names, splits, image_size, channels, rule, tuple(layout.notes))
 
 
 def _class_names(name: str, entries: list[Entry]) -> tuple[str, ...]:
@@ -88,9 +80,17 @@ def _probe(files: ImageFiles) -> tuple[tuple[int, int] | None, Literal[1, 3]]:
 
 def _split(entries: list[Entry], labels: Mapping[str, int], files: ImageFiles, channels: Literal[1, 3]) -> Split:
     names = [file for _, file in entries]
+    class_forms = {folder: loosest_form(folder) for folder in labels}
 
     def read(index: int, smallest_side: int | None) -> ImageArray:
         name = names[index]
         return read_image(files.read(name), channels, name=name, smallest_side=smallest_side)
 
-    return Split(np.array([labels[parts[0]] for parts, _ in entries], np.int64), names, read)
+    def mark(index: int) -> bytes:
+        folder, *place = entries[index][0]
+        return "\0".join((class_forms[folder], *map(normal_form, place))).encode(errors="surrogatepass")
+
+    def size(index: int) -> int:
+        return files.size(names[index])
+
+    return Split(np.array([labels[parts[0]] for parts, _ in entries], np.int64), names, read, mark, size)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from groupwise import models, report
 from groupwise.data import Dataset, ImageBatches
+from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
@@ -20,10 +21,12 @@ from groupwise.training.interruption import Interruption
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network, make_batches
 from groupwise.training.progress import ProgressBar
+from groupwise.training.recorded import SPLIT, divide_for, read_record
 from groupwise.training.saved import with_classes
 from groupwise.training.seed import set_seed
 from groupwise.training.starting import start_from
 from groupwise.training.stopped import Diverged, Interrupted
+from groupwise.weights import is_source
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class _Session:
 
     plan: Plan
     dataset: Dataset
+    record: SplitRecord
     folder: RunFolder
     network: Network
     batches: ImageBatches
@@ -105,8 +109,11 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     if dataset.channels > plan.channels:
         raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
     dataset = with_classes(dataset, plan.class_names)
+    dataset, record, notes = (_held if resume else _recorded)(plan, dataset, folder)
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     set_seed(plan.seed)
-    session = _prepare(plan, dataset, folder, console)
+    session = _prepare(plan, dataset, record, folder, console)
     try:
         first_epoch = _restore(session) if resume else _begin(session)
         evaluation = _fit(session, first_epoch)
@@ -116,9 +123,31 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
         session.judge.batches.close()
 
 
-def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) -> _Session:
+def _recorded(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+    """Return a new run's data, its record, and what in it is known to the weights that the run begins with."""
+    copies = copies_in(dataset)
+    if plan.weights is None or is_source(plan.weights):
+        return dataset, record_of(dataset), copies
+    _, notes = divide_for(dataset, plan.weights, as_given=True)
+    return dataset, record_of(dataset, read_record(plan.weights)), [*copies, *notes]
+
+
+def _held(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+    """Return the images that a run began with, its record, and what is other than then."""
+    record = read_record(folder.path)
+    if record is None:
+        raise UserError(
+            f"{folder.path} has no record of the images that it was trained on, so that it cannot go on with them: "
+            f"begin a new run, with --weights {folder.path}"
+        )
+    dataset, notes = held_to(dataset, record)
+    return dataset, record, notes
+
+
+def _prepare(plan: Plan, dataset: Dataset, record: SplitRecord, folder: RunFolder, console: Console) -> _Session:
     recipe = plan.recipe
     network = build_network(plan)
+    network.metadata[SPLIT] = record.as_dict()
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
     batches = make_batches(
@@ -144,7 +173,7 @@ def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) 
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=is_jitted,
     )
-    return _Session(plan, dataset, folder, network, batches, judge, console, [])
+    return _Session(plan, dataset, record, folder, network, batches, judge, console, [])
 
 
 def _begin(session: _Session) -> int:
@@ -155,6 +184,7 @@ def _begin(session: _Session) -> int:
         session.console.print("[bold]weights  [/bold]", end="")
         session.console.print(taken, highlight=False, markup=False, soft_wrap=True)
     folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.split, session.record.as_dict())
     write_json(folder.recipe, plan.as_dict())
     write_json(folder.environment, environment(keras.backend.backend()))
     return 0

@@ -31,6 +31,11 @@ class RunFolder:
         return self.path / "recipe.json"
 
     @property
+    def split(self) -> Path:
+        """JSON: which images are trained on and which are held back."""
+        return self.path / "split.json"
+
+    @property
     def environment(self) -> Path:
         """JSON: versions, backend, cores and processor."""
         return self.path / "environment.json"
@@ -77,7 +82,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the files of a run that has finished no epoch, and the folder if nothing else is in it."""
-        for path in (self.recipe, self.environment, self.metrics, self.curves):
+        for path in (self.recipe, self.split, self.environment, self.metrics, self.curves):
             path.unlink(missing_ok=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
