@@ -94,22 +94,25 @@ def test_splits_within_classes():
 
 
 @pytest.mark.parametrize(
-    ("folders", "named"),
+    ("folders", "note"),
     [
-        ("train bus car", "'train'"),
-        ("train test bus", "'test', 'train'"),
-        ("Train Validation bus", "'Train', 'Validation'"),
-        ("test bus/old bus/new car", "'test'"),
+        ("train bus car", "taken for classes, not for splits, as the folders beside are: 'train'"),
+        ("train test bus", "taken for classes, not for splits, as the folders beside are: 'test', 'train'"),
+        ("Train dev bus", "taken for classes, not for splits, as the folders beside are: 'Train', 'dev'"),
+        ("test bus/old bus/new car", "taken for classes, not for splits, as the folders beside are: 'test'"),
         ("test_tube beaker", None),
         ("cat dog", None),
         ("cat/x cat/y dog/x", None),
+        (
+            "fold1/cat fold1/dog fold2/cat fold2/dog",
+            "its classes are 'fold1', 'fold2', not the folders in each: 'cat', 'dog'",
+        ),
     ],
 )
-def test_classes_may_have_the_names_of_splits(folders, named):
+def test_classes_may_have_the_names_of_splits(folders, note):
     layout = find_layout("set", entries_of(folders))
     assert {parts[0] for parts, _ in layout.by_role["train"]} == {folder.split("/")[0] for folder in folders.split()}
-    expected = [f"set: taken for classes, not for splits, as the folders beside are: {named}"] if named else []
-    assert (list(layout.by_role), layout.notes) == (["train"], expected)
+    assert (list(layout.by_role), layout.notes) == (["train"], [f"set: {note}"] if note else [])
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,14 @@ def test_classes_may_have_the_names_of_splits(folders, named):
 def test_what_may_be_either_is_refused(folders, says):
     with pytest.raises(UserError, match=says):
         find_layout("set", entries_of(folders))
+
+
+def test_classes_that_are_written_nearly_alike_are_named(tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("red fox/0.png", "red fox/1.png", "Red_fox/0.png", "dog/0.png"):
+            archive.writestr(name, b"")
+    assert load_dataset(path).notes == ("set.zip: 'Red_fox', 'red fox' are taken for different classes",)
 
 
 def test_the_classes_of_splits_are_matched_by_name_and_notes_arrive(tmp_path):

@@ -76,7 +76,12 @@ def train(
     ] = False,
     argument: ModelArguments = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of all that is random. Default: 0.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of all that is random, the test images too. Default: 0; for these, that of --weights.",
+            show_default=False,
+        ),
     ] = None,
     backend: Backend = None,
 ) -> None:

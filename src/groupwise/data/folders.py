@@ -39,7 +39,11 @@ def dataset_of_files(name: str, files: ImageFiles, rule: SplitRule) -> Dataset:
         role: _split(entries, _labels(name, role, entries, class_names), files, channels)
         for role, entries in layout.by_role.items()
     }
-    return dataset_of_splits(name, class_names, splits, image_size, channels, rule, tuple(layout.notes))
+    notes = [
+        *layout.notes,
+        *(f"{name}: {some(names)} are taken for different classes" for names in _alike(class_names)),
+    ]
+    return dataset_of_splits(name, class_names, splits, image_size, channels, rule, tuple(notes))
 
 
 def _class_names(name: str, entries: list[Entry]) -> tuple[str, ...]:
@@ -47,6 +51,14 @@ def _class_names(name: str, entries: list[Entry]) -> tuple[str, ...]:
     if len(class_names) < 2:
         raise UserError(f"{name} has one class only, {class_names[0]!r}: two are needed to tell apart")
     return class_names
+
+
+def _alike(class_names: Sequence[str]) -> list[list[str]]:
+    """The classes that differ only in how their names are written."""
+    by_form: dict[str, list[str]] = {}
+    for name in class_names:
+        by_form.setdefault(loosest_form(name), []).append(name)
+    return [names for names in by_form.values() if len(names) > 1]
 
 
 def _labels(name: str, role: str, entries: list[Entry], class_names: Sequence[str]) -> Mapping[str, int]:

@@ -177,16 +177,21 @@ def _are_classes(name: str, folders: Folders, splits: dict[str, list[str]]) -> b
 
 def _ambiguous(name: str, folders: list[str]) -> UserError:
     return UserError(
-        f"{name}: are these splits or classes: {some(folders)}? Name splits train, test and val, with a folder "
-        "for each class in them, and let nothing else lie beside them"
+        f"{name}: are these splits or classes: {some(folders)}? Name splits train, test and val, with a folder for "
+        "each class in them and nothing beside them; name classes otherwise"
     )
 
 
 def _layout_of_classes(name: str, folders: Folders) -> Layout:
     entries = [((folder, *parts), file) for folder, part in folders.items() for parts, file in part]
     bare = sorted(filter(_is_bare, folders))
-    note = f"{name}: taken for classes, not for splits, as the folders beside are: {some(bare)}"
-    return Layout({"train": entries}, [note] * bool(bare))
+    within = [frozenset(_by_first(part)) for part in folders.values()]
+    notes = [f"{name}: taken for classes, not for splits, as the folders beside are: {some(bare)}"] * bool(bare)
+    if len(within) > 1 and len(within[0]) > 1 and len(set(within)) == 1:
+        notes.append(
+            f"{name}: its classes are {some(sorted(folders))}, not the folders in each: {some(sorted(within[0]))}"
+        )
+    return Layout({"train": entries}, notes)
 
 
 def _layout_of_splits(name: str, folders: Folders, splits: dict[str, list[str]]) -> Layout:

@@ -90,7 +90,7 @@ def divided_as_before(dataset: Dataset, record: SplitRecord) -> Dataset:
 
 
 def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
-    """Return sentences on what is other than when the network was trained; none for data it has never seen.
+    """Return sentences on what is other than when the network was trained.
 
     They count the images that came and went, and those that are tested on although they were trained on: moved from
     one side to the other, or tested on by request.
@@ -103,6 +103,9 @@ def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
         if added or removed:
             parts = [_counted(count, what) for count, what in ((added, "added"), (removed, "removed")) if count]
             said.append(f"{dataset.name} has changed since the model was trained: {' and '.join(parts)}")
+    elif dataset.undivided is not None:
+        known = "class, name and size" if dataset.undivided.size else "pixels"
+        said.append(f"{dataset.name} is new to the model: by their {known}, none of its images was trained on")
     # An image of the same class, name and size may lie on either side from the beginning.
     seen = np.isin(now["test"], record.trained) & ~np.isin(now["test"], record.images["test"])
     seen &= ~np.isin(now["test"], now["train"])
