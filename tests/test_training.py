@@ -58,7 +58,16 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     summary = _train(dataset, tmp_path / "run", bars.recipe(epochs=10))
     assert summary.test_accuracy > 0.6
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("recipe.json", "environment.json", "metrics.csv", "last.keras", "best.keras", "curves.png", "summary.json")
+        *(
+            "recipe.json",
+            "split.json",
+            "environment.json",
+            "metrics.csv",
+            "last.keras",
+            "best.keras",
+            "curves.png",
+            "summary.json",
+        )
     }
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == summary.test_accuracy
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
