@@ -16,6 +16,7 @@ from rich.console import Console
 
 from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
+from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.files import write_text
 from groupwise.training import RunSummary, extend_plan, load_network, make_plan, predict_images, read_plan, train
@@ -58,7 +59,16 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     summary = _train(dataset, tmp_path / "run", bars.recipe(epochs=10))
     assert summary.test_accuracy > 0.6
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("recipe.json", "environment.json", "metrics.csv", "last.keras", "best.keras", "curves.png", "summary.json")
+        *(
+            "recipe.json",
+            "split.json",
+            "environment.json",
+            "metrics.csv",
+            "last.keras",
+            "best.keras",
+            "curves.png",
+            "summary.json",
+        )
     }
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == summary.test_accuracy
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -216,6 +226,7 @@ def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(ti
     plan = make_plan(dataset, "x", bars.recipe(epochs=1, learning_rate=1e-6), weights=str(tmp_path / "first"))
     folder.open(resume=False)
     # It was killed in its first epoch: what it was to start from is still where it starts.
+    write_json(folder.split, record_of(dataset).as_dict())
     write_json(folder.recipe, plan.as_dict())
     second = _resume(dataset, folder.path)
     assert second.test_accuracy == pytest.approx(first.test_accuracy, abs=0.1)

@@ -3,15 +3,11 @@
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from groupwise.console import note
 from groupwise.errors import UserError
-
-if TYPE_CHECKING:
-    from groupwise.data import Dataset
 
 Backend = Annotated[
     str | None,
@@ -35,12 +31,6 @@ ModelArguments = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
-
-
-def print_notes(dataset: "Dataset") -> None:
-    """Say on standard error what a data set leaves out."""
-    for text in dataset.notes:
-        note(text)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, print_notes
+from groupwise.cli.options import Backend
 from groupwise.cli.outputs import output_file
-from groupwise.console import Listing, Styled, make_console, print_lines, say
+from groupwise.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,12 +88,14 @@ def factorize(
     path = None if output is None else output_file(output, ".keras", model)
     if finetune_epochs and data is None:
         raise UserError(f"--finetune-epochs {finetune_epochs}: name the images with --data")
-    dataset = _dataset(data)
+    dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite
     from groupwise.training.saved import load_network, read_model
 
     before: Any = read_model(model) if dataset is None else load_network(model)
+    for text in notes:
+        note(text)
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}
@@ -109,14 +111,13 @@ def factorize(
     _save(after, path, lines)
 
 
-def _dataset(data: str | None) -> "Dataset | None":
-    if data is None:
-        return None
+def _dataset(data: str, model: str) -> tuple["Dataset", list[str]]:
+    """Return the data set, divided as for the model's training, and what may mislead."""
     from groupwise.data import load_dataset
+    from groupwise.training.recorded import divide_for
 
-    dataset = load_dataset(data)
-    print_notes(dataset)
-    return dataset
+    dataset, notes = divide_for(load_dataset(data), model)
+    return dataset, [*dataset.notes, *notes]
 
 
 def _show(report: "Report") -> None:
@@ -131,8 +132,8 @@ def _show(report: "Report") -> None:
         console.print(table)
     else:
         say(console, "nothing to rewrite")
-    for note in report.notes:
-        say(console, note)
+    for text in report.notes:
+        say(console, text)
 
 
 def _save(model: "keras.Model", path: Path | None, lines: dict[str, str]) -> None:

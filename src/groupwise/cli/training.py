@@ -9,9 +9,9 @@ import typer
 from rich.console import Group
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size, print_notes
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.cli.outputs import output_folder
-from groupwise.console import Console, Listing, make_console, print_lines, say
+from groupwise.console import Console, Listing, make_console, note, print_lines, say
 from groupwise.errors import UserError
 from groupwise.files import check_folder
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
@@ -92,7 +92,12 @@ def train(
     ] = False,
     argument: ModelArguments = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of all that is random. Default: 0.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of all that is random, the test images too. Default: 0; for these, that of --weights.",
+            show_default=False,
+        ),
     ] = None,
     backend: Backend = None,
 ) -> None:
@@ -135,7 +140,7 @@ def train(
             raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
         if epochs is not None:
             changes["epochs"] = epochs
-        plan, dataset, folder = _planned(data, recipe, model, chosen, changes, arguments, weights, seed or 0, backend)
+        plan, dataset, folder = _planned(data, recipe, model, chosen, changes, arguments, weights, seed, backend)
     _announce(console, plan, dataset, folder)
     from groupwise.training import train as run
 
@@ -161,19 +166,21 @@ def _planned(
     changes: dict[str, Any],
     arguments: dict[str, Any],
     weights: str | None,
-    seed: int,
+    seed: int | None,
     backend: str | None,
 ) -> tuple["Plan", "Dataset", Path]:
     """Return what a new run is to do, everything checked that can be checked before a framework starts."""
     from groupwise.data import load_dataset
+    from groupwise.training.recorded import divide_for
 
     recipe = load_recipe(recipe_name) if recipe_name else None
     if output is None:
         check_folder(RUNS, "--output")
     else:
         RunFolder(output).open(resume=False)
-    dataset = load_dataset(data, seed=seed)
-    print_notes(dataset)
+    dataset = load_dataset(data, seed=seed or 0)
+    if weights is not None and seed is None:
+        dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
     settle_backend(backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
@@ -182,7 +189,7 @@ def _planned(
     recipe = recipe or load_recipe(default_recipe(dataset))
     if weights is not None and model is None:
         model = model_of(weights)
-    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed, weights=weights)
+    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed or 0, weights=weights)
     return plan, dataset, output or _new_folder(dataset.name, plan.recipe.model)
 
 
@@ -212,12 +219,12 @@ def _resumed(
         backend = read_json(folder.environment).get("backend")
     settle_backend(backend)
     from groupwise.training import extend_plan, read_plan
+    from groupwise.training.recorded import divide_for
 
     plan = read_plan(output)
     _refuse_changes(plan, output, given)
     plan = extend_plan(plan, len(folder.read_metrics()), epochs, restart)
-    dataset = load_dataset(data, seed=plan.seed)
-    print_notes(dataset)
+    dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
     return plan, dataset, output
 
 
@@ -262,6 +269,8 @@ def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) 
         "output": str(folder),
     }
     print_lines(console, lines)
+    for text in dataset.notes:
+        note(text)
 
 
 def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:

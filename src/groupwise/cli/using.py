@@ -10,12 +10,12 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.image_paths import image_paths
-from groupwise.cli.options import Backend, Json, print_notes
+from groupwise.cli.options import Backend, Json
 from groupwise.cli.outputs import output_folder
 from groupwise.console import Listing, Styled, make_console, note, print_json, say
 from groupwise.data.files import CAM_SUFFIX
 from groupwise.errors import UserError
-from groupwise.files import check_file, check_folder, expanded, make_folder
+from groupwise.files import check_file, check_folder, make_folder
 
 if TYPE_CHECKING:
     from groupwise.models.network import Network
@@ -54,15 +54,11 @@ def evaluate(
     Example: groupwise evaluate runs/digits-mnist_cnn digits
     """
     from groupwise.data import load_dataset
-    from groupwise.training.folder import RunFolder, read_json
+    from groupwise.training.recorded import divide_for
 
     given = None if output is None else output_folder(output)
-    folder = RunFolder(expanded(run_or_model))
-    plan = read_json(folder.recipe) if folder.recipe.exists() else {}
-    dataset = load_dataset(
-        data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2
-    )
-    print_notes(dataset)
+    dataset = load_dataset(data, seed=seed or 0, test_fraction=1 if everything else 0.2)
+    dataset, notes = divide_for(dataset, run_or_model, as_given=everything or seed is not None)
     settle_backend(backend)
     from groupwise import report
     from groupwise.training import evaluate as test
@@ -75,8 +71,8 @@ def evaluate(
     png = (given or model_path(run_or_model).parent) / "confusion.png"
     check_folder(png.parent, "--output")
     split, guess = match_classes(network, dataset)
-    if guess:
-        note(guess)
+    for text in (*dataset.notes, *notes, *([guess] if guess else [])):
+        note(text)
     messages = make_console(stderr=True)
     batches = make_batches(split, network, batch_size)
     try:

@@ -23,6 +23,7 @@ OTHER_PICTURE_SUFFIXES = frozenset("." + kind for kind in OTHER_PICTURES.split()
 LEFT_BEHIND = frozenset(("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"))
 LEFT_BEHIND |= frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 CAM_SUFFIX = ".cam.png"  # the pictures that `groupwise predict --cam` leaves beside images
+UTF8_FLAG = 1 << 11  # of a zip file's member
 LARGEST_MEMBER = 1 << 30  # bytes of one file once decompressed; no image below the pixel limit comes near it
 
 
@@ -33,11 +34,13 @@ class ImageFiles:
     Attributes:
         names: their paths below the folder or in the zip file, with forward slashes, sorted.
         read: a name to the file's bytes; it raises BrokenImage, and may be called from many threads.
+        size: a name to how many bytes these are; 0 where they cannot be read.
         left_out: likewise the names of all other files, but for what systems hide or leave behind.
     """
 
     names: list[str]
     read: Callable[[str], bytes]
+    size: Callable[[str], int]
     left_out: list[str]
 
 
@@ -71,9 +74,17 @@ def files_in_folder(folder: Path, recursive: bool = True) -> ImageFiles:
     Raises:
         UserError: a folder cannot be looked into.
     """
+
+    def size(name: str) -> int:
+        try:
+            return (folder / name).stat().st_size
+        except OSError:
+            return 0
+
     return _sorted_out(
         _walk(folder, "", recursive, set()),
         lambda name: read_file(folder / name, name),
+        size,
         lambda name: open_file(folder / name, name),
     )
 
@@ -89,7 +100,7 @@ def files_in_zip(path: Path) -> ImageFiles:
         refuse_climbing(member.orig_filename, path)
         if member.flag_bits & 1:
             raise UserError(f"{path}: its member {member.filename!r} is encrypted; unpack it first")
-        name = member.filename.replace("\\", "/")  # as some programs on Windows write it
+        name = _name_of(member)
         if not member.is_dir() and not is_hidden(name):
             members[name] = member
 
@@ -102,7 +113,7 @@ def files_in_zip(path: Path) -> ImageFiles:
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
             raise BrokenImage(name, f"damaged in the zip file ({error})") from error
 
-    return _sorted_out(members, read, lambda name: archive.open(members[name]))
+    return _sorted_out(members, read, lambda name: members[name].file_size, lambda name: archive.open(members[name]))
 
 
 def _walk(folder: Path, prefix: str, recursive: bool, visited: set[Path]) -> Iterator[str]:
@@ -121,13 +132,16 @@ def _walk(folder: Path, prefix: str, recursive: bool, visited: set[Path]) -> Ite
 
 
 def _sorted_out(
-    names: Iterable[str], read: Callable[[str], bytes], open_named: Callable[[str], IO[bytes]]
+    names: Iterable[str],
+    read: Callable[[str], bytes],
+    size: Callable[[str], int],
+    open_named: Callable[[str], IO[bytes]],
 ) -> ImageFiles:
     images: list[str] = []
     left_out: list[str] = []
     for name in sorted(names):
         (images if _is_image(name, open_named) else left_out).append(name)
-    return ImageFiles(images, read, left_out)
+    return ImageFiles(images, read, size, left_out)
 
 
 def _is_image(name: str, open_named: Callable[[str], IO[bytes]]) -> bool:
@@ -142,3 +156,14 @@ def _is_image(name: str, open_named: Callable[[str], IO[bytes]]) -> bool:
             return is_picture(file, with_tiff=tells_nothing(name))
     except (BrokenImage, OSError, zipfile.BadZipFile, NotImplementedError):
         return False
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """A member's name as it was meant: Windows may write backslashes, macOS writes UTF-8 without the flag for it."""
+    name = member.filename.replace("\\", "/")
+    if member.flag_bits & UTF8_FLAG:
+        return name
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name

@@ -10,8 +10,9 @@ import keras
 from rich.console import Console
 
 from groupwise import models, report
-from groupwise.console import print_lines
+from groupwise.console import print_lines, say
 from groupwise.data import Dataset, ImageBatches
+from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.models.saved import vetted
@@ -22,8 +23,10 @@ from groupwise.training.interruption import Interruption, on_signals
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network, make_batches
 from groupwise.training.progress import ProgressBar
+from groupwise.training.recorded import SPLIT, divide_for, read_record
+from groupwise.training.saved import with_classes
 from groupwise.training.seed import set_seed
-from groupwise.training.starting import start_from
+from groupwise.training.starting import are_published, start_from
 from groupwise.training.stopped import Diverged, Interrupted
 
 
@@ -66,6 +69,7 @@ class _Session:
 
     plan: Plan
     dataset: Dataset
+    record: SplitRecord
     folder: RunFolder
     network: Network
     batches: ImageBatches
@@ -98,7 +102,7 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
 
     Raises:
         UserError: the folder holds something else, cannot be written to, or another training is at work there; the
-            network does not fit, or too many images are broken.
+            network does not fit, the data are not the run's, or too many images are broken.
             Where no epoch was finished, the folder is left as it was.
         Interrupted, Diverged: on Ctrl-C or another signal to end, and on a loss that is not finite; what was finished
             is kept.
@@ -110,10 +114,14 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
 
 
 def _train(plan: Plan, dataset: Dataset, folder: RunFolder, resume: bool, console: Console) -> RunSummary:
-    if dataset.class_names != plan.class_names or dataset.channels > plan.channels:
-        raise UserError(f"{dataset.name} is not what this run was trained on: its classes or channels differ")
+    if dataset.channels > plan.channels:
+        raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
+    dataset = with_classes(dataset, plan.class_names)
+    dataset, record, notes = (_held if resume else _recorded)(plan, dataset, folder)
+    for text in notes:
+        say(console, text)
     set_seed(plan.seed)
-    session = _prepare(plan, dataset, folder, console)
+    session = _prepare(plan, dataset, record, folder, console)
     try:
         first_epoch = _restore(session) if resume and folder.last.exists() else _begin(session)
         with _explaining(session):
@@ -124,9 +132,31 @@ def _train(plan: Plan, dataset: Dataset, folder: RunFolder, resume: bool, consol
         session.judge.batches.close()
 
 
-def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) -> _Session:
+def _recorded(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+    """Return a new run's data, its record, and what in it is known to the weights that the run begins with."""
+    copies = copies_in(dataset)
+    if plan.weights is None or are_published(plan.weights):
+        return dataset, record_of(dataset), copies
+    _, notes = divide_for(dataset, plan.weights, as_given=True)
+    return dataset, record_of(dataset, read_record(plan.weights)), [*copies, *notes]
+
+
+def _held(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+    """Return the images that a run began with, its record, and what is other than then."""
+    record = read_record(folder.path)
+    if record is None:
+        raise UserError(
+            f"{folder.path} has no record of the images that it was trained on, so that it cannot go on with them: "
+            f"begin a new run, with --weights {folder.path}"
+        )
+    dataset, notes = held_to(dataset, record)
+    return dataset, record, notes
+
+
+def _prepare(plan: Plan, dataset: Dataset, record: SplitRecord, folder: RunFolder, console: Console) -> _Session:
     recipe = plan.recipe
     network = build_network(plan)
+    network.metadata[SPLIT] = record.as_dict()
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
     batches = make_batches(
@@ -154,7 +184,7 @@ def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) 
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=is_jitted,
     )
-    return _Session(plan, dataset, folder, network, batches, judge, console, [], Interruption())
+    return _Session(plan, dataset, record, folder, network, batches, judge, console, [], Interruption())
 
 
 def _begin(session: _Session) -> int:
@@ -163,6 +193,7 @@ def _begin(session: _Session) -> int:
     if plan.weights is not None:
         taken = start_from(session.network, plan.weights)
         print_lines(session.console, {"weights": taken})
+    write_json(folder.split, session.record.as_dict())
     write_json(folder.recipe, plan.as_dict())
     write_json(folder.environment, environment(keras.backend.backend()))
     return 0

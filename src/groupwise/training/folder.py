@@ -35,6 +35,11 @@ class RunFolder:
         return self.path / "recipe.json"
 
     @property
+    def split(self) -> Path:
+        """JSON: which images are trained on and which are held back."""
+        return self.path / "split.json"
+
+    @property
     def environment(self) -> Path:
         """JSON: versions, backend, cores and processor."""
         return self.path / "environment.json"
@@ -108,7 +113,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the files of a run that has finished no epoch."""
-        for path in (self.recipe, self.environment, self.metrics, self.curves):
+        for path in (self.recipe, self.split, self.environment, self.metrics, self.curves):
             path.unlink(missing_ok=True)
 
     def read_metrics(self) -> list[dict[str, float]]:

@@ -27,7 +27,7 @@ class Plan:
         dataset: the data set's own name.
         class_names: in the order of the network's outputs.
         channels: of the images, 1 or 3.
-        seed: of the split, the first weights, the order and the augmentation.
+        seed: of the first weights, the order, the augmentation, and of the split unless `weights` brought one.
         weights: the run, file or source of published weights that training starts from, or None.
         preprocessing: of the images; None for the network's own.
         schedule_start: the epoch after which the learning rate's schedule begins, which takes all epochs from there on;
