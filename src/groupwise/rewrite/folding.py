@@ -94,6 +94,8 @@ def _objection(rewriter: Rewriter, node: Node, after: Node) -> str | None:
         return f"it computes in {norm.compute_dtype}, and {layer.name} in {layer.compute_dtype}"
     if layer.activity_regularizer is not None:
         return f"the outputs of {layer.name} are penalised"
+    if norm.trainable < layer.trainable and _penalised(layer):
+        return f"it is frozen, and the weights of {layer.name} are not, and penalised"
     others = [value for name, value in after.arguments.kwargs.items() if name != "residual"]
     is_known = all(value is None or value is False for value in others) and len(after.arguments.args) == 1
     adds_to_dense = type(layer) is keras.layers.Dense and after.arguments.kwargs.get("residual") is not None
@@ -128,10 +130,14 @@ class FixedPenalty(keras.regularizers.Regularizer):
 def _penalties(layer: Any, norm: Any) -> dict[str, Any]:
     """Return the regularisers of the layer that both become: what both cost now, on its last kernel."""
     names = [name for name in layer.get_config() if name.endswith("_regularizer") and name != "activity_regularizer"]
-    penalised = [v for v in (*layer.trainable_weights, *norm.trainable_weights) if v.regularizer is not None]
+    penalised = _penalised(layer) + _penalised(norm)
     total = sum(float(keras.ops.convert_to_numpy(v.regularizer(v))) for v in penalised)
     kernel = next(name for kind in ("pointwise", "depthwise", "kernel") if (name := f"{kind}_regularizer") in names)
     return {**dict.fromkeys(names), kernel: FixedPenalty(total) if penalised else None}
+
+
+def _penalised(layer: Any) -> list[Any]:
+    return [weight for weight in layer.trainable_weights if weight.regularizer is not None]
 
 
 def _folded(layer: Any, norm: Any) -> Values:
