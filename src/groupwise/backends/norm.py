@@ -1,4 +1,4 @@
-"""The gradient of a batch norm with activation, in `keras.ops`: what the core's gradient is differentiated by."""
+"""Derivatives of a batch norm in `keras.ops`: of what the core's gradient computes, and by constant statistics."""
 
 from typing import Any
 
@@ -41,3 +41,8 @@ def gradient(
     if training:
         shared = gradient - ops.mean(gradient, axes) - normalised * ops.mean(gradient * normalised, axes)
     return gamma * scale * shared, sums, gradient
+
+
+def by_statistics(gamma: Any, variance: Any, epsilon: float) -> tuple[Any, Any]:
+    """Return how constant statistics act: a mean as so many times beta, a variance as so many times gamma."""
+    return -gamma * ops.rsqrt(variance + epsilon), -gamma / (2 * (variance + epsilon))
