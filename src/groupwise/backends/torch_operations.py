@@ -105,7 +105,7 @@ def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
         if _C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
                 return Level.apply(keyset, *arguments)
-        if (_C.is_grad_enabled() and _C._any_requires_grad(*arguments)) or _has_tangents():
+        if _has_tangents() or (torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)):
             return Level.apply(keyset, *arguments)
         return below(keyset, *arguments)
 
