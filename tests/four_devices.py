@@ -30,11 +30,15 @@ def convolve(inputs: Any, kernel: Any) -> Any:
 
 
 def passes(function: Any) -> Any:
-    """Return a function of inputs, kernel and outputs' gradient that gives the outputs and both gradients."""
+    """Return a function of inputs, kernel and outputs' gradient that gives the outputs, both gradients and a tangent.
+
+    The tangent is that along inputs and kernel themselves: twice the outputs, which are linear in each.
+    """
 
     def run(inputs: Any, kernel: Any, gradient: Any) -> Any:
         outputs, pull = jax.vjp(function, inputs, kernel)
-        return outputs, *pull(gradient)
+        tangent = jax.jvp(function, (inputs, kernel), (inputs, kernel))[1]
+        return outputs, *pull(gradient), tangent / 2
 
     return run
 
@@ -47,7 +51,7 @@ def check_passes(function: Any, placed: list[Any], arrays: list[np.ndarray], sta
         assert "all-reduce" not in forward.as_text()
         assert "all-reduce" in whole.as_text()  # the kernel's gradient
     near(np.asarray(forward(*placed[:2])), *expected(native.FORWARD, SPEC, arrays), "forward alone")
-    for pass_, result in zip(native.PASSES, whole(*placed), strict=True):
+    for pass_, result in zip((*native.PASSES, native.FORWARD), whole(*placed), strict=True):
         near(np.asarray(result), *expected(pass_, SPEC, arrays), PASS_NAMES[pass_])
 
 
@@ -92,7 +96,7 @@ def uneven() -> None:
     few = [array[:6] if array.ndim == 4 and array.shape[0] == 8 else array for array in arrays]
     inputs, kernel, gradient = place(devices, arrays, "batch")
     results = jax.jit(lambda x, w, g: passes(convolve)(x[:6], w, g[:6]))(inputs, kernel, gradient)
-    for pass_, result in zip(native.PASSES, results, strict=True):
+    for pass_, result in zip((*native.PASSES, native.FORWARD), results, strict=True):
         near(np.asarray(result), *expected(pass_, SPEC, few), PASS_NAMES[pass_])
 
 
@@ -120,12 +124,13 @@ def pooling() -> None:
 def check_pooling(function: Any, placed: list[Any], expected: Pooling) -> None:
     def run(inputs: Any, gradient: Any) -> Any:
         outputs, pull = jax.vjp(function, inputs)
-        return outputs, *pull(gradient)
+        return outputs, *pull(gradient), jax.jvp(function, (inputs,), (inputs,))[1]
 
     compiled = jax.jit(run).lower(*placed).compile()
     assert not any(move in compiled.as_text() for move in (*MOVES, "all-reduce"))
-    outputs, gradient = compiled(*placed)
+    outputs, gradient, tangent = compiled(*placed)
     np.testing.assert_array_equal(outputs, expected.outputs)
+    np.testing.assert_array_equal(tangent, expected.outputs)
     np.testing.assert_allclose(gradient, expected.gradient, rtol=1e-5, atol=1e-5)
 
 

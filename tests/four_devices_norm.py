@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import keras
 import numpy as np
+from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
@@ -23,14 +24,18 @@ NAMES = ("inputs", "gamma", "beta", "residual", "gradient")
 
 
 def passes(inputs: Any, gamma: Any, beta: Any, residual: Any, gradient: Any) -> Any:
-    """Return outputs, statistics and all gradients."""
+    """Return outputs, statistics, all gradients, and by how much what they say of a tangent is not the tangent."""
 
     def function(inputs: Any, gamma: Any, beta: Any, residual: Any) -> Any:
         outputs, *statistics = jax_norm.normalise(inputs, gamma, beta, None, EPSILON, residual, "relu")
         return outputs, statistics
 
-    outputs, pull, statistics = jax.vjp(function, inputs, gamma, beta, residual, has_aux=True)
-    return outputs, *statistics, *pull(gradient)
+    arguments, directions = (inputs, gamma, beta, residual), (residual, beta, gamma, inputs)
+    outputs, pull, statistics = jax.vjp(function, *arguments, has_aux=True)
+    tangent = jax.jvp(lambda *arguments: function(*arguments)[0], arguments, directions)[1]
+    gradients = pull(gradient)
+    across = sum(jnp.sum(a * b) for a, b in zip(gradients, directions, strict=True)) - jnp.sum(gradient * tangent)
+    return outputs, *statistics, *gradients, across / jnp.sum(jnp.abs(gradient * tangent))
 
 
 def check_mesh(mesh: Mesh, axes: Any) -> None:
@@ -49,6 +54,7 @@ def check_mesh(mesh: Mesh, axes: Any) -> None:
         *(exact[name] for name in ("outputs", "mean", "variance", "inputs_gradient")),
         *exact["sums"][::-1],
         exact["residual_gradient"],
+        np.zeros(()),
     )
     for result, value in zip(compiled(*placed), wanted, strict=True):
         np.testing.assert_allclose(np.asarray(result), value, rtol=1e-4, atol=1e-4 * (1 + abs(value).max()))

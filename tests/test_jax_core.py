@@ -155,7 +155,7 @@ def test_vmap_over_inputs_is_one_call() -> None:
     spec = ONE_EACH[1]
     inputs, kernel, _ = random_arrays(spec)
     text = str(jax.make_jaxpr(jax.vmap(jax.vmap(run(spec), (0, None)), (0, None)))(np.stack([[inputs]] * 3), kernel))
-    assert text.count("ffi_call[") == 1
+    assert text.count("groupwise_pass[") == 1
     assert "scan" not in text
 
 

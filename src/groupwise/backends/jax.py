@@ -74,33 +74,23 @@ def pool(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]
     return lax.reduce_window(inputs, 0.0, lax.add, window, steps, "VALID") / (size[0] * size[1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _max_pool(inputs: Any, size: tuple[int, int], strides: tuple[int, int]) -> Any:
     """Return maxima as elementwise maxima of shifted images, whose gradient XLA fuses; its own scatters one by one."""
     return reduce(jnp.maximum, (lax.slice(inputs, *bounds) for bounds in _shifts(inputs.shape, size, strides)))
 
 
-def _max_pool_saving(inputs: Any, size: tuple[int, int], strides: tuple[int, int]) -> tuple[Any, Any]:
+@_max_pool.defjvp
+def _max_pool_tangent(size: tuple[int, int], strides: tuple[int, int], primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """Return the maxima and their tangents; of equal maxima in a window the first one's, as in XLA's own."""
+    (inputs,), (tangent,) = primals, tangents
     outputs = _max_pool(inputs, size, strides)
-    return outputs, (inputs, outputs)
-
-
-def _max_pool_gradient(size: tuple[int, int], strides: tuple[int, int], saved: Any, gradient: Any) -> tuple[Any]:
-    """Return the gradient; of equal maxima in a window the first one gets it, as in XLA's own."""
-    inputs, outputs = saved
-    total, free = jnp.zeros_like(inputs), jnp.ones_like(outputs, bool)
-    for start, end, steps in _shifts(inputs.shape, size, strides):
-        chosen = free & (lax.slice(inputs, start, end, steps) == outputs)
+    total, free = jnp.zeros_like(outputs), jnp.ones_like(outputs, bool)
+    for bounds in _shifts(inputs.shape, size, strides):
+        chosen = free & (lax.slice(inputs, *bounds) == outputs)
         free = free & ~chosen
-        sides = [
-            (low, whole - high, step - 1)
-            for low, high, whole, step in zip(start, end, inputs.shape, steps, strict=True)
-        ]
-        total += lax.pad(jnp.where(chosen, gradient, 0), jnp.zeros((), gradient.dtype), sides)
-    return (total,)
-
-
-_max_pool.defvjp(_max_pool_saving, _max_pool_gradient)
+        total += jnp.where(chosen, lax.slice(tangent, *bounds), 0)
+    return outputs, total
 
 
 def _shifts(shape: tuple[int, ...], size: tuple[int, int], strides: tuple[int, int]) -> list[tuple[Any, Any, Any]]:

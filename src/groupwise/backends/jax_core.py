@@ -1,7 +1,7 @@
 """JAX: the C core as custom calls of XLA, on XLA's own threads, that differentiate, batch and partition.
 
 A convolution and its two gradients are the three partial derivatives of one sum over inputs, kernel and outputs, linear
-in each: the gradient of one pass is the two others.
+in each: the transpose of one pass is another.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
-from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
 from groupwise import native
 from groupwise.backends.jax_mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
+from groupwise.backends.jax_operations import Arrays, Parts, Rules, define, sum_of
 from groupwise.spec import ConvSpec
 
 _HANDLERS = ("gw_jax_forward", "gw_jax_input_gradient", "gw_jax_kernel_gradient")
@@ -113,8 +113,8 @@ def convolve(
 ) -> Any:
     """Return activation(convolution + bias + residual), computed in float32 by the core.
 
-    It differentiates (in reverse mode, any number of times), batches under `jax.vmap`, and stays where it is under
-    data parallelism: a batch cut over devices is convolved where it lies, and only the kernel's gradient is summed.
+    It differentiates in every mode, any number of times, batches under `jax.vmap`, and stays where it is under data
+    parallelism: a batch cut over devices is convolved where it lies, and only the kernel's gradient is summed.
 
     Args:
         inputs: (batch, height, width, in_channels), of any floating-point type.
@@ -147,55 +147,60 @@ def convolve(
         if operand.shape != shapes[role]:
             name = ("inputs", "kernel", "outputs", "bias", "residual")[role]
             raise ValueError(f"{name} of shape {operand.shape}: must be of shape {shapes[role]}")
-    return in_any_mesh(partial(_forward, forward), operands).astype(spec.dtype)
+    run = _fused if extras or activation != "linear" else _pass
+    return in_any_mesh(lambda *operands: run(forward, *operands)[0], operands).astype(spec.dtype)
 
 
-# Differentiation.
+# Transformations.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _forward(forward: _Pass, *operands: Any) -> Any:
-    """A forward pass and what follows it."""
-    return _operation(forward)(*operands)
+def _run(pass_: _Pass) -> Callable[..., Any]:
+    return lambda *operands: (_operation(pass_)(*operands),)
 
 
-def _forward_saving(forward: _Pass, *operands: Any) -> tuple[Any, Any]:
-    outputs = _forward(forward, *operands)
-    return outputs, (operands[:2], outputs if forward.activation != "linear" else None)
+def _results(pass_: _Pass, *operands: Any) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(pass_.shapes(operands[0].shape[0])[pass_.result], jnp.float32)]
 
 
-def _forward_gradients(forward: _Pass, saved: Any, gradient: Any) -> tuple[Any, ...]:
-    (inputs, kernel), outputs = saved
+def _images(pass_: _Pass) -> list[int]:
+    return [i for i, role in enumerate(pass_.operands) if _has_batch(role)] if _has_batch(pass_.result) else []
+
+
+def _parts(pass_: _Pass, operands: Arrays, tangents: Parts) -> list[Any]:
+    """Return the parts of the tangent of a pass, which is linear in each of its two operands."""
+    (a, b, *_), (of_a, of_b, *_) = operands, tangents
+    return [_pass(pass_, x, y)[0] for x, y in ((of_a, b), (a, of_b)) if x is not None and y is not None]
+
+
+def _linear_jvp(pass_: _Pass, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    return _pass(pass_, *operands), [sum_of(_parts(pass_, operands, tangents))]
+
+
+def _linear_transpose(pass_: _Pass, cotangents: Parts, operands: Parts) -> Parts:
+    """Return the gradient to the one operand that is not known: the pass that gives it, of the two others."""
+    arrays = dict(zip((*pass_.operands, pass_.result), (*operands, *cotangents), strict=True))
+    by_result = {_Pass(number, pass_.sizes).result: _Pass(number, pass_.sizes) for number in native.PASSES}
+    others = [by_result[role] if arrays[role] is None else None for role in pass_.operands]
+    return [None if p is None else _pass(p, *(arrays[role] for role in p.operands))[0] for p in others]
+
+
+def _fused_jvp(forward: _Pass, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    (outputs,) = _fused(forward, *operands)
+    extras = [jnp.broadcast_to(extra, outputs.shape) for extra in tangents[2:] if extra is not None]
+    tangent = sum_of([*_parts(_Pass(native.FORWARD, forward.sizes), operands, tangents), *extras])
     if forward.activation != "linear":
         passes = outputs > 0 if forward.activation == "relu" else (outputs > 0) & (outputs < 6)
-        gradient = jnp.where(passes, gradient, 0)
-    return (
-        _linear(_Pass(native.INPUT_GRADIENT, forward.sizes), gradient, kernel),
-        _linear(_Pass(native.KERNEL_GRADIENT, forward.sizes), inputs, gradient),
-        *(gradient.sum((0, 1, 2)) if role == _BIAS else gradient for role in forward.extras),
-    )
+        tangent = jnp.where(passes, tangent, 0)
+    return [outputs], [tangent]
 
 
-_forward.defvjp(_forward_saving, _forward_gradients)
+_pass = define("pass", Rules(_run, _results, _linear_jvp, _linear_transpose, _images))
+"""One pass alone."""
+_fused = define("fused", Rules(_run, _results, _fused_jvp, images=_images))
+"""A forward pass and what follows it."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _linear(pass_: _Pass, a: Any, b: Any) -> Any:
-    """One pass alone, linear in both of its operands."""
-    return _operation(pass_)(a, b)
-
-
-def _linear_gradients(pass_: _Pass, saved: tuple[Any, Any], gradient: Any) -> tuple[Any, ...]:
-    arrays = dict(zip((*pass_.operands, pass_.result), (*saved, gradient), strict=True))
-    by_result = {_Pass(number, pass_.sizes).result: _Pass(number, pass_.sizes) for number in native.PASSES}
-    others = [by_result[role] for role in pass_.operands]
-    return tuple(_linear(other, *(arrays[role] for role in other.operands)) for other in others)
-
-
-_linear.defvjp(lambda pass_, a, b: (_linear(pass_, a, b), (a, b)), _linear_gradients)
-
-
-# One pass as an operation: the custom call, partitioned, batched.
+# One pass as XLA sees it: the custom call, partitioned.
 
 
 @lru_cache(maxsize=4096)
@@ -206,10 +211,8 @@ def _operation(pass_: _Pass) -> Callable[..., Any]:
         infer_sharding_from_operands=lambda mesh, operands, _: _shardings(pass_, mesh, operands)[0],
         sharding_rule=f"{', '.join(_DIMENSIONS[role] for role in pass_.operands)} -> {_DIMENSIONS[pass_.result]}",
     )
-    operation = custom_vmap(partitioned)
-    operation.def_vmap(partial(_batch, pass_))
     # Compiled, so that a call outside any jax.jit finds its executable at once.
-    return jax.jit(operation, inline=True)
+    return jax.jit(partitioned, inline=True)
 
 
 def _call(pass_: _Pass, *operands: Any) -> Any:
@@ -217,22 +220,6 @@ def _call(pass_: _Pass, *operands: Any) -> Any:
     shape = pass_.shapes(operands[0].shape[0])[pass_.result]
     call = jax.ffi.ffi_call(_HANDLERS[pass_.number], jax.ShapeDtypeStruct(shape, jnp.float32))
     return vary(call(*(vary(operand, axes) for operand in operands), settings=pass_.settings), axes)
-
-
-def _batch(pass_: _Pass, size: int, mapped: Sequence[bool], *operands: Any) -> tuple[Any, bool]:
-    """Fold the mapped axis into the batch; where an array without a batch is mapped, convolve one after the other."""
-    operation, with_batch = _operation(pass_), [_has_batch(role) for role in pass_.operands]
-    if not _has_batch(pass_.result) or any(m and not b for m, b in zip(mapped, with_batch, strict=True)):
-        return jax.vmap(sequential_vmap(operation), [0 if m else None for m in mapped])(*operands), True
-
-    def fold(operand: Any, is_mapped: bool, has_batch: bool) -> Any:
-        if not has_batch:
-            return operand
-        whole = operand if is_mapped else jnp.broadcast_to(operand, (size, *operand.shape))
-        return whole.reshape(size * whole.shape[1], *whole.shape[2:])
-
-    result = operation(*map(fold, operands, mapped, with_batch))
-    return result.reshape(size, result.shape[0] // size, *result.shape[1:]), True
 
 
 def _shardings(pass_: _Pass, mesh: Any, operands: Sequence[Any]) -> tuple[NamedSharding, ...]:

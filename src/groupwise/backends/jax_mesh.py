@@ -16,6 +16,14 @@ def custom_partitioning() -> Any:
     return importlib.import_module("jax.experimental.custom_partitioning").custom_partitioning
 
 
+def needs_devices(primitive: Any) -> None:
+    """Let XLA know the devices where `primitive`, in which `custom_partitioning` is hidden, is lowered.
+
+    JAX's fused attention does this; there is no public name for it.
+    """
+    importlib.import_module("jax._src.dispatch").prim_requires_devices_during_lowering.add(primitive)
+
+
 def within(mesh: Any) -> Any:
     """Return a context whose mesh is `mesh`: 0.8 and 0.9 spoil a sum over devices where the caller's is explicit."""
     use = getattr(jax.sharding, "use_abstract_mesh", None)

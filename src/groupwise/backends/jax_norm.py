@@ -6,8 +6,9 @@ these, and the gradients' sums, are reduced over devices. The gradient's own gra
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import zip_longest
 from math import prod
 from typing import Any
 
@@ -15,13 +16,13 @@ import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
-from jax.custom_batching import custom_vmap, sequential_vmap
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
 from groupwise import native
 from groupwise.backends import jax_core, norm
 from groupwise.backends.jax_mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
+from groupwise.backends.jax_operations import Arrays, Parts, Rules, define, tangents_of
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,21 @@ class _Norm:
     def ranks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ranks of operands and results: 4 are images, all else belongs to the channels."""
         if self.backward:
-            # inputs, gradient, gamma, beta, mean, variance, outputs -> inputs' gradient, sums, residual's gradient
+            # inputs, gradient, gamma, beta, mean, variance, outputs -> gradients to inputs, beta, gamma, residual
             images = (4,) if self.masked else ()
-            return (4, 4, 1, 1, 1, 1, *images), (4, 2, *images)
+            return (4, 4, 1, 1, 1, 1, *images), (4, 1, 1, *images)
         # inputs, gamma, beta, mean, variance, residual -> outputs, mean, variance
         return (4, 1, 1, *([] if self.training else [1, 1]), *([4] if self.residual else [])), (4, 1, 1)
+
+    @property
+    def known(self) -> int:
+        """How many of the tangent's operands are no tangents themselves."""
+        return 6 if self.masked else 5
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the plain expressions in `norm`."""
+        return {"activation": self.activation, "epsilon": self.epsilon, "training": self.training}
 
     @property
     def rule(self) -> str:
@@ -78,7 +89,7 @@ def normalise(
 ) -> tuple[Any, Any, Any]:
     """Return activation(normalised inputs + residual), and the mean and biased variance that normalised them.
 
-    It differentiates in reverse mode, any number of times, and under `jax.vmap` normalises one batch after the other.
+    It differentiates in every mode, any number of times, and under `jax.vmap` normalises one batch after the other.
 
     Args:
         inputs: (batch, height, width, channels), float32.
@@ -108,52 +119,74 @@ def normalise(
     return outputs, lax.stop_gradient(mean), lax.stop_gradient(variance)
 
 
-# Differentiation.
+# Transformations: forward and gradient are the core's; the tangent, and what differentiates both, plain expressions.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _forward(kind: _Norm, *operands: Any) -> tuple[Any, Any, Any]:
-    """Outputs, mean and variance; these two have no gradient."""
-    return _operation(kind)(*operands)
+def _results(kind: _Norm, *operands: Any) -> list[jax.ShapeDtypeStruct]:
+    images = operands[0].shape
+    return [jax.ShapeDtypeStruct(images if rank == 4 else images[3:], jnp.float32) for rank in kind.ranks[1]]
 
 
-def _forward_saving(kind: _Norm, *operands: Any) -> tuple[Any, Any]:
+def _forward_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
     results = _forward(kind, *operands)
-    return results, (operands[:3], results[1:], results[:1] if kind.masked else ())
+    (inputs, gamma, beta, *others), (of_inputs, of_gamma, of_beta, *of_others) = operands, tangents
+    statistics = results[1:] if kind.training else others[:2]
+    if not kind.training:
+        of_mean, of_variance, *of_others = of_others
+        if of_mean is not None or of_variance is not None:
+            to_beta, to_gamma = norm.by_statistics(gamma, statistics[1], kind.epsilon)
+            of_beta = _sum(of_beta, None if of_mean is None else to_beta * of_mean)
+            of_gamma = _sum(of_gamma, None if of_variance is None else to_gamma * of_variance)
+    known = inputs, gamma, beta, *statistics, *(results[:1] if kind.masked else [])
+    moving = _without_none(kind, known, (of_inputs, of_gamma, of_beta, *of_others))
+    return results, [*_tangent(replace(kind, backward=True), *known, *moving), None, None]
 
 
-def _forward_gradients(kind: _Norm, saved: Any, gradients: Any) -> tuple[Any, ...]:
-    (inputs, gamma, beta), statistics, outputs = saved
-    backward = _Norm(kind.activation, kind.epsilon, kind.training, kind.residual, backward=True)
-    gradient = gradients[0]
-    to_inputs, sums, *passed = _gradient(backward, inputs, gradient, gamma, beta, *statistics, *outputs)
-    constants = () if kind.training else tuple(map(jnp.zeros_like, statistics))
-    to_residual = (passed or [gradient]) if kind.residual else ()
-    return to_inputs, sums[1], sums[0], *constants, *to_residual
+def _sum(a: Any, b: Any) -> Any:
+    """Return the sum of two tangents, of which None is zero."""
+    return a if b is None else b if a is None else a + b
 
 
-_forward.defvjp(_forward_saving, _forward_gradients)
+def _without_none(kind: _Norm, known: Arrays, moving: Parts) -> list[Any]:
+    """Return the tangents of inputs, gamma, beta and perhaps the residual, with zeros for None."""
+    inputs, gamma = known[:2]
+    like = (inputs, gamma, gamma, *([inputs] if kind.residual else []))
+    return [jnp.zeros_like(array) if part is None else part for array, part in zip_longest(like, moving)]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gradient(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
-    return _operation(kind)(*operands)
+def _gradient_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    return _gradient(kind, *operands), tangents_of(partial(_plain_gradient, kind), operands, tangents)
+
+
+def _gradient_transpose(kind: _Norm, cotangents: Parts, operands: Parts) -> Parts:
+    inputs, _, *rest = operands
+    to_inputs, to_beta, to_gamma, *to_residual = cotangents
+    moving = _without_none(kind, (inputs, *rest), (to_inputs, to_gamma, to_beta, *to_residual))
+    return [None, *_tangent(kind, inputs, *rest, *moving), *(None for _ in rest)]
 
 
 def _plain_gradient(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
-    inputs, gradient, gamma, beta, mean, variance, *outputs = operands
-    options: dict[str, Any] = {"activation": kind.activation, "epsilon": kind.epsilon, "training": kind.training}
-    results = norm.gradient(inputs, gradient, gamma, beta, mean, variance, *outputs, **options)
-    return results if kind.masked else results[:2]
+    to_inputs, sums, *to_residual = norm.gradient(*operands, **kind.options)
+    return to_inputs, *sums, *(to_residual if kind.masked else [])
 
 
-_gradient.defvjp(
-    lambda kind, *operands: (_gradient(kind, *operands), operands),
-    lambda kind, operands, gradients: jax.vjp(partial(_plain_gradient, kind), *operands)[1](gradients),
-)
+def _tangent_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    return _tangent(kind, *operands), tangents_of(partial(_plain_tangent, kind), operands, tangents)
 
 
-# The operations: the custom calls, partitioned, batched.
+def _tangent_transpose(kind: _Norm, cotangents: Parts, operands: Parts) -> Parts:
+    known, moving = operands[: kind.known], operands[kind.known :]
+    to_inputs, to_beta, to_gamma, *to_residual = _gradient(kind, known[0], *cotangents, *known[1:])
+    pairs = zip(moving, (to_inputs, to_gamma, to_beta, *(to_residual or cotangents)), strict=False)
+    return [*(None for _ in known), *(gradient if operand is None else None for operand, gradient in pairs)]
+
+
+def _plain_tangent(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
+    outputs = () if kind.masked else (None,)
+    return (norm.tangent(*operands[: kind.known], *outputs, *operands[kind.known :], **kind.options),)
+
+
+# The operations: the custom calls, partitioned.
 
 
 @lru_cache(maxsize=4096)
@@ -164,9 +197,24 @@ def _operation(kind: _Norm) -> Callable[..., Any]:
         infer_sharding_from_operands=lambda mesh, operands, _: _shardings(kind, mesh, operands)[0],
         sharding_rule=kind.rule,
     )
-    operation = custom_vmap(partitioned)
-    operation.def_vmap(partial(_batch, kind))
-    return jax.jit(operation, inline=True)
+    return jax.jit(partitioned, inline=True)
+
+
+_forward = define("normalize", Rules(_operation, _results, _forward_jvp))
+"""Inputs, gamma, beta, constant statistics, residual -> outputs, mean and variance; these two have no derivative."""
+_gradient = define("normalize_gradient", Rules(_operation, _results, _gradient_jvp, _gradient_transpose))
+"""Inputs, outputs' gradient, gamma, beta, mean, variance, outputs -> the gradients to inputs, beta, gamma, residual."""
+_tangent = define(
+    "normalize_tangent",
+    Rules(
+        lambda kind: partial(_plain_tangent, kind),
+        lambda _, inputs, *others: [jax.ShapeDtypeStruct(inputs.shape, jnp.float32)],
+        _tangent_jvp,
+        _tangent_transpose,
+    ),
+)
+"""The gradient's transpose: inputs, gamma, beta, mean, variance, outputs, the tangents of inputs, gamma, beta, residual
+-> the outputs' tangent."""
 
 
 def _call(kind: _Norm, name: str, parts: int, results: Sequence[tuple[Any, ...]], *operands: Any) -> Any:
@@ -192,7 +240,7 @@ def _run(kind: _Norm, cut: Any, parts: int, *operands: Any) -> tuple[Any, ...]:
         rest = _Norm("linear", kind.epsilon, kind.training, kind.residual) if passed else kind
         upstream = passed[0] if passed else gradient
         (to_inputs,) = _call(rest, "gradient", parts, [images], inputs, upstream, gamma, beta, mean, variance, sums)
-        return to_inputs, sums, *passed
+        return to_inputs, sums[0], sums[1], *passed
     gamma, beta, *others = operands[1:]
     if kind.training:
         mean, variance = _call(kind, "moments", parts, [channels, channels], inputs)
@@ -205,12 +253,6 @@ def _run(kind: _Norm, cut: Any, parts: int, *operands: Any) -> tuple[Any, ...]:
         mean, variance, *others = others
     (outputs,) = _call(kind, "normalize", parts, [images], inputs, gamma, beta, mean, variance, *others)
     return outputs, mean, variance
-
-
-def _batch(kind: _Norm, size: int, mapped: Sequence[bool], *operands: Any) -> tuple[Any, Any]:
-    """Normalise one batch after the other: each has its own statistics."""
-    results = jax.vmap(sequential_vmap(_operation(kind)), [0 if m else None for m in mapped])(*operands)
-    return results, tuple(True for _ in results)
 
 
 def _shardings(kind: _Norm, mesh: Any, operands: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

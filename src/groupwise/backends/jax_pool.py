@@ -1,24 +1,24 @@
 """JAX: the C core's max pooling as custom calls of XLA, that differentiate, batch and partition as `jax_core`'s do.
 
-The gradient is linear in the outputs' gradient, and so is its own: the elements at the maxima's places, which XLA
-gathers.
+The gradient is linear in the outputs' gradient; its transpose, the tangent, are the elements at the maxima's places,
+which XLA gathers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax import numpy as jnp
-from jax.custom_batching import custom_vmap
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
 from groupwise import native
 from groupwise.backends.jax_core import require
 from groupwise.backends.jax_mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes
+from groupwise.backends.jax_operations import Arrays, Parts, Rules, define
 from groupwise.spec import ConvSpec
 
 
@@ -28,8 +28,8 @@ class _Pooling:
 
     Attributes:
         sizes: those of `native.sizes` without the first, the batch.
-        kind: "maxima" (inputs -> outputs), "places" (inputs -> outputs, places) or "gradient" (outputs' gradient,
-            places -> inputs' gradient).
+        kind: "maxima" (inputs -> outputs), "places" (inputs -> outputs, places), "gradient" (outputs' gradient,
+            places -> inputs' gradient) or its transpose, "gather" (inputs' tangent, places -> outputs' tangent).
     """
 
     sizes: tuple[int, ...]
@@ -60,13 +60,13 @@ class _Pooling:
         if self.kind == "gradient":
             return jax.ShapeDtypeStruct(inputs, dtype)
         maxima = jax.ShapeDtypeStruct(outputs, dtype)
-        return maxima if self.kind == "maxima" else (maxima, jax.ShapeDtypeStruct(outputs, jnp.uint8))
+        return (maxima, jax.ShapeDtypeStruct(outputs, jnp.uint8)) if self.kind == "places" else maxima
 
 
 def max_pool(inputs: Any, spec: ConvSpec) -> Any:
     """Return the maxima of NHWC `inputs`, of the spec's shape and type; see `pooling.max_pool`.
 
-    It differentiates in reverse mode, any number of times, batches under `jax.vmap`, and pools a batch that is cut over
+    It differentiates in every mode, any number of times, batches under `jax.vmap`, and pools a batch that is cut over
     devices where it lies.
 
     Examples:
@@ -76,34 +76,42 @@ def max_pool(inputs: Any, spec: ConvSpec) -> Any:
         5.0
     """
     require()
-    return in_any_mesh(partial(_max_pool, native.sizes(spec, (1, *inputs.shape[1:]))[1:]), [inputs])
+    pooling = _Pooling(native.sizes(spec, (1, *inputs.shape[1:]))[1:])
+    return in_any_mesh(lambda inputs: _pool(pooling, inputs)[0], [inputs])
 
 
-# Differentiation.
+# Transformations.
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _max_pool(sizes: tuple[int, ...], inputs: Any) -> Any:
-    return _operation(_Pooling(sizes))(inputs)
+def _run(pooling: _Pooling) -> Callable[..., Any]:
+    if pooling.kind == "gather":
+        return lambda images, places: (_gather(pooling.sizes, images, places),)
+    if pooling.kind == "places":
+        return _operation(pooling)
+    return lambda *operands: (_operation(pooling)(*operands),)
 
 
-def _max_pool_saving(sizes: tuple[int, ...], inputs: Any) -> Any:
-    return _operation(_Pooling(sizes, "places"))(inputs)
+def _results(pooling: _Pooling, images: Any, *_: Any) -> list[jax.ShapeDtypeStruct]:
+    results = pooling.results(images.shape[0], images.dtype)
+    return list(results) if isinstance(results, tuple) else [results]
 
 
-def _max_pool_gradient(sizes: tuple[int, ...], places: Any, gradient: Any) -> tuple[Any]:
-    return (_gradient(sizes, gradient, places),)
+def _jvp(pooling: _Pooling, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    outputs, places = _pool(replace(pooling, kind="places"), *operands)
+    tangent = None if tangents[0] is None else _move(replace(pooling, kind="gather"), tangents[0], places)[0]
+    return ([outputs], [tangent]) if pooling.kind == "maxima" else ([outputs, places], [tangent, None])
 
 
-_max_pool.defvjp(_max_pool_saving, _max_pool_gradient)
+def _move_jvp(pooling: _Pooling, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    return _move(pooling, *operands), _move(pooling, tangents[0], operands[1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gradient(sizes: tuple[int, ...], gradient: Any, places: Any) -> Any:
-    return _operation(_Pooling(sizes, "gradient"))(gradient, places)
+def _move_transpose(pooling: _Pooling, cotangents: Parts, operands: Parts) -> Parts:
+    other = "gather" if pooling.kind == "gradient" else "gradient"
+    return [*_move(replace(pooling, kind=other), *cotangents, operands[1]), None]
 
 
-def _gather(sizes: tuple[int, ...], places: Any, images: Any) -> tuple[Any, None]:
+def _gather(sizes: tuple[int, ...], images: Any, places: Any) -> Any:
     """Return the elements of `images`, of the inputs' shape, at the maxima's places; zero for windows without any."""
     (height, width, channels, out_height, out_width), window_width = sizes[:5], sizes[7]
     stride_y, stride_x, _, _, top, left = sizes[9:]
@@ -113,13 +121,16 @@ def _gather(sizes: tuple[int, ...], places: Any, images: Any) -> tuple[Any, None
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     index = jnp.where(inside, rows * width + columns, 0).reshape(len(places), out_height * out_width, channels)
     gathered = jnp.take_along_axis(images.reshape(len(places), height * width, channels), index, axis=1)
-    return jnp.where(inside, gathered.reshape(places.shape), 0), None
+    return jnp.where(inside, gathered.reshape(places.shape), 0)
 
 
-_gradient.defvjp(lambda sizes, gradient, places: (_gradient(sizes, gradient, places), places), _gather)
+_pool = define("max_pool", Rules(_run, _results, _jvp, images=lambda _: [0]))
+"""Inputs -> outputs, and of kind "places" these too."""
+_move = define("max_pool_move", Rules(_run, _results, _move_jvp, _move_transpose, images=lambda _: [0, 1]))
+"""Images and places -> what the gradient adds up at the places, or what it finds there, of kind "gather"."""
 
 
-# The operation: the custom call, partitioned, batched.
+# The operation: the custom call, partitioned.
 
 
 @lru_cache(maxsize=4096)
@@ -130,9 +141,7 @@ def _operation(pooling: _Pooling) -> Callable[..., Any]:
         infer_sharding_from_operands=lambda mesh, operands, _: _shardings(pooling, mesh, operands)[0],
         sharding_rule=pooling.rule,
     )
-    operation = custom_vmap(partitioned)
-    operation.def_vmap(partial(_batch, pooling))
-    return jax.jit(operation, inline=True)
+    return jax.jit(partitioned, inline=True)
 
 
 def _call(pooling: _Pooling, *operands: Any) -> Any:
@@ -140,20 +149,6 @@ def _call(pooling: _Pooling, *operands: Any) -> Any:
     call = jax.ffi.ffi_call(pooling.target, pooling.results(operands[0].shape[0], operands[0].dtype))
     results = call(*(vary(operand, axes) for operand in operands), settings=pooling.settings)
     return jax.tree.map(lambda result: vary(result, axes), results)
-
-
-def _batch(pooling: _Pooling, size: int, mapped: Sequence[bool], *operands: Any) -> tuple[Any, Any]:
-    """Fold the mapped axis into the batch."""
-    whole = (
-        operand if is_mapped else jnp.broadcast_to(operand, (size, *operand.shape))
-        for operand, is_mapped in zip(operands, mapped, strict=True)
-    )
-    results = _operation(pooling)(*(array.reshape(size * array.shape[1], *array.shape[2:]) for array in whole))
-
-    def unfold(result: Any) -> Any:
-        return result.reshape(size, result.shape[0] // size, *result.shape[1:])
-
-    return jax.tree.map(unfold, results), jax.tree.map(lambda _: True, results)
 
 
 def _shardings(pooling: _Pooling, mesh: Any, operands: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""The gradient of a batch norm with activation, in `keras.ops`: what the core's gradient is differentiated by."""
+"""Derivatives of a batch norm in `keras.ops`: of what the core's gradient computes, and by constant statistics."""
 
 from typing import Any
 
@@ -26,18 +26,60 @@ def gradient(
             all that they depend on is in the expression.
         outputs: where there was a residual; None computes anew what the activation saw.
     """
+    axes, normalised, scale = _normalised(inputs, mean, variance, epsilon, training)
+    gradient = _passed(gradient, normalised * gamma + beta if outputs is None else outputs, activation)
+    sums = ops.stack([ops.sum(gradient, axes), ops.sum(gradient * normalised, axes)])
+    return gamma * scale * _projected(gradient, normalised, axes, training), sums, gradient
+
+
+def tangent(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    mean: Any,
+    variance: Any,
+    outputs: Any,
+    of_inputs: Any,
+    of_gamma: Any,
+    of_beta: Any,
+    of_residual: Any = 0,
+    *,
+    activation: str,
+    epsilon: float,
+    training: bool,
+) -> Any:
+    """Return the outputs' tangent, whose transpose is `gradient`; all arguments are as there, and four tangents."""
+    axes, normalised, scale = _normalised(inputs, mean, variance, epsilon, training)
+    total = gamma * scale * _projected(of_inputs, normalised, axes, training) + of_residual
+    seen = normalised * gamma + beta if outputs is None else outputs
+    return _passed(total + normalised * of_gamma + of_beta, seen, activation)
+
+
+def _normalised(inputs: Any, mean: Any, variance: Any, epsilon: float, training: bool) -> tuple[list[int], Any, Any]:
+    """Return the axes of the statistics, the normalised inputs and their scale."""
     axes = list(range(len(inputs.shape) - 1))
     if training:
         mean = ops.mean(inputs, axes)
         variance = ops.mean(ops.square(inputs - mean), axes)
     scale = ops.rsqrt(variance + epsilon)
-    normalised = (inputs - mean) * scale
-    if activation != "linear":
-        seen = normalised * gamma + beta if outputs is None else outputs
-        passes = ops.logical_not(ops.logical_or(seen <= 0, seen >= 6) if activation == "relu6" else seen <= 0)
-        gradient = ops.where(passes, gradient, ops.zeros_like(gradient))
-    sums = ops.stack([ops.sum(gradient, axes), ops.sum(gradient * normalised, axes)])
-    shared = gradient
-    if training:
-        shared = gradient - ops.mean(gradient, axes) - normalised * ops.mean(gradient * normalised, axes)
-    return gamma * scale * shared, sums, gradient
+    return axes, (inputs - mean) * scale, scale
+
+
+def _passed(gradient: Any, seen: Any, activation: str) -> Any:
+    """Return what of the gradient, or tangent, the activation lets through."""
+    if activation == "linear":
+        return gradient
+    passes = ops.logical_not(ops.logical_or(seen <= 0, seen >= 6) if activation == "relu6" else seen <= 0)
+    return ops.where(passes, gradient, ops.zeros_like(gradient))
+
+
+def _projected(gradient: Any, normalised: Any, axes: list[int], training: bool) -> Any:
+    """Return what of the gradient, or tangent, the batch's own statistics leave."""
+    if not training:
+        return gradient
+    return gradient - ops.mean(gradient, axes) - normalised * ops.mean(gradient * normalised, axes)
+
+
+def by_statistics(gamma: Any, variance: Any, epsilon: float) -> tuple[Any, Any]:
+    """Return how constant statistics act: a mean as so many times beta, a variance as so many times gamma."""
+    return -gamma * ops.rsqrt(variance + epsilon), -gamma / (2 * (variance + epsilon))

@@ -1,18 +1,20 @@
-"""PyTorch: the C core as custom operations, with gradients of any order, on PyTorch's own OpenMP threads.
+"""PyTorch: the C core as operations with derivatives of any order, on PyTorch's own OpenMP threads.
 
 A convolution and its two gradients are the three partial derivatives of one sum over inputs, kernel and outputs, linear
 in each: the gradient of one operation is the two others.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from groupwise import native
+from groupwise.backends.torch_operations import Rules, define, total
 from groupwise.spec import ConvSpec
 
 _CASTABLE = (torch.float32, torch.float16, torch.bfloat16)
@@ -66,7 +68,7 @@ def convolve(
     return outputs.to(getattr(torch, spec.dtype))
 
 
-def _checked(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def _checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return `tensor` as contiguous memory; raise ValueError where it is not float32 of this shape."""
     if tensor.shape != shape or tensor.dtype != torch.float32:
         raise ValueError(
@@ -78,37 +80,34 @@ def _checked(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.T
 
 def _operation(name: str, pass_: int) -> Callable[..., Any]:
     """Register one pass as `torch.ops.groupwise.<name>(a, b, sizes)`; `sizes` are those of `GwConvolution`."""
+    roles = native.ROLES[pass_]
 
-    def compute(a: torch.Tensor, b: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    def compute(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
         known = tuple(sizes)
-        first, second, result = (native.shapes(known)[role] for role in native.ROLES[pass_])
+        first, second, result = (native.shapes(known)[role] for role in roles)
         a, b = _checked(f"{name}: a", a, first), _checked(f"{name}: b", b, second)
         out = a.new_empty(result)
         native.run(pass_, known, a.data_ptr(), b.data_ptr(), out.data_ptr(), executor=executor())
         return out
 
-    def shape_only(a: torch.Tensor, b: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-        return a.new_empty(native.shapes(tuple(sizes))[native.ROLES[pass_][2]])
+    def shapes(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
+        return a.new_empty(native.shapes(tuple(sizes))[roles[2]])
 
-    def save(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, list[int]], output: torch.Tensor) -> None:
-        a, b, ctx.sizes = inputs
-        ctx.save_for_backward(a, b)
+    def save(context: Any, arguments: tuple[Any, ...], result: Tensor) -> None:
+        a, b, context.sizes = arguments
+        context.save_for_backward(a, b)
 
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        roles = native.ROLES[pass_]
-        tensors = dict(zip(roles, (*ctx.saved_tensors, gradient), strict=True))
-        gradients = [
-            _gradient(role, tensors, ctx.sizes) if needed else None
-            for role, needed in zip(roles[:2], ctx.needs_input_grad, strict=False)
-        ]
-        return *gradients, None
+    def backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = dict(zip(roles, (*context.saved_tensors, gradient), strict=True))
+        needed = zip(roles[:2], context.needs_input_grad[1:], strict=False)
+        return *(_gradient(role, tensors, context.sizes) if wanted else None for role, wanted in needed), None
 
-    schema = "(Tensor a, Tensor b, SymInt[] sizes) -> Tensor"
-    operation = torch.library.custom_op(
-        f"groupwise::{name}", compute, mutates_args=(), device_types="cpu", schema=schema
-    )
-    operation.register_fake(shape_only)
-    operation.register_autograd(backward, setup_context=save)
+    def tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], result: Tensor) -> Tensor | None:
+        return total(_tangents(operation, arguments, tangents))
+
+    images = () if pass_ == native.KERNEL_GRADIENT else (0,)
+    rules = Rules(compute, shapes, save, backward, tangent, images=images)
+    operation = define(name, "(Tensor a, Tensor b, SymInt[] sizes) -> Tensor", rules)
     return operation
 
 
@@ -118,25 +117,31 @@ _OPERATIONS = [
 ]
 
 
-def _gradient(role: int, tensors: dict[int, torch.Tensor], sizes: list[int]) -> torch.Tensor:
+def _gradient(role: int, tensors: dict[int, Tensor | None], sizes: list[int]) -> Tensor | None:
     """Return the derivative by `role` of the sum over all three: the pass that gives it, of the two others."""
     pass_ = next(pass_ for pass_, roles in enumerate(native.ROLES) if roles[2] == role)
-    first, second, _ = native.ROLES[pass_]
-    result: torch.Tensor = _OPERATIONS[pass_](tensors[first], tensors[second], sizes)
-    return result
+    first, second = (tensors[other] for other in native.ROLES[pass_][:2])
+    return None if first is None or second is None else _OPERATIONS[pass_](first, second, sizes)
+
+
+def _tangents(operation: Any, arguments: Sequence[Any], tangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the parts of the tangent of a pass, which is linear in both of its arguments."""
+    (a, b, *_), sizes = arguments, arguments[-1]
+    pairs = (tangents[0], b), (a, tangents[1])
+    return [None if x is None or y is None else operation(x, y, sizes) for x, y in pairs]
 
 
 # A forward pass and what follows it.
 
 
 def _fused(
-    inputs: torch.Tensor,
-    kernel: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
+    inputs: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
     activation: str,
     sizes: list[int],
-) -> torch.Tensor:
+) -> Tensor:
     known = tuple(sizes)
     before, filters, after = native.shapes(known)
     inputs, kernel = (
@@ -156,37 +161,51 @@ def _fused(
     return out
 
 
-def _save_fused(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    images, kernel, _, _, ctx.activation, ctx.sizes = inputs
-    ctx.save_for_backward(images, kernel, None if ctx.activation == "linear" else output)
+def _save_fused(context: Any, arguments: tuple[Any, ...], outputs: Tensor) -> None:
+    inputs, kernel, _, _, context.activation, context.sizes = arguments
+    context.save_for_backward(inputs, kernel, None if context.activation == "linear" else outputs)
 
 
-def _fused_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    inputs, kernel, outputs = ctx.saved_tensors
-    if ctx.activation == "relu":
-        gradient = torch.ops.aten.threshold_backward(gradient, outputs, 0)
-    elif ctx.activation == "relu6":
-        gradient = torch.ops.aten.hardtanh_backward(gradient, outputs, 0, 6)
+def _fused_backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+    inputs, kernel, outputs = context.saved_tensors
+    gradient = masked(gradient, outputs, context.activation)
     tensors = {native.INPUTS: inputs, native.KERNEL: kernel, native.OUTPUTS: gradient}
-    to_inputs, to_kernel, to_bias, to_residual = ctx.needs_input_grad[:4]
+    _, to_inputs, to_kernel, to_bias, to_residual, *_ = context.needs_input_grad
     return (
-        _gradient(native.INPUTS, tensors, ctx.sizes) if to_inputs else None,
-        _gradient(native.KERNEL, tensors, ctx.sizes) if to_kernel else None,
-        gradient.sum((0, 1, 2)) if to_bias else None,
+        _gradient(native.INPUTS, tensors, context.sizes) if to_inputs else None,
+        _gradient(native.KERNEL, tensors, context.sizes) if to_kernel else None,
+        gradient.sum((0, 1, 2)) if to_bias and gradient is not None else None,
         gradient if to_residual else None,
         *(None, None),
     )
 
 
-_FUSED = torch.library.custom_op(
-    "groupwise::fused_convolve",
-    _fused,
-    mutates_args=(),
-    device_types="cpu",
-    schema="(Tensor inputs, Tensor kernel, Tensor? bias, Tensor? residual, str activation, SymInt[] sizes) -> Tensor",
+def _fused_tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], outputs: Tensor) -> Tensor | None:
+    tangent = total([*_tangents(_OPERATIONS[native.FORWARD], arguments, tangents), *tangents[2:4]])
+    return None if tangent is None else masked(tangent.expand(outputs.shape), outputs, arguments[4])
+
+
+def masked(gradient: Tensor | None, outputs: Tensor, activation: str) -> Tensor | None:
+    """Return what of an activation's gradient, or tangent, passes through it; None stays None."""
+    if gradient is None or activation == "linear":
+        return gradient
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(gradient, outputs, 0)
+    return torch.ops.aten.hardtanh_backward(gradient, outputs, 0, 6)
+
+
+_FUSED = define(
+    "fused_convolve",
+    "(Tensor inputs, Tensor kernel, Tensor? bias, Tensor? residual, str activation, SymInt[] sizes) -> Tensor",
+    Rules(
+        compute=_fused,
+        shapes=lambda inputs, *others: inputs.new_empty(native.shapes(tuple(others[-1]))[native.OUTPUTS]),
+        save=_save_fused,
+        backward=_fused_backward,
+        tangent=_fused_tangent,
+        images=(0, 3),
+    ),
 )
-_FUSED.register_fake(lambda inputs, *others: inputs.new_empty(native.shapes(tuple(others[-1]))[native.OUTPUTS]))
-_FUSED.register_autograd(_fused_backward, setup_context=_save_fused)
 
 
 def executor() -> Any:

@@ -3,6 +3,7 @@
 A gradient is an operation of the core too; its own gradient is that of the plain expression in `norm`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from groupwise import native_norm
 from groupwise.backends import norm, torch_core
+from groupwise.backends.torch_operations import Rules, define, tangents_of, total
 
 
 def normalise(
@@ -34,10 +36,8 @@ def normalise(
         ValueError: where a type or shape does not fit.
     """
     mean, variance = statistics or (None, None)
-    outputs, mean, variance = torch.ops.groupwise.normalize(
-        inputs, gamma, beta, mean, variance, residual, activation, epsilon
-    )
-    return outputs, mean.detach(), variance.detach()
+    outputs, mean, variance = _NORMALIZE(inputs, gamma, beta, mean, variance, residual, activation, epsilon)
+    return outputs, mean, variance
 
 
 def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int]:
@@ -125,64 +125,104 @@ def _gradient_shapes(inputs: Tensor, gamma: Tensor, outputs: Tensor | None) -> t
     return inputs.new_empty(inputs.shape), gamma.new_empty(2, gamma.shape[0]), to_residual
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    images, gamma, beta, mean, _, residual, ctx.activation, ctx.epsilon = inputs
-    ctx.training, ctx.has_residual = mean is None, residual is not None
+def _save(context: Any, arguments: tuple[Any, ...], results: tuple[Tensor, Tensor, Tensor]) -> None:
+    inputs, gamma, beta, mean, variance, residual, context.activation, context.epsilon = arguments
+    context.training, context.has_residual = mean is None, residual is not None
+    outputs, *statistics = results if context.training else (results[0], mean, variance)
     # Without a residual the activation's mask is computed anew, which is faster than reading the outputs.
-    reads_outputs = ctx.has_residual and ctx.activation != "linear"
-    ctx.save_for_backward(images, gamma, beta, *output[1:], output[0] if reads_outputs else None)
+    reads_outputs = context.has_residual and context.activation != "linear"
+    context.save_for_backward(inputs, gamma, beta, *statistics, outputs if reads_outputs else None)
 
 
-def _backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    inputs, gamma, beta, mean, variance, outputs = ctx.saved_tensors
-    to_inputs, sums, to_residual = torch.ops.groupwise.normalize_gradient(
-        inputs, gradient, gamma, beta, mean, variance, outputs, ctx.activation, ctx.epsilon, ctx.training
+def _backward(context: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 8
+    inputs, gamma, beta, mean, variance, outputs = context.saved_tensors
+    to_inputs, sums, to_residual = _NORMALIZE_GRADIENT(
+        inputs, gradient, gamma, beta, mean, variance, outputs, context.activation, context.epsilon, context.training
     )
     if outputs is None:
         to_residual = gradient
-    return to_inputs, sums[1], sums[0], None, None, to_residual if ctx.has_residual else None, None, None
+    to_mean = to_variance = None
+    if any(context.needs_input_grad[4:6]):
+        to_beta, to_gamma = norm.by_statistics(gamma, variance, context.epsilon)
+        to_mean, to_variance = to_beta * sums[0], to_gamma * sums[1]
+    return to_inputs, sums[1], sums[0], to_mean, to_variance, to_residual if context.has_residual else None, None, None
 
 
-def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.activation, ctx.epsilon, ctx.training = inputs
-    ctx.save_for_backward(*tensors)
+def _tangent(
+    arguments: Sequence[Any], tangents: Sequence[Tensor | None], outputs: Tensor, *statistics: Tensor
+) -> tuple[Tensor | None, ...]:
+    inputs, gamma, beta, *constants, _, activation, epsilon = arguments
+    of_inputs, of_gamma, of_beta, of_mean, of_variance, of_residual, *_ = tangents
+    training = constants[0] is None
+    if of_mean is not None or of_variance is not None:
+        to_beta, to_gamma = norm.by_statistics(gamma, constants[1], epsilon)
+        of_beta = total([of_beta, None if of_mean is None else to_beta * of_mean])
+        of_gamma = total([of_gamma, None if of_variance is None else to_gamma * of_variance])
+    parts = [of_residual]
+    if of_inputs is not None:
+        # What normalising does to a small change is symmetric: its gradient is its tangent.
+        given = inputs, of_inputs, gamma, beta, *(statistics if training else constants)
+        parts.append(_NORMALIZE_GRADIENT(*given, None, "linear", epsilon, training)[0])
+    if of_gamma is not None or of_beta is not None:
+        scale, shift = (torch.zeros_like(gamma) if t is None else t for t in (of_gamma, of_beta))
+        parts.append(_NORMALIZE(inputs, scale, shift, *constants, None, "linear", epsilon)[0])
+    return torch_core.masked(total(parts), outputs, activation), None, None
 
 
-def _backward_gradient(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    inputs, gradient, gamma, beta, mean, variance, outputs = ctx.saved_tensors
-    options = {"activation": ctx.activation, "epsilon": ctx.epsilon, "training": ctx.training}
-
-    def plain(inputs: Tensor, gradient: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        to_inputs, sums, to_residual = norm.gradient(inputs, gradient, gamma, beta, mean, variance, outputs, **options)
-        return to_inputs, sums, to_residual if outputs is not None else to_residual.new_empty(0)
-
-    _, pull = torch.func.vjp(plain, inputs, gradient, gamma)
-    return *pull(gradients), *[None] * 7
+def _save_gradient(context: Any, arguments: tuple[Any, ...], results: Any) -> None:
+    *tensors, context.activation, context.epsilon, context.training = arguments
+    context.save_for_backward(*tensors)
 
 
-def _define(name: str, compute: Any, schema: str, fake: Any, save: Any, backward: Any) -> None:
-    operation = torch.library.custom_op(
-        f"groupwise::{name}", compute, mutates_args=(), device_types="cpu", schema=schema
-    )
-    operation.register_fake(fake)
-    operation.register_autograd(backward, setup_context=save)
+def _backward_gradient(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    *tensors, outputs = context.saved_tensors
+    options = outputs, context.activation, context.epsilon, context.training
+    results, pull = torch.func.vjp(lambda *tensors: _plain_gradient(*tensors, *options), *tensors)
+    pairs = zip(gradients, results, strict=True)
+    return *pull(tuple(torch.zeros_like(r) if g is None else g for g, r in pairs)), *[None] * 4
 
 
-_define(
+def _tangent_of_gradient(arguments: Sequence[Any], tangents: Sequence[Tensor | None], *_: Tensor) -> Any:
+    return tangents_of(_plain_gradient, arguments, tangents)
+
+
+def _plain_gradient(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_normalize_gradient` does by PyTorch's own operations."""
+    *tensors, activation, epsilon, training = arguments
+    to_inputs, sums, to_residual = norm.gradient(*tensors, activation=activation, epsilon=epsilon, training=training)
+    return to_inputs, sums, to_residual.new_empty(0) if tensors[6] is None else to_residual
+
+
+_NORMALIZE = define(
     "normalize",
-    _normalize,
     "(Tensor inputs, Tensor gamma, Tensor beta, Tensor? mean, Tensor? variance, Tensor? residual, str activation, "
     "float epsilon) -> (Tensor, Tensor, Tensor)",
-    lambda inputs, gamma, *_: (inputs.new_empty(inputs.shape), torch.empty_like(gamma), torch.empty_like(gamma)),
-    _save,
-    _backward,
+    Rules(
+        compute=_normalize,
+        shapes=lambda inputs, gamma, *_: (
+            inputs.new_empty(inputs.shape),
+            torch.empty_like(gamma),
+            torch.empty_like(gamma),
+        ),
+        save=_save,
+        backward=_backward,
+        tangent=_tangent,
+        constants=(1, 2),
+    ),
 )
-_define(
+_NORMALIZE_GRADIENT = define(
     "normalize_gradient",
-    _normalize_gradient,
     "(Tensor inputs, Tensor gradient, Tensor gamma, Tensor beta, Tensor mean, Tensor variance, Tensor? outputs, "
     "str activation, float epsilon, bool training) -> (Tensor, Tensor, Tensor)",
-    lambda inputs, gradient, gamma, beta, mean, variance, outputs, *_: _gradient_shapes(inputs, gamma, outputs),
-    _save_gradient,
-    _backward_gradient,
+    Rules(
+        compute=_normalize_gradient,
+        shapes=lambda inputs, gradient, gamma, beta, mean, variance, outputs, *_: _gradient_shapes(
+            inputs, gamma, outputs
+        ),
+        save=_save_gradient,
+        backward=_backward_gradient,
+        tangent=_tangent_of_gradient,
+    ),
 )

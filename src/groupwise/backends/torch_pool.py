@@ -1,15 +1,18 @@
-"""PyTorch: the C core's max pooling as custom operations, with gradients of any order.
+"""PyTorch: the C core's max pooling as operations with derivatives of any order.
 
 The gradient is linear in the outputs' gradient, and so is its own: the elements at the maxima's places, which PyTorch
 gathers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from groupwise import native, pooling
 from groupwise.backends import torch_core
+from groupwise.backends.torch_operations import Rules, define
 from groupwise.spec import ConvSpec
 
 _NAMES = {getattr(torch, name): name for name in pooling.ELEMENTS}
@@ -23,12 +26,11 @@ def max_pool(inputs: Any, spec: ConvSpec) -> Any:
         >>> max_pool(inputs, pooling.window((1, 2, 2, 1), (2, 2), (2, 2))).item()
         5.0
     """
-    keep = torch.is_grad_enabled() and inputs.requires_grad
-    outputs, _ = _max_pool(inputs.contiguous(), native.sizes(spec), keep)
+    outputs, _ = _MAX_POOL(inputs.contiguous(), native.sizes(spec), False)
     return outputs
 
 
-def _check(name: str, tensor: torch.Tensor, shape: tuple[int, ...], types: Any) -> None:
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...], types: Any) -> None:
     if tensor.shape != shape or tensor.dtype not in types:
         raise ValueError(
             f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: must be of shape {shape} and one of the "
@@ -36,9 +38,8 @@ def _check(name: str, tensor: torch.Tensor, shape: tuple[int, ...], types: Any) 
         )
 
 
-@torch.library.custom_op("groupwise::max_pool", mutates_args=(), device_types="cpu")
-def _max_pool(inputs: torch.Tensor, sizes: list[int], keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the maxima and, if `keep`, their places, which the gradient needs; else no places."""
+def _max_pool(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Tensor]:
+    """Return the maxima and, if `keep`, their places, which derivatives need; else no places."""
     known = tuple(sizes)
     before, _, after = native.shapes(known)
     _check("groupwise::max_pool: inputs", inputs, before, _NAMES)
@@ -50,14 +51,12 @@ def _max_pool(inputs: torch.Tensor, sizes: list[int], keep: bool) -> tuple[torch
     return outputs, places
 
 
-@_max_pool.register_fake
-def _(inputs: torch.Tensor, sizes: list[int], keep: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _shapes(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Tensor]:
     after = native.shapes(tuple(sizes))[native.OUTPUTS]
     return inputs.new_empty(after), inputs.new_empty(after if keep else (0,), dtype=torch.uint8)
 
 
-@torch.library.custom_op("groupwise::max_pool_gradient", mutates_args=(), device_types="cpu")
-def _max_pool_gradient(gradient: torch.Tensor, places: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+def _max_pool_gradient(gradient: Tensor, places: Tensor, sizes: list[int]) -> Tensor:
     known = tuple(sizes)
     before, _, after = native.shapes(known)
     _check("groupwise::max_pool_gradient: gradient", gradient, after, _NAMES)
@@ -70,39 +69,35 @@ def _max_pool_gradient(gradient: torch.Tensor, places: torch.Tensor, sizes: list
     return out
 
 
-@_max_pool_gradient.register_fake
-def _(gradient: torch.Tensor, places: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    return gradient.new_empty(native.shapes(tuple(sizes))[native.INPUTS])
+def _save(context: Any, arguments: tuple[Any, ...], results: tuple[Tensor, Tensor]) -> None:
+    context.sizes = arguments[1]
+    context.save_for_backward(results[1])
 
 
-def _save(ctx: Any, inputs: tuple[torch.Tensor, list[int], bool], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    _, ctx.sizes, ctx.keep = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1])
+def _backward(context: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    (places,) = context.saved_tensors
+    return None if gradient is None else _MAX_POOL_GRADIENT(gradient, places, context.sizes), None, None
 
 
-def _backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, None, None]:
-    if not ctx.keep:
-        raise RuntimeError("groupwise::max_pool: keep=False kept no places for the gradient; pass keep=True")
-    (places,) = ctx.saved_tensors
-    return _max_pool_gradient(gradient, places, ctx.sizes), None, None
+def _tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], _: Tensor, places: Tensor) -> Any:
+    return None if tangents[0] is None else _gather(tangents[0], places, arguments[1]), None
 
 
-def _save_places(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, list[int]], output: torch.Tensor) -> None:
-    _, places, ctx.sizes = inputs
-    ctx.save_for_backward(places)
+def _save_places(context: Any, arguments: tuple[Any, ...], result: Tensor) -> None:
+    _, places, context.sizes = arguments
+    context.save_for_backward(places)
 
 
-def _backward_of_gradient(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-    (places,) = ctx.saved_tensors
-    return _gather(gradient, places, ctx.sizes), None, None
+def _backward_of_gradient(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+    (places,) = context.saved_tensors
+    return None if gradient is None else _gather(gradient, places, context.sizes), None, None
 
 
-_max_pool.register_autograd(_backward, setup_context=_save)
-_max_pool_gradient.register_autograd(_backward_of_gradient, setup_context=_save_places)
+def _tangent_of_gradient(arguments: Sequence[Any], tangents: Sequence[Tensor | None], result: Tensor) -> Tensor | None:
+    return None if tangents[0] is None else _MAX_POOL_GRADIENT(tangents[0], *arguments[1:])
 
 
-def _gather(images: torch.Tensor, places: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+def _gather(images: Tensor, places: Tensor, sizes: list[int]) -> Tensor:
     """Return the elements of `images`, of the inputs' shape, at the maxima's places; zero for windows without any."""
     (batch, height, width, channels, out_height, out_width), window_width = sizes[:6], sizes[8]
     stride_y, stride_x, _, _, top, left = sizes[10:]
@@ -113,3 +108,31 @@ def _gather(images: torch.Tensor, places: torch.Tensor, sizes: list[int]) -> tor
     index = torch.where(inside, rows * width + columns, 0).reshape(batch, -1, channels)
     gathered = images.reshape(batch, -1, channels).gather(1, index).reshape(places.shape)
     return torch.where(inside, gathered, 0)
+
+
+_MAX_POOL = define(
+    "max_pool",
+    "(Tensor inputs, SymInt[] sizes, bool keep) -> (Tensor, Tensor)",
+    Rules(
+        compute=_max_pool,
+        shapes=_shapes,
+        save=_save,
+        backward=_backward,
+        tangent=_tangent,
+        constants=(1,),
+        images=(0,),
+        recorded=lambda inputs, sizes, keep: (inputs, sizes, True),
+    ),
+)
+_MAX_POOL_GRADIENT = define(
+    "max_pool_gradient",
+    "(Tensor gradient, Tensor places, SymInt[] sizes) -> Tensor",
+    Rules(
+        compute=_max_pool_gradient,
+        shapes=lambda gradient, _, sizes: gradient.new_empty(native.shapes(tuple(sizes))[native.INPUTS]),
+        save=_save_places,
+        backward=_backward_of_gradient,
+        tangent=_tangent_of_gradient,
+        images=(0, 1),
+    ),
+)

@@ -1,0 +1,166 @@
+"""PyTorch: operations that mean the same under every derivative: reverse and forward, nested, batched and traced.
+
+To `torch.func` an operation of `torch.library.custom_op` is an error, and to forward mode a constant, without a word.
+So ours are registered as PyTorch registers its own: a kernel differentiates for one level of transformations and runs
+the operation again for the levels below. What is private to PyTorch is in this file.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import _C, Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+_LIBRARY = torch.library.Library("groupwise", "DEF")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an operation is computed, differentiated and batched; its results are a tensor or a tuple of tensors.
+
+    Attributes:
+        compute: what it does on the CPU: (*arguments) -> results.
+        shapes: the same for tensors without memory.
+        save: (context, arguments, results) -> None: keeps what `backward` needs, as in `torch.autograd.Function`.
+        backward: (context, *gradients of the results) -> a gradient or None for each argument. A gradient that is zero
+            is None. Of `context.needs_input_grad`, the first element is not of an argument.
+        tangent: (arguments, their tangents, *results) -> the results' tangents. Any of them that is zero is None.
+        constants: the positions of the results that have no derivative.
+        images: the positions of the arguments that begin with a batch, if all results do too: several batches are then
+            computed as one, and a list among the arguments is of sizes, the batch first.
+        recorded: (*arguments) -> those to run with where the operation is differentiated.
+    """
+
+    compute: Callable[..., Any]
+    shapes: Callable[..., Any]
+    save: Callable[[Any, tuple[Any, ...], Any], None]
+    backward: Callable[..., tuple[Tensor | None, ...]]
+    tangent: Callable[..., Any]
+    constants: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()
+    recorded: Callable[..., tuple[Any, ...]] = lambda *arguments: arguments
+
+
+def define(name: str, schema: str, rules: Rules) -> Any:
+    """Register the operation `torch.ops.groupwise.<name>`, and return it."""
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    operation = getattr(torch.ops.groupwise, name).default
+    _LIBRARY.impl(name, rules.compute, "CPU")
+    _LIBRARY.impl(name, _differentiated(operation, rules), "Autograd", with_keyset=True)
+    torch.library.register_fake(f"groupwise::{name}", rules.shapes, lib=_LIBRARY)
+    torch.library.register_vmap(f"groupwise::{name}", _batched(operation, rules), lib=_LIBRARY)
+    return operation
+
+
+def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
+    """Return the kernel that records what one level's derivatives need."""
+
+    def below(keyset: Any, *arguments: Any) -> Any:
+        with _C._AutoDispatchBelowAutograd():
+            return operation.redispatch(keyset & _C._after_autograd_keyset, *arguments)
+
+    class Level(_SingleLevelFunction):
+        @staticmethod
+        def forward(context: Any, keyset: Any, *arguments: Any) -> Any:
+            arguments = rules.recorded(*arguments)
+            if _C._are_functorch_transforms_active():
+                # Recording is off in here, for the levels below too.
+                with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                    results = below(keyset, *arguments)
+            else:
+                results = below(keyset, *arguments)
+            context.set_materialize_grads(False)
+            rules.save(context, arguments, results)
+            tensors = _as_tuple(results)
+            context.mark_non_differentiable(*(tensors[position] for position in rules.constants))
+            if _has_tangents():
+                values = (*arguments, *tensors)
+                context.save_for_forward(*(v if isinstance(v, Tensor) else None for v in values))
+                context.options = [None if isinstance(v, Tensor) else v for v in values]
+            return results
+
+        @staticmethod
+        def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            return None, *rules.backward(context, *gradients)
+
+        @staticmethod
+        def jvp(context: Any, _: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+            with forward_ad._set_fwd_grad_enabled(True):
+                # What is saved has tangents of this level; those of the levels below stay.
+                saved = [None if v is None else forward_ad.unpack_dual(v, level=0)[0] for v in context.saved_tensors]
+                values = [o if v is None else v for o, v in zip(context.options, saved, strict=True)]
+                arguments, results = values[: len(tangents)], values[len(tangents) :]
+                found = _as_tuple(rules.tangent(arguments, tangents, *results))
+                pairs = enumerate(zip(found, results, strict=True))
+                return tuple(
+                    None if i in rules.constants else torch.zeros_like(result) if tangent is None else tangent
+                    for i, (tangent, result) in pairs
+                )
+
+    def differentiated(keyset: Any, *arguments: Any) -> Any:
+        if _C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                return Level.apply(keyset, *arguments)
+        if _has_tangents() or (torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)):
+            return Level.apply(keyset, *arguments)
+        return below(keyset, *arguments)
+
+    return differentiated
+
+
+def _has_tangents() -> bool:
+    """Return whether a tensor can have a tangent here."""
+    # A `torch.func.jvp` that torch.compile has traced enters no level of `forward_ad`.
+    return forward_ad._current_level >= 0 or _C._are_functorch_transforms_active()
+
+
+def tangents_of(function: Callable[..., Any], arguments: Sequence[Any], tangents: Sequence[Tensor | None]) -> Any:
+    """Return the tangents of the results of `function`, which consists of PyTorch's own operations; for a rule."""
+    pairs = zip(arguments, tangents, strict=True)
+    results = function(*(a if t is None else forward_ad.make_dual(a, t, level=0) for a, t in pairs))
+    return tuple(forward_ad.unpack_dual(result, level=0).tangent for result in results)
+
+
+def total(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the sum of those parts that are not None, or None."""
+    given = [part for part in parts if part is not None]
+    return sum(given[1:], given[0]) if given else None
+
+
+def _batched(operation: Any, rules: Rules) -> Callable[..., Any]:
+    """Return the kernel for `torch.vmap`: one call with the mapped axis folded into the batch, or one for each."""
+
+    def batched(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        # A list's dimension is a list of None.
+        size, mapped = info.batch_size, {position for position, dim in enumerate(dims) if isinstance(dim, int)}
+        given = [a.movedim(dims[i], 0) if i in mapped else a for i, a in enumerate(arguments)]
+
+        def fold(position: int, argument: Any) -> Any:
+            if isinstance(argument, list):
+                return [size * argument[0], *argument[1:]]
+            if position not in rules.images or argument is None:
+                return argument
+            return (argument if position in mapped else argument.expand(size, *argument.shape)).flatten(0, 1)
+
+        if mapped <= set(rules.images):
+            results = operation(*(fold(position, argument) for position, argument in enumerate(given)))
+            return _map(lambda result: result.unflatten(0, (size, result.shape[0] // size)), results), 0
+        each = [
+            operation(*(a[i] if position in mapped else a for position, a in enumerate(given))) for i in range(size)
+        ]
+        return _map(lambda *results: torch.stack(results), *each), 0
+
+    return batched
+
+
+def _map(function: Callable[..., Tensor], *results: Any) -> Any:
+    """Return function(*results), or a tuple of it where the results are tuples."""
+    return tuple(map(function, *results)) if isinstance(results[0], tuple) else function(*results)
+
+
+def _as_tuple(results: Any) -> tuple[Any, ...]:
+    return results if isinstance(results, tuple) else (results,)
