@@ -123,7 +123,8 @@ def separable_conv2d(
         inputs: as for `grouped_conv2d`.
         depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
         pointwise_kernel: (1, 1, in_channels * M, out_channels).
-        strides, padding, dilation_rate: of the depthwise step. data_format, algorithm: as for `grouped_conv2d`.
+        strides, padding, dilation_rate: of the depthwise step. data_format: as for `grouped_conv2d`.
+        algorithm: as for `grouped_conv2d`, of both steps: it must be able to compute both.
         bias, residual, activation: as for `grouped_conv2d`, after the second step.
 
     Returns:
@@ -142,7 +143,7 @@ def separable_conv2d(
     """
     outputs = depthwise_conv2d(inputs, depthwise_kernel, strides, padding, dilation_rate, data_format, algorithm)
     epilogue = {"bias": bias, "residual": residual, "activation": activation}
-    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, **epilogue)
+    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, algorithm=algorithm, **epilogue)
 
 
 def channel_shuffle(inputs: Any, groups: int, inverse: bool = False, data_format: str | None = None) -> Any:
