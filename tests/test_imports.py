@@ -13,7 +13,19 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
+    *(
+        "errors",
+        "files",
+        "machine",
+        "spec",
+        "native",
+        "native_norm",
+        "pooling",
+        "tuning",
+        "routing",
+        "sums",
+        "backends",
+    ),
     *("algorithms", "measuring", "ops"),
     *(
         "batch_norm",
@@ -36,6 +48,7 @@ ALLOWED = {
     "pooling": {"spec", "native"},
     "tuning": {"errors", "files", "machine", "native"},
     "routing": {"spec", "tuning"},
+    "sums": set(),
     "data": {"errors", "machine"},
     "report": {"errors", "files"},
 }
