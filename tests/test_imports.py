@@ -14,7 +14,7 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
     *("errors", "texts", "console", "files", "hdf5", "machine", "spec", "native", "native_norm", "pooling"),
-    *("tuning", "routing", "backends"),
+    *("tuning", "routing", "sums", "backends"),
     *("algorithms", "measuring", "ops"),
     *(
         "batch_norm",
@@ -42,6 +42,7 @@ ALLOWED = {
     "data": {"errors", "files", "machine"},
     "report": {"errors", "files", "texts"},
     "hdf5": {"errors"},
+    "sums": set(),
 }
 
 

@@ -18,11 +18,19 @@ from groupwise.algorithms import finish
 from groupwise.batch_norm import CORE_ACTIVATIONS
 from groupwise.batch_norm import BatchNormalization as BatchNormalization
 from groupwise.hdf5 import check_hdf5
-from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
+from groupwise.ops import (
+    channel_shuffle,
+    checked_algorithm,
+    checked_data_format,
+    depthwise_conv2d,
+    grouped_conv2d,
+    separable_conv2d,
+)
 from groupwise.permuting import PermuteChannels as PermuteChannels
 from groupwise.pooling_layers import AveragePooling2D as AveragePooling2D
 from groupwise.pooling_layers import MaxPooling2D as MaxPooling2D
 from groupwise.spec import ConvSpec, Padding, normalise_padding, stock_padding
+from groupwise.sums import accumulator, mean
 
 Shape = tuple[int | None, ...]
 _register = keras.saving.register_keras_serializable("groupwise")
@@ -35,7 +43,7 @@ class _Convolution2D:
     algorithm: str
 
     def _set_padding(self: Any, padding: object, algorithm: str) -> None:
-        self.padding, self.algorithm = normalise_padding(padding), algorithm
+        self.padding, self.algorithm = normalise_padding(padding), checked_algorithm(algorithm)
         if not backends.xla_compiles():
             # Keras then runs the model without XLA, and says so.
             self.supports_jit = False
@@ -160,8 +168,8 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
 class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
     """`keras.layers.SeparableConv2D` with explicit padding and a choice of algorithm; any depth multiplier.
 
-    Args, shapes and errors: Keras's; `padding` and `algorithm` as for `GroupedConv2D`, for the depthwise step;
-    `residual` likewise, after the second.
+    Args, shapes and errors: Keras's; `padding` as for `GroupedConv2D`, for the depthwise step; `algorithm` likewise,
+    for both steps; `residual` after the second.
 
     Examples:
         >>> SeparableConv2D(4, 3, depth_multiplier=4).compute_output_shape((1, 8, 8, 3))
@@ -202,7 +210,7 @@ class ChannelShuffle(keras.layers.Layer):
     def __init__(self, groups: int, inverse: bool = False, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.groups, self.inverse = groups, inverse
-        self.data_format = data_format or keras.config.image_data_format()
+        self.data_format = checked_data_format(data_format)
 
     def call(self, inputs: Any) -> Any:
         return channel_shuffle(inputs, self.groups, self.inverse, self.data_format)
@@ -223,6 +231,22 @@ def reduced_width(channels: int, ratio: int, divisor: int = 1) -> int:
         (4, 8)
     """
     return max(divisor, (2 * channels + divisor * ratio) // (2 * divisor * ratio) * divisor)
+
+
+class _Dense(keras.layers.Dense):
+    """A dense layer that computes in float32 where its policy says half, and in float64 on every framework.
+
+    A bias's gradient is a sum over the batch, which bfloat16 would end at 256.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, autocast=False, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        wide = accumulator(self.compute_dtype)
+        kernel, bias = (ops.cast(weight, wide) for weight in (self.kernel, self.bias))
+        # Not ops.matmul, which on PyTorch makes float32 of float64.
+        return self.activation(ops.cast(inputs, wide) @ kernel + bias)
 
 
 @_register
@@ -250,22 +274,25 @@ class SqueezeExcite(keras.layers.Layer):
         if ratio < 1 or divisor < 1:
             raise ValueError(f"ratio={ratio}, divisor={divisor}: both must be at least 1")
         self.ratio, self.divisor = ratio, divisor
-        self.data_format = data_format or keras.config.image_data_format()
+        self.data_format = checked_data_format(data_format)
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1 if self.data_format == "channels_last" else 1]
         if channels is None:
             raise ValueError(f"input shape {input_shape}: the channels must be known")
         width = reduced_width(channels, self.ratio, self.divisor)
-        self.reduce = keras.layers.Dense(width, activation="relu", name="reduce", dtype=self.dtype_policy)
-        self.expand = keras.layers.Dense(channels, activation="sigmoid", name="expand", dtype=self.dtype_policy)
+        self.reduce = _Dense(width, activation="relu", name="reduce", dtype=self.dtype_policy)
+        self.expand = _Dense(channels, activation="sigmoid", name="expand", dtype=self.dtype_policy)
         self.reduce.build((input_shape[0], channels))
         self.expand.build((input_shape[0], width))
 
     def call(self, inputs: Any) -> Any:
         spatial = (1, 2) if self.data_format == "channels_last" else (2, 3)
-        weights = self.expand(self.reduce(ops.mean(inputs, axis=spatial)))
-        return inputs * ops.expand_dims(ops.expand_dims(weights, spatial[0]), spatial[1])
+        # The weights' gradient is a sum over the image, in the type of the product.
+        inputs = ops.cast(inputs, accumulator(self.compute_dtype))
+        weights = self.expand(self.reduce(mean(inputs, spatial)))
+        outputs = inputs * ops.expand_dims(ops.expand_dims(weights, spatial[0]), spatial[1])
+        return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)

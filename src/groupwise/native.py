@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import groupwise
-from groupwise.spec import ConvSpec
+from groupwise.spec import ConvSpec, known_size
 
 FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = PASSES = range(3)
 INPUTS, KERNEL, OUTPUTS = range(3)
@@ -106,13 +106,15 @@ def sizes(spec: ConvSpec, input_shape: tuple[int, ...] | None = None) -> tuple[i
         >>> sizes(ConvSpec.of((16, 56, 56, 128), (3, 3, 4, 128), groups=32))
         (16, 56, 56, 128, 56, 56, 128, 3, 3, 32, 1, 1, 1, 1, 1, 1)
     """
-    if input_shape is not None and input_shape != spec.input_shape:
+    shape = spec.input_shape if input_shape is None else input_shape
+    if None in map(known_size, shape):
+        raise ValueError(f"input shape {shape}: every size must be known, for the C core; choose another algorithm")
+    if shape != spec.input_shape:
         spec = ConvSpec.of(
-            input_shape, spec.kernel_shape, spec.groups, spec.strides, spec.padding, spec.dilation_rate, spec.dtype
+            shape, spec.kernel_shape, spec.groups, spec.strides, spec.padding, spec.dilation_rate, spec.dtype
         )
     padding = spec.explicit_padding
-    if padding is None or None in spec.input_shape:
-        raise ValueError(f"input shape {spec.input_shape}: every size must be known; pass it as input_shape")
+    assert padding is not None
     (top, _), (left, _) = padding
     known = (*spec.input_shape, *spec.output_shape[1:], *spec.kernel_shape[:2], spec.groups)
     return (*known, *spec.strides, *spec.dilation_rate, top, left)  # type: ignore[return-value]
