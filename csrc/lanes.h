@@ -89,7 +89,7 @@ struct Lanes {
   // The first output channel of vector `v`. The last vector overlaps the one before rather than be a part of one.
   int64_t channel(int64_t v) const { return Width ? minimum(v * kLanes, out_channels - kLanes) : v * kLanes; }
   // Where its inputs start in a pixel.
-  int64_t start(int64_t v) const {
+  int64_t start([[maybe_unused]] int64_t v) const {
     if constexpr (Width == 0) return 0;
     else return Width <= kLanes ? channel(v) : channel(v) / Width * Width;
   }
