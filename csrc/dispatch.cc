@@ -8,6 +8,7 @@
 #include "kernels.h"
 #include "pages.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace {
 
@@ -106,6 +107,12 @@ GwExecutor choose_executor(const GwConvolution& c, const GwExecutor* executor) {
   return executor ? *executor : gw_own_executor();
 }
 
+// After a call.
+int finish(int status) {
+  gw_settle_scratch();
+  return status;
+}
+
 GwFamily find_family(const GwConvolution& c, const char* name) {
   const GwKernels* kernels = current();
   const int64_t in_width = c.in_channels / c.groups;
@@ -116,8 +123,8 @@ GwFamily find_family(const GwConvolution& c, const char* name) {
   return nullptr;
 }
 
-GwStatus max_pool(GwPass pass, int element, const GwConvolution* c, const void* in, void* out, uint8_t* places,
-                  const GwExecutor* executor) {
+int max_pool(GwPass pass, int element, const GwConvolution* c, const void* in, void* out, uint8_t* places,
+             const GwExecutor* executor) {
   if (!c || !is_valid(*c) || element < GW_FLOAT32 || element > GW_BFLOAT16) return GW_INVALID;
   if (c->in_channels != c->groups || c->out_channels != c->groups) return GW_INVALID;
   if (pass == GW_INPUT_GRADIENT && !places && c->batch > 0) return GW_INVALID;
@@ -125,7 +132,7 @@ GwStatus max_pool(GwPass pass, int element, const GwConvolution* c, const void* 
   if (has_dilation || volume(c->kernel_height, c->kernel_width, 1, 1) > 256) return GW_UNSUPPORTED;
   const GwExecutor chosen = choose_executor(*c, executor);
   gw_want_large_pages(out, (element == GW_FLOAT32 ? 4 : 2) * result_volume(pass, *c));
-  return current()->max_pool({pass, static_cast<GwElement>(element), c, in, out, places, &chosen});
+  return finish(current()->max_pool({pass, static_cast<GwElement>(element), c, in, out, places, &chosen}));
 }
 
 }  // namespace
@@ -157,7 +164,7 @@ extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, con
   if (!run) return GW_UNSUPPORTED;
   const GwExecutor chosen = choose_executor(*c, executor);
   gw_want_large_pages(out, 4 * result_volume(pass, *c));
-  return run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, &chosen});
+  return finish(run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, &chosen}));
 }
 
 extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inputs, void* outputs, uint8_t* places,
@@ -185,5 +192,5 @@ extern "C" int gw_normalize(int passes, const GwNormalization* n, const GwExecut
   if (passes & GW_NORMALIZE) gw_want_large_pages(n->outputs, bytes);
   if (passes & GW_GRADIENT_SUMS) gw_want_large_pages(n->residual_gradient, bytes);
   if (passes & GW_GRADIENT) gw_want_large_pages(n->inputs_gradient, bytes);
-  return current()->normalize(passes, *n, chosen);
+  return finish(current()->normalize(passes, *n, chosen));
 }

@@ -18,7 +18,8 @@ class ImagePass {
         chunk_(minimum(c_.groups, maximum(1, kMostChannels / in_width_))), row_(chunk_ * in_width_ * plane_) {}
 
   GwStatus run() {
-    weights_ = gw_scratch(GW_CALL_SLOT, size_t(c_.groups * panels_ * panel_));
+    Scratch scratch;
+    weights_ = scratch.take(size_t(c_.groups * panels_ * panel_));
     if (!weights_) return GW_OUT_OF_MEMORY;
     const int64_t panels = c_.groups * panels_;
     move_in_parallel(*job_.executor, panels, panels * panel_,
@@ -101,6 +102,7 @@ class ImagePass {
 
   // What a task needs of its thread's memory.
   struct Memory {
+    Scratch scratch;
     float* rows;
     Product* products;
     PhaseRow* list;
@@ -114,7 +116,7 @@ class ImagePass {
     m->slots = minimum(rows_seen(vertical_) + 1 + span, vertical_.in_size);
     const int64_t product_floats = entries * taps_ * int64_t(sizeof(Product) / sizeof(float));
     const int64_t list_floats = entries * int64_t(sizeof(PhaseRow) / sizeof(float));
-    m->rows = gw_scratch(GW_TASK_SLOT, size_t(m->slots * (row_ + words) + product_floats + list_floats));
+    m->rows = m->scratch.take(size_t(m->slots * (row_ + words) + product_floats + list_floats));
     if (!m->rows) return false;
     float* others = m->rows + m->slots * row_;
     m->products = reinterpret_cast<Product*>(others);

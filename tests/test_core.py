@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from groupwise import native
+from groupwise import machine, native
 from groupwise.spec import ConvSpec
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
@@ -256,6 +256,60 @@ def test_the_core_refuses_other_passes_and_no_convolution() -> None:
 
 
 @needs_core
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_threads_follow_affinity_and_the_number_that_was_set() -> None:
+    core, before = native.library(), os.sched_getaffinity(0)
+    assert core.gw_threads() == machine.usable_cores()
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert core.gw_threads() == machine.usable_cores() == 1
+        core.gw_set_threads(2**62)
+        assert core.gw_threads() == 4096
+        core.gw_set_threads(3)
+        assert core.gw_threads() == 3
+    finally:
+        core.gw_set_threads(0)
+        os.sched_setaffinity(0, before)
+    assert core.gw_threads() == machine.usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        (None, {}, None),
+        ("nonsense\n", {"cpu.max": "100000 100000\n"}, None),
+        ("0::/\n", {}, None),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {"cpu.max": "100000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "5000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "nonsense\n"}, None),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "400000 100000\n", "cpu.max": "900000 100000"}, 4),
+        ("0::/a/b\n", {"a/b/cpu.max": "250000 50000\n", "a/cpu.max": "800000 100000\n"}, 5),
+        ("0::/outside/of/this\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/../outside\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("7:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, None),
+        ("7:cpuacct,cpu:/a\n", {"cpu/cpu.cfs_quota_us": "210000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ("7:cpuset:/a\n", {"cpu/a/cpu.cfs_quota_us": "100000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, None),
+        ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_a_containers_limit_is_read(
+    groups: str | None, files: dict[str, str], limit: int | None, tmp_path: Path
+) -> None:
+    """By Python and by the core, which count the same cores."""
+    texts = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    if groups is not None:
+        texts["proc/self/cgroup"] = groups
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.cpu_limit(tmp_path) == limit
+    if native.is_available():
+        assert native.library().gw_cpu_limit(os.fsencode(tmp_path)) == (limit or 0)
+
+
+@needs_core
 def test_many_python_threads_at_once() -> None:
     cases = [(pass_, spec, random_arrays(spec)) for _, spec in EVERY_SPEC for pass_ in native.PASSES]
 
@@ -303,6 +357,72 @@ if child == 0:
 print(os.waitpid(child, 0)[1], np.array_equal(run(), before))
 """
     assert fresh(code, GROUPWISE_THREADS="3") == "0 True\n"
+
+
+@needs_core
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+def test_without_threads_to_be_had_the_caller_does_the_work() -> None:
+    """No memory is left for a thread's stack; later calls have threads again, and nothing was kept for them."""
+    code = """
+import os, resource
+run = lambda: native.convolve(native.FORWARD, spec, x, w)
+threads = lambda: len(os.listdir("/proc/self/task"))
+used = lambda kind: int(open("/proc/self/statm").read().split()[kind]) * os.sysconf("SC_PAGESIZE")
+native.library().gw_set_threads(1)
+alone, before = run(), threads()
+native.library().gw_set_threads(3)
+resource.setrlimit(resource.RLIMIT_AS, (used(0) + (4 << 20), -1))
+same = [np.array_equal(run(), alone) for _ in range(100)]
+without, resident = threads(), used(1)
+for _ in range(10000): run()
+grown = used(1) - resident
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+print(all(same), without - before, np.array_equal(run(), alone), threads() - before, grown)
+"""
+    *said, grown = fresh(code).split()
+    assert said == ["True", "0", "True", "2"]
+    assert int(grown) < 1 << 20
+
+
+@needs_core
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+def test_large_scratch_memory_is_given_back() -> None:
+    """It is kept for calls that go on needing it, until they end for good."""
+    code = """
+import os, resource, threading
+# Two taps, 500,000 columns apart: rows of 32 MB.
+spec = ConvSpec.of((1, 1, 2, 16), (1, 2, 1, 16), 16, 1, ((0, 0), (0, 499_999)), (1, 500_000))
+x, w = np.ones(spec.input_shape, "float32"), np.ones(spec.kernel_shape, "float32")
+def run():
+    native.convolve(native.FORWARD, spec, x, w)
+def megabytes():
+    return int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE") >> 20
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = megabytes()
+after = []
+for action in (run, run, run, native.release_memory):
+    action()
+    after.append(megabytes() - before)
+run()
+first = faults()
+for _ in range(20): run()
+first = faults() - first
+native.release_memory()
+thread = threading.Thread(target=lambda: [run() for _ in range(3)])
+thread.start()
+thread.join()
+while len(os.listdir("/proc/self/task")) > 1: pass  # Python joins a little early
+thread = megabytes()
+native.release_memory()
+print(*after, first, thread - megabytes())
+"""
+    once, twice, thrice, released, faults, after_thread = map(int, fresh(code, GROUPWISE_THREADS="1").split())
+    assert once < 4
+    assert 30 < twice == thrice < 40
+    assert released < 4
+    assert faults < 1000  # of 8,000 pages, twenty times
+    assert after_thread < 4
 
 
 @needs_core
@@ -365,6 +485,16 @@ def test_environment_chooses_threads_and_instruction_set() -> None:
     name = next(name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name))
     native.use_instruction_set(fresh("print(native.instruction_set())").strip())
     assert fresh(code, GROUPWISE_THREADS="3", GROUPWISE_INSTRUCTION_SET=name).split() == ["3", name]
+
+
+@needs_core
+def test_what_the_environment_asks_for_in_vain_is_said() -> None:
+    code = "print(native.library().gw_threads() > 0, *warned, sep='\\n')"
+    said = fresh(code, GROUPWISE_THREADS="two", GROUPWISE_INSTRUCTION_SET="sse9").splitlines()
+    assert said[0] == "True"
+    assert "GROUPWISE_THREADS='two' is ignored: it must be a positive whole number" in said[1]
+    assert "GROUPWISE_INSTRUCTION_SET='sse9' is ignored: it must be one of baseline, avx2" in said[2]
+    assert len(said) == 3
 
 
 def test_the_core_can_be_turned_off() -> None:

@@ -1,8 +1,9 @@
 """The C core: where it is, what it can do here, and its C interface for NumPy arrays (`csrc/groupwise.h`).
 
-Environment variables: `GROUPWISE_CORE=0` turns the core off, `GROUPWISE_INSTRUCTION_SET` and `GROUPWISE_THREADS` choose
-another instruction set and number of threads than the machine's own, `GROUPWISE_CORE_FOLDER` names a folder with
-another build of the core.
+Environment variables: `GROUPWISE_CORE=0` turns the core off, `GROUPWISE_INSTRUCTION_SET` chooses another instruction
+set than the machine's best, `GROUPWISE_THREADS` another number of threads than that of the cores that may be used (on
+TensorFlow and NumPy; JAX and PyTorch bring threads of their own), `GROUPWISE_CORE_FOLDER` names a folder with another
+build of the core.
 """
 
 import ctypes
@@ -41,6 +42,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_use_instruction_set": (ctypes.c_int, (ctypes.c_char_p,)),
     "gw_set_threads": (None, (ctypes.c_int64,)),
     "gw_threads": (ctypes.c_int64, ()),
+    "gw_cpu_limit": (ctypes.c_int64, (ctypes.c_char_p,)),
+    "gw_release_memory": (None, ()),
     "gw_openmp_run": (None, (_POINTER, ctypes.c_int64, _POINTER, _POINTER)),
 }
 
@@ -88,7 +91,33 @@ def library() -> Any:
             stacklevel=2,
         )
         return None
+    _warn_of_settings(core)
     return core
+
+
+def _warn_of_settings(core: Any) -> None:
+    """Warn of what the environment asks for and the core passes over."""
+    threads, name = os.environ.get("GROUPWISE_THREADS", ""), os.environ.get("GROUPWISE_INSTRUCTION_SET", "")
+    if threads and not (threads.isdecimal() and int(threads) > 0):
+        _warn(f"GROUPWISE_THREADS={threads!r} is ignored: it must be a positive whole number")
+    if name and name != core.gw_instruction_set().decode():
+        _warn(
+            f"GROUPWISE_INSTRUCTION_SET={name!r} is ignored: it must be one of {', '.join(INSTRUCTION_SETS)} that this "
+            f"machine has; {core.gw_instruction_set().decode()} is used"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def release_memory() -> None:
+    """Give the scratch memory that no call is using back to the system, but for 2 MB a thread.
+
+    By itself that happens to what has been needed once only, when a thread ends, and to what has not been needed for
+    20 seconds, at the next call: this is for a process that is about to do something else.
+    """
+    core().gw_release_memory()
 
 
 def is_available() -> bool:
