@@ -38,12 +38,14 @@ typedef void (*GwBody)(void* argument, int64_t task);
 typedef struct GwExecutor {
   void (*run)(void* state, int64_t tasks, GwBody body, void* argument);
   void* state;
-  int64_t threads;
+  int64_t threads;  // at least 1
 } GwExecutor;
 
 typedef enum GwStatus {
   GW_OK = 0,
-  GW_INVALID = 1,      // sizes that would touch foreign memory, overflow or divide by zero
+  // Sizes that would touch foreign memory, overflow or divide by zero; an array that is null and not empty; an
+  // activation that is none; an executor without run or threads.
+  GW_INVALID = 1,
   GW_UNSUPPORTED = 2,  // the named family does not compute this convolution
   GW_OUT_OF_MEMORY = 3,
 } GwStatus;

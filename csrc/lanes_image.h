@@ -119,7 +119,7 @@ class ImagePass {
  public:
   explicit ImagePass(const GwJob& job) : lanes_(job) {
     const Lanes<Width>& l = lanes_;
-    phases_count_ = minimum(l.horizontal.phases(), maximum(1, l.horizontal.out_size));
+    phases_count_ = l.horizontal.phases();
     kernel_row_ = l.horizontal.taps * l.in_width * kLanes;
     kernel_block_ = l.vertical.taps * phases_count_ * kernel_row_;
     out_pixel_ = Width ? l.out_channels : l.blocks * kLanes;

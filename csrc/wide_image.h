@@ -110,7 +110,7 @@ class ImagePass {
   };
   bool find_memory(int64_t most_rows, Memory* m) const {
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    const int64_t entries = most_rows * minimum(horizontal_.phases(), horizontal_.out_size);
+    const int64_t entries = most_rows * horizontal_.phases();
     // The rows that a block's outputs see, a few more where the image ends.
     const int64_t span = divide_up(most_rows, vertical_.phases()) * vertical_.step();
     m->slots = minimum(rows_seen(vertical_) + 1 + span, vertical_.in_size);
@@ -160,7 +160,7 @@ class ImagePass {
   // Lists what the output rows [first, last) multiply, and copies it; returns the list's end.
   PhaseRow* find_products(const Chunk& chunk, int64_t image, int64_t first, int64_t last, Ring& ring,
                           const Memory& memory) const {
-    const int64_t phases = minimum(horizontal_.phases(), horizontal_.out_size);
+    const int64_t phases = horizontal_.phases();
     PhaseRow* entry = memory.list;
     Product* next = memory.products;
     for (int64_t y = first; y < last; ++y)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from groupwise import machine, native
+from groupwise import machine, native, native_norm
 from groupwise.spec import ConvSpec
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
@@ -192,6 +192,8 @@ def test_wrong_arguments_are_named() -> None:
         (0, inputs, kernel, {"residual": inputs[0]}, "residual of shape"),
         (0, inputs, kernel, {"activation": "tanh"}, "activation='tanh': must be one of linear, relu, relu6"),
         (1, gradient, kernel, {"activation": "relu"}, "only FORWARD takes"),
+        (0, inputs, kernel, {"out": inputs}, "out: overlaps a, which is still read"),
+        (0, inputs, kernel, {"out": gradient, "residual": gradient}, "out: overlaps residual"),
     ):
         with pytest.raises(ValueError, match=message):
             native.convolve(pass_, spec, a, b, **options)
@@ -230,6 +232,10 @@ STRIDE_Y, STRIDE_X, DILATION_Y, DILATION_X, TOP, LEFT = range(10, 16)
         {STRIDE_Y: 2**62},
         {DILATION_X: 2**62},
         {OUT_HEIGHT: 2**31, STRIDE_Y: 2**33},
+        {IN: 2**31, OUT: 2**31, GROUPS: 2**31},
+        # No image holds memory here, but rows of it, as scratch memory copies them, could not be counted.
+        {BATCH: 0, HEIGHT: 2**38, WIDTH: 2**39},
+        {WIDTH: 1, IN: 2**22, OUT: 2**22, GROUPS: 2**22, DILATION_X: 2**38},
     ],
 )
 def test_the_core_refuses_what_would_touch_foreign_memory(changes: dict[int, int]) -> None:
@@ -253,6 +259,59 @@ def test_the_core_refuses_other_passes_and_no_convolution() -> None:
     assert core.gw_family(None) is None
     epilogue = (ctypes.c_int64 * 3)()
     assert core.gw_convolve(native.INPUT_GRADIENT, sizes, None, None, None, epilogue, None, None) == 1
+
+
+def memory(floats: int) -> Any:
+    return (ctypes.c_float * floats)()
+
+
+@needs_core
+def test_the_core_refuses_other_activations_and_arrays_that_lack() -> None:
+    core, sizes = native.library(), (ctypes.c_int64 * 16)(*SIZES)
+    arrays = [memory(100), memory(72), memory(100)]
+    for number, status in ((-1, 1), (0, 0), (2, 0), (3, 1), (2**40, 1)):
+        epilogue = (ctypes.c_int64 * 3)(0, 0, number)
+        assert core.gw_convolve(native.FORWARD, sizes, *arrays, epilogue, None, None) == status
+    for missing in range(3):
+        given = [None if index == missing else array for index, array in enumerate(arrays)]
+        assert core.gw_convolve(native.FORWARD, sizes, *given, None, None, None) == 1
+        assert core.gw_convolve(native.INPUT_GRADIENT, sizes, *given, None, None, None) == 1
+    with pytest.raises(ValueError, match="an array is lacking"):
+        native.run(native.FORWARD, SIZES, 0, 0, 0)
+
+
+LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+
+
+@LOOP
+def one_after_the_other(_: int, tasks: int, body: int, argument: int) -> None:
+    for task in range(tasks):
+        BODY(body)(argument, task)
+
+
+@needs_core
+@pytest.mark.parametrize("pixels", [1, 400])  # one is computed without threads, the other is not
+def test_an_executor_needs_threads_and_a_loop(pixels: int) -> None:
+    core = native.library()
+    sizes = (ctypes.c_int64 * 16)(1, pixels, 1, 256, pixels, 1, 256, 3, 1, 256, 1, 1, 1, 1, 1, 0)
+    x, w, y, places = memory(256 * pixels), memory(3 * 256), memory(256 * pixels), memory(64 * pixels)
+    statistics = memory(1024)
+    fields = {name: ctypes.addressof(array) for name, array in {"inputs": x, "outputs": y}.items()}
+    fields |= {name: ctypes.addressof(statistics) for name in ("gamma", "beta", "mean", "variance")}
+    norm = native_norm._Normalization(pixels, 256, 0, 0, 1e-3, **fields)
+    calls = [
+        *(lambda e, n=name: core.gw_convolve(0, sizes, x, w, y, None, e, n) for name in (b"depthwise", b"reference")),
+        lambda e: core.gw_max_pool(0, sizes, x, y, places, e),
+        lambda e: core.gw_max_pool_gradient(0, sizes, y, places, x, e),
+        lambda e: core.gw_normalize(native_norm.NORMALIZE, ctypes.byref(norm), e),
+    ]
+    loop = ctypes.cast(one_after_the_other, ctypes.c_void_p)
+    for run, threads, status in ((loop, 0, 1), (loop, -(2**63), 1), (None, 4, 1), (loop, 1, 0), (loop, 2**63 - 1, 0)):
+        executor = native._Executor(run, None, threads)
+        assert [call(ctypes.byref(executor)) for call in calls] == [status] * len(calls), (run, threads)
+    with pytest.raises(ValueError, match="threads=0: must be positive"):
+        native.openmp_executor(None, 0)
 
 
 @needs_core
@@ -538,5 +597,31 @@ def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> No
     sizes = (1, 2, 2, channels, 0, 2, channels, 3, 3, channels // width, 1, 1, 1, 1, 0, 1)
     inputs, gradient, kernel = (np.ones(n, "float32") for n in (4 * channels, 1, 9 * width * channels))
     a, b, out = (array.ctypes.data for array in (inputs, gradient, kernel))
-    native.run(native.KERNEL_GRADIENT, sizes, a, b, out, family=family)
-    assert not kernel.any()
+    # The second has more rows than tasks can be counted over.
+    for empty in (sizes, (2**20, 2, 0, channels, 2**38, 0, *sizes[6:])):
+        kernel[...] = 1
+        native.run(native.KERNEL_GRADIENT, empty, a, b, out, family=family)
+        assert not kernel.any()
+
+
+@needs_core
+@pytest.mark.parametrize("family", native.FAMILIES[1:])
+@pytest.mark.parametrize("pass_", native.PASSES)
+def test_outputs_that_end_before_the_image_does(family: str, pass_: int) -> None:
+    """Padding at the bottom and right follows from the outputs' size, below zero too: here they see padding alone."""
+    sizes = (1, 4, 4, 64, 1, 1, 64, 3, 3, 16, 1, 1, 1, 1, 5, 5)
+    arrays = [np.ones(shape, "float32") for shape in native.shapes(sizes)]
+    first, second, result = (arrays[role] for role in native.ROLES[pass_])
+    native.run(pass_, sizes, first.ctypes.data, second.ctypes.data, result.ctypes.data, family=family)
+    assert not result.any()
+
+
+@needs_core
+def test_a_stride_far_larger_than_the_image() -> None:
+    spec = ConvSpec.of((2, 3, 3, 8), (2, 2, 4, 8), 2, strides=2**36)
+    arrays = random_arrays(spec)
+    for pass_ in native.PASSES:
+        first, second, _ = native.ROLES[pass_]
+        for family in native.FAMILIES[1:]:
+            result = native.convolve(pass_, spec, arrays[first], arrays[second], family=family)
+            near(result, *expected(pass_, spec, arrays), family)

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "neon")
 
 _MOST = 1 << 40  # the largest size, stride, dilation and padding that the core takes
 _OUT_OF_MEMORY = 3
-_STATUS = {1: "these sizes are invalid", 2: "the family does not compute this convolution"}
+_STATUS = {
+    1: "these sizes are invalid, an array is lacking, the activation is none, or the executor has no threads",
+    2: "the family does not compute this convolution",
+}
 _POINTER = ctypes.c_void_p
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_convolve": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 6, ctypes.c_char_p)),
@@ -199,7 +203,12 @@ def openmp_executor(parallel: int | None, threads: int) -> Any:
     Args:
         parallel: the address of the runtime's GOMP_parallel; None runs on the core's own threads.
         threads: how many; the results' bits depend on the number.
+
+    Raises:
+        ValueError: where there are no threads. RuntimeError: where there is no core.
     """
+    if threads < 1:
+        raise ValueError(f"threads={threads}: must be positive")
     run = ctypes.cast(core().gw_openmp_run, _POINTER)
     return ctypes.byref(_Executor(run, ctypes.pointer(_OpenMp(parallel, threads)), threads))
 
@@ -296,6 +305,7 @@ def convolve(
     check("a", a, first)
     check("b", b, second)
     check("out", out, result, written=True)
+    check_apart("out", out, {"a": a, "b": b, "bias": bias, "residual": residual})
     after = None
     if has_epilogue:
         check("bias", bias, shapes(all_sizes)[KERNEL][3:])
@@ -333,3 +343,10 @@ def check(
         )
     if written and not array.flags.writeable:
         raise ValueError(f"{name}: must be writeable; pass an array of your own")
+
+
+def check_apart(name: str, written: np.ndarray, read: Mapping[str, np.ndarray | None]) -> None:
+    """Raise ValueError where `written` overlaps one of the arrays that are read meanwhile."""
+    for other, array in read.items():
+        if array is not None and np.may_share_memory(written, array):
+            raise ValueError(f"{name}: overlaps {other}, which is still read while it is written; pass another array")

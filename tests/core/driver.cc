@@ -73,8 +73,9 @@ GwConvolution draw_convolution(const std::string& family) {
     const bool pointwise = draw(0, 4) == 0;
     c.kernel_height = pointwise ? 1 : draw(1, 5);
     c.kernel_width = pointwise ? 1 : draw(1, 5);
-    c.stride_y = draw(1, 3);
-    c.stride_x = draw(1, 3);
+    const int64_t most = draw(0, 19) ? 3 : 40;  // larger than the image, now and then
+    c.stride_y = draw(1, most);
+    c.stride_x = draw(1, most);
     c.dilation_y = draw(1, 3);
     c.dilation_x = draw(1, 3);
     const int64_t extent_y = (c.kernel_height - 1) * c.dilation_y + 1;
@@ -86,6 +87,9 @@ GwConvolution draw_convolution(const std::string& family) {
     if (height < 0 || width < 0) continue;
     c.out_height = height / c.stride_y + 1;
     c.out_width = width / c.stride_x + 1;
+    // Padding at the bottom and right is what the outputs make it, cropping included.
+    if (draw(0, 19) == 0) c.out_height = draw(1, c.out_height + 3);
+    if (draw(0, 19) == 0) c.out_width = draw(1, c.out_width + 3);
     const double work =
         double(c.batch + 1) * c.out_height * c.out_width * c.out_channels * in_width * c.kernel_height * c.kernel_width;
     if (work < (draw(0, 9) ? 1e6 : 2e7)) return c;
