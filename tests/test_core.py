@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from groupwise import native
+from groupwise import machine, native, native_norm
 from groupwise.spec import ConvSpec
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
@@ -192,6 +192,8 @@ def test_wrong_arguments_are_named() -> None:
         (0, inputs, kernel, {"residual": inputs[0]}, "residual of shape"),
         (0, inputs, kernel, {"activation": "tanh"}, "activation='tanh': must be one of linear, relu, relu6"),
         (1, gradient, kernel, {"activation": "relu"}, "only FORWARD takes"),
+        (0, inputs, kernel, {"out": inputs}, "out: overlaps a, which is still read"),
+        (0, inputs, kernel, {"out": gradient, "residual": gradient}, "out: overlaps residual"),
     ):
         with pytest.raises(ValueError, match=message):
             native.convolve(pass_, spec, a, b, **options)
@@ -230,6 +232,10 @@ STRIDE_Y, STRIDE_X, DILATION_Y, DILATION_X, TOP, LEFT = range(10, 16)
         {STRIDE_Y: 2**62},
         {DILATION_X: 2**62},
         {OUT_HEIGHT: 2**31, STRIDE_Y: 2**33},
+        {IN: 2**31, OUT: 2**31, GROUPS: 2**31},
+        # No image holds memory here, but rows of it, as scratch memory copies them, could not be counted.
+        {BATCH: 0, HEIGHT: 2**38, WIDTH: 2**39},
+        {WIDTH: 1, IN: 2**22, OUT: 2**22, GROUPS: 2**22, DILATION_X: 2**38},
     ],
 )
 def test_the_core_refuses_what_would_touch_foreign_memory(changes: dict[int, int]) -> None:
@@ -253,6 +259,113 @@ def test_the_core_refuses_other_passes_and_no_convolution() -> None:
     assert core.gw_family(None) is None
     epilogue = (ctypes.c_int64 * 3)()
     assert core.gw_convolve(native.INPUT_GRADIENT, sizes, None, None, None, epilogue, None, None) == 1
+
+
+def memory(floats: int) -> Any:
+    return (ctypes.c_float * floats)()
+
+
+@needs_core
+def test_the_core_refuses_other_activations_and_arrays_that_lack() -> None:
+    core, sizes = native.library(), (ctypes.c_int64 * 16)(*SIZES)
+    arrays = [memory(100), memory(72), memory(100)]
+    for number, status in ((-1, 1), (0, 0), (2, 0), (3, 1), (2**40, 1)):
+        epilogue = (ctypes.c_int64 * 3)(0, 0, number)
+        assert core.gw_convolve(native.FORWARD, sizes, *arrays, epilogue, None, None) == status
+    for missing in range(3):
+        given = [None if index == missing else array for index, array in enumerate(arrays)]
+        assert core.gw_convolve(native.FORWARD, sizes, *given, None, None, None) == 1
+        assert core.gw_convolve(native.INPUT_GRADIENT, sizes, *given, None, None, None) == 1
+    with pytest.raises(ValueError, match="an array is lacking"):
+        native.run(native.FORWARD, SIZES, 0, 0, 0)
+
+
+LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
+BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+
+
+@LOOP
+def one_after_the_other(_: int, tasks: int, body: int, argument: int) -> None:
+    for task in range(tasks):
+        BODY(body)(argument, task)
+
+
+@needs_core
+@pytest.mark.parametrize("pixels", [1, 400])  # one is computed without threads, the other is not
+def test_an_executor_needs_threads_and_a_loop(pixels: int) -> None:
+    core = native.library()
+    sizes = (ctypes.c_int64 * 16)(1, pixels, 1, 256, pixels, 1, 256, 3, 1, 256, 1, 1, 1, 1, 1, 0)
+    x, w, y, places = memory(256 * pixels), memory(3 * 256), memory(256 * pixels), memory(64 * pixels)
+    statistics = memory(1024)
+    fields = {name: ctypes.addressof(array) for name, array in {"inputs": x, "outputs": y}.items()}
+    fields |= {name: ctypes.addressof(statistics) for name in ("gamma", "beta", "mean", "variance")}
+    norm = native_norm._Normalization(pixels, 256, 0, 0, 1e-3, **fields)
+    calls = [
+        *(lambda e, n=name: core.gw_convolve(0, sizes, x, w, y, None, e, n) for name in (b"depthwise", b"reference")),
+        lambda e: core.gw_max_pool(0, sizes, x, y, places, e),
+        lambda e: core.gw_max_pool_gradient(0, sizes, y, places, x, e),
+        lambda e: core.gw_normalize(native_norm.NORMALIZE, ctypes.byref(norm), e),
+    ]
+    loop = ctypes.cast(one_after_the_other, ctypes.c_void_p)
+    for run, threads, status in ((loop, 0, 1), (loop, -(2**63), 1), (None, 4, 1), (loop, 1, 0), (loop, 2**63 - 1, 0)):
+        executor = native._Executor(run, None, threads)
+        assert [call(ctypes.byref(executor)) for call in calls] == [status] * len(calls), (run, threads)
+    with pytest.raises(ValueError, match="threads=0: must be positive"):
+        native.openmp_executor(None, 0)
+
+
+@needs_core
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_threads_follow_affinity_and_the_number_that_was_set() -> None:
+    core, before = native.library(), os.sched_getaffinity(0)
+    assert core.gw_threads() == machine.usable_cores()
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert core.gw_threads() == machine.usable_cores() == 1
+        core.gw_set_threads(2**62)
+        assert core.gw_threads() == 4096
+        core.gw_set_threads(3)
+        assert core.gw_threads() == 3
+    finally:
+        core.gw_set_threads(0)
+        os.sched_setaffinity(0, before)
+    assert core.gw_threads() == machine.usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        (None, {}, None),
+        ("nonsense\n", {"cpu.max": "100000 100000\n"}, None),
+        ("0::/\n", {}, None),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {"cpu.max": "100000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "5000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "nonsense\n"}, None),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "400000 100000\n", "cpu.max": "900000 100000"}, 4),
+        ("0::/a/b\n", {"a/b/cpu.max": "250000 50000\n", "a/cpu.max": "800000 100000\n"}, 5),
+        ("0::/outside/of/this\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/../outside\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("7:cpu,cpuacct:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, None),
+        ("7:cpuacct,cpu:/a\n", {"cpu/cpu.cfs_quota_us": "210000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ("7:cpuset:/a\n", {"cpu/a/cpu.cfs_quota_us": "100000\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, None),
+        ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_a_containers_limit_is_read(
+    groups: str | None, files: dict[str, str], limit: int | None, tmp_path: Path
+) -> None:
+    """By Python and by the core, which count the same cores."""
+    texts = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    if groups is not None:
+        texts["proc/self/cgroup"] = groups
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.cpu_limit(tmp_path) == limit
+    if native.is_available():
+        assert native.library().gw_cpu_limit(os.fsencode(tmp_path)) == (limit or 0)
 
 
 @needs_core
@@ -303,6 +416,72 @@ if child == 0:
 print(os.waitpid(child, 0)[1], np.array_equal(run(), before))
 """
     assert fresh(code, GROUPWISE_THREADS="3") == "0 True\n"
+
+
+@needs_core
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+def test_without_threads_to_be_had_the_caller_does_the_work() -> None:
+    """No memory is left for a thread's stack; later calls have threads again, and nothing was kept for them."""
+    code = """
+import os, resource
+run = lambda: native.convolve(native.FORWARD, spec, x, w)
+threads = lambda: len(os.listdir("/proc/self/task"))
+used = lambda kind: int(open("/proc/self/statm").read().split()[kind]) * os.sysconf("SC_PAGESIZE")
+native.library().gw_set_threads(1)
+alone, before = run(), threads()
+native.library().gw_set_threads(3)
+resource.setrlimit(resource.RLIMIT_AS, (used(0) + (4 << 20), -1))
+same = [np.array_equal(run(), alone) for _ in range(100)]
+without, resident = threads(), used(1)
+for _ in range(10000): run()
+grown = used(1) - resident
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+print(all(same), without - before, np.array_equal(run(), alone), threads() - before, grown)
+"""
+    *said, grown = fresh(code).split()
+    assert said == ["True", "0", "True", "2"]
+    assert int(grown) < 1 << 20
+
+
+@needs_core
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+def test_large_scratch_memory_is_given_back() -> None:
+    """It is kept for calls that go on needing it, until they end for good."""
+    code = """
+import os, resource, threading
+# Two taps, 500,000 columns apart: rows of 32 MB.
+spec = ConvSpec.of((1, 1, 2, 16), (1, 2, 1, 16), 16, 1, ((0, 0), (0, 499_999)), (1, 500_000))
+x, w = np.ones(spec.input_shape, "float32"), np.ones(spec.kernel_shape, "float32")
+def run():
+    native.convolve(native.FORWARD, spec, x, w)
+def megabytes():
+    return int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE") >> 20
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = megabytes()
+after = []
+for action in (run, run, run, native.release_memory):
+    action()
+    after.append(megabytes() - before)
+run()
+first = faults()
+for _ in range(20): run()
+first = faults() - first
+native.release_memory()
+thread = threading.Thread(target=lambda: [run() for _ in range(3)])
+thread.start()
+thread.join()
+while len(os.listdir("/proc/self/task")) > 1: pass  # Python joins a little early
+thread = megabytes()
+native.release_memory()
+print(*after, first, thread - megabytes())
+"""
+    once, twice, thrice, released, faults, after_thread = map(int, fresh(code, GROUPWISE_THREADS="1").split())
+    assert once < 4
+    assert 30 < twice == thrice < 40
+    assert released < 4
+    assert faults < 1000  # of 8,000 pages, twenty times
+    assert after_thread < 4
 
 
 @needs_core
@@ -367,6 +546,16 @@ def test_environment_chooses_threads_and_instruction_set() -> None:
     assert fresh(code, GROUPWISE_THREADS="3", GROUPWISE_INSTRUCTION_SET=name).split() == ["3", name]
 
 
+@needs_core
+def test_what_the_environment_asks_for_in_vain_is_said() -> None:
+    code = "print(native.library().gw_threads() > 0, *warned, sep='\\n')"
+    said = fresh(code, GROUPWISE_THREADS="two", GROUPWISE_INSTRUCTION_SET="sse9").splitlines()
+    assert said[0] == "True"
+    assert "GROUPWISE_THREADS='two' is ignored: it must be a positive whole number" in said[1]
+    assert "GROUPWISE_INSTRUCTION_SET='sse9' is ignored: it must be one of baseline, avx2" in said[2]
+    assert len(said) == 3
+
+
 def test_the_core_can_be_turned_off() -> None:
     code = "print(native.is_available(), native.library.cache_info().misses, warned)"
     assert fresh(code, GROUPWISE_CORE="0") == "False 0 []\n"
@@ -408,5 +597,31 @@ def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> No
     sizes = (1, 2, 2, channels, 0, 2, channels, 3, 3, channels // width, 1, 1, 1, 1, 0, 1)
     inputs, gradient, kernel = (np.ones(n, "float32") for n in (4 * channels, 1, 9 * width * channels))
     a, b, out = (array.ctypes.data for array in (inputs, gradient, kernel))
-    native.run(native.KERNEL_GRADIENT, sizes, a, b, out, family=family)
-    assert not kernel.any()
+    # The second has more rows than tasks can be counted over.
+    for empty in (sizes, (2**20, 2, 0, channels, 2**38, 0, *sizes[6:])):
+        kernel[...] = 1
+        native.run(native.KERNEL_GRADIENT, empty, a, b, out, family=family)
+        assert not kernel.any()
+
+
+@needs_core
+@pytest.mark.parametrize("family", native.FAMILIES[1:])
+@pytest.mark.parametrize("pass_", native.PASSES)
+def test_outputs_that_end_before_the_image_does(family: str, pass_: int) -> None:
+    """Padding at the bottom and right follows from the outputs' size, below zero too: here they see padding alone."""
+    sizes = (1, 4, 4, 64, 1, 1, 64, 3, 3, 16, 1, 1, 1, 1, 5, 5)
+    arrays = [np.ones(shape, "float32") for shape in native.shapes(sizes)]
+    first, second, result = (arrays[role] for role in native.ROLES[pass_])
+    native.run(pass_, sizes, first.ctypes.data, second.ctypes.data, result.ctypes.data, family=family)
+    assert not result.any()
+
+
+@needs_core
+def test_a_stride_far_larger_than_the_image() -> None:
+    spec = ConvSpec.of((2, 3, 3, 8), (2, 2, 4, 8), 2, strides=2**36)
+    arrays = random_arrays(spec)
+    for pass_ in native.PASSES:
+        first, second, _ = native.ROLES[pass_]
+        for family in native.FAMILIES[1:]:
+            result = native.convolve(pass_, spec, arrays[first], arrays[second], family=family)
+            near(result, *expected(pass_, spec, arrays), family)

@@ -115,6 +115,8 @@ def max_pool(
     native.check("inputs", inputs, before, spec.dtype)
     native.check("outputs", outputs, after, spec.dtype, written=True)
     native.check("places", places, after, "uint8", written=True)
+    native.check_apart("outputs", outputs, {"inputs": inputs, "places": places})
+    native.check_apart("places", places, {"inputs": inputs})
     run(native.sizes(spec), spec.dtype, inputs.ctypes.data, outputs.ctypes.data, places.ctypes.data)
     return outputs, places
 
@@ -139,5 +141,6 @@ def max_pool_gradient(
     native.check("gradient", gradient, after, spec.dtype)
     native.check("places", places, after, "uint8")
     native.check("out", out, before, spec.dtype, written=True)
+    native.check_apart("out", out, {"gradient": gradient, "places": places})
     run_gradient(native.sizes(spec), spec.dtype, gradient.ctypes.data, places.ctypes.data, out.ctypes.data)
     return out
