@@ -140,6 +140,8 @@ class Observed:
             model.optimizer.build(model.trainable_variables)
         self.subject = Subject.of(model, Data.of(model))
         self.tolerance = max(TOLERANCES.get(name, 0) for name in _types(self.subject))
+        if any(isinstance(layer, layers.BatchNormalization) for _, layer in self.subject.layers()):
+            self.tolerance = max(self.tolerance, 1e-6)  # Keras adds a float32 epsilon to a float64 variance
         self._facts: dict[str, Facts] = {}
         self._variables = [(variable, _numpy(variable)) for variable in _variables(model)]
         for kind in OBSERVED:
@@ -316,6 +318,10 @@ def _counts(subject: Subject) -> Facts:
     }
 
 
+def _cost(subject: Subject) -> Facts:
+    return {"losses": np.array(subject.inference[1])}
+
+
 def _penalties(subject: Subject) -> Facts:
     """Observe the penalties of the weights by kind and whether they count, and the losses that are no weights'."""
     model, (_, total) = subject.model, subject.inference
@@ -329,7 +335,7 @@ def _penalties(subject: Subject) -> Facts:
         key = f"{kind}{'' if variable.trainable else ', frozen'}"
         facts[key] = facts.get(key, 0.0) + penalty
         counted += penalty if variable.trainable else 0
-    facts |= {"activities and own": total - counted, "all": total}
+    facts["activities and own"] = total - counted
     return {key: np.array(value) for key, value in facts.items()}
 
 
@@ -366,7 +372,8 @@ def _compiled(subject: Subject) -> Facts:
     facts["optimizer"] = _described(optimizer)
     schedule = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
     facts["learning rate"] = _described(schedule) if has_schedule(optimizer) else None
-    facts["learning rate now"] = np.array(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
+    if not has_schedule(optimizer):
+        facts["learning rate now"] = _numpy(optimizer.learning_rate)
     return facts
 
 
@@ -407,10 +414,10 @@ def _is_own(layer: Any) -> bool:
 
 def _settings(subject: Subject) -> Facts:
     """Observe the configurations of layers that no rewrite touches."""
-    kinds: tuple[type, ...] = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.BatchNormalization)
+    kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.BatchNormalization)
     kinds += (layers.MaxPooling2D, layers.AveragePooling2D, layers.ReLU, layers.Activation, layers.Dense)
     return {
-        place: [type(layer).__name__, layer.get_config()]
+        place: [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "trainable"}]
         for place, layer in subject.layers()
         if not isinstance(layer, (keras.Model, *kinds)) and not layer._layers
     }
@@ -524,7 +531,8 @@ def _saved(subject: Subject) -> Facts:
         subject.model.save(path)
         loaded = keras.saving.load_model(path)
     facts = _by_path(loaded(subject.data.inputs, training=False))
-    return {**facts, "class": type(loaded).__name__}
+    again = Subject.of(loaded, subject.data, subject)
+    return {**facts, **_trainable(again), "class": type(loaded).__name__}
 
 
 def _cloned(subject: Subject) -> Facts:
@@ -542,6 +550,7 @@ OBSERVED: dict[str, Callable[[Subject], Facts]] = {
     "policy": _policies,
     "trainable": _trainable,
     "count": _counts,
+    "cost": _cost,
     "penalty": _penalties,
     "constraint": _constraints,
     "compiled": _compiled,
