@@ -39,10 +39,11 @@ def rewrites() -> dict[str, Rewrite]:
     from groupwise import rewrite
 
     # Weights of another structure are others to an optimizer, and cost by other names.
+    added_up = "its biases are added up"
     told = (*Rewrite.said, ("cost", "without its"), ("evaluation", "without its"))
     structure = partial(Rewrite, leave=("training", "step", "count", "constraint", "penalty"), said=told)
     return {
-        "accelerate": Rewrite(rewrite.accelerate),
+        "accelerate": Rewrite(rewrite.accelerate, said=(*Rewrite.said, ("count", added_up), ("step", added_up))),
         "fuse": Rewrite(rewrite.fuse),
         "fold_batch_norm": structure(rewrite.fold_batch_norm),
         **{f"to_form {form}": Rewrite(partial(rewrite.to_form, form=form)) for form in "abc"},

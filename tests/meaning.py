@@ -414,7 +414,8 @@ def _is_own(layer: Any) -> bool:
 
 def _settings(subject: Subject) -> Facts:
     """Observe the configurations of layers that no rewrite touches."""
-    kinds = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.BatchNormalization)
+    kinds: tuple[type, ...] = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+    kinds += (layers.BatchNormalization,)
     kinds += (layers.MaxPooling2D, layers.AveragePooling2D, layers.ReLU, layers.Activation, layers.Dense)
     return {
         place: [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "trainable"}]

@@ -112,9 +112,11 @@ def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups, name: str) -
         return permuted(apply(own, weights, x), np.argsort(out_order).tolist(), name)
 
     is_strided = in_order != sorted(in_order) or is_dealt
-    note = "its groups are strided: the channels are permuted" if is_strided else ""
+    notes = ["its groups are strided: the channels are permuted"] * is_strided
+    # A sum of biases moves by the sum of their gradients.
+    notes += ["its biases are added up to one, which is trained more slowly"] * bool(bias)
     before = "DepthwiseConv2D, reshape, sum"
-    change = Change(name, before, f"GroupedConv2D, {len(groups)} groups", note)
+    change = Change(name, before, f"GroupedConv2D, {len(groups)} groups", "; ".join(notes))
     gone = [Gone(depthwise.name, "its outputs are summed as they are computed")]
     return Replacement(nodes, build, [change], gone=gone)
 
