@@ -45,11 +45,12 @@ def inspect_openvino(path: Path) -> Inspection:
     return groups, lambda images: compiled(images)[0]
 
 
-def name_openvino_output(path: Path, name: str) -> None:
-    """Give the one output of an OpenVINO file a name."""
+def keep_openvino_output(path: Path, name: str) -> None:
+    """Give the first output of an OpenVINO file a name, and drop the others: sizes that nobody reads."""
     import openvino
 
-    model = openvino.Core().read_model(str(path))
+    read = openvino.Core().read_model(str(path))
+    model = openvino.Model(read.get_results()[:1], read.get_parameters(), read.get_friendly_name())
     model.outputs[0].tensor.set_names({name})
     other = path.with_name(f"named{path.suffix}")
     openvino.serialize(model, str(other))

@@ -15,7 +15,7 @@ import numpy as np
 from groupwise import layers
 from groupwise.errors import UserError
 from groupwise.export.formats import Format, find_format
-from groupwise.export.graphs import inspect_onnx, inspect_openvino, name_openvino_output
+from groupwise.export.graphs import inspect_onnx, inspect_openvino, keep_openvino_output
 from groupwise.export.precision import relative_difference, widen
 from groupwise.export.signature import SAY_SIZE, Signature, structures
 from groupwise.models.saved import load_model
@@ -119,7 +119,7 @@ def _write(form: Format, path: Path, model: Any, signature: Signature, images: A
     given = [keras.tree.pack_sequence_as(structure, [spec])]
     model.export(str(path), format=form.keras_name, verbose=False, input_signature=given)
     if form.name == "openvino":
-        name_openvino_output(path, signature.output_name)
+        keep_openvino_output(path, signature.output_name)
 
 
 class _Inference(keras.Model):
