@@ -99,7 +99,9 @@ def _resizes_integers(layer: Any) -> bool:
 
 
 def relative_difference(outputs: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the largest difference of outputs, relative to the largest expected; the share that differs of integers.
+    """Return the largest difference of outputs, relative to the largest expected.
+
+    Of integers it is the share that differs beyond one in a thousand.
 
     It is infinite where the shapes or kinds of types differ, or outputs are not finite.
 
@@ -107,7 +109,7 @@ def relative_difference(outputs: NDArray[Any], expected: NDArray[Any]) -> float:
         >>> relative_difference(np.array([1.0, 3.0]), np.array([1.0, 4.0]))
         0.25
         >>> relative_difference(np.array([1, 3]), np.array([1, 4]))
-        0.5
+        0.499
     """
     if outputs.shape != expected.shape or outputs.dtype.kind != expected.dtype.kind:
         return float("inf")
