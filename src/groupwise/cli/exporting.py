@@ -89,6 +89,7 @@ def _as_dict(done: "Exported", form: "Format") -> dict[str, object]:
         "grouped": sum(groups > 1 for groups in done.groups),
         "images": done.images,
         "difference": done.difference,
+        "widened": len(done.widened),
     }
 
 
@@ -104,4 +105,6 @@ def _show(done: "Exported", form: "Format", target: Path, real: bool, seconds: f
         "graph": f"{len(done.groups)} convolutions, {grouped} of them grouped",
         "check": check,
     }
+    if done.widened:
+        lines["types"] = f"{len(done.widened)} layers of half precision compute in float32 in the file"
     print_lines(make_console(), lines)

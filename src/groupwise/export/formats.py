@@ -23,6 +23,7 @@ class Format:
         writers: the backends of Keras that can write it, best first, and the packages that each needs.
         runner: the package that runs it, in which the exported file is checked.
         beside: the endings of further files that belong to it.
+        quantized: whether it has the operations of layers that Keras quantized.
         oldest_keras: the first version that writes it, for batches of any size.
     """
 
@@ -33,15 +34,22 @@ class Format:
     writers: dict[str, tuple[str, ...]]
     runner: str
     beside: tuple[str, ...] = ()
+    quantized: bool = False
     oldest_keras: tuple[int, int] = (3, 12)
 
 
 # ONNX through TensorFlow (tf2onnx) or JAX (jax2onnx): not tested, hence not here. A SavedModel through JAX or PyTorch
 # needs TensorFlow as well, and then TensorFlow writes the plainer graph.
 FORMATS = (
-    Format("onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime", (), (3, 14)),
-    Format("savedmodel", "tf_saved_model", "SavedModel", "", {"tensorflow": ("tensorflow",)}, "tensorflow"),
-    Format("litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow", (), (3, 13)),
+    Format(
+        "onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime", oldest_keras=(3, 14)
+    ),
+    Format(
+        "savedmodel", "tf_saved_model", "SavedModel", "", {"tensorflow": ("tensorflow",)}, "tensorflow", quantized=True
+    ),
+    Format(
+        "litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow", oldest_keras=(3, 13)
+    ),
     Format(
         "openvino",
         "openvino",
@@ -72,6 +80,8 @@ def checked_output(form: Format, path: str | Path) -> Path:
     path = expanded(path).absolute()
     if form.ending and path.suffix != form.ending:
         raise UserError(f"output {path.name}: must end in {form.ending} for {form.title}")
+    if not form.ending and set(str(path)) & set("*?[\\"):
+        raise UserError(f"output {path}: TensorFlow reads no {form.title} from a path with one of * ? [ \\ in it")
     is_folder = os.path.isdir(path)  # noqa: PTH112 - Path's own raises where a name is too long
     if is_folder and (form.ending or not (path / "saved_model.pb").exists()):
         raise UserError(f"output {path}: there is a folder of that name already")
