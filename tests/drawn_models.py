@@ -21,7 +21,7 @@ POLICIES = ["float32"] * 12 + ["mixed_float16"] * 3 + ["mixed_bfloat16"] * 3 + [
 if BACKEND != "jax":  # which has no float64 unless it is asked for before it starts
     POLICIES += ["float64"] * 2
 HABITS = {"regularised": 0.4, "constrained": 0.15, "mixed": 0.2, "named": 0.5, "frozen": 0.4, "zeros": 0.3}
-HABITS |= {"compiled": 0.6, "stepped": 0.2, "attributes": 0.2}
+HABITS |= {"compiled": 0.6, "stepped": 0.2, "attributes": 0.2, "quantized": 0.04}
 """What is drawn into a whole model, and how often."""
 SHELLS = ["functional"] * 10 + ["sequential"] * 4 + [name for name in parts.MODELS if name != "functional"]
 NETWORKS = ("mnist_cnn", "mnist_cnn_grouped", "mnist_cnn_separable")
@@ -32,7 +32,7 @@ class Plan:
     """What a model is made of.
 
     Attributes:
-        shell: the model's class, "sequential", or "network" for one of this package's.
+        shell: the model's class, "sequential", "self made", or "network" for one of this package's.
         policy: Keras's type policy. habits: see `HABITS`.
         inputs, outputs: the structures: "one", "list", "tuple", "dict" or "nested".
         extra: the second input, if any: "image", "vector", "numbers" or "words" (looked up), "buckets".
@@ -70,8 +70,9 @@ def draw(seed: int) -> Plan:
         habits |= {"mixed"}
     if policy in ("float64", "bfloat16"):
         habits -= {"regularised"}  # TensorFlow cannot add up losses of several types
-    if pick.random() < 0.02:
-        return Plan(seed, (), shell="network", habits=habits - {"mixed", "constrained", "regularised"})
+    if pick.random() < 0.03:
+        shell = pick.choice(["network", "self made"])
+        return Plan(seed, (), shell=shell, habits=habits - {"mixed", "constrained", "regularised"})
     if shell == "sequential":
         steps = _drawn_steps(pick, pick.randint(2, 6), {"nested": 2, **_shares(LAYERS)})
         return Plan(seed, steps, SHAPES[0], shell, policy, habits, head=pick.choice(["none", "dense"]))
@@ -129,6 +130,8 @@ def build(plan: Plan) -> keras.Model:
         if plan.shell == "network":
             model = models.create(pick.choice(NETWORKS))
             model.metadata["class_names"] = ["ant", "bee"]
+        elif plan.shell == "self made":
+            model = parts.SelfMade(pick.choice([4, 8]))
         elif plan.shell == "sequential":
             model = keras.Sequential([keras.Input(plan.shape), *_stack(plan)], name=pick.choice([None, "stack"]))
         else:
@@ -138,7 +141,12 @@ def build(plan: Plan) -> keras.Model:
         _freeze(model, pick)
     if "attributes" in plan.habits:
         model.note, model.classes_seen = "of the user's", ["ant", "bee"]
-    if "compiled" in plan.habits:
+        for layer in [each for each in model.layers if not isinstance(each, layers.InputLayer)][::2]:
+            layer.note = "of the user's"
+    if "quantized" in plan.habits:
+        _narrow(model, pick)
+    # JAX cannot look numbers up within a compiled step.
+    if "compiled" in plan.habits and not (BACKEND == "jax" and plan.extra == "numbers"):
         _compile(model, pick, "stepped" in plan.habits)
     return model
 
@@ -303,6 +311,16 @@ def _freeze(model: keras.Model, pick: random.Random) -> None:
         for layer in found:
             if isinstance(layer, layers.BatchNormalization):
                 layer.trainable = False
+
+
+def _narrow(model: keras.Model, pick: random.Random) -> None:
+    """Quantize dense layers, or give them an adapter of low rank."""
+    for layer in model._flatten_layers():
+        if type(layer) is layers.Dense and layer.built and layer.dtype_policy.name == "float32":
+            if pick.random() < 0.5:
+                layer.quantize("int8")
+            else:
+                layer.enable_lora(2)
 
 
 def _compile(model: keras.Model, pick: random.Random, with_steps: bool) -> None:

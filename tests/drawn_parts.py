@@ -179,6 +179,22 @@ class Labelled(keras.Model):
 
 
 @_register
+class SelfMade(keras.Model):
+    """Makes its graph by itself, as its configuration says, and keeps its layers as attributes."""
+
+    def __init__(self, filters: int = 8, **kwargs: Any) -> None:
+        inputs = keras.Input((8, 6, 4))
+        convolution = layers.Conv2D(filters, 3, groups=2, padding="same", name="convolution")
+        norm = layers.BatchNormalization(name="norm")
+        x = layers.ReLU()(norm(convolution(inputs)))
+        super().__init__(inputs, layers.Dense(3, name="scores")(layers.GlobalAveragePooling2D()(x)), **kwargs)
+        self.filters, self.convolution, self.norm = filters, convolution, norm
+
+    def get_config(self) -> dict[str, Any]:
+        return {"filters": self.filters, "name": self.name}
+
+
+@_register
 def halved_error(true: Any, predicted: Any) -> Any:
     """A loss function of somebody's own."""
     return ops.mean(ops.square(ops.cast(true, predicted.dtype) - predicted), axis=-1) / 2

@@ -57,6 +57,8 @@ def rewrites() -> dict[str, Rewrite]:
     }
 
 
+_NAMED = ("name", "value", "training", "saved", "attribute", "state")
+"""Kinds of difference that may be due to a layer that is gone, as the report says."""
 _NUMBERS = ("result", "value", "cost", "evaluation", "saved", "clone")
 
 
@@ -105,13 +107,19 @@ def _tried(plan: Any, before: Any, steps: list[Rewrite], is_thorough: bool, leav
         gone |= {each.layer for each in report.gone}
         told += f"{report}\n"
         leave = (*leave, *step.leave, *(kind for kind, word in step.said if word in told))
-    if f"class {type(before.subject.model).__name__} became" in told:
-        leave = (*leave, "class", "attribute", "saved")
+    if f"class {type(before.subject.model).__name__} became" in told or "a RewrittenNetwork now" in told:
+        leave = (*leave, "class", "attribute", "saved", "saved flags")
     for difference in meaning.compare(before, rewritten, is_thorough, leave):
         kind, place, *_ = difference.split(": ")
-        is_said = kind in ("name", "value", "training", "saved") and place.split(" ")[0] in gone
-        if not is_said and not ("Network" in difference and "a RewrittenNetwork now" in told):
+        if kind not in _NAMED or place.split(" ")[0] not in gone:
             yield difference
+    kept = {id(part) for part in _parts(before.subject.model)}
+    yield from (f"shared: {part.name}" for part in _parts(rewritten) if id(part) in kept)
+
+
+def _parts(model: Any) -> list[Any]:
+    """Return a model's layers and variables, at any depth."""
+    return [*model._flatten_layers(), *model.variables]
 
 
 def _may_refuse(plan: Any, message: str) -> bool:

@@ -44,12 +44,16 @@ class Maker:
     sides: list[Any] = field(default_factory=list)
     _names: dict[str, int] = field(default_factory=dict)
 
+    def name(self, kind: str) -> str:
+        """Return a name that no other layer of the graph has."""
+        self._names[kind] = self._names.get(kind, 0) + 1
+        return f"{kind}_no{self._names[kind]}"
+
     def common(self, kind: str) -> dict[str, Any]:
         """Return a layer's name, perhaps, and its type where it has one of its own."""
         drawn: dict[str, Any] = {}
         if "named" in self.habits or self.random.random() < 0.3:
-            self._names[kind] = self._names.get(kind, 0) + 1
-            drawn["name"] = f"{kind}_no{self._names[kind]}"
+            drawn["name"] = self.name(kind)
         if "mixed" in self.habits and self.random.random() < 0.3:
             choices = ["float32", "float32", keras.config.dtype_policy().name]
             drawn["dtype"] = self.random.choice(choices)
@@ -66,9 +70,7 @@ class Maker:
                 drawn[f"{weight}_regularizer"] = _penalty(pick)
             if "constrained" in self.habits and pick.random() < 0.3:
                 drawn[f"{weight}_constraint"] = pick.choice(["max_norm", "non_neg", "unit_norm"])
-        # TensorFlow cannot add up losses of several types.
-        is_one_type = keras.config.dtype_policy().name == "float32"
-        if "regularised" in self.habits and kind != "norm" and is_one_type and pick.random() < 0.25:
+        if "regularised" in self.habits and kind != "norm" and _has_one_type() and pick.random() < 0.25:
             drawn["activity_regularizer"] = pick.choice(["l1", "l2"])
         return drawn
 
@@ -137,9 +139,16 @@ def relu(make: Maker, shape: Any) -> Any:
         lambda **common: layers.Activation("relu6", **common),
         lambda **common: layers.ReLU(negative_slope=0.1, **common),
         layers.LeakyReLU,
-        lambda **common: layers.Activation("relu", activity_regularizer="l2", **common),
     ]
-    return pick.choice(choices)(**make.common("relu"))
+    common = make.common("relu")
+    if "regularised" in make.habits and _has_one_type() and pick.random() < 0.2:
+        common["activity_regularizer"] = "l2"
+    return pick.choice(choices)(**common)
+
+
+def _has_one_type() -> bool:
+    """Return whether all losses come in one type: TensorFlow cannot add them up otherwise."""
+    return keras.config.dtype_policy().name == "float32"
 
 
 def pad(make: Maker, shape: Any) -> Any:
@@ -196,6 +205,20 @@ def wrapped(make: Maker, shape: Any) -> Any:
     return layers.SpectralNormalization(inner, **make.common("spectral"))
 
 
+def other(make: Maker, shape: Any) -> Any:
+    """A layer that no rewrite knows."""
+    pick, common = make.random, make.common("other")
+    choices: list[Callable[[], Any]] = [
+        lambda: layers.LayerNormalization(**common),
+        lambda: layers.GroupNormalization(2, **common),
+        lambda: layers.PReLU(shared_axes=[1, 2], **common),
+        lambda: layers.Conv2DTranspose(CHANNELS[0], 3, padding="same", **common),
+        lambda: layers.Resizing(8, 6, **common),
+        lambda: layers.Cropping2D(((0, 1), (1, 0)) if _is_large(shape) else 0, **common),
+    ]
+    return pick.choice(choices)()
+
+
 LAYERS: dict[str, tuple[int, Callable[[Maker, Any], Any]]] = {
     "conv": (12, conv),
     "depthwise": (6, depthwise),
@@ -211,6 +234,7 @@ LAYERS: dict[str, tuple[int, Callable[[Maker, Any], Any]]] = {
     "block": (3, block),
     "squeeze": (1, squeeze),
     "wrapped": (1, wrapped),
+    "other": (3, other),
 }
 """Single layers: how often, and how they are made for an image's shape."""
 
@@ -291,7 +315,7 @@ def paths(make: Maker, x: Any) -> Any:
     """A ResNeXt block in form a, b or c."""
     form, width, groups = make.random.choice("abc"), CHANNELS[0], 2
     options = {"use_bias": False, "kernel_regularizer": "l2" if "regularised" in make.habits else None}
-    prefix = make.common("block").get("name", "paths")
+    prefix = make.name("paths")
     suffixes = [""] if form == "c" else [f"_path{i + 1}" for i in range(groups)]
     ends = []
     for suffix in suffixes:

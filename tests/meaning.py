@@ -5,9 +5,11 @@ difference is a line "kind: where: new instead of old".
 """
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -72,6 +74,14 @@ class Subject:
         """What the model returns, and the sum of its losses then."""
         returned = self.model(self.data.inputs, training=False)
         return returned, sum((float(loss) for loss in self.model.losses), 0.0)
+
+    @cached_property
+    def reloaded(self) -> keras.Model:
+        """What is read from the model's file."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            self.model.save(path)
+            return keras.saving.load_model(path)
 
     @staticmethod
     def of(model: keras.Model, data: Data, like: "Subject | None" = None) -> "Subject":
@@ -150,7 +160,9 @@ class Observed:
     def facts(self, kind: str) -> Facts:
         """Return the facts of a kind, observed when they are first asked for."""
         if kind not in self._facts:
-            self._facts[kind] = _observed({**OBSERVED, **THOROUGH}[kind], self.subject)
+            look = OBSERVED.get(kind)
+            # Keras itself cannot save, clone or train some models.
+            self._facts[kind] = look(self.subject) if look else _observed(THOROUGH[kind], self.subject)
         return self._facts[kind]
 
     def changes(self) -> list[str]:
@@ -171,7 +183,11 @@ def compare(before: Observed, after: keras.Model, is_thorough: bool = False, lea
         if kind in leave:
             continue
         new = _observed(look, subject)
-        found += [f"{kind}: {line}" for line in _unlike(before.facts(kind), new, before.tolerance, kind in PLACED)]
+        gone = [place for place, layer in subject.places.items() if layer is None or kind in SOFT]
+        found += [
+            f"{kind}: {line}"
+            for line in _unlike(before.facts(kind), new, before.tolerance, gone if kind in PLACED else ())
+        ]
     return found
 
 
@@ -184,7 +200,7 @@ def _observed(look: Callable[[Subject], Facts], subject: Subject) -> Facts:
         return {"error": f"{type(error).__name__}: {lines[0][:160]}"}
 
 
-def _unlike(old: Facts, new: Facts, tolerance: float, is_placed: bool) -> Iterator[str]:
+def _unlike(old: Facts, new: Facts, tolerance: float, gone: Sequence[str]) -> Iterator[str]:
     if "error" in old:
         return
     if "error" in new:
@@ -195,7 +211,7 @@ def _unlike(old: Facts, new: Facts, tolerance: float, is_placed: bool) -> Iterat
             said = _unequal(value, new[key], tolerance)
             if said:
                 yield f"{key}: {said}"
-        elif not is_placed:
+        elif key.split(" ")[0] not in gone:
             yield f"{key}: gone"
 
 
@@ -249,8 +265,7 @@ def _structure(subject: Subject) -> Facts:
     facts["returned"] = keras.tree.map_structure(
         lambda y: (tuple(y.shape), keras.backend.standardize_dtype(y.dtype)), subject.inference[0]
     )
-    facts |= {name: getattr(graph_of(model), name) for name in ("input_names", "output_names")}
-    return {**facts, "name": model.name}
+    return {**facts, "output_names": graph_of(model).output_names, "name": model.name}
 
 
 def _results(subject: Subject) -> Facts:
@@ -418,7 +433,7 @@ def _settings(subject: Subject) -> Facts:
     kinds += (layers.BatchNormalization,)
     kinds += (layers.MaxPooling2D, layers.AveragePooling2D, layers.ReLU, layers.Activation, layers.Dense)
     return {
-        place: [type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "trainable"}]
+        place: {"class": type(layer).__name__, **{k: v for k, v in layer.get_config().items() if k != "trainable"}}
         for place, layer in subject.layers()
         if not isinstance(layer, (keras.Model, *kinds)) and not layer._layers
     }
@@ -431,8 +446,11 @@ def _attributes(subject: Subject) -> Facts:
         for name, value in vars(model).items():
             if isinstance(value, str | int | float | list | tuple | dict) and not name.startswith("_"):
                 facts[f"{place} {name}"] = list(value) if isinstance(value, list | tuple) else value
+            elif isinstance(value, layers.Layer) and not name.startswith("_"):
+                facts[f"{place} {name}"] = any(value is layer for layer in model.layers)
         for variable in (*model._trainable_variables, *model._non_trainable_variables):
             facts[f"{place} {variable.name}"] = _numpy(variable)
+    facts |= {f"{place} note": layer.note for place, layer in subject.layers() if hasattr(layer, "note")}
     return {key: value for key, value in facts.items() if key.split()[-1] not in _USUAL}
 
 
@@ -457,6 +475,7 @@ def stepped(model: keras.Model, data: Data) -> None:
     for variable in model.trainable_variables:
         if hasattr(variable.value, "grad"):
             variable.value.grad = None  # Keras's zero_grad passes over layers that another model has taken up
+    keras.utils.set_random_seed(3)
     with _eagerly(model):
         model.train_on_batch(data.inputs, data.targets)
 
@@ -464,6 +483,7 @@ def stepped(model: keras.Model, data: Data) -> None:
 def _training(subject: Subject) -> Facts:
     """Observe the outputs in training, and the moving statistics after it."""
     with _as_before(subject.model):
+        keras.utils.set_random_seed(3)  # PyTorch's dropout without a seed
         facts = _by_path(subject.model(subject.data.inputs, training=True))
         for place, layer in subject.layers():
             if isinstance(layer, layers.BatchNormalization):
@@ -524,16 +544,12 @@ def _eagerly(model: keras.Model) -> Iterator[None]:
 
 def _saved(subject: Subject) -> Facts:
     """Observe what a file of the model gives back."""
-    import tempfile
-    from pathlib import Path
+    loaded = subject.reloaded
+    return {**_by_path(loaded(subject.data.inputs, training=False)), "class": type(loaded).__name__}
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        subject.model.save(path)
-        loaded = keras.saving.load_model(path)
-    facts = _by_path(loaded(subject.data.inputs, training=False))
-    again = Subject.of(loaded, subject.data, subject)
-    return {**facts, **_trainable(again), "class": type(loaded).__name__}
+
+def _saved_flags(subject: Subject) -> Facts:
+    return _trainable(Subject.of(subject.reloaded, subject.data, subject))
 
 
 def _cloned(subject: Subject) -> Facts:
@@ -563,6 +579,8 @@ OBSERVED: dict[str, Callable[[Subject], Facts]] = {
 """The kinds of facts that cost a run or none."""
 TRAINED: dict[str, Callable[[Subject], Facts]] = {"training": _training, "evaluation": _evaluation, "step": _step}
 """Those of training: on JAX they compile for seconds."""
-THOROUGH = {"saved": _saved, "clone": _cloned, **TRAINED}
-PLACED = ("policy", "trainable", "constraint", "settings")
-"""Kinds that say something of layers, and nothing of one that is gone: "name" does."""
+THOROUGH = {"saved": _saved, "saved flags": _saved_flags, "clone": _cloned, **TRAINED}
+SOFT = ("trainable", "settings", "saved flags")
+"""Kinds that say nothing of a layer whose name another class of layer bears now, that gives its value."""
+PLACED = ("policy", "constraint", *SOFT)
+"""Kinds that say nothing of a layer that is gone: "name" does."""
