@@ -55,12 +55,23 @@ def plain_maxima(x: Any) -> Any:
     return lax.reduce_window(padded, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
 
 
+def shifted(x: Any) -> Any:
+    """What pools where there is no core."""
+    return backend.pool(x, "max", (2, 2), (1, 2))
+
+
+def plain_shifted(x: Any) -> Any:
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 2, 1), "VALID")
+
+
 def trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
-    return jax_norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")[0]
+    outputs, mean, variance = jax_norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")
+    return outputs + mean * variance
 
 
 def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
-    return jax.nn.relu(plain_norm(x, gamma, beta, x.mean((0, 1, 2)), x.var((0, 1, 2))) + residual)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return jax.nn.relu(plain_norm(x, gamma, beta, mean, variance) + residual) + mean * variance
 
 
 def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
@@ -80,6 +91,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, 
     "convolution": (convolution, plain_convolution, (IMAGE, KERNEL)),
     "fused": (fused, plain_fused, (IMAGE, KERNEL, (6,), (2, 3, 2, 6))),
     "maxima": (maxima, plain_maxima, (IMAGE,)),
+    "shifted": (shifted, plain_shifted, (IMAGE,)),
     "trained": (trained, plain_trained, (IMAGE, CHANNELS, CHANNELS, IMAGE)),
     "inferred": (inferred, plain_inferred, (IMAGE, *[CHANNELS] * 4)),
 }

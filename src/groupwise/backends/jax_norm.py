@@ -115,8 +115,7 @@ def normalise(
             raise ValueError(
                 f"array of shape {operand.shape}: must be of the inputs' shape {shape}, of rank 4, or of its last size"
             )
-    outputs, mean, variance = in_any_mesh(partial(_forward, kind), operands, statistics=2)
-    return outputs, lax.stop_gradient(mean), lax.stop_gradient(variance)
+    return in_any_mesh(partial(_forward, kind), operands, statistics=2)
 
 
 # Transformations: forward and gradient are the core's; the tangent, and what differentiates both, plain expressions.
@@ -130,16 +129,25 @@ def _results(kind: _Norm, *operands: Any) -> list[jax.ShapeDtypeStruct]:
 def _forward_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
     results = _forward(kind, *operands)
     (inputs, gamma, beta, *others), (of_inputs, of_gamma, of_beta, *of_others) = operands, tangents
-    statistics = results[1:] if kind.training else others[:2]
-    if not kind.training:
-        of_mean, of_variance, *of_others = of_others
+    if kind.training:
+        statistics, of_statistics = results[1:], _of_moments(inputs, results[1], of_inputs)
+    else:
+        statistics, of_statistics, of_others = tuple(others[:2]), of_others[:2], of_others[2:]
+        of_mean, of_variance = of_statistics
         if of_mean is not None or of_variance is not None:
             to_beta, to_gamma = norm.by_statistics(gamma, statistics[1], kind.epsilon)
             of_beta = _sum(of_beta, None if of_mean is None else to_beta * of_mean)
             of_gamma = _sum(of_gamma, None if of_variance is None else to_gamma * of_variance)
     known = inputs, gamma, beta, *statistics, *(results[:1] if kind.masked else [])
     moving = _without_none(kind, known, (of_inputs, of_gamma, of_beta, *of_others))
-    return results, [*_tangent(replace(kind, backward=True), *known, *moving), None, None]
+    return results, [*_tangent(replace(kind, backward=True), *known, *moving), *of_statistics]
+
+
+def _of_moments(inputs: Any, mean: Any, of_inputs: Any) -> Parts:
+    """Return the tangents of the batch's mean and variance."""
+    if of_inputs is None:
+        return None, None
+    return of_inputs.mean((0, 1, 2)), 2 * ((inputs - mean) * of_inputs).mean((0, 1, 2))
 
 
 def _sum(a: Any, b: Any) -> Any:
@@ -201,7 +209,7 @@ def _operation(kind: _Norm) -> Callable[..., Any]:
 
 
 _forward = define("normalize", Rules(_operation, _results, _forward_jvp))
-"""Inputs, gamma, beta, constant statistics, residual -> outputs, mean and variance; these two have no derivative."""
+"""Inputs, gamma, beta, constant statistics, residual -> outputs, mean and variance."""
 _gradient = define("normalize_gradient", Rules(_operation, _results, _gradient_jvp, _gradient_transpose))
 """Inputs, outputs' gradient, gamma, beta, mean, variance, outputs -> the gradients to inputs, beta, gamma, residual."""
 _tangent = define(

@@ -123,7 +123,7 @@ def _gradients(pass_: int, operation: Any, upstream: Any) -> list[Any]:
     tensors = dict(zip(native.ROLES[pass_], (*operation.inputs[:2], upstream), strict=True))
     gradients: list[Any] = []
     for position, wanted in enumerate(native.ROLES[pass_][:2]):
-        if position in _unneeded(operation):
+        if position in unneeded(operation):
             gradients.append(None)
             continue
         other = next(number for number, roles in enumerate(native.ROLES) if roles[2] == wanted)
@@ -134,7 +134,7 @@ def _gradients(pass_: int, operation: Any, upstream: Any) -> list[Any]:
     return gradients
 
 
-def _unneeded(operation: Any) -> Any:
+def unneeded(operation: Any) -> Any:
     """Return which arguments need no gradient; known in eager mode alone: a graph is pruned of what nothing needs."""
     return getattr(operation, "skip_input_indices", None) or ()
 
@@ -159,7 +159,7 @@ def _fused_gradient(operation: Any, upstream: Any) -> list[Any]:
         upstream = mask(gradients=upstream, features=operation.outputs[0])
     gradients = _gradients(native.FORWARD, operation, upstream)
     if biases:
-        gradients.append(None if 2 in _unneeded(operation) else tf.reduce_sum(upstream, (0, 1, 2)))
+        gradients.append(None if 2 in unneeded(operation) else tf.reduce_sum(upstream, (0, 1, 2)))
     return [*gradients, *[upstream] * residuals]
 
 

@@ -60,8 +60,11 @@ def normalise(
 @tf.RegisterGradient("GroupwiseNormalize")
 def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
     inputs, gamma, beta = operation.inputs[:3]
-    outputs, mean, variance = operation.outputs
     activation, constants, residuals = (operation.get_attr(name) for name in ("activation", "constants", "residuals"))
+    outputs, mean, variance = operation.outputs
+    if constants:
+        # Of these it has gradients of its own.
+        mean, variance = operation.inputs[3:5]
     # Without a residual the activation's mask is computed anew, which is faster than reading the outputs.
     read = [outputs] if residuals and native.ACTIVATIONS[activation] != "linear" else []
     to_inputs, sums, to_residual = core.operations()["GroupwiseNormalizeGradient"](
@@ -79,22 +82,24 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
     core.set_shapes((to_inputs, inputs.shape), *((image, inputs.shape) for image in to_residual))
     to_beta, to_gamma = tf.unstack(sums, 2)
     core.set_shapes((to_beta, gamma.shape), (to_gamma, gamma.shape))
-    return [to_inputs, to_gamma, to_beta, *[None] * constants, *(to_residual or [upstream] * residuals)]
+    to_statistics: list[Any] = [None] * constants
+    if constants and not {3, 4} <= set(core.unneeded(operation)):
+        factors = norm.by_statistics(gamma, variance, operation.get_attr("epsilon"))
+        to_statistics = [factors[0] * to_beta, factors[1] * to_gamma]
+    return [to_inputs, to_gamma, to_beta, *to_statistics, *(to_residual or [upstream] * residuals)]
 
 
 @tf.RegisterGradient("GroupwiseNormalizeGradient")
 def _gradient_of_gradient(operation: Any, *upstream: Any) -> list[Any]:
-    inputs, gradient, gamma, *others = operation.inputs
+    tensors, outputs = operation.inputs[:6], operation.inputs[6:]
     with tf.GradientTape() as tape:
-        tape.watch([inputs, gradient, gamma])
+        tape.watch(tensors)
         results = norm.gradient(
-            inputs,
-            gradient,
-            gamma,
-            *others,
+            *tensors,
+            *outputs,
             activation=native.ACTIVATIONS[operation.get_attr("activation")],
             epsilon=operation.get_attr("epsilon"),
             training=not operation.get_attr("constants"),
         )
-    gradients = tape.gradient(results[: len(upstream)], [inputs, gradient, gamma], output_gradients=upstream)
-    return [*gradients, *[None] * len(others)]
+    gradients = tape.gradient(results[: len(upstream)], list(tensors), output_gradients=upstream)
+    return [*gradients, *[None] * len(outputs)]
