@@ -10,6 +10,7 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
+from groupwise.rewrite.copying import marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain
 from groupwise.rewrite.probing import selection
@@ -90,7 +91,8 @@ class _Branches:
             for place, nodes in enumerate(self.steps):
                 is_last, is_first = place == len(self.steps) - 1, place == 0
                 name = self.name if is_last else _common_name([node.operation for node in nodes])
-                x = _merged_layer(nodes, name, is_first and self.order is None, is_last and self.summed, x)
+                giver = self.joint[-1].operation if is_last else None
+                x = _merged_layer(nodes, name, is_first and self.order is None, is_last and self.summed, giver, x)
             return x
 
         calls = [node for nodes in self.steps for node in nodes] + self.joint
@@ -185,14 +187,16 @@ def _is_kept(steps: Sequence[Sequence[Node]], joint: Sequence[Node], summed: boo
     return len(dtypes) == 1 and not is_heard and not adds_biases
 
 
-def _merged_layer(nodes: Sequence[Node], name: str, shares_input: bool, is_summed: bool, x: Tensor) -> Tensor:
-    """Return what the merged layer of a step makes of the merged branches."""
+def _merged_layer(
+    nodes: Sequence[Node], name: str, shares_input: bool, is_summed: bool, giver: Any, x: Tensor
+) -> Tensor:
+    """Return what the merged layer of a step makes of the merged branches; `giver` gave its value until now."""
     made = [node.operation for node in nodes]
     first = made[0]
     config = {**first.get_config(), "name": name}
     if type(first) not in DENSE:
         values = [np.concatenate(parts) for parts in zip(*(layer.get_weights() for layer in made), strict=True)]
-        return apply(type(first).from_config(config), values, x)
+        return apply(_of_giver(type(first).from_config(config), giver), values, x)
     kernels, *biases = zip(*(layer.get_weights() for layer in made), strict=True)
     if is_summed:
         values = [np.concatenate(kernels, axis=2), *(sum(bias) for bias in biases)]
@@ -200,7 +204,11 @@ def _merged_layer(nodes: Sequence[Node], name: str, shares_input: bool, is_summe
         values = [np.concatenate(kernels, axis=3), *(np.concatenate(bias) for bias in biases)]
         config["filters"] = sum(layer.filters for layer in made)
         config["groups"] = first.groups if shares_input else first.groups * len(made)
-    return apply(layers.GroupedConv2D.from_config(config), values, x)
+    return apply(_of_giver(layers.GroupedConv2D.from_config(config), giver), values, x)
+
+
+def _of_giver(merged: Any, giver: Any) -> Any:
+    return marked(giver, merged) if isinstance(giver, keras.layers.Layer) else merged
 
 
 def _common_name(made: Sequence[Any]) -> str:

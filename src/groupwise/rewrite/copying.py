@@ -85,6 +85,15 @@ def give_state(old: Any, new: Any) -> None:
     finish(new)
 
 
+def marked(layer: Any, new: Any) -> Any:
+    """Give a layer that takes another one's place what somebody noted on that one; return it."""
+    known = _names_of(layer)
+    for name, value in vars(layer).items():
+        if name not in known and not name.startswith("_") and is_plain_data(value):
+            setattr(new, name, copy.deepcopy(value))
+    return new
+
+
 def hand_over(before: Any, after: Any) -> None:
     """Give a variable another one's value, in memory of its own: a training step on JAX takes away what it is given."""
     after.assign(np.array(keras.ops.convert_to_numpy(before)))
@@ -148,6 +157,11 @@ def _is_equal(first: Any, second: Any) -> bool:
     if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
         return type(first) is type(second) and np.array_equal(first, second)
     return type(first) is type(second) and repr(first) == repr(second)
+
+
+def _names_of(layer: Any) -> frozenset[str]:
+    """Return the attributes that a layer of this class has by itself."""
+    return _of_every_layer() | frozenset(vars(copied(layer)))
 
 
 @cache

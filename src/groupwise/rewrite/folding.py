@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise.rewrite.copying import Values
+from groupwise.rewrite.copying import Values, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, within
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
@@ -69,7 +69,7 @@ def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | 
     def build(new: Any) -> Tensor:
         rewriter.report.note("For inference: the moving statistics have become weights.")
         keywords = {} if residual is None else {"residual": new(residual)}
-        return apply(kind.from_config(config), values, new(node.input_tensors[0]), **keywords)
+        return apply(marked(norm, kind.from_config(config)), values, new(node.input_tensors[0]), **keywords)
 
     what = ["bias", *["sum"] * (residual is not None), *_activation_of(norm)]
     change = Change(norm.name, f"{described(layer)}, {norm.name}", f"{kind.__name__} with {', '.join(what)}")

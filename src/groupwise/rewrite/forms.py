@@ -11,6 +11,7 @@ from groupwise import layers
 from groupwise.models.forms import has_forms, in_form
 from groupwise.models.residual import FORMS, check_choice
 from groupwise.rewrite.branches import can_be_a_step, merged_branches
+from groupwise.rewrite.copying import marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
@@ -85,8 +86,10 @@ def _cut(rewriter: Rewriter, graph: Graph, node: Node, form: str) -> Replacement
         x = new(block.nodes[0].input_tensors[0])
         ends = [_path(block, x, path) for path in range(groups)]
         if not block.ends_with_sum:
-            return keras.layers.Concatenate(name=last.name, dtype=last.dtype_policy, autocast=last.autocast)(ends)
-        return keras.layers.Add(name=last.name, dtype=last.dtype_policy, autocast=last.autocast)(ends)
+            kind: Any = keras.layers.Concatenate
+        else:
+            kind = keras.layers.Add
+        return marked(last, kind(name=last.name, dtype=last.dtype_policy, autocast=last.autocast))(ends)
 
     change = Change(node.operation.name, "form c", f"form {form}, {groups} paths")
     return Replacement(block.nodes, build, [change])

@@ -9,6 +9,7 @@ import numpy as np
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
 from groupwise.rewrite.branches import merged_branches
+from groupwise.rewrite.copying import marked
 from groupwise.rewrite.drop_ins import DEPTHWISE
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.probing import pieces_after, sums
@@ -107,9 +108,11 @@ def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups, name: str) -
     is_dealt = out_order != sorted(out_order)
 
     def build(new: Any) -> Tensor:
-        x = permuted(new(nodes[0].input_tensors[0]), in_order, f"{depthwise.name}_in_order")
+        x = permuted(new(nodes[0].input_tensors[0]), in_order, f"{depthwise.name}_in_order", depthwise)
         own = layers.GroupedConv2D.from_config({**config, "name": f"{name}_in_groups" if is_dealt else name})
-        return permuted(apply(own, weights, x), np.argsort(out_order).tolist(), name)
+        last = nodes[-1].operation
+        own = marked(last, own) if isinstance(last, keras.layers.Layer) else own
+        return permuted(apply(own, weights, x), np.argsort(out_order).tolist(), name, depthwise)
 
     is_strided = in_order != sorted(in_order) or is_dealt
     notes = ["its groups are strided: the channels are permuted"] * is_strided
@@ -134,6 +137,8 @@ def _kernel(depthwise: np.ndarray, summed: np.ndarray, groups: Groups) -> np.nda
     return np.stack(columns, axis=-1)
 
 
-def permuted(x: Tensor, order: list[int], name: str) -> Tensor:
-    """Return the channels in another order; `x` itself where that is theirs."""
-    return x if order == list(range(len(order))) else PermuteChannels(order, "channels_last", name=name)(x)
+def permuted(x: Tensor, order: list[int], name: str, like: Any) -> Tensor:
+    """Return the channels in another order, in the type of a layer; `x` itself where that is theirs."""
+    if order == list(range(len(order))):
+        return x
+    return PermuteChannels(order, "channels_last", name=name, dtype=like.dtype_policy)(x)

@@ -13,7 +13,7 @@ from groupwise.errors import UserError
 from groupwise.models.costs import describe_model
 from groupwise.rewrite import kernels
 from groupwise.rewrite.carrying import without_permutations
-from groupwise.rewrite.copying import Values
+from groupwise.rewrite.copying import Values, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.handmade import permuted
@@ -158,7 +158,8 @@ def _layer(
 
     def build(new: Any) -> Tensor:
         arguments, keywords = node.arguments.fill_in({id(tensor): new(tensor) for tensor in node.input_tensors})
-        replaced = rewriter.once(layer, lambda: kind.from_config({**_shared(layer), **settings}))  # type: ignore[attr-defined]
+        config = {**_shared(layer), **settings}
+        replaced = rewriter.once(layer, lambda: marked(layer, kind.from_config(config)))  # type: ignore[attr-defined]
         return apply(replaced, values, *arguments, **keywords)
 
     return Replacement([node], build, [change])
@@ -219,7 +220,7 @@ def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, patte
     settings |= _kernel_settings(kernel, bias is not None)
 
     def build(new: Any) -> Tensor:
-        made = layers.GroupedConv2D.from_config(settings)
+        made = marked(pointwise, layers.GroupedConv2D.from_config(settings))
         return apply(made, [kernel] if bias is None else [kernel, bias], new(node.input_tensors[0]))
 
     note = ", ".join(filter(None, map(_left_out, (depthwise, pointwise))))
@@ -251,15 +252,20 @@ def _to_grouped(
         return Left(layer.name, kind, why_not)
     regularizer = layer.get_config()["kernel_regularizer"]
     settings = {**_shared(layer), **_kernel_settings(kernel, layer.use_bias), "kernel_regularizer": regularizer}
+    is_dealt = bool(np.any(np.diff(outs) < 0))
+    name, permuted_name = layer.name, f"{layer.name}_out_order"
+    if is_dealt and graph.is_result(node.outputs[0]):  # which is called by the name of what gives it
+        name, permuted_name = f"{layer.name}_in_groups", layer.name
 
     def build(new: Any) -> Tensor:
-        x = permuted(new(node.input_tensors[0]), ins.tolist(), f"{layer.name}_in_order")
-        x = apply(layers.GroupedConv2D.from_config({**settings, "groups": groups}), weights, x)
-        return permuted(x, np.argsort(outs).tolist(), f"{layer.name}_out_order")
+        x = permuted(new(node.input_tensors[0]), ins.tolist(), f"{layer.name}_in_order", layer)
+        made = layers.GroupedConv2D.from_config({**settings, "groups": groups, "name": name})
+        x = apply(marked(layer, made), weights, x)
+        return permuted(x, np.argsort(outs).tolist(), permuted_name, layer)
 
     note = f"{share:.1%} of the norm outside in the given order" if share else ""
     change = Change(layer.name, kind, f"GroupedConv2D, {groups} groups", note, error if share else None)
-    gone = [Gone(layer.name, "its channels come in another order")] if np.any(np.diff(outs) < 0) else []
+    gone = [Gone(layer.name, "its channels come in another order")] * is_dealt
     return Replacement([node], build, [change], gone=gone)
 
 
