@@ -13,7 +13,7 @@ from tests.drawn_models import build, draw
 from tests.drawn_rewrites import failures
 from tests.meaning import differences
 
-COUNT = int(os.environ.get("GROUPWISE_DRAWN_MODELS", "16" if keras.backend.backend() == "jax" else "25"))
+COUNT = int(os.environ.get("GROUPWISE_DRAWN_MODELS", "10" if keras.backend.backend() == "jax" else "20"))
 
 
 @pytest.fixture(autouse=True)
