@@ -1,6 +1,5 @@
 """A layer made anew with all that it is: settings, weights and other state, types, what is frozen, names."""
 
-import copy
 import inspect
 import tempfile
 from collections.abc import Sequence
@@ -90,7 +89,7 @@ def marked(layer: Any, new: Any) -> Any:
     known = _names_of(layer)
     for name, value in vars(layer).items():
         if name not in known and not name.startswith("_") and is_plain_data(value):
-            setattr(new, name, copy.deepcopy(value))
+            setattr(new, name, plain_copy(value))
     return new
 
 
@@ -128,7 +127,7 @@ def _give_settings(before: Any, after: Any) -> None:
     for name, value in list(vars(before).items()):
         is_settable = name not in _of_every_layer() and is_plain_data(value)
         if is_settable and not (name in own and _is_equal(own[name], value)):
-            setattr(after, name, copy.deepcopy(value))
+            setattr(after, name, plain_copy(value))
 
 
 def _give_own_state(before: Any, after: Any) -> None:
@@ -151,6 +150,16 @@ def is_plain_data(value: Any) -> bool:
     return isinstance(value, _PLAIN) or (
         isinstance(value, list | tuple | set | frozenset) and all(map(is_plain_data, value))
     )
+
+
+def plain_copy(value: Any) -> Any:
+    """Return a copy of plain data, in plain containers: those by which Keras watches a layer cannot be copied."""
+    if isinstance(value, dict):
+        return {name: plain_copy(each) for name, each in value.items()}
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return kind(map(plain_copy, value))
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _is_equal(first: Any, second: Any) -> bool:
