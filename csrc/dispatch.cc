@@ -8,6 +8,7 @@
 #include "kernels.h"
 #include "pages.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace {
 
@@ -62,7 +63,11 @@ int64_t volume(int64_t a, int64_t b, int64_t c, int64_t d) {
   return product / 4;
 }
 
+// The largest size, stride, dilation and padding, and the most floats of a kernel: its copies, widened to whole
+// vectors, one for each of four tasks a thread, can still be counted.
 constexpr int64_t kMost = int64_t{1} << 40;
+// Floats of an image with all around it that its outputs see: scratch memory holds rows of it, as wide as vectors.
+constexpr int64_t kMostSeen = int64_t{1} << 52;
 
 // Whether the last tap of the last output stays computable, so that no index overflows.
 bool axis_is_valid(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding) {
@@ -72,20 +77,47 @@ bool axis_is_valid(int64_t size, int64_t out, int64_t kernel, int64_t stride, in
          reach < kMost && extent < kMost && padding < kMost && size < kMost;
 }
 
-bool is_valid(const GwConvolution& c) {
-  return c.groups >= 1 && c.in_channels >= 1 && c.out_channels >= 1 && c.in_channels % c.groups == 0 &&
-         c.out_channels % c.groups == 0 && volume(c.batch, c.height, c.width, c.in_channels) >= 0 &&
-         volume(c.batch, c.out_height, c.out_width, c.out_channels) >= 0 &&
-         volume(c.kernel_height, c.kernel_width, c.in_channels / c.groups, c.out_channels) >= 0 &&
-         axis_is_valid(c.height, c.out_height, c.kernel_height, c.stride_y, c.dilation_y, c.pad_top) &&
-         axis_is_valid(c.width, c.out_width, c.kernel_width, c.stride_x, c.dilation_x, c.pad_left);
+// No fewer than all that is seen along such an axis, the image included.
+int64_t seen(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding) {
+  return size + padding + kernel * dilation + (out > 1 ? out * stride : 0);
 }
 
-// The floats that a pass writes.
-int64_t result_volume(int pass, const GwConvolution& c) {
-  if (pass == GW_FORWARD) return volume(c.batch, c.out_height, c.out_width, c.out_channels);
-  if (pass == GW_INPUT_GRADIENT) return volume(c.batch, c.height, c.width, c.in_channels);
+int64_t input_volume(const GwConvolution& c) { return volume(c.batch, c.height, c.width, c.in_channels); }
+int64_t output_volume(const GwConvolution& c) { return volume(c.batch, c.out_height, c.out_width, c.out_channels); }
+int64_t kernel_volume(const GwConvolution& c) {
   return volume(c.kernel_height, c.kernel_width, c.in_channels / c.groups, c.out_channels);
+}
+
+bool is_below(int64_t value, int64_t end) { return value >= 0 && value < end; }
+
+bool is_valid(const GwConvolution& c) {
+  // A vector's lanes are numbered in 32 bits.
+  if (c.groups < 1 || c.in_channels < 1 || c.out_channels < 1 || c.in_channels > INT32_MAX ||
+      c.out_channels > INT32_MAX || c.in_channels % c.groups || c.out_channels % c.groups) {
+    return false;
+  }
+  if (!axis_is_valid(c.height, c.out_height, c.kernel_height, c.stride_y, c.dilation_y, c.pad_top) ||
+      !axis_is_valid(c.width, c.out_width, c.kernel_width, c.stride_x, c.dilation_x, c.pad_left)) {
+    return false;
+  }
+  const int64_t rows = seen(c.height, c.out_height, c.kernel_height, c.stride_y, c.dilation_y, c.pad_top);
+  const int64_t columns = seen(c.width, c.out_width, c.kernel_width, c.stride_x, c.dilation_x, c.pad_left);
+  return input_volume(c) >= 0 && output_volume(c) >= 0 && is_below(kernel_volume(c), kMost) &&
+         is_below(volume(rows, columns, c.in_channels, 1), kMostSeen) &&
+         is_below(volume(rows, columns, c.out_channels, 1), kMostSeen);
+}
+
+bool is_valid(int64_t activation) { return activation >= GW_LINEAR && activation <= GW_RELU6; }
+bool is_valid(const GwExecutor* executor) { return !executor || (executor->run && executor->threads >= 1); }
+
+enum Role { kInputs, kKernel, kOutputs };
+// What each pass reads, and what it writes.
+constexpr Role kRoles[3][3] = {
+    {kInputs, kKernel, kOutputs}, {kOutputs, kKernel, kInputs}, {kInputs, kOutputs, kKernel}};
+
+// How many elements one of a convolution's three arrays has.
+int64_t volume_of(Role role, const GwConvolution& c) {
+  return role == kInputs ? input_volume(c) : role == kOutputs ? output_volume(c) : kernel_volume(c);
 }
 
 // Multiply-adds that one thread finishes before another has woken up.
@@ -101,9 +133,37 @@ void run_serially(void*, int64_t tasks, GwBody body, void* argument) {
   for (int64_t task = 0; task < tasks; ++task) body(argument, task);
 }
 
-GwExecutor choose_executor(const GwConvolution& c, const GwExecutor* executor) {
-  if (is_little_work(c)) return {run_serially, nullptr, 1};
-  return executor ? *executor : gw_own_executor();
+GwExecutor choose_executor(bool is_little, const GwExecutor* executor) {
+  if (is_little) return {run_serially, nullptr, 1};
+  GwExecutor chosen = executor ? *executor : gw_own_executor();
+  chosen.threads = chosen.threads < kMostThreads ? chosen.threads : kMostThreads;
+  return chosen;
+}
+
+bool are_there(std::initializer_list<const void*> arrays) {
+  for (const void* array : arrays) {
+    if (!array) return false;
+  }
+  return true;
+}
+
+// A single output's stride moves nothing, and may be larger than any memory.
+GwConvolution simplified(GwConvolution c) {
+  if (c.out_height == 1) c.stride_y = 1;
+  if (c.out_width == 1) c.stride_x = 1;
+  return c;
+}
+
+// Where nothing is added up.
+GwStatus clear(void* out, int64_t bytes) {
+  if (bytes > 0) memset(out, 0, size_t(bytes));
+  return GW_OK;
+}
+
+// After a call.
+int finish(int status) {
+  gw_settle_scratch();
+  return status;
 }
 
 GwFamily find_family(const GwConvolution& c, const char* name) {
@@ -116,16 +176,30 @@ GwFamily find_family(const GwConvolution& c, const char* name) {
   return nullptr;
 }
 
-GwStatus max_pool(GwPass pass, int element, const GwConvolution* c, const void* in, void* out, uint8_t* places,
-                  const GwExecutor* executor) {
-  if (!c || !is_valid(*c) || element < GW_FLOAT32 || element > GW_BFLOAT16) return GW_INVALID;
+int max_pool(GwPass pass, int element, const GwConvolution* c, const void* in, void* out, uint8_t* places,
+             const GwExecutor* executor) {
+  if (!c || !is_valid(*c) || !is_valid(executor) || element < GW_FLOAT32 || element > GW_BFLOAT16) return GW_INVALID;
   if (c->in_channels != c->groups || c->out_channels != c->groups) return GW_INVALID;
-  if (pass == GW_INPUT_GRADIENT && !places && c->batch > 0) return GW_INVALID;
+  const int64_t elements = volume_of(kRoles[pass][2], *c), bytes = (element == GW_FLOAT32 ? 4 : 2) * elements;
+  if ((volume_of(kRoles[pass][0], *c) > 0 && !in) || (elements > 0 && !out)) return GW_INVALID;
+  if (pass == GW_INPUT_GRADIENT && !places && output_volume(*c) > 0) return GW_INVALID;
   const bool has_dilation = c->dilation_y != 1 || c->dilation_x != 1;
   if (has_dilation || volume(c->kernel_height, c->kernel_width, 1, 1) > 256) return GW_UNSUPPORTED;
-  const GwExecutor chosen = choose_executor(*c, executor);
-  gw_want_large_pages(out, (element == GW_FLOAT32 ? 4 : 2) * result_volume(pass, *c));
-  return current()->max_pool({pass, static_cast<GwElement>(element), c, in, out, places, &chosen});
+  if (output_volume(*c) == 0 || elements == 0) return clear(out, bytes);
+  const GwConvolution sizes = simplified(*c);
+  const GwExecutor chosen = choose_executor(is_little_work(*c), executor);
+  gw_want_large_pages(out, bytes);
+  return finish(current()->max_pool({pass, static_cast<GwElement>(element), &sizes, in, out, places, &chosen}));
+}
+
+// Whether all that the passes read or write is there.
+bool are_there(int passes, const GwNormalization& n) {
+  const bool ends_in_images = passes & ~GW_MOMENTS, has_gradient = passes & (GW_GRADIENT_SUMS | GW_GRADIENT);
+  if (!are_there({n.mean, n.variance}) || (ends_in_images && !are_there({n.gamma, n.beta}))) return false;
+  if (has_gradient && !n.sums) return false;
+  if (n.pixels == 0) return true;
+  return n.inputs && (!(passes & GW_NORMALIZE) || n.outputs) && (!(passes & GW_GRADIENT_SUMS) || n.gradient) &&
+         (!(passes & GW_GRADIENT) || (n.inputs_gradient && (n.gradient || n.residual_gradient)));
 }
 
 }  // namespace
@@ -151,13 +225,20 @@ extern "C" int gw_use_instruction_set(const char* name) {
 extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, const float* b, float* out,
                            const GwEpilogue* epilogue, const GwExecutor* executor, const char* family) {
   static const GwEpilogue nothing{};
-  if (!c || !is_valid(*c) || pass < GW_FORWARD || pass > GW_KERNEL_GRADIENT) return GW_INVALID;
-  if (epilogue && pass != GW_FORWARD) return GW_INVALID;
+  if (!c || !is_valid(*c) || !is_valid(executor) || pass < GW_FORWARD || pass > GW_KERNEL_GRADIENT) return GW_INVALID;
+  if (epilogue && (pass != GW_FORWARD || !is_valid(epilogue->activation))) return GW_INVALID;
+  const Role* roles = kRoles[pass];
+  const int64_t floats = volume_of(roles[2], *c);
+  if ((volume_of(roles[0], *c) > 0 && !a) || (volume_of(roles[1], *c) > 0 && !b) || (floats > 0 && !out)) {
+    return GW_INVALID;
+  }
   const GwFamily run = find_family(*c, family ? family : gw_family(c));
   if (!run) return GW_UNSUPPORTED;
-  const GwExecutor chosen = choose_executor(*c, executor);
-  gw_want_large_pages(out, 4 * result_volume(pass, *c));
-  return run({static_cast<GwPass>(pass), c, a, b, out, epilogue ? epilogue : &nothing, &chosen});
+  if (output_volume(*c) == 0 || floats == 0) return clear(out, 4 * floats);
+  const GwConvolution sizes = simplified(*c);
+  const GwExecutor chosen = choose_executor(is_little_work(*c), executor);
+  gw_want_large_pages(out, 4 * floats);
+  return finish(run({static_cast<GwPass>(pass), &sizes, a, b, out, epilogue ? epilogue : &nothing, &chosen}));
 }
 
 extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inputs, void* outputs, uint8_t* places,
@@ -174,16 +255,14 @@ extern "C" int gw_normalize(int passes, const GwNormalization* n, const GwExecut
   constexpr int every = GW_MOMENTS | GW_NORMALIZE | GW_GRADIENT_SUMS | GW_GRADIENT;
   // Floats that one thread has read before another has woken up.
   constexpr int64_t few = 1 << 16;
-  if (!n || passes & ~every || n->channels < 1 || n->channels >= kMost || volume(n->pixels, n->channels, 1, 1) < 0 ||
-      n->activation < GW_LINEAR || n->activation > GW_RELU6) {
+  if (!n || !is_valid(executor) || passes < 1 || passes & ~every || n->channels < 1 || n->channels >= kMost ||
+      volume(n->pixels, n->channels, 1, 1) < 0 || !is_valid(n->activation) || !are_there(passes, *n)) {
     return GW_INVALID;
   }
-  const GwExecutor chosen = n->pixels * n->channels < few ? GwExecutor{run_serially, nullptr, 1}
-                            : executor                    ? *executor
-                                                          : gw_own_executor();
+  const GwExecutor chosen = choose_executor(n->pixels * n->channels < few, executor);
   const int64_t bytes = 4 * n->pixels * n->channels;
   if (passes & GW_NORMALIZE) gw_want_large_pages(n->outputs, bytes);
   if (passes & GW_GRADIENT_SUMS) gw_want_large_pages(n->residual_gradient, bytes);
   if (passes & GW_GRADIENT) gw_want_large_pages(n->inputs_gradient, bytes);
-  return current()->normalize(passes, *n, chosen);
+  return finish(current()->normalize(passes, *n, chosen));
 }

@@ -22,7 +22,7 @@ struct Axis {
   bool transposed;  // the input gradient
 
   // How many kinds of output there are: outputs o and o + phases() see the same taps.
-  int64_t phases() const { return transposed ? stride : 1; }
+  int64_t phases() const { return transposed ? minimum(stride, maximum(1, out_size)) : 1; }
   // How far the reading moves when the writing moves by phases().
   int64_t step() const { return transposed ? 1 : stride; }
   // Whether outputs of this phase see this tap, and where: reading at `offset` for the phase's first output.

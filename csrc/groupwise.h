@@ -38,12 +38,14 @@ typedef void (*GwBody)(void* argument, int64_t task);
 typedef struct GwExecutor {
   void (*run)(void* state, int64_t tasks, GwBody body, void* argument);
   void* state;
-  int64_t threads;
+  int64_t threads;  // at least 1
 } GwExecutor;
 
 typedef enum GwStatus {
   GW_OK = 0,
-  GW_INVALID = 1,      // sizes that would touch foreign memory, overflow or divide by zero
+  // Sizes that would touch foreign memory, overflow or divide by zero; an array that is null and not empty; an
+  // activation that is none; an executor without run or threads.
+  GW_INVALID = 1,
   GW_UNSUPPORTED = 2,  // the named family does not compute this convolution
   GW_OUT_OF_MEMORY = 3,
 } GwStatus;
@@ -100,7 +102,17 @@ GW_PUBLIC const char* gw_instruction_set(void);
 // Uses another one from now on; returns GW_UNSUPPORTED, and changes nothing, if the machine lacks it.
 GW_PUBLIC int gw_use_instruction_set(const char* name);
 
-// The core's own threads, for callers that bring none: 0 returns to one per core (or GROUPWISE_THREADS).
+// The core's own threads, for callers that bring none. 0 returns to GROUPWISE_THREADS or, without it, to one for each
+// core that the calling thread may run on, as its affinity is at each call, and no more than gw_cpu_limit, which is
+// read then and kept.
 GW_PUBLIC void gw_set_threads(int64_t threads);
 GW_PUBLIC int64_t gw_threads(void);
+
+// How many cores' time this process's control groups (a container's --cpus) allow it, rounded up; 0: as many as it
+// likes. `root` is the folder of the system's files, null for "/".
+GW_PUBLIC int64_t gw_cpu_limit(const char* root);
+
+// Gives the scratch memory that no call is using back to the system, but for 2 MB a thread. By itself that happens to
+// what has been needed once only, when a thread ends, and to what has not been needed for 20 seconds.
+GW_PUBLIC void gw_release_memory(void);
 }

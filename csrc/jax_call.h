@@ -48,6 +48,19 @@ class Pool {
  private:
   using SharedLoop = std::shared_ptr<GwLoop>;
 
+  static void run_alone(int64_t tasks, GwBody body, void* argument) {
+    for (int64_t task = 0; task < tasks; ++task) body(argument, task);
+  }
+
+  // Null where there is no memory: nothing is thrown through the core.
+  static SharedLoop make_loop(int64_t tasks, GwBody body, void* argument) {
+    try {
+      return std::make_shared<GwLoop>(tasks, body, argument);
+    } catch (const std::bad_alloc&) {
+      return nullptr;
+    }
+  }
+
   static void help(void* data) {
     const std::unique_ptr<SharedLoop> loop(static_cast<SharedLoop*>(data));
     (*loop)->drain();
@@ -57,11 +70,9 @@ class Pool {
   static void run(void* state, int64_t tasks, GwBody body, void* argument) {
     const Pool& pool = *static_cast<const Pool*>(state);
     const int64_t threads = pool.executor.threads, helpers = (threads < tasks ? threads : tasks) - 1;
-    if (helpers < 1) {
-      for (int64_t task = 0; task < tasks; ++task) body(argument, task);
-      return;
-    }
-    const auto loop = std::make_shared<GwLoop>(tasks, body, argument);
+    if (helpers < 1) return run_alone(tasks, body, argument);
+    const SharedLoop loop = make_loop(tasks, body, argument);
+    if (!loop) return run_alone(tasks, body, argument);
     for (int64_t i = 0; i < helpers; ++i) {
       std::unique_ptr<SharedLoop> mine(new (std::nothrow) SharedLoop(loop));
       if (!mine || !pool.schedule(help, mine.get())) break;

@@ -3,6 +3,7 @@
 #include "geometry.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "simd.h"
 
 namespace {
@@ -144,8 +145,7 @@ class Finish {
                    reinterpret_cast<uintptr_t>(out_) % sizeof(Vector) == 0) {}
 
   // Writes `vectors` vectors of channels, from `channel` on, of pixels whose floats begin at position, position +
-  // distance
-  // ...: the vectors of a pixel one after the other, for they share cache lines.
+  // distance and so on: the vectors of a pixel one after the other, for they share cache lines.
   template <int Pixels>
   GW_INLINE void write(const Vector* sums, int64_t vectors, int64_t pixels, int64_t position, int64_t distance,
                        int64_t channel, int64_t channels) const {

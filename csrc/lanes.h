@@ -63,7 +63,7 @@ struct Lanes {
   RowShape row_shape() const {
     const int64_t first = minimum(maximum(columns.low, 0), horizontal.in_size);
     const int64_t count = maximum(0, minimum(columns.low + columns.count, horizontal.in_size) - first);
-    const int64_t before = minimum(first - columns.low, columns.count) * pixel;
+    const int64_t before = maximum(0, minimum(first - columns.low, columns.count)) * pixel;
     // A gather reads past the last channel.
     const int64_t floats = round_up(columns.count * pixel, kLanes) + (Width ? 0 : 16 * kLanes);
     const int64_t slots = minimum(rows_seen(vertical), c.batch * vertical.in_size);
@@ -89,7 +89,7 @@ struct Lanes {
   // The first output channel of vector `v`. The last vector overlaps the one before rather than be a part of one.
   int64_t channel(int64_t v) const { return Width ? minimum(v * kLanes, out_channels - kLanes) : v * kLanes; }
   // Where its inputs start in a pixel.
-  int64_t start(int64_t v) const {
+  int64_t start([[maybe_unused]] int64_t v) const {
     if constexpr (Width == 0) return 0;
     else return Width <= kLanes ? channel(v) : channel(v) / Width * Width;
   }

@@ -119,7 +119,7 @@ class ImagePass {
  public:
   explicit ImagePass(const GwJob& job) : lanes_(job) {
     const Lanes<Width>& l = lanes_;
-    phases_count_ = minimum(l.horizontal.phases(), maximum(1, l.horizontal.out_size));
+    phases_count_ = l.horizontal.phases();
     kernel_row_ = l.horizontal.taps * l.in_width * kLanes;
     kernel_block_ = l.vertical.taps * phases_count_ * kernel_row_;
     out_pixel_ = Width ? l.out_channels : l.blocks * kLanes;
@@ -131,7 +131,8 @@ class ImagePass {
     const int64_t phase_floats =
         phases_count_ * int64_t((l.horizontal.taps * sizeof(Run) + sizeof(Phase<Width>)) / sizeof(float));
     const int64_t gather_floats = l.blocks * int64_t(sizeof(Gather) / sizeof(float));
-    float* memory = gw_scratch(GW_CALL_SLOT, size_t(l.blocks * kernel_block_ + phase_floats + gather_floats));
+    Scratch scratch;
+    float* memory = scratch.take(size_t(l.blocks * kernel_block_ + phase_floats + gather_floats));
     if (!memory) return GW_OUT_OF_MEMORY;
     weights_ = memory;
     phases_ = reinterpret_cast<Phase<Width>*>(memory + l.blocks * kernel_block_);
@@ -167,6 +168,7 @@ class ImagePass {
 
   // What a task needs of its thread's memory.
   struct Memory {
+    Scratch scratch;
     float *rows, *line;
     RowRun *runs, **ends;  // of all phases, and where those of a phase end
   };
@@ -177,11 +179,13 @@ class ImagePass {
     const int64_t line = round_up(minimum(kStrip * phases_count_, l.horizontal.out_size) * out_pixel_, kLanes);
     const int64_t runs = phases_count_ * l.vertical.taps * l.horizontal.taps;
     const int64_t run_floats = runs * int64_t(sizeof(RowRun) / sizeof(float));
-    float* all = gw_scratch(GW_TASK_SLOT, size_t(row_floats + line + run_floats + phases_count_ * words));
+    float* all = memory->scratch.take(size_t(row_floats + line + run_floats + phases_count_ * words));
     if (!all) return false;
     float* others = all + row_floats + line;
-    *memory = {all, all + row_floats, reinterpret_cast<RowRun*>(others),
-               reinterpret_cast<RowRun**>(others + run_floats)};
+    memory->rows = all;
+    memory->line = all + row_floats;
+    memory->runs = reinterpret_cast<RowRun*>(others);
+    memory->ends = reinterpret_cast<RowRun**>(others + run_floats);
     return true;
   }
 

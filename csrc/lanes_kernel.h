@@ -85,7 +85,8 @@ class KernelPass {
     const int64_t gather_floats = l.blocks * int64_t(sizeof(Gather) / sizeof(float));
     const int64_t run_floats = l.horizontal.taps * int64_t(sizeof(Run) / sizeof(float));
     const int64_t part_floats = l.blocks * total_block_;
-    float* memory = gw_scratch(GW_CALL_SLOT, size_t(parts * part_floats + gather_floats + run_floats));
+    Scratch scratch;
+    float* memory = scratch.take(size_t(parts * part_floats + gather_floats + run_floats));
     if (!memory) return GW_OUT_OF_MEMORY;
     gathers_ = reinterpret_cast<Gather*>(memory + parts * part_floats);
     for (int64_t v = 0; v < l.blocks; ++v) gathers_[v] = l.gather(v);
@@ -128,7 +129,8 @@ class KernelPass {
     const int64_t row_floats = round_up(shape.slots * shape.floats, kLanes);
     const int64_t gradient_floats = round_up(gradient_rows.slots * gradient_rows.floats, kLanes);
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    float* memory = gw_scratch(GW_TASK_SLOT, size_t(row_floats + gradient_floats + l.vertical.taps * words));
+    Scratch scratch;
+    float* memory = scratch.take(size_t(row_floats + gradient_floats + l.vertical.taps * words));
     if (!memory) return false;
     auto** x = reinterpret_cast<const float**>(memory + row_floats + gradient_floats);
     __builtin_memset(totals, 0, size_t(l.blocks * total_block_) * sizeof(float));

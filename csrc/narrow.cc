@@ -1,4 +1,5 @@
-// Groups of 2 to 15 channels.
+// Groups of 2 to 8 channels; depthwise convolutions of several outputs a channel; and every other width that a caller
+// names this family for.
 #include "lanes_kernel.h"
 
 GwStatus GW_NAME(narrow)(const GwJob& job) {

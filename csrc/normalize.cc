@@ -104,7 +104,8 @@ struct Parameters {
 // For each channel of a block: its mean in two parts, of which the second is what one float loses, and the sum of
 // squared deviations from it.
 bool block_moments(const GwNormalization& n, const Layout& layout, int64_t index, float* result) {
-  float* memory = gw_scratch(GW_TASK_SLOT, size_t(3 * layout.row));
+  Scratch scratch;
+  float* memory = scratch.take(size_t(3 * layout.row));
   if (!memory) return false;
   float *centre = memory, *sums = memory + layout.row, *products = sums + layout.row;
   const float pixels = float(layout.pixels(index));
@@ -134,7 +135,8 @@ bool block_moments(const GwNormalization& n, const Layout& layout, int64_t index
 // Mean and biased variance. Source: Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983.
 GwStatus moments(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
   const int64_t channels = layout.channels, triple = 3 * channels;
-  float* memory = gw_scratch(GW_CALL_SLOT, size_t(4 * channels + layout.blocks * triple));
+  Scratch scratch;
+  float* memory = scratch.take(size_t(4 * channels + layout.blocks * triple));
   if (!memory) return GW_OUT_OF_MEMORY;
   float* blocks = memory + 4 * channels;
   const GwStatus status = try_parallel(
@@ -161,7 +163,8 @@ GwStatus moments(const GwNormalization& n, const Layout& layout, const GwExecuto
 }
 
 GwStatus normalize(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
-  float* memory = gw_scratch(GW_CALL_SLOT, size_t(3 * layout.row));
+  Scratch scratch;
+  float* memory = scratch.take(size_t(3 * layout.row));
   if (!memory) return GW_OUT_OF_MEMORY;
   const Parameters parameters(n, layout, memory);
   const bool streaming = is_streaming(n.outputs, layout);
@@ -180,7 +183,8 @@ GwStatus normalize(const GwNormalization& n, const Layout& layout, const GwExecu
 // A block's sums of the gradient that passes the activation, and of its products with the deviations.
 bool block_gradient_sums(const GwNormalization& n, const Layout& layout, const Parameters& parameters, int64_t index,
                          float* result) {
-  float* sums = gw_scratch(GW_TASK_SLOT, size_t(2 * layout.row));
+  Scratch scratch;
+  float* sums = scratch.take(size_t(2 * layout.row));
   if (!sums) return false;
   float* products = sums + layout.row;
   const bool streaming = n.residual_gradient && is_streaming(n.residual_gradient, layout);
@@ -205,7 +209,8 @@ bool block_gradient_sums(const GwNormalization& n, const Layout& layout, const P
 
 GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
   const int64_t channels = layout.channels, pair = 2 * channels;
-  float* memory = gw_scratch(GW_CALL_SLOT, size_t(3 * layout.row + layout.blocks * pair));
+  Scratch scratch;
+  float* memory = scratch.take(size_t(3 * layout.row + layout.blocks * pair));
   if (!memory) return GW_OUT_OF_MEMORY;
   const Parameters parameters(n, layout, memory);
   float* blocks = memory + 3 * layout.row;
@@ -222,7 +227,8 @@ GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwE
 }
 
 GwStatus gradient(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
-  float* memory = gw_scratch(GW_CALL_SLOT, size_t(5 * layout.row));
+  Scratch scratch;
+  float* memory = scratch.take(size_t(5 * layout.row));
   if (!memory) return GW_OUT_OF_MEMORY;
   const Parameters parameters(n, layout, memory);
   float *constant = memory + 3 * layout.row, *slope = constant + layout.row;

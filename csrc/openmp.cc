@@ -29,16 +29,16 @@ const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true);
 
 extern "C" void gw_openmp_run(void* state, int64_t tasks, GwBody body, void* argument) {
   const GwOpenMp& openmp = *static_cast<const GwOpenMp*>(state);
+  const int64_t threads = openmp.threads < kMostThreads ? openmp.threads : kMostThreads;
   Loop loop{tasks, body, argument};
-  if (openmp.threads <= 1 || tasks <= 1) {
+  if (threads <= 1 || tasks <= 1) {
     Loop::drain(&loop);
   } else if (openmp.parallel && registered == 0 && !forked.load()) {
     // Always as many threads: the runtime ends those that a smaller number leaves over, and starts them again.
-    openmp.parallel(Loop::drain, &loop, static_cast<unsigned>(openmp.threads), 0);
+    openmp.parallel(Loop::drain, &loop, static_cast<unsigned>(threads), 0);
   } else {
     const GwExecutor own = gw_own_executor();
-    const int64_t drains = openmp.threads < tasks ? openmp.threads : tasks;
-    own.run(
-        own.state, drains, [](void* data, int64_t) { Loop::drain(data); }, &loop);
+    const int64_t drains = threads < tasks ? threads : tasks;
+    own.run(own.state, drains, [](void* data, int64_t) { Loop::drain(data); }, &loop);
   }
 }

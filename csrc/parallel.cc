@@ -3,122 +3,127 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#include <memory>
-#include <system_error>
-#include <thread>
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <new>
 
-#include "loop.h"
+#include "cores.h"
 
 namespace {
 
-// Threads that wait for loops to help with. Never destroyed: they sleep until the process ends.
+// One call's tasks, in its caller's frame, which stays until every helper has left.
+struct Work {
+  const int64_t tasks;
+  const GwBody body;
+  void* const argument;
+  int64_t places;      // for helpers that may still come
+  int64_t inside = 0;  // helpers at work
+  Work* next = nullptr;
+  std::atomic<int64_t> task{0};
+  std::condition_variable left;
+
+  Work(int64_t count, GwBody function, void* data, int64_t helpers)
+      : tasks(count), body(function), argument(data), places(helpers) {}
+
+  void drain() {
+    for (int64_t mine; (mine = task.fetch_add(1)) < tasks;) body(argument, mine);
+  }
+};
+
+// Threads that wait for work to help with. Nobody waits for a helper that has not come.
 class Pool {
  public:
-  void help(const std::shared_ptr<GwLoop>& loop, int64_t helpers) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (; started_ < helpers && start(); ++started_) {
-    }
-    for (int64_t i = 0; i < helpers; ++i) {
-      auto* entry = new Entry{loop, nullptr};
-      (last_ ? last_->next : first_) = entry;
-      last_ = entry;
-      wake_.notify_one();
-    }
+  void run(Work& work) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    // Where no thread is to be had, the caller does all the work, and the next call asks again.
+    while (started_ < work.places && start()) ++started_;
+    Work** end = &first_;
+    while (*end) end = &(*end)->next;
+    *end = &work;
+    for (int64_t i = std::min(work.places, started_); i > 0; --i) wake_.notify_one();
+    lock.unlock();
+    work.drain();
+    lock.lock();
+    remove(work);
+    work.left.wait(lock, [&work] { return work.inside == 0; });
   }
 
  private:
-  struct Entry {
-    std::shared_ptr<GwLoop> loop;
-    Entry* next;
-  };
-
-  // Where no thread can be had, the caller does all the work.
   bool start() {
-    try {
-      std::thread([this] { work(); }).detach();
-      return true;
-    } catch (const std::system_error&) {
-      return false;
+    const auto main = [](void* pool) -> void* {
+      static_cast<Pool*>(pool)->help();
+      return nullptr;
+    };
+    pthread_t thread;
+    return pthread_create(&thread, nullptr, main, this) == 0 && pthread_detach(thread) == 0;
+  }
+
+  void help() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [this] { return first_ != nullptr; });
+      Work& work = *first_;
+      if (--work.places == 0) remove(work);
+      ++work.inside;
+      lock.unlock();
+      work.drain();
+      lock.lock();
+      remove(work);
+      // The caller, and with it the work, goes on when the lock is free.
+      if (--work.inside == 0) work.left.notify_one();
     }
   }
 
-  void work() {
-    for (;;) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [this] { return first_ != nullptr; });
-      std::unique_ptr<Entry> entry(first_);
-      first_ = entry->next;
-      if (!first_) last_ = nullptr;
-      lock.unlock();
-      entry->loop->drain();
+  // Nothing, where it is no longer there.
+  void remove(const Work& work) {
+    for (Work** place = &first_; *place; place = &(*place)->next) {
+      if (*place != &work) continue;
+      *place = work.next;
+      return;
     }
   }
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  Entry *first_ = nullptr, *last_ = nullptr;
+  Work* first_ = nullptr;
   int64_t started_ = 0;
 };
 
-std::atomic<Pool*> pool{nullptr};
-std::atomic<int64_t> chosen_threads{0};
+// Never destroyed: its threads sleep in it until the process ends. A forked child, which has none of them, starts anew.
+alignas(Pool) char pool_memory[sizeof(Pool)];
+Pool& pool = *new (pool_memory) Pool;
+const bool survives_forks = pthread_atfork(nullptr, nullptr, [] { new (pool_memory) Pool; }) == 0;
 
-Pool* current_pool() {
-  if (Pool* existing = pool.load()) return existing;
-  // A forked child has none of its parent's threads: it starts anew.
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
-  (void)registered;
-  Pool *made = new Pool, *expected = nullptr;
-  if (pool.compare_exchange_strong(expected, made)) return made;
-  delete made;
-  return expected;
-}
+std::atomic<int64_t> chosen_threads{0};
 
 int64_t default_threads() {
   const char* text = getenv("GROUPWISE_THREADS");
-  const long wanted = text ? atol(text) : 0;
-  return wanted > 0 ? wanted : static_cast<int64_t>(std::thread::hardware_concurrency());
+  const int64_t wanted = text ? strtoll(text, nullptr, 10) : 0;
+  return wanted > 0 ? wanted : gw_usable_cores();
 }
 
 void run_on_pool(void* state, int64_t tasks, GwBody body, void* argument) {
-  const int64_t threads = *static_cast<int64_t*>(state);
-  const int64_t helpers = (threads < tasks ? threads : tasks) - 1;
-  auto loop = std::make_shared<GwLoop>(tasks, body, argument);
-  if (helpers > 0) current_pool()->help(loop, helpers);
-  loop->drain();
-  loop->wait();
+  const int64_t helpers = std::min(reinterpret_cast<intptr_t>(state), tasks) - 1;
+  Work work(tasks, body, argument, helpers);
+  if (helpers > 0 && survives_forks) pool.run(work);
+  else work.drain();
 }
-
-struct Scratch {
-  float* memory = nullptr;
-  size_t floats = 0;
-  ~Scratch() { free(memory); }
-};
 
 }  // namespace
 
-extern "C" void gw_set_threads(int64_t threads) { chosen_threads.store(threads > 0 ? threads : 0); }
+extern "C" void gw_set_threads(int64_t threads) {
+  if (threads <= 0) gw_forget_cpu_limit();
+  chosen_threads.store(std::max<int64_t>(threads, 0));
+}
 
 extern "C" int64_t gw_threads(void) {
   const int64_t chosen = chosen_threads.load();
-  const int64_t threads = chosen ? chosen : default_threads();
-  return threads > 0 ? threads : 1;
+  return std::min(chosen ? chosen : default_threads(), kMostThreads);
 }
 
 GwExecutor gw_own_executor() {
-  static thread_local int64_t threads;
-  threads = gw_threads();
-  return {run_on_pool, &threads, threads};
-}
-
-float* gw_scratch(GwSlot slot, size_t floats) {
-  static thread_local Scratch scratches[2];
-  Scratch& scratch = scratches[slot];
-  if (scratch.floats < floats) {
-    free(scratch.memory);
-    const size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-    scratch.memory = static_cast<float*>(aligned_alloc(64, bytes));
-    scratch.floats = scratch.memory ? floats : 0;
-  }
-  return scratch.memory;
+  const int64_t threads = gw_threads();
+  return {run_on_pool, reinterpret_cast<void*>(static_cast<intptr_t>(threads)), threads};
 }

@@ -229,10 +229,11 @@ GwStatus pool(const GwPoolJob& job) {
   const GwConvolution& c = *job.convolution;
   const bool forward = job.pass == GW_FORWARD;
   const int64_t height = forward ? c.out_height : c.height, width = forward ? c.out_width : c.width;
+  Scratch scratch;
   Range* over = nullptr;
   if (!forward) {
-    over = reinterpret_cast<Range*>(gw_scratch(GW_CALL_SLOT, size_t(width) * sizeof(Range) / sizeof(float)));
-    if (!over && width > 0) return GW_OUT_OF_MEMORY;
+    over = reinterpret_cast<Range*>(scratch.take(size_t(width) * sizeof(Range) / sizeof(float)));
+    if (!over) return GW_OUT_OF_MEMORY;
     const Axis axis = horizontal_axis(c, false);
     for (int64_t x = 0; x < width; ++x) over[x] = windows_over(axis, x);
   }

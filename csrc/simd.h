@@ -114,6 +114,16 @@ GW_INLINE Vector pick(Vector v, Indices from) {
 #endif
 }
 
+// Lane l of the result is lane I[l] of `a` and `b`, side by side. GCC's own name for it: 11 and older know no other.
+template <int... I>
+GW_INLINE Vector shuffle(Vector a, Vector b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, Indices{I...});
+#endif
+}
+
 template <int... I>
 struct Sequence {};
 template <int N, int... I>
@@ -126,7 +136,7 @@ struct MakeSequence<0, I...> {
 // Lane l of the result is lane l - l % Width + Index: every group of `Width` lanes filled with one of its members.
 template <int Width, int Index, int... I>
 GW_INLINE Vector spread_lanes(Vector v, Sequence<I...>) {
-  return __builtin_shufflevector(v, v, (I - I % Width + Index)...);
+  return shuffle<(I - I % Width + Index)...>(v, v);
 }
 template <int Width, int Index>
 GW_INLINE Vector spread(Vector v) {

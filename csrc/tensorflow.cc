@@ -199,8 +199,8 @@ bool run(GwPass pass, const Attributes& attributes, TF_OpKernelContext* context,
 
 template <GwPass pass>
 void compute(void* kernel, TF_OpKernelContext* context) {
-  const Status status(kSubject);
-  if (!run(pass, *static_cast<Attributes*>(kernel), context, status)) TF_OpKernelContext_Failure(context, status);
+  answer(context, kSubject,
+         [=](const Status& status) { return run(pass, *static_cast<Attributes*>(kernel), context, status); });
 }
 
 template <GwPass pass, bool is_fused = false>

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,20 @@ class Status {
   const char* subject_;
   TF_Status* status_;
 };
+
+// Runs a kernel's body(status), which is true where all went well, and tells TensorFlow what did not; memory that is
+// lacking included, for nothing may be thrown through its C interface.
+template <typename Body>
+void answer(TF_OpKernelContext* context, const char* subject, const Body& body) {
+  const Status status(subject);
+  bool is_done = false;
+  try {
+    is_done = body(status);
+  } catch (const std::bad_alloc&) {
+    TF_SetStatus(status, TF_RESOURCE_EXHAUSTED, "groupwise: no memory is left");
+  }
+  if (!is_done) TF_OpKernelContext_Failure(context, status);
+}
 
 struct DeleteTensor {
   void operator()(TF_Tensor* tensor) const { TF_DeleteTensor(tensor); }

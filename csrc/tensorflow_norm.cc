@@ -133,10 +133,11 @@ bool normalize_gradient(const Attributes& attributes, Call* call) {
 
 template <bool (*body)(const Attributes&, Call*)>
 void compute(void* kernel, TF_OpKernelContext* context) {
-  const Status status(kSubject);
-  const Attributes& attributes = *static_cast<const Attributes*>(kernel);
-  Call call(context, attributes, status);
-  if (!body(attributes, &call)) TF_OpKernelContext_Failure(context, status);
+  answer(context, kSubject, [=](const Status& status) {
+    const Attributes& attributes = *static_cast<const Attributes*>(kernel);
+    Call call(context, attributes, status);
+    return body(attributes, &call);
+  });
 }
 
 template <bool (*body)(const Attributes&, Call*)>

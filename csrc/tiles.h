@@ -80,8 +80,8 @@ Tile tile_of(int64_t rows, int64_t vectors) {
 
 template <int Distance, int... I>
 GW_INLINE void exchange(Vector& a, Vector& b, Sequence<I...>) {
-  const Vector low = __builtin_shufflevector(a, b, ((I & Distance) ? kLanes + I - Distance : I)...);
-  const Vector high = __builtin_shufflevector(a, b, ((I & Distance) ? kLanes + I : I + Distance)...);
+  const Vector low = shuffle<((I & Distance) ? kLanes + I - Distance : I)...>(a, b);
+  const Vector high = shuffle<((I & Distance) ? kLanes + I : I + Distance)...>(a, b);
   a = low;
   b = high;
 }

@@ -1,4 +1,4 @@
-// Groups of 16 channels and more, dense and 1x1 convolutions included: all of it matrix products.
+// Groups of 9 channels and more, dense and 1x1 convolutions included: all of it matrix products.
 //
 // A tile of sums stays in registers: some pixels by some vectors of output channels. Each step broadcasts one input of
 // every pixel and multiplies it with the weights' vectors. Inputs are first copied into scratch memory, channel by

@@ -18,7 +18,8 @@ class ImagePass {
         chunk_(minimum(c_.groups, maximum(1, kMostChannels / in_width_))), row_(chunk_ * in_width_ * plane_) {}
 
   GwStatus run() {
-    weights_ = gw_scratch(GW_CALL_SLOT, size_t(c_.groups * panels_ * panel_));
+    Scratch scratch;
+    weights_ = scratch.take(size_t(c_.groups * panels_ * panel_));
     if (!weights_) return GW_OUT_OF_MEMORY;
     const int64_t panels = c_.groups * panels_;
     move_in_parallel(*job_.executor, panels, panels * panel_,
@@ -101,6 +102,7 @@ class ImagePass {
 
   // What a task needs of its thread's memory.
   struct Memory {
+    Scratch scratch;
     float* rows;
     Product* products;
     PhaseRow* list;
@@ -108,13 +110,13 @@ class ImagePass {
   };
   bool find_memory(int64_t most_rows, Memory* m) const {
     constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    const int64_t entries = most_rows * minimum(horizontal_.phases(), horizontal_.out_size);
+    const int64_t entries = most_rows * horizontal_.phases();
     // The rows that a block's outputs see, a few more where the image ends.
     const int64_t span = divide_up(most_rows, vertical_.phases()) * vertical_.step();
     m->slots = minimum(rows_seen(vertical_) + 1 + span, vertical_.in_size);
     const int64_t product_floats = entries * taps_ * int64_t(sizeof(Product) / sizeof(float));
     const int64_t list_floats = entries * int64_t(sizeof(PhaseRow) / sizeof(float));
-    m->rows = gw_scratch(GW_TASK_SLOT, size_t(m->slots * (row_ + words) + product_floats + list_floats));
+    m->rows = m->scratch.take(size_t(m->slots * (row_ + words) + product_floats + list_floats));
     if (!m->rows) return false;
     float* others = m->rows + m->slots * row_;
     m->products = reinterpret_cast<Product*>(others);
@@ -158,7 +160,7 @@ class ImagePass {
   // Lists what the output rows [first, last) multiply, and copies it; returns the list's end.
   PhaseRow* find_products(const Chunk& chunk, int64_t image, int64_t first, int64_t last, Ring& ring,
                           const Memory& memory) const {
-    const int64_t phases = minimum(horizontal_.phases(), horizontal_.out_size);
+    const int64_t phases = horizontal_.phases();
     PhaseRow* entry = memory.list;
     Product* next = memory.products;
     for (int64_t y = first; y < last; ++y)

@@ -21,7 +21,8 @@ class KernelPass {
     const int64_t strip_pieces = c_.groups > 1 || pieces < 4 ? 1 : minimum(strips_, pieces < 16 ? 2 : 4);
     const int64_t unit_pieces = minimum(units, divide_up(pieces, strip_pieces)), shares = strip_pieces * unit_pieces;
     const int64_t parts = maximum(1, minimum(rows, divide_up(4 * job_.executor->threads, shares)));
-    totals_ = gw_scratch(GW_CALL_SLOT, size_t(parts * units * panel_));
+    Scratch scratch;
+    totals_ = scratch.take(size_t(parts * units * panel_));
     if (!totals_) return GW_OUT_OF_MEMORY;
     const GwStatus status = try_parallel(*job_.executor, shares * parts, [&](int64_t task) {
       const int64_t unit = task % unit_pieces, strip = task / unit_pieces % strip_pieces, part = task / shares;
@@ -43,6 +44,7 @@ class KernelPass {
 
   // What a task needs of its thread's memory.
   struct Memory {
+    Scratch scratch;
     float *gradient, *inputs;
     Product* products;          // of the first panel and strip, for each tap those of a block's rows
     int64_t *counts, *tags;     // of a tap's products; of the inputs' rows
@@ -62,7 +64,7 @@ class KernelPass {
     m->slots = minimum(rows_seen(vertical_) + (m->block - 1) * vertical_.stride, maximum(1, vertical_.in_size));
     const int64_t g_floats = m->block * m->g_rows, in_floats = round_up(m->slots * m->in_row, kLanes);
     const int64_t product_floats = m->block * taps_ * int64_t(sizeof(Product) / sizeof(float));
-    m->gradient = gw_scratch(GW_TASK_SLOT, size_t(g_floats + in_floats + product_floats + (taps_ + m->slots) * words));
+    m->gradient = m->scratch.take(size_t(g_floats + in_floats + product_floats + (taps_ + m->slots) * words));
     if (!m->gradient) return false;
     m->inputs = m->gradient + g_floats;
     m->products = reinterpret_cast<Product*>(m->inputs + in_floats);

@@ -29,7 +29,18 @@ def value_and_every_gradient(
     arrays = [keras.ops.convert_to_tensor(array, dtype) for array in (*arguments, gradient)]
     results = _RUN[BACKEND](function, arrays[:-1], arrays[-1], compiled)
     to_numpy = keras.ops.convert_to_numpy
-    return [np.asarray(to_numpy(keras.ops.cast(result, "float32")), "float64") for result in results]
+    wide = "float64" if dtype == "float64" else "float32"
+    return [np.asarray(to_numpy(keras.ops.cast(result, wide)), "float64") for result in results]
+
+
+def with_weights(layer: Any, **options: Any) -> Callable[..., Any]:
+    """Return the function of inputs and of the layer's trainable weights that the layer computes."""
+
+    def call(inputs: Any, *weights: Any) -> Any:
+        with keras.StatelessScope(list(zip(layer.trainable_variables, weights, strict=True))):
+            return layer(inputs, **options)
+
+    return call
 
 
 def _tensorflow(function: Any, arguments: list[Any], gradient: Any, compiled: bool) -> Any:

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from groupwise.rewrite.joining import joined
+
 TOLERANCE = 1e-5
 
 
@@ -52,6 +54,11 @@ def assert_same(first: keras.Model, second: keras.Model) -> None:
 def kinds(model: keras.Model) -> list[str]:
     """Return the classes of a model's layers, but for the inputs."""
     return [type(layer).__name__ for layer in model.layers if not isinstance(layer, layers.InputLayer)]
+
+
+def one_calls(model: keras.Model) -> dict[str, str]:
+    """Return what a model runs as one: the classes of the layers, by the name of the one that leads them."""
+    return {join.head.operation.name: join.description for join in joined(model)}
 
 
 def resnext_block(x: Any, filters: int, groups: int, name: str, strides: int = 1) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -81,14 +82,27 @@ def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monk
     assert "none.png does not exist" in refusal(capsys, "predict", "runs/bars-tiny", "none.png")
     assert "bars/train holds no images" not in refusal(capsys, "predict", "bars", "broken.png")
     colours = bars.write_npz(tmp_path / "colours.npz")
-    assert "they are matched by position" in run(capsys, "evaluate", "runs/bars-tiny", colours)[2]
+    assert "has classes that the model does not know: '0', '1', '2'; its labels are numbers" in refusal(
+        capsys, "evaluate", "runs/bars-tiny", colours
+    )
     assert "holds another run" in refusal(
         capsys, "train", "bars", "--model", "tiny", "--output", "runs/bars-tiny", *FAST
     )
-    assert "--epochs cannot be changed by --resume" in refusal(
-        capsys, "train", "bars", "--output", "runs/bars-tiny", "--resume", "--epochs", "3"
-    )
-    assert run(capsys, "train", "bars", "--output", "runs/bars-tiny", "--resume")[0] == 0
+    resume = ("train", "bars", "--output", "runs/bars-tiny", "--resume")
+    for option, value in (("batch-size", 8), ("model", "mnist_cnn"), ("recipe", "photos"), ("argument", "dropout=0.5")):
+        message = (
+            f"--{option} cannot be changed by --resume: the run in runs/bars-tiny goes on as it began; begin a new"
+        )
+        assert message in refusal(capsys, *resume, f"--{option}", value)
+    assert "--epochs 1: the run has finished 2 epochs" in refusal(capsys, *resume, "--epochs", 1)
+    assert "none of the run's 2 epochs is left" in refusal(capsys, *resume, "--schedule", "restart")
+    assert "--schedule restart: belongs to --resume" in refusal(capsys, "train", "bars", "--schedule", "restart")
+    # What the run has already is no change.
+    same = ("--model", "tiny", "--recipe", "digits", "--batch-size", 16, "--image-size", 8, "--seed", 0)
+    code, output, _ = run(capsys, *resume, *same, "--epochs", 3, "--schedule", "restart")
+    assert code == 0
+    assert "epoch 3/3" in output
+    assert run(capsys, *resume)[0] == 0  # nothing is left to do
 
 
 def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys: Any) -> None:
@@ -278,6 +292,30 @@ def test_a_file_of_another_keras_model_is_refused(tmp_path: Path, capsys: Any) -
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     message = refusal(capsys, "evaluate", tmp_path / "other.keras", "digits")
     assert "was not written by `groupwise train`" in message
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_command_with_a_word(
+    number: signal.Signals, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*_: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("groupwise.cli.networks.settle_backend", signalled)
+    before = signal.getsignal(number)
+    assert run(capsys, "models") == (128 + number, "", "groupwise: stopped\n")
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to write to")
+@pytest.mark.parametrize("arguments", [("models",), ("--help",), ("--version",)])
+def test_an_output_that_is_full_is_said(
+    arguments: tuple[str, ...], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == "groupwise: the output: no space left on device\n"
 
 
 def test_a_pipe_that_closes_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,9 @@ def test_the_edges_of_an_activation_pass_no_gradient() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     arrays = random_arrays((3, 4))
+    statistics = dict.fromkeys(("mean", "variance"), arrays["beta"])
+    read_only = np.zeros(4, "float32")
+    read_only.flags.writeable = False
     for passes, given, message in (
         (MOMENTS, {}, "inputs=None: must be an array"),
         (MOMENTS, {"inputs": arrays["inputs"], "activation": "tanh"}, "activation='tanh': must be one of linear"),
@@ -202,6 +205,11 @@ def test_wrong_arguments_are_named() -> None:
         (MOMENTS, {"inputs": arrays["inputs"].astype("float64")}, "type float64"),
         (MOMENTS, {"inputs": arrays["inputs"], "delta": arrays["beta"]}, "delta: must be one of inputs"),
         (16, {"inputs": arrays["inputs"]}, "the core refuses"),
+        (0, {"inputs": arrays["inputs"]}, "passes=0: the core refuses what is not a sum of 1, 2, 4, 8"),
+        (MOMENTS, {"inputs": arrays["inputs"], "mean": read_only}, "mean: must be writeable"),
+        (MOMENTS, {"inputs": arrays["inputs"], "epsilon": -1e-3}, "epsilon=-0.001: must be at least 0"),
+        (MOMENTS, {"inputs": arrays["inputs"], "count": -3}, "count=-3: must be at least 0"),
+        (GRADIENT_SUMS, {**arrays, **statistics, "activation": "relu"}, "outputs must be given with a residual"),
     ):
         with pytest.raises(ValueError, match=message):
             native_norm.normalize(passes, **given)
@@ -212,3 +220,9 @@ def test_the_core_refuses_what_would_touch_foreign_memory(sizes: tuple[int, int,
     """Straight to the C function, without any memory, so that believing the sizes crashes."""
     normalization = native_norm._Normalization(*sizes)
     assert native.library().gw_normalize(15, ctypes.byref(normalization), None) == 1
+
+
+@pytest.mark.parametrize("passes", [-1, 0, *native_norm.PASSES, 16])
+def test_the_core_refuses_arrays_that_lack(passes: int) -> None:
+    normalization = native_norm._Normalization(4, 4, 0, 4, 1e-3)
+    assert native.library().gw_normalize(passes, ctypes.byref(normalization), None) == 1

@@ -148,6 +148,7 @@ def test_reasons():
     assert reason_of(content[: len(content) // 2]) == "truncated"
     assert reason_of(b"") == "empty file"
     assert reason_of(b"hello, this is text") == "not an image of a known format"
+    assert reason_of(b"\0\0\0\x18ftypheic").startswith("a HEIC photo, which is not read: convert it")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -188,6 +189,14 @@ def test_preparing_leaves_the_right_size_alone_and_centres_the_rest():
     np.testing.assert_array_equal(prepare_image(image, (4, 6), crop=1.0, interpolation="nearest").shape, (4, 6, 1))
     # 8 covers 4 / 0.5 without scaling: the centre is cut out.
     np.testing.assert_array_equal(prepare_image(image, (4, 4), crop=0.5), image[2:6, 2:6])
+
+
+def test_a_strip_is_not_scaled_as_a_whole():
+    """Scaled to cover 64x64, a strip of 30,000 pixels would have 140 million."""
+    strip = (np.arange(30_000) // 118).astype(np.uint8)[None, :, None]
+    prepared = prepare_image(strip, (64, 64))
+    assert prepared.shape == (64, 64, 1)
+    assert np.abs(prepared.astype(int) - int(strip[0, 15_000, 0])).max() <= 1
 
 
 def test_preparing_keeps_proportions():

@@ -14,10 +14,12 @@ from groupwise import explain
 from groupwise.cli import main
 from groupwise.errors import UserError
 from groupwise.explain import connectivity, grouped, low_rank, shuffle, sums, three_forms
-from groupwise.explain.page import Page
+from groupwise.explain.page import Page, Section, render
+from groupwise.explain.sources import literal, source_line
 from groupwise.layers import GroupedConv2D
 from groupwise.ops import grouped_conv2d
 from groupwise.spec import ConvSpec
+from groupwise.texts import printable
 from tests import browser
 
 SMALL_NAMES = {"grouped": "resnext14_16x4d", "forms": "resnext14_16x4d", "shuffle": "shufflenet_g8_w1"}
@@ -207,6 +209,25 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a[x](https://example.org).keras", "`rm`.keras", r"\`a\\[b].keras", "<script>&amp;.keras", "caf\udce9\n.keras"],
+)
+def test_a_file_s_name_is_text_in_a_page(name: str) -> None:
+    class Texts(Elements):
+        text = ""
+
+        def handle_data(self, data: str) -> None:
+            self.text += data
+
+    section = Section("of others", (f"The layer of {literal(name)}, in `{literal(name)}`.",))
+    page = Texts(render(Page("topic", "title", (), (section,), source_line("separable", name))))
+    shown = printable(name)
+    assert f"The layer of {shown}, in {shown}." in page.text
+    assert f"groupwise explain separable {shown} --output" in page.text
+    assert [tag for tag, _ in page.found if tag in ("a", "code", "script")] == ["code", "code"]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from groupwise.cli import main
 from groupwise.errors import UserError
 from groupwise.export import FORMATS, export_model, exporting
 from groupwise.export.formats import Format, choose_writer, find_format, is_installed
-from groupwise.export.worker import prepare_layers, relative_difference
+from groupwise.export.precision import relative_difference, tolerances, widen
+from groupwise.export.signature import signature_of
 from tests import tiny as bars
 from tests.frameworks import BACKEND
 
@@ -45,7 +46,8 @@ def every_layer() -> keras.Model:
     x = ours.SqueezeExcite(4)(x)
     x = ours.SeparableConv2D(32, 3, padding=((0, 1), (0, 1)), name="separable")(x)
     x = ours.AveragePooling2D(2, padding="same")(x)
-    model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    x = keras.layers.RandomFlip()(x)
+    model = keras.Model(inputs, keras.layers.Dense(5, name="scores")(keras.layers.GlobalAveragePooling2D()(x)))
     generator = np.random.default_rng(1)
     for layer in model.layers:
         if isinstance(layer, ours.BatchNormalization):
@@ -96,6 +98,11 @@ def test_the_other_formats(name: str, tmp_path: Path) -> None:
     needs("tensorflow", form.runner)
     path = tmp_path / f"model{form.ending}"
     assert check(every_layer(), path, name, GROUPS).backend == "tensorflow"
+    if name == "openvino":
+        import openvino
+
+        file = openvino.Core().read_model(str(path))
+        assert [tensor.get_names() for tensor in (*file.inputs, *file.outputs)] == [{"image"}, {"scores"}]
 
 
 def test_a_stock_keras_model_with_groups(tmp_path: Path) -> None:
@@ -111,7 +118,7 @@ def test_a_savedmodel_replaces_only_its_own_kind(tmp_path: Path, monkeypatch: py
     def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
         (folder / request["name"]).mkdir()
         (folder / request["name"] / "saved_model.pb").write_text("a graph")
-        return {"groups": [1, 4], "difference": None}
+        return {"groups": [1, 4], "differences": None}
 
     monkeypatch.setattr(exporting, "_run_worker", run)
     monkeypatch.setattr(exporting, "choose_writer", lambda form: "tensorflow")
@@ -150,7 +157,7 @@ def test_the_command_checks_photos(tiny: str, tmp_path: Path, capsys: Any, monke
 def test_outputs_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
         (folder / request["name"]).write_text("a file")
-        return {"groups": [1], "difference": 0.5}
+        return {"groups": [1], "differences": {"outputs": 0.5}}
 
     monkeypatch.setattr(exporting, "_run_worker", run)
     monkeypatch.setattr(exporting, "choose_writer", lambda form: "torch")
@@ -162,7 +169,7 @@ def test_outputs_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the second process is the same for every backend: once is enough")
 def test_what_fails_in_the_second_process_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     needs("torch")
-    request = {"model": str(tmp_path / "no.keras"), "format": "onnx", "title": "ONNX", "name": "m.onnx", "batch": None}
+    request = {"model": str(tmp_path / "no.keras"), "format": "onnx", "title": "ONNX", "modules": [], "paths": []}
     with pytest.raises(UserError, match=r"no.keras does not exist"):
         exporting._run_worker(tmp_path, request, "torch")
 
@@ -173,10 +180,11 @@ def test_what_fails_in_the_second_process_is_said_and_leaves_nothing(tmp_path: P
         (("mnist_cnn", "--format", "onx"), "must be one of onnx, savedmodel, litert, openvino"),
         (("mnist_cnn", "--format", "litert", "--output", "m.onnx"), "must end in .tflite for LiteRT"),
         (("mnist_cnn", "--output", "none/m.onnx"), "there is no folder"),
+        (("mnist_cnn", "--format", "savedmodel", "--output", "net [1]"), "reads no SavedModel from a path with one of"),
         (("mnist_cn",), "mnist_cn does not exist"),
         (("mnist_cnn", "--image-size", "x"), "--image-size x"),
         (("mnist_cnn", "--check", "none.png"), "none.png does not exist"),
-        (("any.keras",), "say of which one, such as --image-size 224"),
+        (("any.keras", "--check", "a.png"), "say of which one, such as --image-size 224"),
         (("fixed.keras", "--image-size", "64"), "the network's own is 32x32"),
         (("vector.keras",), "only networks from one batch of images to one output"),
         (("plain.keras", "--check", "a.png"), "does not say how its images are prepared"),
@@ -190,7 +198,10 @@ def test_refusals(
     for module in ("groupwise.export.formats", "groupwise.export.exporting"):
         monkeypatch.setattr(f"{module}.choose_writer", lambda form: "torch")
     if arguments[0] == "any.keras":
-        models.create("resnet18", 2, (None, None, 3)).save("any.keras")
+        network = models.create("mnist_cnn", 2, (None, None, 3))
+        network.metadata["preprocessing"] = {}
+        network.save("any.keras")
+        Image.new("RGB", (8, 8)).save("a.png")
     elif arguments[0] == "fixed.keras":
         keras.Sequential([keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D()]).save("fixed.keras")
     elif arguments[0] == "plain.keras":
@@ -226,13 +237,122 @@ def test_an_old_keras_is_told_to_be_renewed(monkeypatch: pytest.MonkeyPatch) -> 
     assert choose_writer(find_format("savedmodel"), lambda package: True) == "tensorflow"
 
 
-def test_networks_of_mixed_precision_are_exported_in_float32() -> None:
+def test_what_computes_in_half_precision_is_widened_and_nothing_else() -> None:
     mixed = models.create("mnist_cnn", dtype="mixed_bfloat16")
-    prepare_layers(mixed, algorithm="native")
+    widen(mixed)
     images = np.ones((1, 28, 28, 1), "float32")
     plain = models.create("mnist_cnn", dtype="float32")
     plain.set_weights(mixed.get_weights())
     outputs, expected = (keras.ops.convert_to_numpy(model(images, training=False)) for model in (mixed, plain))
     assert relative_difference(outputs, expected) < 1e-5
-    with pytest.raises(UserError, match="the weights are bfloat16"):
-        prepare_layers(models.create("mnist_cnn", dtype="bfloat16"))
+    double = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Softmax(dtype="float64", name="double")])
+    widen(double)
+    assert double.get_layer("double").compute_dtype == "float64"
+
+
+@pytest.mark.parametrize(
+    ("head", "limits"), [("float32", {"outputs": 2**-6, "widened": 1e-4}), (None, {"outputs": 2**-6, "widened": 2**-9})]
+)
+def test_the_coarsest_type_decides_what_outputs_may_differ_by(head: str | None, limits: dict[str, float]) -> None:
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Conv2D(2, 3, dtype="mixed_float16")(inputs)
+    model = keras.Model(inputs, keras.layers.Flatten(dtype=head or "mixed_float16")(x))
+    assert tolerances(model) == limits
+
+
+def typed(dtype: str) -> keras.Model:
+    """Return a small model of images of a type, whose preprocessing lies within."""
+    inputs = keras.Input((17, 15, 3), dtype=dtype, name="image")
+    x = keras.layers.Conv2D(4, 3, 2, padding="same")(keras.layers.Rescaling(1 / 255.0)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(3, name="scores")(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("uint8", 0, 255), ("int8", -128, 127), ("int32", 0, 255), ("bool", 0, 1)]
+)
+def test_noise_has_the_inputs_type_and_range(dtype: str, low: int, high: int) -> None:
+    noise = signature_of(typed(dtype), None).noise((64, 64))
+    assert (str(noise.dtype), noise.shape) == (dtype, (3, 17, 15, 3))
+    assert (noise.min(), noise.max()) == (low, high)
+
+
+def test_a_type_that_numpy_lacks_becomes_float32() -> None:
+    signature = signature_of(typed("bfloat16"), None)
+    assert (signature.dtype, signature.output_dtype, signature.output_name) == ("float32", "float32", "scores")
+
+
+def test_onnx_keeps_types_and_names(tmp_path: Path) -> None:
+    needs("torch", "onnx", "onnxscript", "onnxruntime")
+    inputs = keras.Input((17, 15, 3), dtype="uint8", name="an image [é]")
+    x = keras.layers.Conv2D(4, 3, 2, padding="same", dtype="mixed_float16")(keras.layers.Rescaling(1 / 255.0)(inputs))
+    scores = keras.layers.Dense(3, dtype="mixed_float16", name="scores")(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model({"an image [é]": inputs}, {"named [ü]": scores}, name="net [1]")
+    model.compile("sgd", loss=lambda truth, outputs: keras.ops.mean(outputs - truth))
+    compiled = model.get_compile_config
+    path = tmp_path / "a (net) [é].x.onnx"
+    done = export_model(model, path)
+    assert model.get_compile_config == compiled
+    assert len(done.widened) == 2
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,), (result,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape) == ("an image [é]", "tensor(uint8)", ["batch", 17, 15, 3])
+    assert (result.name, result.type, result.shape) == ("named [ü]", "tensor(float16)", ["batch", 3])
+    for batch in (1, 2, 5):
+        images = np.random.default_rng(batch).integers(0, 256, (batch, 17, 15, 3), np.uint8)
+        outputs = session.run(None, {given.name: images})[0]
+        expected = keras.ops.convert_to_numpy(model({given.name: images}, training=False)["named [ü]"])
+        assert relative_difference(outputs, expected.astype("float16")) < 2**-6
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the second process is the same for every backend: once is enough")
+def test_litert_infers_for_images_of_any_size(tmp_path: Path) -> None:
+    """Augmentation is off, the index of the largest is an integer, and odd sizes are padded as they should be."""
+    needs("tensorflow")
+    inputs = keras.Input((None, None, 3), name="an image")
+    x = keras.layers.RandomFlip()(inputs)
+    x = layers.GroupedConv2D(4, 3, 2, "same", groups=1, name="first [é]")(x)
+    x = layers.GroupedConv2D(4, 3, 2, "same", groups=2)(x)
+    model = keras.Model(inputs, keras.ops.argmax(x, -1))
+    assert export_model(model, tmp_path / "any.tflite", "litert").difference == 0
+    from groupwise.backends.tensorflow_export import inspect_litert
+
+    _, run = inspect_litert(tmp_path / "any.tflite")
+    images = np.random.default_rng(3).normal(size=(2, 33, 22, 3)).astype("float32")
+    outputs, expected = run(images), keras.ops.convert_to_numpy(model(images, training=False))
+    assert outputs.dtype == "int32"
+    assert (outputs.shape, (outputs == expected).mean()) == ((2, 9, 6), 1)
+
+
+def simple(layer: Any) -> keras.Model:
+    """Return a model of one layer."""
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, layer(inputs))
+
+
+def quantized() -> keras.Model:
+    """Return a model with an int8 layer."""
+    model = simple(keras.layers.Dense(2, name="head"))
+    model.quantize("int8")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: simple(keras.layers.Conv2D(2, 3, dtype="float64", name="c")), "weight c/kernel is float64"),
+        (lambda: simple(keras.layers.Conv2D(2, 3, dtype="float16", name="c")), "weight c/kernel is float16"),
+        (quantized, r"layer 'head' is quantized \(int8_from_float32\), which ONNX cannot hold"),
+        (lambda: simple(keras.layers.Lambda(lambda x: x, name="own")), "layer 'own' is a Lambda"),
+        (lambda: simple(keras.layers.Rescaling(float("inf"))), "outputs are not finite"),
+        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)]), "begin it with keras.Input"),
+        (lambda: keras.Model(i := keras.Input((8, 8, 3)), [i, keras.ops.relu(i)]), "to one output are exported"),
+    ],
+)
+def test_models_that_are_refused(make: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "choose_writer", lambda form: "torch")
+    with pytest.raises(UserError, match=message):
+        export_model(make(), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []

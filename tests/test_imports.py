@@ -13,7 +13,8 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "files", "machine", "spec", "native", "native_norm", "pooling", "tuning", "routing", "backends"),
+    *("errors", "texts", "console", "files", "hdf5", "machine", "spec", "native", "native_norm", "pooling"),
+    *("tuning", "routing", "sums", "backends"),
     *("algorithms", "measuring", "ops"),
     *(
         "batch_norm",
@@ -30,14 +31,18 @@ ORDER = [
     *("report", "recipes", "rewrite", "explain", "training", "export", "cli"),
 ]
 ALLOWED = {
+    "console": {"texts"},
+    "files": {"errors"},
     "spec": {"errors"},
     "native": {"errors", "spec"},
     "native_norm": {"native"},
     "pooling": {"spec", "native"},
     "tuning": {"errors", "files", "machine", "native"},
     "routing": {"spec", "tuning"},
-    "data": {"errors", "machine"},
-    "report": {"errors", "files"},
+    "data": {"errors", "files", "machine"},
+    "report": {"errors", "files", "texts"},
+    "hdf5": {"errors"},
+    "sums": set(),
 }
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import layers, load_keras_weights, models, pooling
+from groupwise import backends, layers, load_keras_weights, models, pooling
 from tests import poolings
 from tests.frameworks import BACKEND, values_and_gradients
 
@@ -72,7 +72,7 @@ def test_float64_stays_float64(ours, stock, arguments) -> None:
         layers.SqueezeExcite(ratio=2, divisor=2),
         layers.BatchNormalization(momentum=0.9, epsilon=1e-5),
         layers.BatchNormalization(activation="relu6", fused=False),
-        layers.MaxPooling2D(3, 2, ((1, 1), (1, 1))),
+        layers.MaxPooling2D(3, 2, ((1, 1), (1, 1)), algorithm="native"),
         layers.AveragePooling2D(3, 2, ((1, 1), (1, 1))),
     ],
     ids=lambda layer: type(layer).__name__,
@@ -254,6 +254,29 @@ def test_max_pooling_is_the_reference(size: int, padding: Any, dtype: str) -> No
     assert np.all(error <= 2 * poolings.ROUNDING.get(dtype, 2**-10) * expected.bound), error.max()
 
 
+@pytest.mark.skipif(ELSEWHERE, reason="on TensorFlow the core does not pool, and nothing pools channels_first on a CPU")
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_max_pooling_obeys_its_algorithm(data_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Any = backends.active.max_pool
+    pooled: list[Any] = []
+
+    def watched(inputs: Any, spec: Any) -> Any:
+        pooled.append(spec)
+        return real(inputs, spec)
+
+    monkeypatch.setattr(backends.active, "max_pool", watched)
+    inputs, outputs = images(2, 7, 8, 4), {}
+    for algorithm in ("auto", "native", "core"):
+        pooled.clear()
+        layer = layers.MaxPooling2D(3, 2, "same", data_format, algorithm=algorithm)
+        outputs[algorithm] = numpy(layer(inputs))
+        assert bool(pooled) == (algorithm == "core" or (algorithm == "auto" and data_format == "channels_last"))
+    np.testing.assert_array_equal(outputs["core"], outputs["native"])
+    np.testing.assert_array_equal(outputs["auto"], outputs["native"])
+    with pytest.raises(ValueError, match='algorithm="core": inputs of type float16'):
+        layers.MaxPooling2D(2, algorithm="core", dtype="float16")(inputs)
+
+
 def test_depthwise_initialiser_has_the_true_fan_in() -> None:
     """With it a depthwise convolution keeps ReLU activations' second moment; Keras's own shrinks it by the channels."""
     kernel = numpy(layers.DepthwiseHeNormal(seed=1)((3, 3, 512, 2)))
@@ -277,6 +300,13 @@ def test_compiled_training_moves_every_weight() -> None:
         (lambda: layers.GroupedConv2D(9, 3, groups=2), "filters"),
         (lambda: layers.GroupedConv2D(8, 3, padding="full"), "padding"),
         (lambda: layers.GroupedConv2D(8, 3, padding=((1, 1), (1,))), "padding=((1, 1), (1,))"),
+        (lambda: layers.GroupedConv2D(8, 3, algorithm="fast"), "algorithm='fast'"),
+        (lambda: layers.SeparableConv2D(8, 3, algorithm="fast"), "algorithm='fast'"),
+        (lambda: layers.MaxPooling2D(2, algorithm="blocks"), "algorithm='blocks': must be one of auto, native, core"),
+        (lambda: layers.MaxPooling2D(17, algorithm="core")(images(1, 20, 20, 1)), 'algorithm="core": '),
+        (lambda: layers.SqueezeExcite(2, data_format="last"), "data_format='last'"),
+        (lambda: layers.ChannelShuffle(2, data_format="last"), "data_format='last'"),
+        (lambda: layers.PermuteChannels([0], data_format="last"), "data_format='last'"),
         (lambda: layers.SqueezeExcite(0), "ratio=0"),
         (lambda: layers.ChannelShuffle(3)(images(1, 2, 2, 8)), "groups=3"),
         (lambda: layers.GroupedConv2D(6, 3, groups=3)(images(1, 8, 8, 8)), "groups"),

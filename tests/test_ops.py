@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from groupwise import backends, ops
+from groupwise import backends, layers, ops
 from groupwise.algorithms import ALGORITHMS
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.reference import Convolution, same_padding
@@ -144,6 +144,40 @@ def test_separable_convolution_is_the_formula(multiplier: int) -> None:
         expected[:, i, j] = np.einsum("bdeq,deqr,qrk->bk", window, depthwise, weights, dtype="float64")
     outputs = ops.separable_conv2d(inputs, depthwise, pointwise, strides=stride, padding="valid")
     np.testing.assert_allclose(keras.ops.convert_to_numpy(outputs), expected, rtol=1e-4, atol=1e-4)
+
+
+def positive(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).uniform(0.5, 1.5, shape).astype("float32")
+
+
+def test_both_halves_of_a_separable_convolution_obey() -> None:
+    inputs, depthwise, pointwise = positive(1, 6, 6, 4), positive(3, 3, 4, 2), positive(1, 1, 8, 3)
+    expected = keras.ops.convert_to_numpy(
+        ops.separable_conv2d(inputs, depthwise, pointwise, padding="valid", algorithm="native")
+    )
+    for algorithm in ("core", "depthwise_sum", "split_concat", "block_diagonal", "blocks"):
+        outputs = ops.separable_conv2d(inputs, depthwise, pointwise, padding="valid", algorithm=algorithm)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(outputs), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r'algorithm="shifted_sum": needs one input channel a group .* not 8 channels'):
+        ops.separable_conv2d(inputs, depthwise, pointwise, algorithm="shifted_sum")
+    with pytest.raises(ValueError, match=r'algorithm="matmul": the kernel must be 1x1 without padding, not \(3, 3\)'):
+        ops.separable_conv2d(inputs, depthwise, pointwise, algorithm="matmul")
+
+
+def test_the_pointwise_half_runs_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list = []
+
+    def watched(name, function):
+        def run(inputs, kernel, spec):
+            asked.append((name, spec.kernel_shape[:2]))
+            return function(inputs, kernel, spec)
+
+        return run
+
+    for name, function in ALGORITHMS.items():
+        monkeypatch.setitem(ALGORITHMS, name, watched(name, function))
+    layers.SeparableConv2D(3, 3, algorithm="native")(positive(1, 6, 6, 4))
+    assert asked == [("native", (3, 3)), ("native", (1, 1))]
 
 
 def test_the_worked_example() -> None:

@@ -148,7 +148,8 @@ def test_wrong_arrays_are_refused() -> None:
 
 def test_windows_of_more_places_than_a_byte_counts_are_refused() -> None:
     most, larger = (pooling.window((1, 40, 40, 2), size, (1, 1)) for size in ((16, 16), (16, 17)))
-    assert (pooling.is_supported(most), pooling.is_supported(larger)) == (True, False)
+    assert pooling.objection((16, 16), "float32") is None
+    assert "at most 256 pixels" in str(pooling.objection((16, 17), "float32"))
     check(most, 3, [native.instruction_set()], 2)
     with pytest.raises(ValueError, match="the core refuses"):
         pooling.max_pool(np.zeros((1, 40, 40, 2), "float32"), larger)

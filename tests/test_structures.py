@@ -164,6 +164,11 @@ def test_kernels_of_both_kinds_give_the_reference_sums() -> None:
     np.testing.assert_array_equal(kernels.grouped_of_dense(kernels.dense_of_grouped(grouped, 2), 2), grouped)
 
 
+def test_a_model_without_products_has_none_to_save() -> None:
+    model = model_of(layers.ReLU())
+    assert rewrite.report_of(rewrite.dense_to_separable(model, 2)).notes == []
+
+
 def test_wrong_arguments_are_said() -> None:
     model = model_of(layers.Conv2D(4, 3))
     with pytest.raises(UserError, match="rank=0: must be at least 1"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,14 @@ from rich.console import Console
 
 from groupwise import models
 from groupwise.data import Dataset, ImageBatches, load_dataset
+from groupwise.data.record import record_of
 from groupwise.errors import UserError
-from groupwise.training import RunSummary, load_network, make_plan, predict_images, read_plan, train
+from groupwise.files import write_text
+from groupwise.training import RunSummary, extend_plan, load_network, make_plan, predict_images, read_plan, train
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
-from groupwise.training.folder import RunFolder
+from groupwise.training.folder import RunFolder, write_json
+from groupwise.training.interruption import SIGNALS, Interruption
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
 from groupwise.training.plan import Plan, build_network, default_recipe, fastest_dtype
 from groupwise.training.stopped import Diverged, Interrupted
@@ -55,7 +59,16 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     summary = _train(dataset, tmp_path / "run", bars.recipe(epochs=10))
     assert summary.test_accuracy > 0.6
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("recipe.json", "environment.json", "metrics.csv", "last.keras", "best.keras", "curves.png", "summary.json")
+        *(
+            "recipe.json",
+            "split.json",
+            "environment.json",
+            "metrics.csv",
+            "last.keras",
+            "best.keras",
+            "curves.png",
+            "summary.json",
+        )
     }
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == summary.test_accuracy
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -63,6 +76,8 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     assert environment["versions"]["keras"] == keras.__version__
     rows = RunFolder(tmp_path / "run").read_metrics()
     assert [row["epoch"] for row in rows] == list(range(1, 11))
+    for row in rows:  # 96 images in batches of 16
+        assert row["images_per_second"] * row["seconds"] == pytest.approx(96, rel=1e-4)
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
     assert rows[-1]["learning_rate"] < 0.01 < rows[2]["learning_rate"]
     assert rows[-1]["test_accuracy"] == pytest.approx(summary.test_accuracy, abs=1e-5)
@@ -94,19 +109,153 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path:
     assert _resume(dataset, tmp_path / "parts").test_accuracy == parts.test_accuracy  # nothing is left to do
 
 
-def test_an_interruption_in_the_first_epoch_leaves_nothing(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_run_killed_in_its_first_epoch_begins_again_from_its_weights(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    _train(dataset, tmp_path / "first", bars.recipe(epochs=1))
+    plan = make_plan(dataset, "x", bars.recipe(epochs=1), weights=str(tmp_path / "first"))
+    whole = train(plan, dataset, tmp_path / "run", console=Console(file=io.StringIO()))
+    for name in ("last.keras", "best.keras", "metrics.csv", "summary.json", "curves.png"):
+        (tmp_path / "run" / name).unlink()
+    assert _resume(dataset, tmp_path / "run").test_loss == pytest.approx(whole.test_loss, rel=1e-4)
+
+
+def _go_on(dataset: Dataset, folder: Path, epochs: int, restart: bool = False, file: Any = None) -> RunSummary:
+    finished = len(RunFolder(folder).read_metrics())
+    plan = extend_plan(read_plan(folder), finished, epochs, restart)
+    return train(plan, dataset, folder, resume=True, console=Console(file=file or io.StringIO()))
+
+
+def _rates(folder: Path) -> list[float]:
+    return [row["learning_rate"] for row in RunFolder(folder).read_metrics()]
+
+
+def test_a_finished_run_goes_on_as_if_it_had_been_planned_so(tiny: str, tmp_path: Path) -> None:
+    changes = {"model_arguments": {"dropout": 0.2}, "average": 0.9, "optimizer": "adamw", "optimizer_options": {}}
+    recipe = bars.recipe(**changes, schedule="constant", warm_up=0.0)
+    dataset = bars.dataset(tmp_path)
+    whole = _train(dataset, tmp_path / "whole", recipe)
+    _train(dataset, tmp_path / "parts", replace(recipe, epochs=2))
+    first = RunFolder(tmp_path / "parts").read_metrics()
+    parts = _go_on(dataset, tmp_path / "parts", 4)
+    for one, other in zip(
+        bars.weights(tmp_path / "whole" / "last.keras"), bars.weights(tmp_path / "parts" / "last.keras"), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+    rows = RunFolder(tmp_path / "parts").read_metrics()
+    assert rows[:2] == first
+    assert (len(rows), parts.epochs, read_plan(tmp_path / "parts").recipe.epochs) == (4, 4, 4)
+    assert parts.best_epoch == whole.best_epoch
+    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["epochs"] == 4
+
+
+def test_the_rate_beyond_the_end_is_continued_or_begun_anew(tiny: str, tmp_path: Path) -> None:
+    """A cosine with warm-up: what the rates must be, other runs of as many epochs tell."""
+    dataset = bars.dataset(tmp_path)
+    _train(dataset, tmp_path / "two", bars.recipe(epochs=2))
+    _train(dataset, tmp_path / "four", bars.recipe(epochs=4))
+    two, four = _rates(tmp_path / "two"), _rates(tmp_path / "four")
+    for name in ("continued", "anew"):
+        shutil.copytree(tmp_path / "two", tmp_path / name)
+    _go_on(dataset, tmp_path / "continued", 4)
+    assert _rates(tmp_path / "continued") == [*two, *four[2:]]
+    assert four[2] > 0.01
+    with pytest.raises(Interrupted, match="after epoch 3 of 4"):
+        _go_on(dataset, tmp_path / "anew", 4, restart=True, file=CtrlC("epoch 3/4"))
+    assert not (tmp_path / "anew" / "summary.json").exists()  # of another end
+    assert _resume(dataset, tmp_path / "anew").epochs == 4
+    assert _rates(tmp_path / "anew") == [*two, *two]
+    # A third end, of a run that was begun anew once; and an earlier one than was planned.
+    with pytest.raises(Interrupted):
+        _go_on(dataset, tmp_path / "anew", 7, file=CtrlC("epoch 5/7"))
+    assert _go_on(dataset, tmp_path / "anew", 6).epochs == 6
+    assert _rates(tmp_path / "anew")[5] == four[3]
+    for arguments, says in (
+        ((5,), "--epochs 5: the run has finished 6 epochs: they can become more, not fewer"),
+        ((6, True), "--schedule restart: none of the run's 6 epochs is left: ask for more with --epochs"),
+    ):
+        with pytest.raises(UserError, match=says):
+            _go_on(dataset, tmp_path / "anew", *arguments)
+
+
+@pytest.mark.parametrize("number", [number for number in SIGNALS if number.name != "SIGBREAK"])
+def test_an_interruption_in_the_first_epoch_leaves_nothing(
+    number: int, tiny: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     dataset = bars.dataset(tmp_path)
     original = ImageBatches.__getitem__
 
     def interrupt(batches: ImageBatches, index: int) -> Any:
         if index == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return original(batches, index)
 
     monkeypatch.setattr(ImageBatches, "__getitem__", interrupt)
-    with pytest.raises(Interrupted, match="nothing was kept"):
-        _train(dataset, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Interrupted, match="nothing was kept") as caught:
+        _train(dataset, tmp_path / "new" / "run")
+    assert caught.value.exit_code == 128 + number
+    assert not (tmp_path / "new").exists()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_signal_does_not_wait_for_the_step_and_an_ignored_one_is_none() -> None:
+    interruption = Interruption()
+    with interruption:
+        signal.raise_signal(signal.SIGTERM)
+        assert (interruption.requested, interruption.number) == (True, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Interruption() as unheard:
+            signal.raise_signal(signal.SIGTERM)
+        assert not unheard.requested
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(tiny: str, tmp_path: Path) -> None:
+    dataset, folder = bars.dataset(tmp_path), RunFolder(tmp_path / "run")
+    first = _train(dataset, tmp_path / "first", bars.recipe(epochs=10))
+    with folder.at_work(), pytest.raises(UserError, match=r"another training is at work in .*run: wait for its end"):
+        _train(dataset, folder.path)
+    assert not folder.path.exists()
+    folder.path.mkdir()
+    for name in (".lock", ".partial-0123abcd.keras"):
+        (folder.path / name).write_text("half a mod")
+    plan = make_plan(dataset, "x", bars.recipe(epochs=1, learning_rate=1e-6), weights=str(tmp_path / "first"))
+    folder.open(resume=False)
+    # It was killed in its first epoch: what it was to start from is still where it starts.
+    write_json(folder.split, record_of(dataset).as_dict())
+    write_json(folder.recipe, plan.as_dict())
+    second = _resume(dataset, folder.path)
+    assert second.test_accuracy == pytest.approx(first.test_accuracy, abs=0.1)
+    assert not any(path.name.startswith(".") for path in folder.path.iterdir())
+    assert (tmp_path / "first" / "last.keras").exists()
+
+
+def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            if "epoch" in text:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    dataset = bars.dataset(tmp_path)
+
+    def full(path: Path, text: str) -> None:
+        if path.name == "summary.json":
+            raise UserError(f"{path} cannot be written: no space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr("groupwise.training.folder.write_text", full)
+    with pytest.raises(UserError, match=r"summary.json cannot be written: .*last.keras holds the model after epoch 2"):
+        _train(dataset, tmp_path / "run", bars.recipe(epochs=2), Full())
+    monkeypatch.undo()
+    monkeypatch.setitem(models.variants(), "tiny", bars.VARIANT)
+    assert _resume(dataset, tmp_path / "run").epochs == 2
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
@@ -157,11 +306,14 @@ def test_broken_images_are_named_and_counted_and_many_stop_the_training(tiny: st
     root = bars.write_folder(tmp_path / "bars")
     files = sorted((root / "train").rglob("*.png"))
     files[0].write_bytes(b"")
-    summary = _train(load_dataset(root), tmp_path / "run", bars.recipe(epochs=1))
-    assert [name for name, _ in summary.broken_images] == ["train/across/000.png"]
-    for file in files[1:5]:
+    sorted((root / "test").rglob("*.png"))[0].write_text("a text")
+    # Batches of one image, and so one of the test without any.
+    summary = _train(load_dataset(root), tmp_path / "run", bars.recipe(epochs=1, batch_size=1))
+    assert [name for name, _ in summary.broken_images] == ["train/across/000.png", "test/across/000.png"]
+    assert summary.test_images == 29
+    for file in files[1:12]:
         file.write_bytes(file.read_bytes()[:60])
-    with pytest.raises(UserError, match="5 of 111 images are broken, which is over 1%"):
+    with pytest.raises(UserError, match="12 of 111 images are broken, more than the 10 that are skipped"):
         _train(load_dataset(root), tmp_path / "other", bars.recipe(epochs=1))
     assert not (tmp_path / "other").exists()
 
@@ -207,6 +359,8 @@ def test_the_schedule(shape: str) -> None:
     middle = {"cosine": 1 + np.cos(np.pi / 3), "linear": 4 / 3, "constant": 2.0}[shape]
     assert rates[10] == pytest.approx(middle)
     assert WarmUpThenDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
+    later = WarmUpThenDecay(2.0, 5, 20, shape, first_step=7)
+    assert [float(later(step)) for step in (6, 7, 17)] == [rates[0], rates[0], rates[10]]
 
 
 def test_the_optimizer_decays_kernels_alone(tiny: str) -> None:

@@ -86,8 +86,12 @@ def test_a_read_array_outlives_the_file_and_is_its_readers_own(tmp_path):
 def test_what_cannot_be_a_weight_file(tmp_path):
     assert "does not exist" in refusal(tmp_path / "a.pth")
     assert "is a folder" in refusal(tmp_path)
-    (tmp_path / "a.ckpt").write_bytes(b"")
-    assert ".safetensors, .pth, .pt, .bin, .tar, .h5, .hdf5, .npz" in refusal(tmp_path / "a.ckpt")
+    (tmp_path / "a.tflite").write_bytes(b"")
+    assert ".safetensors, .pth, .pt, .bin, .tar, .ckpt, .h5, .hdf5, .npz" in refusal(tmp_path / "a.tflite")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    assert "lists the parts of weights in several files" in refusal(tmp_path / "model.safetensors.index.json")
+    (tmp_path / "zero_to_fp32.py").write_text("")
+    assert "DeepSpeed wrote it: its zero_to_fp32.py makes one file" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "a.pth.tar", "a.h5", "a.npz"])

@@ -1,9 +1,17 @@
 """PyTorch's files: the weights in any checkpoint are found, and nothing that a pickle holds is ever run."""
 
+import argparse
+import collections
+import datetime
+import decimal
+import enum
+import functools
 import io
+import pathlib
 import pickle
 import sys
 import tarfile
+import uuid
 import zipfile
 from collections import OrderedDict
 
@@ -12,6 +20,8 @@ import pytest
 import torch
 
 import groupwise.backends
+import tests.weight_files
+from groupwise.weights.files import open_weights
 from tests.weight_files import Evil, read_all, refusal, write_old_torch, write_safetensors, write_torch
 
 VALUES = {"conv1.weight": np.arange(72, dtype=np.float32).reshape(8, 1, 3, 3), "conv1.bias": np.ones(8, np.float32)}
@@ -38,23 +48,98 @@ def test_a_bare_pickle_is_refused(tmp_path, protocol):
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.parametrize("place", ["beside", "weight"])
+def test_a_call_that_is_not_made(tmp_path, place):
+    """What a file would call is never called; where weights would come of it, they are refused."""
+    marker = tmp_path / "marker"
+    evil = Evil(marker, tests.weight_files.touch)
+    torch.save({"conv1.weight": torch.ones(2), "conv1.bias" if place == "weight" else "x": evil}, tmp_path / "a.pth")
+    if place == "weight":
+        said = refusal(tmp_path / "a.pth")
+        assert "its 'conv1.bias' is no plain tensor but a tests.weight_files.touch; load it where" in said
+    else:
+        assert read_all(tmp_path / "a.pth").keys() == {"conv1.weight"}
+    assert not marker.exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert marker.exists()
+
+
+class Settings(dict[str, object]):
+    """A dictionary with a state, as libraries of configurations have them."""
+
+    frozen = False
+
+
+class Hooks(list[object]):
+    pass
+
+
+class Mode(enum.Enum):
+    TRAIN = 1
+
+
+def odd_objects():
+    """Return what training programs leave in checkpoints beside the weights."""
+    settings = Settings(lr=0.1, inner=Settings(momentum=0.9))
+    settings.frozen = True
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    return {
+        "args": argparse.Namespace(lr=0.1, mode=Mode.TRAIN, output=pathlib.PurePosixPath("/runs")),
+        "config": settings,
+        "counts": [collections.Counter("aab"), collections.defaultdict(list, a=[1]), collections.deque([1, 2])],
+        "hooks": Hooks([odd_objects, functools.partial(max, 1), dict]),
+        "metric": [np.float64(71.2), np.float32(1), np.arange(3), np.dtype("float32"), np.bool_(True)],
+        "random": [np.random.RandomState(0).get_state(), torch.get_rng_state(), np.random.default_rng(0)],
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        "optimizer": optimizer.state_dict(),
+        "when": [datetime.datetime(2024, 1, 2), datetime.timedelta(3), decimal.Decimal(1), uuid.UUID(int=3)],
+        "plain": [2**70, 1j, {1, 2}, frozenset([1]), b"x", bytearray(b"y"), slice(1), ..., None, torch.Size([1])],
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_beside_the_weights_are_passed_over(tmp_path, zipped):
+    content = {**odd_objects(), "state_dict": {"weight": torch.arange(3.0)}, "hyper_parameters": odd_objects()}
+    torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    read = read_all(tmp_path / "a.ckpt")
+    assert list(read) == ["weight"]
+    np.testing.assert_array_equal(read["weight"], [0, 1, 2])
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickled_module_is_refused(tmp_path, zipped):
-    torch.save(torch.nn.Conv2d(3, 4, 1), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    assert "a program or objects other than tensors (torch.nn.modules.conv.Conv2d)" in refusal(tmp_path / "a.pt")
+    module = torch.nn.Conv2d(3, 4, 1)
+    what = "torch.nn.modules.conv.Conv2d" if zipped else "module"
+    for content in (module, {"model": module, "epoch": 3}):
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        said = refusal(tmp_path / "a.pt")
+        assert f"a whole {what}, which is rebuilt only by running its program; load it where it was written" in said
+    torch.save({"ema": module, "model": {"weight": torch.ones(2)}}, tmp_path / "a.pt")
+    assert list(read_all(tmp_path / "a.pt")) == ["weight"]
+
+
+class Painted(torch.Tensor):
+    """A tensor of somebody's own class."""
+
+
+def test_tensors_of_somebodys_own_class_are_refused(tmp_path):
+    torch.save({"weight": torch.ones(2).as_subclass(Painted)}, tmp_path / "a.pt")
+    assert f"classes of somebody's own ({__name__}.Painted)" in refusal(tmp_path / "a.pt")
+    torch.save({"a.weight": np.ones(2)}, tmp_path / "a.pt")
+    assert "its 'a.weight' is no plain tensor but a numpy" in refusal(tmp_path / "a.pt")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_program_is_refused(tmp_path):
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), tmp_path / "a.pt")
-    assert "refused, since its parts are compressed, as a program's are" in refusal(tmp_path / "a.pt")
+    assert "refused, since it is a compiled program (TorchScript" in refusal(tmp_path / "a.pt")
 
 
 def test_a_tar_file_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.pth.tar", "w") as archive:
         for name in ("storages", "tensors", "pickle"):
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-    assert "a program or objects other than tensors" in refusal(tmp_path / "a.pth.tar")
+    assert "refused, since it is a tar archive: unpack it" in refusal(tmp_path / "a.pth.tar")
 
 
 def test_compressed_parts_are_refused(tmp_path):
@@ -73,6 +158,9 @@ def test_compressed_parts_are_refused(tmp_path):
         (lambda w: {"state_dict": w(1), "state_dict_ema": w(2)}, 2),
         (lambda w: {"model": w(1), "model_ema": w(2), "lr": torch.ones(1)}, 2),
         (lambda w: {"model": w(1), "model_ema": None, "args": {"lr": 0.1}}, 1),
+        (lambda w: {"net": w(1), "ema": {"decay": torch.tensor(0.9)}, "optimizer": {"state": {}}}, 1),
+        (lambda w: {"model_state_dict": w(1), "ema": {"shadow": [torch.ones(2)]}}, 1),
+        (lambda w: {"weights": w(1), "ema": {"state_dict": w(2)}}, 2),
         (lambda w: {"model": {"state_dict": w(3)}}, 3),
         (lambda w: OrderedDict(w(4), model=torch.ones(1)), 4),
     ],
@@ -84,6 +172,14 @@ def test_nested_checkpoints(tmp_path, wrap, chosen):
     torch.save(wrap(weights), tmp_path / "a.pth")
     assert read_all(tmp_path / "a.pth")["weight"].tolist() == [chosen, chosen]
     assert read_all(tmp_path / "a.pth").keys() <= {"weight", "model"}
+
+
+@pytest.mark.parametrize(("name", "other"), [("state_dict_ema", "state_dict"), ("ema", "model")])
+def test_averaged_weights_are_said_to_be_taken(tmp_path, name, other):
+    torch.save({other: {"weight": torch.ones(2)}, name: {"weight": torch.zeros(2)}}, tmp_path / "a.pth")
+    with open_weights(tmp_path / "a.pth") as file:
+        assert file.note == f"the averaged weights ({name}) are taken, not those beside them ({other})"
+        assert file.read("weight").tolist() == [0, 0]
 
 
 def test_a_checkpoint_that_holds_itself(tmp_path):

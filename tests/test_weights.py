@@ -12,8 +12,9 @@ import pytest
 
 from groupwise import models
 from groupwise.errors import UserError
+from groupwise.models.pretrained import create_pretrained
 from groupwise.weights import imagenet_classes, input_of
-from groupwise.weights.published import canonical_keys
+from groupwise.weights.keys import COUNTERS, canonical_keys, recognise
 from tests import parity
 from tests.parity_cases import CASES, Case
 from tests.published import pytorchcv_file
@@ -40,14 +41,57 @@ def test_every_value_goes_into_its_own_variable(tmp_path: Path) -> None:
     assert network.metadata["class_names"][3] == "cat"
 
 
-def test_prefixes_and_counters_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "beside", "note"),
+    [
+        ("module.", {}, None),
+        ("_orig_mod.module.model.", {"_orig_mod.module.n_averaged": 3}, None),
+        ("model.", {"criterion.weight": np.ones(5)}, "left unread, since it lies beside the network: criterion.weight"),
+        ("net.backbone.", {"net.neck.weight": np.ones((3, 3)), "total_ops": 1}, "net.neck.weight"),
+        ("student.", {}, None),
+    ],
+)
+def test_a_network_within_something_else(tmp_path: Path, prefix: str, beside: dict[str, Any], note: str | None) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", TINY)
-    renamed = {f"module.{key}": value for key, value in np.load(path).items()}
-    renamed["module.features.init_block.bn.num_batches_tracked"] = np.array(7)
-    np.savez(tmp_path / "parallel.npz", **renamed)
-    plain, parallel = (models.create(TINY, weights=tmp_path / f"{name}.npz") for name in ("weights", "parallel"))
-    for a, b in zip(plain.get_weights(), parallel.get_weights(), strict=True):
+    renamed = {f"{prefix}{key}": value for key, value in np.load(path).items()}
+    renamed |= {f"{prefix}features.init_block.bn.{counter}": np.array(7) for counter in COUNTERS}
+    np.savez(tmp_path / "within.npz", **renamed, **beside)
+    plain, (within, said) = models.create(TINY, weights=path), create_pretrained(TINY, tmp_path / "within.npz")
+    for a, b in zip(plain.get_weights(), within.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert said == note or (note and said and said.endswith(note))
+
+
+TORCHVISION = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight", "fc.weight")
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "chosen", "note"),
+    [
+        (
+            ("model.", "ema_model."),
+            "ema_model.",
+            "the averaged weights below ema_model. are taken, not those below model.",
+        ),
+        (("", "model_ema.module."), "model_ema.module.", "not those below no prefix"),
+        (("model.", "criterion.net."), "model.", "the weights below model. are taken, not those below criterion.net."),
+        (("", "loss.net."), "", "the weights below no prefix are taken, not those below loss.net."),
+        (("model.", "model.loss."), "model.", "not those below model.loss."),
+    ],
+)
+def test_which_of_two_networks_is_taken(prefixes: tuple[str, ...], chosen: str, note: str) -> None:
+    """The averaged one, as timm does; else the one in a plain wrapper, such as a loss's beside it is not."""
+    keys = [prefix + key for prefix in prefixes for key in TORCHVISION]
+    found = recognise("a.pth", "ResNet", keys)
+    assert found.keys == {key: chosen + key for key in TORCHVISION}
+    assert found.note is not None
+    assert found.note.endswith(note)
+
+
+def test_two_networks_of_which_none_is_meant_are_refused() -> None:
+    keys = [prefix + key for prefix in ("encoder_q.", "encoder_k.") for key in TORCHVISION]
+    with pytest.raises(UserError, match=re.escape("several networks of this kind, below encoder_q., encoder_k.: save")):
+        recognise("a.pth", "ResNet", keys)
 
 
 def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path: Path) -> None:
@@ -228,7 +272,7 @@ def test_a_file_without_a_head(tmp_path: Path) -> None:
 
 
 def test_canonical_keys_of_three_frameworks() -> None:
-    assert list(canonical_keys(["module._orig_mod.fc.weight"])) == ["fc.weight"]
+    assert list(canonical_keys(["fc.weight", "bn.num_batches_tracked"])) == ["fc.weight"]
     keras_keys = canonical_keys(
         ["conv1_bn.gamma", "conv1_bn.moving_variance", "probs.kernel", "x_2_conv.depthwise_kernel"]
     )

@@ -1,5 +1,6 @@
 """A network, a data set and a recipe so small that a whole training takes a second."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,15 @@ def write_folder(root: Path, train: int = 111, test: int = 30) -> Path:
             folder = root / role / ("across", "down", "slant")[label]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{index:03}.png")
+    return root
+
+
+def write_classes(root: Path, numbers: range, classes: Sequence[str] = ("across", "down", "slant")) -> Path:
+    """Write bars as root/<class>/<number>.png, every one another image."""
+    for number in numbers:
+        for name, image in zip(classes, bars(3, seed=number)[0], strict=False):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(root / name / f"{number:03}.png")
     return root
 
 

@@ -1,5 +1,7 @@
 """Writers of weight files in every format that is read, and the sentence with which a file is refused."""
 
+from pathlib import Path
+
 import h5py
 import ml_dtypes
 import numpy as np
@@ -47,6 +49,7 @@ FORMATS = [
     ("a.pt", write_torch),
     ("a.bin", write_torch),
     ("a.pth.tar", write_torch),
+    ("a.ckpt", write_torch),
     ("a.PTH", write_old_torch),
     ("a.h5", write_hdf5),
     ("a.hdf5", write_hdf5),
@@ -73,11 +76,16 @@ def refusal(path):
 class Evil:
     """A pickle of it creates the file `marker` when it is loaded."""
 
-    def __init__(self, marker):
-        self.marker = marker
+    def __init__(self, marker, function=open):
+        self.marker, self.function = marker, function
 
     def __reduce__(self):
-        return open, (str(self.marker), "w")
+        return self.function, (str(self.marker), "w")
+
+
+def touch(name, mode):
+    """Create a file, as `open` does, in a module that is not known to act on the machine."""
+    Path(name).open(mode).close()
 
 
 def flip(path, found):

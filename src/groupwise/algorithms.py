@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import keras
 from keras import ops
 
 from groupwise import backends
 from groupwise.routing import explain
 from groupwise.spec import ConvSpec
+from groupwise.sums import accumulator
 
 # Wider blocks multiply more zeros. Forward and gradients, of 32, 64, 128, 256 and all channels in a block, 32 was the
 # fastest on JAX for ResNeXt-50's convolutions of stride 1; at stride 2, 64 was up to 1.3 times as fast in two of three.
@@ -28,8 +30,13 @@ def core(inputs: Any, kernel: Any, spec: ConvSpec, *epilogue: Any) -> Any:
     """Return the C core's convolution (csrc), with what follows it: bias, residual, activation.
 
     Raises:
-        ValueError: where the core is not available.
+        ValueError: for float64, whose precision would be lost, and where the core is not available.
     """
+    if spec.dtype == "float64":
+        raise ValueError(
+            'algorithm="core": it computes in float32, the inputs or the kernel are float64; cast them to float32, or '
+            'choose another algorithm ("auto" and "native" compute in float64)'
+        )
     if not backends.active.core.is_available():
         raise ValueError('algorithm="core": the C core is not built, does not load here, or GROUPWISE_CORE is 0')
     return backends.active.core.convolve(inputs, kernel, spec, *epilogue)
@@ -51,7 +58,7 @@ def depthwise_sum(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     outputs = native(inputs, depthwise_kernel, depthwise)
     size = ops.shape(outputs)[:3]
     outputs = ops.reshape(outputs, (*size, spec.groups, group_width, multiplier))
-    total = ops.sum(ops.cast(outputs, _accumulator(spec)), axis=4)
+    total = ops.sum(ops.cast(outputs, accumulator(spec.dtype)), axis=4)
     return ops.cast(ops.reshape(total, (*size, out_channels)), spec.dtype)
 
 
@@ -105,7 +112,8 @@ def matmul(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
         return blocks(inputs, kernel, spec)
     inputs = inputs[:, :: spec.strides[0], :: spec.strides[1], :]
     size = ops.shape(inputs)[:3]
-    outputs = ops.matmul(ops.reshape(inputs, (-1, spec.in_channels)), kernel[0, 0])
+    # Not ops.matmul, which on PyTorch makes float32 of float64.
+    outputs = ops.reshape(inputs, (-1, spec.in_channels)) @ kernel[0, 0]
     return ops.reshape(outputs, (*size, spec.out_channels))
 
 
@@ -118,9 +126,14 @@ def shifted_sum(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     _, height, width, out_channels = spec.output_shape
     padding = spec.explicit_padding
     if spec.group_width != 1 or padding is None or height is None or width is None:
-        raise ValueError('algorithm="shifted_sum": needs one input channel a group and a known height and width')
+        raise ValueError(
+            f'algorithm="shifted_sum": needs one input channel a group and a known height and width, not '
+            f"{spec.group_width} channels and an image of {spec.input_shape[1:3]}"
+        )
     multiplier = out_channels // spec.groups
-    padded = ops.pad(inputs, ((0, 0), *padding, (0, 0)))
+    # Cast before it is shifted, so that the shifts' gradients are added in the wider type too.
+    wide = accumulator(spec.dtype)
+    padded, kernel = ops.pad(ops.cast(inputs, wide), ((0, 0), *padding, (0, 0))), ops.cast(kernel, wide)
     if multiplier > 1:
         padded = ops.repeat(padded, multiplier, axis=-1)
     total: Any = 0
@@ -129,13 +142,8 @@ def shifted_sum(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
             top, left = row * spec.dilation_rate[0], column * spec.dilation_rate[1]
             bottom, right = top + (height - 1) * spec.strides[0] + 1, left + (width - 1) * spec.strides[1] + 1
             shifted = padded[:, top : bottom : spec.strides[0], left : right : spec.strides[1]]
-            total += ops.cast(shifted, _accumulator(spec)) * ops.cast(kernel[row, column, 0], _accumulator(spec))
+            total += shifted * kernel[row, column, 0]
     return ops.cast(total, spec.dtype)
-
-
-def _accumulator(spec: ConvSpec) -> str:
-    """Return the type to add in: half-precision sums of many terms would lose their last bits."""
-    return "float32" if spec.dtype in ("float16", "bfloat16") else spec.dtype
 
 
 def _groups_per_block(spec: ConvSpec) -> int:
@@ -187,8 +195,11 @@ def convolve(
 
 
 def finish(outputs: Any, bias: Any, residual: Any, activation: str) -> Any:
-    """Return activation(outputs + bias + residual); either may be None, and is broadcast."""
-    for extra in (bias, residual):
-        if extra is not None:
-            outputs = ops.add(outputs, extra)
-    return ACTIVATIONS[activation](outputs)
+    """Return activation(outputs + bias + residual), of the outputs' type; either may be None, the bias is broadcast."""
+    dtype = keras.backend.standardize_dtype(outputs.dtype)
+    if bias is not None:
+        # The bias's gradient is a sum over all pixels, in the type that it is added in.
+        outputs = ops.add(outputs, ops.cast(bias, accumulator(dtype)))
+    if residual is not None:
+        outputs = ops.add(outputs, residual)
+    return ops.cast(ACTIVATIONS[activation](outputs), dtype)

@@ -6,8 +6,10 @@ takes `((top, bottom), (left, right))`, and `algorithm` names how the convolutio
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 from keras import ops
 
@@ -15,11 +17,20 @@ from groupwise import backends
 from groupwise.algorithms import finish
 from groupwise.batch_norm import CORE_ACTIVATIONS
 from groupwise.batch_norm import BatchNormalization as BatchNormalization
-from groupwise.ops import channel_shuffle, depthwise_conv2d, grouped_conv2d, separable_conv2d
+from groupwise.hdf5 import check_hdf5
+from groupwise.ops import (
+    channel_shuffle,
+    checked_algorithm,
+    checked_data_format,
+    depthwise_conv2d,
+    grouped_conv2d,
+    separable_conv2d,
+)
 from groupwise.permuting import PermuteChannels as PermuteChannels
 from groupwise.pooling_layers import AveragePooling2D as AveragePooling2D
 from groupwise.pooling_layers import MaxPooling2D as MaxPooling2D
 from groupwise.spec import ConvSpec, Padding, normalise_padding, stock_padding
+from groupwise.sums import accumulator, mean
 
 Shape = tuple[int | None, ...]
 _register = keras.saving.register_keras_serializable("groupwise")
@@ -32,7 +43,7 @@ class _Convolution2D:
     algorithm: str
 
     def _set_padding(self: Any, padding: object, algorithm: str) -> None:
-        self.padding, self.algorithm = normalise_padding(padding), algorithm
+        self.padding, self.algorithm = normalise_padding(padding), checked_algorithm(algorithm)
         if not backends.xla_compiles():
             # Keras then runs the model without XLA, and says so.
             self.supports_jit = False
@@ -41,11 +52,12 @@ class _Convolution2D:
         names = ("strides", "padding", "dilation_rate", "data_format", "algorithm")
         return {name: getattr(self, name) for name in names}
 
-    def _run(self: Any, operation: Callable[..., Any], residual: Any) -> Any:
+    def _run(self: Any, operation: Callable[..., Any], residual: Any, then: str | None, zeros: Any) -> Any:
         """Return activation(`operation` + bias + residual), in one call where the operation knows the activation."""
-        activation = CORE_ACTIVATIONS.get(self.activation)
+        activation = then or CORE_ACTIVATIONS.get(self.activation)
+        options = {**self._options(), **({} if zeros is None else {"padding": zeros})}
         bias = self.bias if self.use_bias else None
-        outputs = operation(**self._options(), bias=bias, residual=residual, activation=activation)
+        outputs = operation(**options, bias=bias, residual=residual, activation=activation)
         return outputs if activation or self.activation is None else self.activation(outputs)
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
@@ -89,7 +101,8 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
 
     Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise. `call`
     also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With ReLU, ReLU6
-    or no activation the C core computes it in one call.
+    or no activation the C core computes it in one call. For one call, `then` ("relu", "relu6") stands for a layer's own
+    linear activation, and `zeros`, ((top, bottom), (left, right)), for its padding.
 
     Raises:
         ValueError: where groups does not divide the channels, or an argument is not one of its values.
@@ -112,11 +125,11 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
         super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any, residual: Any = None) -> Any:
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
         if type(self).convolution_op is GroupedConv2D.convolution_op:
-            return self._run(partial(grouped_conv2d, inputs, self.kernel, self.groups), residual)
+            return self._run(partial(grouped_conv2d, inputs, self.kernel, self.groups), residual, then, zeros)
         # A subclass's own, as Keras's documentation shows it for weight standardisation.
-        return self._run(partial(_finish, self.convolution_op(inputs, self.kernel)), residual)
+        return self._run(partial(_finish, self.convolution_op(inputs, self.kernel)), residual, then, None)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         return grouped_conv2d(inputs, kernel, self.groups, **self._options())
@@ -147,16 +160,16 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any, residual: Any = None) -> Any:
-        return self._run(partial(depthwise_conv2d, inputs, self.kernel), residual)
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+        return self._run(partial(depthwise_conv2d, inputs, self.kernel), residual, then, zeros)
 
 
 @_register
 class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
     """`keras.layers.SeparableConv2D` with explicit padding and a choice of algorithm; any depth multiplier.
 
-    Args, shapes and errors: Keras's; `padding` and `algorithm` as for `GroupedConv2D`, for the depthwise step;
-    `residual` likewise, after the second.
+    Args, shapes and errors: Keras's; `padding` as for `GroupedConv2D`, for the depthwise step; `algorithm` likewise,
+    for both steps; `residual` after the second.
 
     Examples:
         >>> SeparableConv2D(4, 3, depth_multiplier=4).compute_output_shape((1, 8, 8, 3))
@@ -176,8 +189,9 @@ class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
         super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any, residual: Any = None) -> Any:
-        return self._run(partial(separable_conv2d, inputs, self.depthwise_kernel, self.pointwise_kernel), residual)
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+        operation = partial(separable_conv2d, inputs, self.depthwise_kernel, self.pointwise_kernel)
+        return self._run(operation, residual, then, zeros)
 
 
 @_register
@@ -196,7 +210,7 @@ class ChannelShuffle(keras.layers.Layer):
     def __init__(self, groups: int, inverse: bool = False, data_format: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.groups, self.inverse = groups, inverse
-        self.data_format = data_format or keras.config.image_data_format()
+        self.data_format = checked_data_format(data_format)
 
     def call(self, inputs: Any) -> Any:
         return channel_shuffle(inputs, self.groups, self.inverse, self.data_format)
@@ -217,6 +231,22 @@ def reduced_width(channels: int, ratio: int, divisor: int = 1) -> int:
         (4, 8)
     """
     return max(divisor, (2 * channels + divisor * ratio) // (2 * divisor * ratio) * divisor)
+
+
+class _Dense(keras.layers.Dense):
+    """A dense layer that computes in float32 where its policy says half, and in float64 on every framework.
+
+    A bias's gradient is a sum over the batch, which bfloat16 would end at 256.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, autocast=False, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        wide = accumulator(self.compute_dtype)
+        kernel, bias = (ops.cast(weight, wide) for weight in (self.kernel, self.bias))
+        # Not ops.matmul, which on PyTorch makes float32 of float64.
+        return self.activation(ops.cast(inputs, wide) @ kernel + bias)
 
 
 @_register
@@ -244,22 +274,25 @@ class SqueezeExcite(keras.layers.Layer):
         if ratio < 1 or divisor < 1:
             raise ValueError(f"ratio={ratio}, divisor={divisor}: both must be at least 1")
         self.ratio, self.divisor = ratio, divisor
-        self.data_format = data_format or keras.config.image_data_format()
+        self.data_format = checked_data_format(data_format)
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1 if self.data_format == "channels_last" else 1]
         if channels is None:
             raise ValueError(f"input shape {input_shape}: the channels must be known")
         width = reduced_width(channels, self.ratio, self.divisor)
-        self.reduce = keras.layers.Dense(width, activation="relu", name="reduce", dtype=self.dtype_policy)
-        self.expand = keras.layers.Dense(channels, activation="sigmoid", name="expand", dtype=self.dtype_policy)
+        self.reduce = _Dense(width, activation="relu", name="reduce", dtype=self.dtype_policy)
+        self.expand = _Dense(channels, activation="sigmoid", name="expand", dtype=self.dtype_policy)
         self.reduce.build((input_shape[0], channels))
         self.expand.build((input_shape[0], width))
 
     def call(self, inputs: Any) -> Any:
         spatial = (1, 2) if self.data_format == "channels_last" else (2, 3)
-        weights = self.expand(self.reduce(ops.mean(inputs, axis=spatial)))
-        return inputs * ops.expand_dims(ops.expand_dims(weights, spatial[0]), spatial[1])
+        # The weights' gradient is a sum over the image, in the type of the product.
+        inputs = ops.cast(inputs, accumulator(self.compute_dtype))
+        weights = self.expand(self.reduce(mean(inputs, spatial)))
+        outputs = inputs * ops.expand_dims(ops.expand_dims(weights, spatial[0]), spatial[1])
+        return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
@@ -308,8 +341,10 @@ def load_keras_weights(model: keras.Model, path: Any) -> None:
         path: the `.weights.h5` file.
 
     Raises:
-        ValueError: where the file's weights do not fit the model.
+        ValueError: where the file's weights do not fit the model, or lie in other files.
     """
+    with h5py.File(path, "r") as file:
+        check_hdf5(Path(path), file)
     twin = keras.models.clone_model(model, clone_function=stock_twin, recursive=True)
     twin.load_weights(path)
     model.set_weights(twin.get_weights())

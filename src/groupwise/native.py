@@ -1,8 +1,9 @@
 """The C core: where it is, what it can do here, and its C interface for NumPy arrays (`csrc/groupwise.h`).
 
-Environment variables: `GROUPWISE_CORE=0` turns the core off, `GROUPWISE_INSTRUCTION_SET` and `GROUPWISE_THREADS` choose
-another instruction set and number of threads than the machine's own, `GROUPWISE_CORE_FOLDER` names a folder with
-another build of the core.
+Environment variables: `GROUPWISE_CORE=0` turns the core off, `GROUPWISE_INSTRUCTION_SET` chooses another instruction
+set than the machine's best, `GROUPWISE_THREADS` another number of threads than that of the cores that may be used (on
+TensorFlow and NumPy; JAX and PyTorch bring threads of their own), `GROUPWISE_CORE_FOLDER` names a folder with another
+build of the core.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import groupwise
-from groupwise.spec import ConvSpec
+from groupwise.spec import ConvSpec, known_size
 
 FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = PASSES = range(3)
 INPUTS, KERNEL, OUTPUTS = range(3)
@@ -29,7 +31,10 @@ INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "neon")
 
 _MOST = 1 << 40  # the largest size, stride, dilation and padding that the core takes
 _OUT_OF_MEMORY = 3
-_STATUS = {1: "these sizes are invalid", 2: "the family does not compute this convolution"}
+_STATUS = {
+    1: "these sizes are invalid, an array is lacking, the activation is none, or the executor has no threads",
+    2: "the family does not compute this convolution",
+}
 _POINTER = ctypes.c_void_p
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_convolve": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 6, ctypes.c_char_p)),
@@ -41,6 +46,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_use_instruction_set": (ctypes.c_int, (ctypes.c_char_p,)),
     "gw_set_threads": (None, (ctypes.c_int64,)),
     "gw_threads": (ctypes.c_int64, ()),
+    "gw_cpu_limit": (ctypes.c_int64, (ctypes.c_char_p,)),
+    "gw_release_memory": (None, ()),
     "gw_openmp_run": (None, (_POINTER, ctypes.c_int64, _POINTER, _POINTER)),
 }
 
@@ -88,7 +95,33 @@ def library() -> Any:
             stacklevel=2,
         )
         return None
+    _warn_of_settings(core)
     return core
+
+
+def _warn_of_settings(core: Any) -> None:
+    """Warn of what the environment asks for and the core passes over."""
+    threads, name = os.environ.get("GROUPWISE_THREADS", ""), os.environ.get("GROUPWISE_INSTRUCTION_SET", "")
+    if threads and not (threads.isdecimal() and int(threads) > 0):
+        _warn(f"GROUPWISE_THREADS={threads!r} is ignored: it must be a positive whole number")
+    if name and name != core.gw_instruction_set().decode():
+        _warn(
+            f"GROUPWISE_INSTRUCTION_SET={name!r} is ignored: it must be one of {', '.join(INSTRUCTION_SETS)} that this "
+            f"machine has; {core.gw_instruction_set().decode()} is used"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def release_memory() -> None:
+    """Give the scratch memory that no call is using back to the system, but for 2 MB a thread.
+
+    By itself that happens to what has been needed once only, when a thread ends, and to what has not been needed for
+    20 seconds, at the next call: this is for a process that is about to do something else.
+    """
+    core().gw_release_memory()
 
 
 def is_available() -> bool:
@@ -106,13 +139,15 @@ def sizes(spec: ConvSpec, input_shape: tuple[int, ...] | None = None) -> tuple[i
         >>> sizes(ConvSpec.of((16, 56, 56, 128), (3, 3, 4, 128), groups=32))
         (16, 56, 56, 128, 56, 56, 128, 3, 3, 32, 1, 1, 1, 1, 1, 1)
     """
-    if input_shape is not None and input_shape != spec.input_shape:
+    shape = spec.input_shape if input_shape is None else input_shape
+    if None in map(known_size, shape):
+        raise ValueError(f"input shape {shape}: every size must be known, for the C core; choose another algorithm")
+    if shape != spec.input_shape:
         spec = ConvSpec.of(
-            input_shape, spec.kernel_shape, spec.groups, spec.strides, spec.padding, spec.dilation_rate, spec.dtype
+            shape, spec.kernel_shape, spec.groups, spec.strides, spec.padding, spec.dilation_rate, spec.dtype
         )
     padding = spec.explicit_padding
-    if padding is None or None in spec.input_shape:
-        raise ValueError(f"input shape {spec.input_shape}: every size must be known; pass it as input_shape")
+    assert padding is not None
     (top, _), (left, _) = padding
     known = (*spec.input_shape, *spec.output_shape[1:], *spec.kernel_shape[:2], spec.groups)
     return (*known, *spec.strides, *spec.dilation_rate, top, left)  # type: ignore[return-value]
@@ -170,7 +205,12 @@ def openmp_executor(parallel: int | None, threads: int) -> Any:
     Args:
         parallel: the address of the runtime's GOMP_parallel; None runs on the core's own threads.
         threads: how many; the results' bits depend on the number.
+
+    Raises:
+        ValueError: where there are no threads. RuntimeError: where there is no core.
     """
+    if threads < 1:
+        raise ValueError(f"threads={threads}: must be positive")
     run = ctypes.cast(core().gw_openmp_run, _POINTER)
     return ctypes.byref(_Executor(run, ctypes.pointer(_OpenMp(parallel, threads)), threads))
 
@@ -267,6 +307,7 @@ def convolve(
     check("a", a, first)
     check("b", b, second)
     check("out", out, result, written=True)
+    check_apart("out", out, {"a": a, "b": b, "bias": bias, "residual": residual})
     after = None
     if has_epilogue:
         check("bias", bias, shapes(all_sizes)[KERNEL][3:])
@@ -304,3 +345,10 @@ def check(
         )
     if written and not array.flags.writeable:
         raise ValueError(f"{name}: must be writeable; pass an array of your own")
+
+
+def check_apart(name: str, written: np.ndarray, read: Mapping[str, np.ndarray | None]) -> None:
+    """Raise ValueError where `written` overlaps one of the arrays that are read meanwhile."""
+    for other, array in read.items():
+        if array is not None and np.may_share_memory(written, array):
+            raise ValueError(f"{name}: overlaps {other}, which is still read while it is written; pass another array")

@@ -64,7 +64,7 @@ def run(
     Raises:
         ValueError: where the core refuses. MemoryError, RuntimeError: where there is no memory or no core.
     """
-    number = native.ACTIVATIONS.index(activation)
+    number = native.activation_number(activation)
     normalization = _Normalization(pixels, channels, number, count, epsilon, **addresses)
     status = native.core().gw_normalize(passes, ctypes.byref(normalization), executor)
     if status:
@@ -97,8 +97,13 @@ def normalize(
         >>> result["mean"].tolist(), result["variance"].tolist()
         ([2.0], [1.0])
     """
-    if activation not in native.ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: must be one of {', '.join(native.ACTIVATIONS)}")
+    native.activation_number(activation)
+    if not 1 <= passes <= sum(PASSES):
+        raise ValueError(f"passes={passes}: the core refuses what is not a sum of {', '.join(map(str, PASSES))}")
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon={epsilon}: must be at least 0, and finite")
+    if count is not None and count < 0:
+        raise ValueError(f"count={count}: must be at least 0, which stands for constant mean and variance")
     inputs = arrays.get("inputs")
     if inputs is None or not inputs.ndim or not inputs.shape[-1]:
         raise ValueError(f"inputs={inputs!r}: must be an array of shape (..., channels), at least one channel")
@@ -110,10 +115,18 @@ def normalize(
         if missing:
             raise ValueError(f"passes={passes}: {', '.join(missing)} must be given")
         arrays |= {name: np.empty(shapes[name], "float32") for name in _WRITTEN[pass_] if name not in arrays}
+    needs_outputs = passes & (GRADIENT_SUMS | GRADIENT) and activation != "linear" and "residual" in arrays
+    if needs_outputs and "outputs" not in arrays:
+        raise ValueError(
+            f"passes={passes}: outputs must be given with a residual, for {activation}'s mask is read there"
+        )
+    written = {name for pass_ in PASSES if passes & pass_ for name in _WRITTEN[pass_]}
+    if passes & GRADIENT_SUMS:
+        written.add("residual_gradient")
     for name, array in arrays.items():
         if name not in shapes:
             raise ValueError(f"{name}: must be one of {', '.join(shapes)}")
-        native.check(name, array, shapes[name])
+        native.check(name, array, shapes[name], written=name in written)
     pixels = math.prod(inputs.shape[:-1])
     addresses = {name: array.ctypes.data for name, array in arrays.items()}
     count = pixels if count is None else count

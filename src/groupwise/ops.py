@@ -8,7 +8,7 @@ from keras import ops
 
 from groupwise import backends, routing
 from groupwise.algorithms import ACTIVATIONS, ALGORITHMS, convolve
-from groupwise.spec import ConvSpec, Pair
+from groupwise.spec import DTYPES, ConvSpec, Pair, known_size
 
 
 def grouped_conv2d(
@@ -123,7 +123,8 @@ def separable_conv2d(
         inputs: as for `grouped_conv2d`.
         depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
         pointwise_kernel: (1, 1, in_channels * M, out_channels).
-        strides, padding, dilation_rate: of the depthwise step. data_format, algorithm: as for `grouped_conv2d`.
+        strides, padding, dilation_rate: of the depthwise step. data_format: as for `grouped_conv2d`.
+        algorithm: as for `grouped_conv2d`, of both steps: it must be able to compute both.
         bias, residual, activation: as for `grouped_conv2d`, after the second step.
 
     Returns:
@@ -142,7 +143,7 @@ def separable_conv2d(
     """
     outputs = depthwise_conv2d(inputs, depthwise_kernel, strides, padding, dilation_rate, data_format, algorithm)
     epilogue = {"bias": bias, "residual": residual, "activation": activation}
-    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, **epilogue)
+    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, algorithm=algorithm, **epilogue)
 
 
 def channel_shuffle(inputs: Any, groups: int, inverse: bool = False, data_format: str | None = None) -> Any:
@@ -194,8 +195,24 @@ def explain_routing(
     Examples:
         >>> print(explain_routing((16, 56, 56, 128), (3, 3, 4, 128), groups=32))  # doctest: +SKIP
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     spec = ConvSpec.of(input_shape, kernel_shape, groups, strides, padding, dilation_rate, dtype)
     return routing.explain(spec, backends.active.runtime())
+
+
+def checked_algorithm(algorithm: str) -> str:
+    """Return the name of an algorithm, or raise ValueError where there is none of that name."""
+    if algorithm != "auto" and algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm={algorithm!r}: must be one of {', '.join(('auto', *ALGORITHMS))}")
+    return algorithm
+
+
+def checked_data_format(data_format: str | None) -> str:
+    """Return "channels_last" or "channels_first", Keras's setting for None, or raise ValueError."""
+    if data_format not in (None, "channels_last", "channels_first"):
+        raise ValueError(f'data_format={data_format!r}: must be "channels_last", "channels_first" or None')
+    return str(data_format or keras.config.image_data_format())
 
 
 class _Convolution(keras.Operation):
@@ -214,11 +231,9 @@ class _Convolution(keras.Operation):
         super().__init__()
         if activation is not None and activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation!r}: must be one of {', '.join(ACTIVATIONS)} or None")
-        if algorithm != "auto" and algorithm not in ALGORITHMS:
-            raise ValueError(f"algorithm={algorithm!r}: must be one of {', '.join(('auto', *ALGORITHMS))}")
         self.groups, self.strides, self.padding, self.dilation_rate = groups, strides, padding, dilation_rate
-        self.channels_first = _is_channels_first(data_format)
-        self.algorithm, self.activation = algorithm, activation or "linear"
+        self.channels_first = checked_data_format(data_format) == "channels_first"
+        self.algorithm, self.activation = checked_algorithm(algorithm), activation or "linear"
 
     def call(self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None) -> Any:
         inputs, kernel = _tensor(inputs), _tensor(kernel)
@@ -263,9 +278,9 @@ class _Convolution(keras.Operation):
         shape = tuple(inputs.shape)
         if self.channels_first and len(shape) == 4:
             shape = (shape[0], *shape[2:], shape[1])
-        types = {keras.backend.standardize_dtype(array.dtype) for array in (inputs, kernel)}
-        # On PyTorch Keras makes float32 of two float64.
-        dtype = "float64" if types == {"float64"} else keras.backend.result_type(*types, float)
+        if len(shape) == 4 and shape[3] is not None:
+            # A traced size would stay that of the example; channels are the same in all.
+            shape = (*map(known_size, shape[:3]), int(shape[3]))
         return ConvSpec.of(
             shape,
             _kernel_shape(kernel),
@@ -273,7 +288,7 @@ class _Convolution(keras.Operation):
             self.strides,
             self.padding,
             self.dilation_rate,
-            dtype,
+            _promoted(inputs, kernel),
         )
 
 
@@ -283,7 +298,7 @@ class _Shuffle(keras.Operation):
     def __init__(self, groups: int, inverse: bool, data_format: str | None) -> None:
         super().__init__()
         self.groups, self.inverse = groups, inverse
-        self.channels_first = _is_channels_first(data_format)
+        self.channels_first = checked_data_format(data_format) == "channels_first"
 
     def call(self, inputs: Any) -> Any:
         inputs = _tensor(inputs)
@@ -309,10 +324,17 @@ class _Shuffle(keras.Operation):
         return axis, channels
 
 
-def _is_channels_first(data_format: str | None) -> bool:
-    if data_format not in (None, "channels_last", "channels_first"):
-        raise ValueError(f'data_format={data_format!r}: must be "channels_last", "channels_first" or None')
-    return (data_format or keras.config.image_data_format()) == "channels_first"
+def _promoted(inputs: Any, kernel: Any) -> str:
+    """Return the type to compute in, or raise ValueError where there is none."""
+    types = [keras.backend.standardize_dtype(array.dtype) for array in (inputs, kernel)]
+    # On PyTorch and JAX Keras makes float32 of float64.
+    dtype = "float64" if "float64" in types else keras.backend.result_type(*types, float)
+    if dtype not in DTYPES or any("complex" in name for name in types):
+        raise ValueError(
+            f"inputs of type {types[0]} and kernel of type {types[1]}: must be integers or one of {', '.join(DTYPES)}; "
+            "cast them"
+        )
+    return str(dtype)
 
 
 def _tensor(value: Any) -> Any:

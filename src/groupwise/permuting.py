@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from groupwise.ops import checked_data_format
+
 Shape = tuple[int | None, ...]
 
 
@@ -30,10 +32,10 @@ class PermuteChannels(keras.layers.Layer):
         self.order = [int(channel) for channel in order]
         if sorted(self.order) != list(range(len(self.order))):
             raise ValueError(f"order={self.order}: must name every channel from 0 to {len(self.order) - 1} once")
-        self.data_format = data_format or keras.config.image_data_format()
+        self.data_format = checked_data_format(data_format)
 
     def call(self, inputs: Any) -> Any:
-        return ops.take(inputs, ops.convert_to_tensor(self.order, "int32"), 1 if self._is_first() else -1)
+        return ops.take(inputs, ops.convert_to_tensor([*self.order], "int32"), 1 if self._is_first() else -1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         channels = input_shape[1 if self._is_first() else -1]

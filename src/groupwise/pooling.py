@@ -33,9 +33,18 @@ def window(
     return ConvSpec.of(input_shape, (*size, 1, channels), channels or 1, strides, padding, dtype=dtype)  # type: ignore[arg-type]
 
 
-def is_supported(spec: ConvSpec) -> bool:
-    """Return whether the core pools in windows of this size (at most MOST_PLACES pixels) and type (one of ELEMENTS)."""
-    return spec.dtype in ELEMENTS and math.prod(spec.kernel_shape[:2]) <= MOST_PLACES
+def objection(size: Pair, dtype: str) -> str | None:
+    """Return why the core cannot pool numbers of a type in windows of a size; None where it can.
+
+    Examples:
+        >>> objection((17, 16), "float32")
+        'pool_size=(17, 16): the C core pools windows of at most 256 pixels'
+    """
+    if dtype not in ELEMENTS:
+        return f"inputs of type {dtype}: the C core pools {' and '.join(ELEMENTS)}"
+    if math.prod(size) > MOST_PLACES:
+        return f"pool_size={size}: the C core pools windows of at most {MOST_PLACES} pixels"
+    return None
 
 
 def run(
@@ -106,6 +115,8 @@ def max_pool(
     native.check("inputs", inputs, before, spec.dtype)
     native.check("outputs", outputs, after, spec.dtype, written=True)
     native.check("places", places, after, "uint8", written=True)
+    native.check_apart("outputs", outputs, {"inputs": inputs, "places": places})
+    native.check_apart("places", places, {"inputs": inputs})
     run(native.sizes(spec), spec.dtype, inputs.ctypes.data, outputs.ctypes.data, places.ctypes.data)
     return outputs, places
 
@@ -130,5 +141,6 @@ def max_pool_gradient(
     native.check("gradient", gradient, after, spec.dtype)
     native.check("places", places, after, "uint8")
     native.check("out", out, before, spec.dtype, written=True)
+    native.check_apart("out", out, {"gradient": gradient, "places": places})
     run_gradient(native.sizes(spec), spec.dtype, gradient.ctypes.data, places.ctypes.data, out.ctypes.data)
     return out

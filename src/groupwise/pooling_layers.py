@@ -3,22 +3,43 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from groupwise import backends, pooling
-from groupwise.spec import ConvSpec, normalise_padding, stock_padding
+from groupwise.spec import knows_sizes, normalise_padding, stock_padding
+from groupwise.sums import accumulator
 
 _register = keras.saving.register_keras_serializable("groupwise")
 
+ALGORITHMS = ("auto", "native", "core")
+_POOL = {"max": ops.max_pool, "average": ops.average_pool}
+# A gradient that so few windows add to loses less than a unit of its type.
+_FEW_WINDOWS = 4
+
+
+def _to_last(images: Any) -> Any:
+    return ops.transpose(images, (0, 2, 3, 1))
+
+
+def _to_first(images: Any) -> Any:
+    return ops.transpose(images, (0, 3, 1, 2))
+
+
+def lowest(dtype: str) -> float:
+    """Return what is never chosen as the maximum before a number of the type."""
+    return int(np.iinfo(dtype).min) if "int" in dtype else float("-inf")
+
 
 class _Pooling2D:
-    """What the two pooling layers share: explicit padding with a constant, then "valid" pooling."""
+    """What the two pooling layers share: padding with a constant, then "valid" pooling."""
 
     kind: str
-    fill: float
 
-    def __init__(self, pool_size: Any = (2, 2), strides: Any = None, padding: object = "valid", **kwargs: Any) -> None:
-        super().__init__(pool_size, strides, stock_padding(padding), **kwargs)  # type: ignore[call-arg]
+    def __init__(
+        self, pool_size: Any = (2, 2), strides: Any = None, padding: object = "valid", *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(pool_size, strides, stock_padding(padding), *args, **kwargs)  # type: ignore[call-arg]
         padding = normalise_padding(padding)
         self.explicit = None if isinstance(padding, str) else padding
 
@@ -27,12 +48,16 @@ class _Pooling2D:
         sides = self.explicit or none
         return (none[0], *sides, none[0]) if self.data_format == "channels_last" else (*none, *sides)
 
-    def call(self: Any, inputs: Any) -> Any:
+    def _pool(self: Any, inputs: Any) -> Any:
         if self.explicit is not None:
-            inputs = ops.pad(inputs, self._padding(), constant_values=self.fill)
-        if backends.active.pool is None or self.padding != "valid" or self.data_format != "channels_last":
-            return super().call(inputs)  # type: ignore[misc]
-        return backends.active.pool(ops.convert_to_tensor(inputs), self.kind, self.pool_size, self.strides)
+            fill = lowest(keras.backend.standardize_dtype(inputs.dtype)) if self.kind == "max" else 0
+            inputs = ops.pad(inputs, self._padding(), constant_values=fill)
+        pool = backends.active.pool if self.padding == "valid" else backends.active.pool_same
+        first = self.data_format == "channels_first"
+        if pool is None or (first and self.padding == "valid"):
+            return _POOL[self.kind](inputs, self.pool_size, self.strides, self.padding, self.data_format)
+        outputs = pool(_to_last(inputs) if first else inputs, self.kind, self.pool_size, self.strides)
+        return _to_first(outputs) if first else outputs
 
     def compute_output_shape(self: Any, input_shape: Any) -> Any:
         padded = [None if n is None else n + sum(p) for n, p in zip(input_shape, self._padding(), strict=True)]
@@ -45,24 +70,66 @@ class _Pooling2D:
 
 @_register
 class MaxPooling2D(_Pooling2D, keras.layers.MaxPooling2D):
-    """`keras.layers.MaxPooling2D` that also takes explicit padding, never chosen as the maximum."""
+    """`keras.layers.MaxPooling2D` that also takes explicit padding, never chosen as the maximum.
 
-    kind, fill = "max", float("-inf")
+    Args:
+        padding: "same", "valid" or ((top, bottom), (left, right)).
+        algorithm: "auto" (the C core where it can), "native" (the framework's own) or "core".
+        All other arguments: Keras's, with their defaults.
+
+    Raises:
+        ValueError: where an argument is not one of its values; for "core", in a call, where the core cannot pool.
+
+    Examples:
+        >>> MaxPooling2D(3, 2, ((1, 1), (1, 1))).compute_output_shape((8, 112, 112, 64))
+        (8, 56, 56, 64)
+    """
+
+    kind = "max"
+
+    def __init__(self, *args: Any, algorithm: str = "auto", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm={algorithm!r}: must be one of {', '.join(ALGORITHMS)}")
+        self.algorithm = algorithm
 
     def call(self, inputs: Any) -> Any:
-        inputs, pool = ops.convert_to_tensor(inputs), backends.active.max_pool
-        spec = self._core_spec(inputs)
-        return super().call(inputs) if pool is None or spec is None else pool(inputs, spec)
-
-    def _core_spec(self, inputs: Any) -> ConvSpec | None:
-        """Return what the core is to pool; None where it cannot, or is not there."""
-        known = self.data_format == "channels_last" and None not in inputs.shape
-        if not known or not backends.active.runtime(inputs).core:
-            return None
+        inputs = ops.convert_to_tensor(inputs)
+        objection = self._objection(inputs)
+        if self.algorithm == "core" and objection is not None:
+            raise ValueError(f'algorithm="core": {objection}; choose "auto" or "native"')
+        last = self.data_format == "channels_last"
+        if objection is None and (self.algorithm == "core" or (self.algorithm == "auto" and last)):
+            return self._pool_in_core(inputs)
         dtype = keras.backend.standardize_dtype(inputs.dtype)
-        padding = self.explicit or self.padding
+        (height, width), (down, right) = self.pool_size, self.strides
+        windows = -(-height // down) * -(-width // right)
+        if windows > _FEW_WINDOWS:
+            inputs = ops.cast(inputs, accumulator(dtype))
+        return ops.cast(self._pool(inputs), dtype)
+
+    def _objection(self, inputs: Any) -> str | None:
+        """Return why the core cannot pool these inputs, or None."""
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if backends.active.max_pool is None:
+            return f"on {keras.backend.backend()} the C core does not pool"
+        if not knows_sizes(inputs):
+            return f"input shape {tuple(inputs.shape)}: the C core must know every size"
+        if not backends.active.runtime(inputs).core:
+            return "the C core is not built, does not load here, or GROUPWISE_CORE is 0"
+        return pooling.objection(self.pool_size, dtype)
+
+    def _pool_in_core(self, inputs: Any) -> Any:
+        assert backends.active.max_pool is not None
+        first = self.data_format == "channels_first"
+        inputs = _to_last(inputs) if first else inputs
+        dtype, padding = keras.backend.standardize_dtype(inputs.dtype), self.explicit or self.padding
         spec = pooling.window(tuple(inputs.shape), self.pool_size, self.strides, padding, dtype)
-        return spec if pooling.is_supported(spec) else None
+        outputs = backends.active.max_pool(inputs, spec)
+        return _to_first(outputs) if first else outputs
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "algorithm": self.algorithm}
 
 
 @_register
@@ -72,18 +139,9 @@ class AveragePooling2D(_Pooling2D, keras.layers.AveragePooling2D):
     "same" padding does not count, on any backend: Keras's own on PyTorch repeats the edge of images of odd sizes.
     """
 
-    kind, fill = "average", 0.0
+    kind = "average"
 
     def call(self, inputs: Any) -> Any:
-        if self.padding != "same" or keras.backend.backend() != "torch":
-            return super().call(inputs)
-        inputs = ops.convert_to_tensor(inputs)
-        axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
-        sides = [(0, 0)] * 4
-        for axis, size, stride in zip(axes, self.pool_size, self.strides, strict=True):
-            length = int(inputs.shape[axis])  # traced for ONNX, -length // stride would be rounded up
-            total = max((-(-length // stride) - 1) * stride + size - length, 0)
-            sides[axis] = (total // 2, total - total // 2)
-        options = {"strides": self.strides, "padding": "valid", "data_format": self.data_format}
-        counts = ops.average_pool(ops.pad(ops.ones_like(inputs[:1]), sides), self.pool_size, **options)
-        return ops.average_pool(ops.pad(inputs, sides), self.pool_size, **options) / counts
+        # Integers' averages are no integers.
+        inputs = ops.cast(ops.convert_to_tensor(inputs), accumulator(self.compute_dtype))
+        return ops.cast(self._pool(inputs), self.compute_dtype)

@@ -4,12 +4,23 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 Pair = tuple[int, int]
 Padding = str | tuple[Pair, Pair]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """The types that convolutions are computed in."""
+
+
+def known_size(size: Any) -> int | None:
+    """Return a size that is a number; None for one that is not known, or a symbol while a framework traces."""
+    return size if type(size) is int else None
+
+
+def knows_sizes(array: Any) -> bool:
+    """Return whether all of an array's sizes are numbers, none of them a symbol that stands for many."""
+    return None not in map(known_size, array.shape)
 
 
 def pair(argument: str, value: object, minimum: int = 1) -> Pair:
@@ -53,6 +64,29 @@ def symmetric_padding(kernel_size: int | Pair) -> Padding:
     """
     rows, columns = pair("kernel_size", kernel_size)
     return (rows // 2, rows // 2), (columns // 2, columns // 2)
+
+
+def same_padding(size: Any, extent: int, stride: int) -> tuple[Any, Any]:
+    """Return what TensorFlow's "same" adds before and after an axis, so that ceil(size / stride) windows fit.
+
+    `size` may be a symbol of a framework that traces: nothing is compared, and nothing below zero divided, which
+    exporters round in their own ways.
+
+    Args:
+        size: of the axis. extent: of the (dilated) window. stride: its step.
+
+    Examples:
+        >>> same_padding(224, extent=7, stride=2), same_padding(7, extent=2, stride=3)
+        ((2, 3), (0, 1))
+    """
+    if stride == 1:
+        total: Any = extent - 1
+    else:
+        # Pixels from where the last window begins, and how many of them it covers: min(beyond, extent - 1).
+        beyond = (size - 1) % stride
+        covered = beyond if extent >= stride else sum((beyond + stride - n) // stride for n in range(1, extent))
+        total = extent - 1 - covered
+    return total // 2, total - total // 2
 
 
 @dataclass(frozen=True)
@@ -127,8 +161,15 @@ class ConvSpec:
     @property
     def explicit_padding(self) -> tuple[Pair, Pair] | None:
         """((top, bottom), (left, right)); None where "same" depends on a size not known yet."""
-        sides = [self._axis_padding(axis) for axis in (0, 1)]
+        sides = [self._axis_padding(axis, self.input_shape[axis + 1]) for axis in (0, 1)]
         return None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
+
+    def padding_of(self, height: Any, width: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """Return ((top, bottom), (left, right)) for an image of this size, of which this spec need not know."""
+        rows, columns = self._axis_padding(0, height), self._axis_padding(1, width)
+        assert rows is not None
+        assert columns is not None
+        return rows, columns
 
     @property
     def is_pointwise(self) -> bool:
@@ -154,22 +195,20 @@ class ConvSpec:
     def _extent(self, axis: int) -> int:
         return (self.kernel_shape[axis] - 1) * self.dilation_rate[axis] + 1
 
-    def _axis_padding(self, axis: int) -> Pair | None:
+    def _axis_padding(self, axis: int, size: Any) -> tuple[Any, Any] | None:
         if self.padding == "valid":
             return 0, 0
         if not isinstance(self.padding, str):
             return self.padding[axis]
-        size, stride = self.input_shape[axis + 1], self.strides[axis]
-        if self._extent(axis) == 1:
+        extent, stride = self._extent(axis), self.strides[axis]
+        if extent == 1:
             return 0, 0
-        if size is None:
-            # Without a stride the whole padding is the kernel's reach, whatever the size.
-            return ((self._extent(axis) - 1) // 2, self._extent(axis) // 2) if stride == 1 else None
-        total = max((-(-size // stride) - 1) * stride + self._extent(axis) - size, 0)
-        return total // 2, total - total // 2
+        # Without a stride the whole padding is the kernel's reach, whatever the size.
+        return None if size is None and stride > 1 else same_padding(size, extent, stride)
 
     def _output_size(self, axis: int) -> int | None:
-        size, padding = self.input_shape[axis + 1], self._axis_padding(axis)
+        size = self.input_shape[axis + 1]
+        padding = self._axis_padding(axis, size)
         if size is None or padding is None:
             return None
         return (size + sum(padding) - self._extent(axis)) // self.strides[axis] + 1

@@ -18,9 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from groupwise import native
+from groupwise import files, native
 from groupwise.errors import UserError
-from groupwise.files import write_text
 from groupwise.machine import processor, usable_cores
 
 MARGIN = 1.05
@@ -178,24 +177,20 @@ def store(framework: str, version: str, choices: Mapping[str, Choice]) -> Path:
         },
     }
     check_folder()
-    try:
-        write_text(path(framework), json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"{path(framework)} cannot be written: {error}") from error
+    files.make_folder(folder())
+    files.write_text(path(framework), json.dumps(content, indent=2) + "\n")
     current.cache_clear()
     return path(framework)
 
 
 def check_folder() -> None:
-    """Make the cache folder if need be.
-
-    Raises:
-        UserError: it cannot be made or written to.
-    """
-    with suppress(OSError):
-        folder().mkdir(parents=True, exist_ok=True)
-    if not (folder().is_dir() and os.access(folder(), os.W_OK)):
-        raise UserError(f"{folder()} cannot be written to: set GROUPWISE_CACHE to a folder that can")
+    """Raise UserError where the cache folder cannot be made or written to."""
+    try:
+        files.check_folder(folder(), "the cache folder")
+    except UserError as error:
+        raise UserError(
+            f"{folder()} cannot be written to: set GROUPWISE_CACHE to a folder that can ({error})"
+        ) from None
 
 
 def clear(frameworks: tuple[str, ...]) -> list[Path]:

@@ -1,5 +1,5 @@
-// Draws convolutions and compares every family, pass and instruction set with the reference, max poolings
-// and batch norms with plain loops; ends with 1 on a mistake.
+// Draws convolutions and compares every family, pass and instruction set with the reference, max poolings and batch
+// norms with plain loops, and calls at once with calls one after the other; ends with 1 on a mistake.
 //
 //   driver [SPECS A KIND] [SEED]
 //
@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <atomic>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../../csrc/groupwise.h"
@@ -71,8 +73,9 @@ GwConvolution draw_convolution(const std::string& family) {
     const bool pointwise = draw(0, 4) == 0;
     c.kernel_height = pointwise ? 1 : draw(1, 5);
     c.kernel_width = pointwise ? 1 : draw(1, 5);
-    c.stride_y = draw(1, 3);
-    c.stride_x = draw(1, 3);
+    const int64_t most = draw(0, 19) ? 3 : 40;  // larger than the image, now and then
+    c.stride_y = draw(1, most);
+    c.stride_x = draw(1, most);
     c.dilation_y = draw(1, 3);
     c.dilation_x = draw(1, 3);
     const int64_t extent_y = (c.kernel_height - 1) * c.dilation_y + 1;
@@ -84,6 +87,9 @@ GwConvolution draw_convolution(const std::string& family) {
     if (height < 0 || width < 0) continue;
     c.out_height = height / c.stride_y + 1;
     c.out_width = width / c.stride_x + 1;
+    // Padding at the bottom and right is what the outputs make it, cropping included.
+    if (draw(0, 19) == 0) c.out_height = draw(1, c.out_height + 3);
+    if (draw(0, 19) == 0) c.out_width = draw(1, c.out_width + 3);
     const double work =
         double(c.batch + 1) * c.out_height * c.out_width * c.out_channels * in_width * c.kernel_height * c.kernel_width;
     if (work < (draw(0, 9) ? 1e6 : 2e7)) return c;
@@ -133,6 +139,48 @@ int check(const GwConvolution& c, int pass, const std::string& family) {
            long(gw_threads()), text(c).c_str());
   }
   return mistake != nullptr;
+}
+
+// Whether calls from several threads at once, which share the core's threads and its memory, give the same bits as one
+// after the other; some need more scratch memory than stays with a thread.
+int check_at_once() {
+  constexpr int callers = 4, convolutions = 12;
+  struct Case {
+    GwConvolution c;
+    Array x, w, out;
+  };
+  std::vector<Case> cases;
+  for (int i = 0; i < convolutions; ++i) {
+    GwConvolution c = draw_convolution(i % 2 ? "narrow" : "wide");
+    c.batch = 3;
+    // The second column of taps sees nothing.
+    if (i % 3 == 0) c.kernel_width = 2, c.dilation_x = 40 + draw(100000, 400000) / c.in_channels;
+    cases.push_back({c, Array(c.batch * c.height * c.width * c.in_channels),
+                     Array(c.kernel_height * c.kernel_width * c.in_channels / c.groups * c.out_channels),
+                     Array(c.batch * c.out_height * c.out_width * c.out_channels)});
+    Case& last = cases.back();
+    last.x.fill(), last.w.fill(), last.out.poison();
+  }
+  const auto run = [](const Case& one, Array& out) {
+    return gw_convolve(GW_FORWARD, &one.c, one.x.data, one.w.data, out.data, nullptr, nullptr, nullptr);
+  };
+  gw_set_threads(3);
+  std::atomic<int> mistakes{0};
+  for (Case& one : cases) mistakes += run(one, one.out) != GW_OK;
+  std::vector<std::thread> threads;
+  for (int caller = 0; caller < callers; ++caller) {
+    threads.emplace_back([&, caller] {
+      for (int i = 0; i < 2 * convolutions; ++i) {
+        const Case& one = cases[size_t((i + caller) % convolutions)];
+        Array out(one.out.count);
+        mistakes += run(one, out) != GW_OK || memcmp(out.data, one.out.data, size_t(out.count) * sizeof(float));
+        if (i % 5 == caller) gw_release_memory();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  if (mistakes) printf("%d calls at once, %s: other bits than alone\n", mistakes.load(), gw_instruction_set());
+  return mistakes;
 }
 
 // Floats or bfloat16 that begin at an odd element, and end where the allocation does.
@@ -284,8 +332,8 @@ const char* mistake_in(const GwNormalization& n) {
     if (n.activation != GW_LINEAR && v < 0) v = 0;
     if (n.activation == GW_RELU6 && v > 6) v = 6;
     if (!is_near(n.outputs[i], v, size)) return "wrong outputs";
-    const bool is_passed = (n.activation == GW_LINEAR || n.outputs[i] > 0) &&
-                           (n.activation != GW_RELU6 || n.outputs[i] < 6);
+    const bool is_passed =
+        (n.activation == GW_LINEAR || n.outputs[i] > 0) && (n.activation != GW_RELU6 || n.outputs[i] < 6);
     passed[size_t(i)] = is_passed ? n.gradient[i] : 0;
     if (n.residual_gradient && n.residual_gradient[i] != float(passed[size_t(i)])) return "wrong residual gradient";
   }
@@ -362,6 +410,7 @@ int main(int count, char** arguments) {
     for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_normalization());
     printf("%s: %ld normalisations drawn\n", set, long(specs));
     fflush(stdout);
+    mistakes += check_at_once();
   }
   printf("%d mistakes\n", mistakes);
   return mistakes != 0;

@@ -72,6 +72,9 @@ class Backend(Protocol):
     pool: Callable[[Any, str, tuple[int, int], tuple[int, int]], Any] | None
     """(NHWC inputs, "max" or "average", size, strides) -> unpadded pooling; None where Keras's own is good."""
 
+    pool_same: Callable[[Any, str, tuple[int, int], tuple[int, int]], Any] | None
+    """`pool` with "same" padding, which does not count; None where Keras's own is good."""
+
     max_pool: Callable[[Any, ConvSpec], Any] | None
     """(NHWC inputs, `pooling.window`) -> the core's max pooling; None where the framework's own is as fast."""
 

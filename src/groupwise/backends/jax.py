@@ -5,6 +5,7 @@ from functools import partial, reduce
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
@@ -13,7 +14,7 @@ from groupwise.backends import jax_core as core
 from groupwise.backends import jax_norm as core_norm
 from groupwise.backends.jax_pool import max_pool
 from groupwise.routing import Runtime
-from groupwise.spec import ConvSpec
+from groupwise.spec import ConvSpec, knows_sizes
 
 __all__ = [
     "batch_normalise",
@@ -22,20 +23,24 @@ __all__ = [
     "core_norm",
     "max_pool",
     "pool",
+    "pool_same",
     "runtime",
     "training_step",
     "version",
 ]
 
 version = jax.__version__
-batch_normalise = None
+batch_normalise = pool_same = None
+# Larger windows as elementwise maxima of shifted images take XLA minutes to compile.
+MOST_SHIFTS = 64
 
 
 def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of JAX's default backend, where traced computations run."""
     if jax.default_backend() != "cpu":
         return Runtime("jax", "gpu")
-    return Runtime("jax", "cpu", core=core.is_available(), tuning=tuning.current("jax", version))
+    has_core = core.is_available() and (inputs is None or knows_sizes(inputs))
+    return Runtime("jax", "cpu", core=has_core, tuning=tuning.current("jax", version))
 
 
 def training_step(
@@ -66,11 +71,12 @@ def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
 
 def pool(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]) -> Any:
     """Return unpadded "max" or "average" pooling of NHWC `inputs`."""
-    if kind == "max" and jax.default_backend() == "cpu":
+    if kind == "max" and jax.default_backend() == "cpu" and size[0] * size[1] <= MOST_SHIFTS:
         return _max_pool(inputs, size, strides)
     window, steps = (1, *size, 1), (1, *strides, 1)
     if kind == "max":
-        return lax.reduce_window(inputs, -jnp.inf, lax.max, window, steps, "VALID")
+        lowest = -jnp.inf if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.iinfo(inputs.dtype).min
+        return lax.reduce_window(inputs, np.asarray(lowest, inputs.dtype), lax.max, window, steps, "VALID")
     return lax.reduce_window(inputs, 0.0, lax.add, window, steps, "VALID") / (size[0] * size[1])
 
 

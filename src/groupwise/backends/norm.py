@@ -1,8 +1,20 @@
-"""Derivatives of a batch norm in `keras.ops`: of what the core's gradient computes, and by constant statistics."""
+"""Batch norm in `keras.ops`: itself, for float64, and derivatives of the core's, also by fixed statistics."""
 
 from typing import Any
 
 from keras import ops
+
+from groupwise import sums
+
+
+def normalise(
+    inputs: Any, gamma: Any, beta: Any, statistics: tuple[Any, Any] | None, epsilon: float
+) -> tuple[Any, Any, Any]:
+    """Return (..., channels) inputs normalised, and the mean and biased variance: constants, or the batch's."""
+    axes = list(range(len(inputs.shape) - 1))
+    average = sums.mean(inputs, axes) if statistics is None else statistics[0]
+    variance = sums.mean(ops.square(inputs - average), axes) if statistics is None else statistics[1]
+    return (inputs - average) * (gamma * ops.rsqrt(variance + epsilon)) + beta, average, variance
 
 
 def gradient(

@@ -20,13 +20,14 @@ __all__ = [
     "core_norm",
     "max_pool",
     "pool",
+    "pool_same",
     "runtime",
     "training_step",
     "version",
 ]
 
 version = tf.__version__
-pool = max_pool = None
+pool = pool_same = max_pool = None
 
 
 @cache

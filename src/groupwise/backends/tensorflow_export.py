@@ -1,14 +1,44 @@
 """What TensorFlow exported, a SavedModel or a LiteRT file: convolutions counted, and run as its users run it."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import tensorflow as tf
+from keras.src.backend.tensorflow import numpy
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_./-]|^[_/-]")
 Inspection = tuple[list[int], Callable[[Any], Any]]
+
+
+def use_plain_arguments() -> None:
+    """Let Keras's argmax and argmin be one operation each; its own ask for the bits of zeros, which LiteRT cannot."""
+
+    def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+            with mock.patch.object(numpy, "signbit", lambda x: tf.less(x, 0)):
+                return function(x, axis, keepdims)
+
+        return call
+
+    numpy.argmax, numpy.argmin = plain(numpy.argmax), plain(numpy.argmin)
+
+
+def plain_name(name: str) -> str:
+    """Return a name with "_" for every character that TensorFlow does not allow."""
+    return _NOT_IN_NAMES.sub("_", name)
+
+
+def use_plain_names(model: Any) -> None:
+    """Give layers and variables names that TensorFlow allows in a graph, where others are as good."""
+    for layer in model._flatten_layers():
+        layer.name = plain_name(layer.name)
+    for variable in model.variables:
+        variable.value._handle_name = plain_name(variable.path) + ":0"
 
 
 def inspect_savedmodel(path: Path) -> Inspection:
@@ -36,7 +66,6 @@ def inspect_savedmodel(path: Path) -> Inspection:
 def inspect_litert(path: Path) -> Inspection:
     """Return the convolutions' groups of a LiteRT file, and the interpreter's function from images to outputs."""
     interpreter = _interpreter(str(path))
-    interpreter.allocate_tensors()
     tensors = {tensor["index"]: tensor["shape"] for tensor in interpreter.get_tensor_details()}
     groups = []
     for operation in interpreter._get_ops_details():

@@ -1,6 +1,7 @@
 """PyTorch: `F.conv2d` on channels_last memory, which is what an NHWC array is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from groupwise.backends import torch_norm as core_norm
 from groupwise.backends.torch_operations import is_transformed
 from groupwise.backends.torch_pool import max_pool
 from groupwise.routing import Runtime
-from groupwise.spec import ConvSpec
+from groupwise.spec import ConvSpec, knows_sizes, same_padding
 
 __all__ = [
     "batch_normalise",
@@ -21,6 +22,7 @@ __all__ = [
     "core_norm",
     "max_pool",
     "pool",
+    "pool_same",
     "runtime",
     "training_step",
     "version",
@@ -28,11 +30,24 @@ __all__ = [
 
 version = str(torch.__version__)
 
+# The types that oneDNN does not compute in here: PyTorch's own kernels add the gradients in them.
+_ADDED_IN_THEMSELVES = tuple(
+    name
+    for name, is_supported in (
+        ("float16", torch.ops.mkldnn._is_mkldnn_fp16_supported),
+        ("bfloat16", torch.ops.mkldnn._is_mkldnn_bf16_supported),
+    )
+    if not is_supported()
+)
+
 
 def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of the device that holds `inputs`, or of Keras's default device."""
     on_cpu = inputs.device.type == "cpu" if isinstance(inputs, torch.Tensor) else not torch.cuda.is_available()
-    return Runtime("torch", "cpu", core=core.is_available(), tuning=_tuning()) if on_cpu else Runtime("torch", "gpu")
+    if not on_cpu:
+        return Runtime("torch", "gpu")
+    has_core = core.is_available() and (inputs is None or knows_sizes(inputs))
+    return Runtime("torch", "cpu", core=has_core, tuning=_tuning())
 
 
 @torch.compiler.assume_constant_result
@@ -56,19 +71,22 @@ def training_step(
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     """Return `F.conv2d` of NHWC `inputs` and an HWIO `kernel`; the permutations are views, not copies."""
-    images, filters = inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
-    padding = spec.explicit_padding
-    if padding is None:
-        raise ValueError(f"input shape {spec.input_shape}: PyTorch needs height and width for padding='same'")
-    (top, bottom), (left, right) = padding
+    if inputs.device.type == "cpu" and spec.dtype in _ADDED_IN_THEMSELVES:
+        outputs = convolve(inputs.float(), kernel.float(), replace(spec, dtype="float32"))
+        return outputs.to(inputs.dtype)
+    (top, bottom), (left, right) = spec.padding_of(*inputs.shape[1:3])
     strides = spec.strides
     # PyTorch 2.13's kernel gradient of a strided 1x1 convolution of few channels is wrong with AVX2: stride first.
     strides_first = spec.kernel_shape[:2] == (1, 1) and strides != (1, 1)
-    if (top, left) != (bottom, right) or strides_first:
-        images = functional.pad(images, (left, right, top, bottom))
+    # Sizes that are traced are not compared: the answer would be that of the example.
+    is_traced = spec.explicit_padding is None or torch.compiler.is_compiling()
+    varies = is_traced and spec.padding == "same" and strides != (1, 1)
+    if varies or (top, left) != (bottom, right) or strides_first:
+        inputs = functional.pad(inputs, (0, 0, left, right, top, bottom))
         top = left = 0
     if strides_first:
-        images, strides = images[:, :, :: strides[0], :: strides[1]], (1, 1)
+        inputs, strides = inputs[:, :: strides[0], :: strides[1]].contiguous(), (1, 1)
+    images, filters = inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1)
     outputs = functional.conv2d(images, filters, None, strides, (top, left), spec.dilation_rate, spec.groups)
     return outputs.permute(0, 2, 3, 1)
 
@@ -109,3 +127,20 @@ def pool(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]
     """
     function = functional.max_pool2d if kind == "max" else functional.avg_pool2d
     return function(inputs.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
+
+
+def pool_same(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]) -> Any:
+    """Return "max" or "average" pooling of NHWC `inputs` with "same" padding, which does not count.
+
+    Keras's own repeats the edge of images of odd sizes, and compares sizes, which may be traced.
+    """
+    images = inputs.permute(0, 3, 1, 2)
+    (top, bottom), (left, right) = map(same_padding, images.shape[2:], size, strides)
+    is_max, sides = kind == "max", (left, right, top, bottom)
+    lowest = float("-inf") if images.is_floating_point() else torch.iinfo(images.dtype).min
+    padded = functional.pad(images, sides, value=lowest if is_max else 0)
+    outputs = (functional.max_pool2d if is_max else functional.avg_pool2d)(padded, size, strides)
+    if not is_max:
+        ones = functional.pad(torch.ones_like(images[:1, :1]), sides)
+        outputs = outputs / functional.avg_pool2d(ones, size, strides)
+    return outputs.permute(0, 2, 3, 1)

@@ -1,21 +1,26 @@
 """The command as a whole: its sub-commands, its version, and how it ends."""
 
+import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 
 from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
+from groupwise.console import make_console, note, say
 from groupwise.errors import UserError
+from groupwise.training.interruption import on_signals
 from groupwise.training.stopped import Stopped
 
 # Typer carries Click's classes along under a private name; this is its UsageError.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
-INTERRUPTED = 130  # the exit code after Ctrl-C
+INTERRUPTED = 128 + signal.SIGINT  # the exit code after Ctrl-C
 
 app = typer.Typer(
     name="groupwise",
@@ -35,7 +40,7 @@ def _print_version(wanted: bool) -> None:
             number = version("groupwise")
         except PackageNotFoundError:
             number = "(not installed: run from its source)"
-        print(f"groupwise {number}")
+        say(make_console(), f"groupwise {number}")
         raise typer.Exit
 
 
@@ -74,8 +79,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the process's.
 
     Returns:
-        0; 1 where a training diverged; 2 for bad input or arguments; 130 after Ctrl-C.
+        0; 1 where a training diverged, or whoever read the output has gone; 2 for bad input or arguments, and for what
+        cannot be read or written; 128 and the signal's number after Ctrl-C (130) and other signals to end.
     """
+    received: list[int] = []
+
+    def end(number: int) -> None:
+        # A second one would only cut the tidying up short.
+        if not received or number == signal.SIGINT:
+            received.append(number)
+            raise KeyboardInterrupt
+
+    for stream in (sys.stdout, sys.stderr):
+        # No name of a file or a class is one that a console's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with on_signals(end):
+            code = _run(arguments)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _fail("stopped", INTERRUPTED)
+    except BrokenPipeError:
+        _let_go_of_output()
+        code = 1
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        if error.filename is None:
+            _let_go_of_output()
+        code = _fail(f"{'the output' if error.filename is None else error.filename}: {reason}", 2)
+    return 128 + received[-1] if received else code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="groupwise", standalone_mode=False)
     except UserError as error:
@@ -87,16 +124,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f" (see `{context.command_path} --help`)" if context else ""
         message = str(error.format_message()).rstrip(".")
         return _fail(message + hint, 2) if message else 2  # without arguments the help was printed
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
         return _fail("stopped", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does; Python would complain while it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     # Typer turns Ctrl-C into this code, without a word.
     return _fail("stopped", INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"groupwise: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody is there to be told
+        note(message)
     return code
+
+
+def _let_go_of_output() -> None:
+    """Lead what standard output still holds nowhere; Python would complain when it closes the stream."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

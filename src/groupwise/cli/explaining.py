@@ -1,18 +1,18 @@
 """`groupwise explain`: pages and pictures of what grouped convolutions, forms, shuffles and separable ones compute."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, make_console, print_lines
-from groupwise.errors import UserError
+from groupwise.cli.options import Backend
+from groupwise.cli.outputs import output_folder
+from groupwise.console import make_console, print_lines
 
 
 def explain(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="grouped, forms, shuffle or separable.")],
-    output: Annotated[Path, typer.Option(help="The folder for the page and its pictures.", metavar="FOLDER")],
+    output: Annotated[str, typer.Option(help="The folder for the page and its pictures.", metavar="FOLDER")],
     name: Annotated[
         str | None,
         typer.Argument(metavar="NAME", help="A network's name; for separable also a .keras file.", show_default=False),
@@ -31,9 +31,7 @@ def explain(
     from groupwise.explain import check_topic, write
 
     check_topic(topic)
-    folder = output.expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {output}: is a file; name a folder")
+    folder = output_folder(output)
     settle_backend(backend)
     page, *pictures = write(topic, name, folder)
     print_lines(make_console(), {"page": str(page), "pictures": " ".join(str(path) for path in pictures)})

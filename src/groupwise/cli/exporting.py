@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, ImageSize, Json, make_console, parse_size, print_json, print_lines
-from groupwise.cli.using import image_paths
+from groupwise.cli.image_paths import image_paths
+from groupwise.cli.options import Backend, ImageSize, Json, parse_size
+from groupwise.cli.outputs import output_path
+from groupwise.console import make_console, print_json, print_lines
+from groupwise.files import expanded
 
 if TYPE_CHECKING:
     from groupwise.export.exporting import Exported
@@ -20,13 +23,15 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A .keras file, a run's folder, or a network that `groupwise models` lists, with fresh weights.",
+            help="Any model's file, a run's folder, or a network that `groupwise models` lists, with fresh weights.",
         ),
     ],
     format: Annotated[str, typer.Option(help="onnx, savedmodel, litert or openvino.")] = "onnx",  # noqa: A002
     output: Annotated[
-        Path | None,
-        typer.Option(help="The file to write. Default: MODEL with the format's ending.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The file to write. Default: MODEL with the format's ending.", show_default=False
+        ),
     ] = None,
     check: Annotated[
         list[str] | None,
@@ -49,12 +54,13 @@ def export(
 
     groupwise export lite0.keras --format litert
     """
-    from groupwise.export.formats import choose_writer, find_format
+    from groupwise.export.formats import checked_output, choose_writer, find_format
 
     size, form = parse_size(image_size), find_format(format)
-    paths = image_paths(check or [])
-    target = output or _default_output(model, form)
+    paths = image_paths(check or [], recursive=True)
+    target = _default_output(model, form) if output is None else output_path(output)
     choose_writer(form)
+    checked_output(form, target)
     settle_backend(backend)
     from groupwise.export import export_model
 
@@ -67,8 +73,9 @@ def export(
 
 
 def _default_output(model: str, form: "Format") -> Path:
-    """Return NAME.onnx in the current folder, for NAME.keras, the folder of a run, or a network's name."""
-    name = Path(model).expanduser().absolute().name.removesuffix(".keras")
+    """Return NAME.onnx in the current folder, for NAME.keras, NAME.h5, the folder of a run, or a network's name."""
+    path = expanded(model).absolute()
+    name = path.stem if path.suffix in (".keras", ".h5", ".hdf5") else path.name
     return Path(name + (form.ending or ".savedmodel"))
 
 
@@ -82,6 +89,7 @@ def _as_dict(done: "Exported", form: "Format") -> dict[str, object]:
         "grouped": sum(groups > 1 for groups in done.groups),
         "images": done.images,
         "difference": done.difference,
+        "widened": len(done.widened),
     }
 
 
@@ -97,4 +105,6 @@ def _show(done: "Exported", form: "Format", target: Path, real: bool, seconds: f
         "graph": f"{len(done.groups)} convolutions, {grouped} of them grouped",
         "check": check,
     }
+    if done.widened:
+        lines["types"] = f"{len(done.widened)} layers of half precision compute in float32 in the file"
     print_lines(make_console(), lines)

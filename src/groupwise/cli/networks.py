@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, make_console, parse_arguments, parse_size
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.console import Console, Listing, make_console, say
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
-    from groupwise.models.network import Network
+    import keras
+
     from groupwise.spec import ConvSpec
+
+NAMED = 8
 
 
 def models(
@@ -35,7 +38,7 @@ def models(
     if not names:
         raise UserError(f"no network's name matches {pattern!r}; `groupwise models` lists all")
     console = make_console()
-    table = Table("model", "family", "input", box=None, header_style="bold")
+    table = Listing("model", "family", "input")
     for column in ("classes", *(("parameters", "MACs") if costs else ())):
         table.add_column(column, justify="right")
     with console.status("building"):
@@ -50,7 +53,7 @@ def models(
 
 
 def describe(
-    model: Annotated[str, typer.Argument(help="A network's name, a .keras file or a run's folder.")],
+    model: Annotated[str, typer.Argument(help="A network's name, any model's file, or a run's folder.")],
     classes: Annotated[int | None, typer.Option(help="How many classes.", show_default=False)] = None,
     image_size: ImageSize = None,
     channels: Annotated[int | None, typer.Option(help="1 for grey images, 3 for colour.", show_default=False)] = None,
@@ -66,26 +69,34 @@ def describe(
     from groupwise.models import describe as count
 
     description = count(find_network(model, size, arguments, classes, channels))
-    table = Table("layer", "kind", box=None, header_style="bold", show_footer=True)
+    table = Listing("layer", "kind", show_footer=True)
     table.columns[0].footer = description.name
     table.add_column("output", justify="right")
     # Both totals are what the papers' tables compare: batch norm's moving statistics are no parameters there.
     table.add_column("parameters", f"{description.parameters:,}", justify="right")
-    table.add_column("MACs", f"{description.macs:,}", justify="right")
+    macs = f"{'at least ' if description.uncounted else ''}{description.counted_macs:,}"
+    table.add_column("MACs", macs, justify="right")
     for row in description.rows:
         shape = "x".join("?" if length is None else str(length) for length in row.output_shape[1:])
-        table.add_row(row.name, row.kind, shape, f"{row.parameters:,}", f"{row.macs:,}" if row.macs else "")
+        cost = "?" if row.macs is None else f"{row.macs:,}" if row.macs else ""
+        table.add_row(row.name, row.kind, shape, f"{row.parameters:,}", cost)
     console = make_console()
     console.print(table)
-    console.print(
+    say(
+        console,
         f"{description.trainable_parameters:,} trainable parameters ({description.parameters:,} with the moving "
-        f"statistics of batch norm), {description.macs:,} MACs for one image",
-        highlight=False,
+        f"statistics of batch norm), {macs} MACs for one image",
     )
+    if description.uncounted:
+        names = ", ".join(description.uncounted[:NAMED])
+        say(
+            console,
+            f"not counted, since their sizes are unknown: the MACs of {len(description.uncounted)} layers ({names})",
+        )
 
 
 def routing(
-    model: Annotated[str | None, typer.Argument(help="A network's name, a .keras file or a run's folder.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A network's name, any model's file, or a run's folder.")] = None,
     input_shape: Annotated[
         str | None, typer.Option("--input", metavar="H,W,C", help="An image's height, width and channels.")
     ] = None,
@@ -115,10 +126,13 @@ def routing(
 
     console = make_console()
     if model is not None:
-        runtime = backends.active.runtime()
-        routes = Counter(str(explain(spec, runtime)) for spec in convolutions(find_network(model, size, arguments)))
+        runtime, network = backends.active.runtime(), find_network(model, size, arguments)
+        routes = Counter(str(explain(spec, runtime)) for spec in convolutions(network))
+        routes += unrouted(network)
         for text, count in routes.items():
-            console.print(f"{count} x {text}", highlight=False, markup=False, soft_wrap=True)
+            _say_lines(console, f"{count} x {text}")
+        if not routes:
+            say(console, f"{model} has no convolutions")
         return
     height, width, in_channels = _parse_shape(input_shape or "")
     try:
@@ -132,7 +146,12 @@ def routing(
         )
     except ValueError as error:
         raise UserError(f"routing: {error}") from error
-    console.print(str(explanation), highlight=False, markup=False, soft_wrap=True)
+    _say_lines(console, str(explanation))
+
+
+def _say_lines(console: Console, text: str) -> None:
+    for line in text.splitlines():
+        say(console, line)
 
 
 def find_network(
@@ -141,15 +160,17 @@ def find_network(
     arguments: dict[str, Any],
     classes: int | None = None,
     channels: int | None = None,
-) -> "Network":
-    """Return the network of that name, or the saved one."""
-    from groupwise.models import create, find
-    from groupwise.training.saved import load_network
+) -> Any:
+    """Return the network of that name, or the saved model, whoever made it."""
+    from groupwise.models import create, find, variants
+    from groupwise.models.saved import ENDINGS, OTHERS
+    from groupwise.training.saved import read_model
 
-    if model.endswith(".keras") or Path(model).is_dir():
+    path = Path(model).expanduser()
+    if path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir() or (path.exists() and model not in variants()):
         if classes or image_size or channels or arguments:
             raise UserError(f"{model} is a saved network: its classes, size and arguments are settled")
-        return load_network(model)
+        return read_model(model)
     height, width, own_channels = find(model).input_shape
     shape = (*(image_size or (height, width)), channels or own_channels)
     try:
@@ -168,15 +189,25 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def convolutions(network: "Network") -> Iterator["ConvSpec"]:
-    """Yield every convolution of a network, in its order; the batch is not known."""
-    from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
+def convolutions(network: "keras.Model") -> Iterator["ConvSpec"]:
+    """Yield every convolution of ours in a model, and in the models within it, in order; the batch is not known."""
+    import keras
+
+    from groupwise.layers import GroupedConv2D, SeparableConv2D
+    from groupwise.rewrite.graph import is_graph
     from groupwise.spec import ConvSpec
 
-    for layer in network.layers:
-        if not isinstance(layer, (GroupedConv2D, DepthwiseConv2D, SeparableConv2D)):
+    if not is_graph(network):
+        raise UserError(
+            f"model {network.name!r}: the shapes of its layers are unknown, since it computes in a method of its own "
+            "or was not built; name a functional or sequential model"
+        )
+    for layer in _layers(network):
+        if not _is_ours(layer):
             continue
-        shape, dtype = tuple(layer.input.shape), layer.compute_dtype
+        first = layer.data_format == "channels_first"
+        shape, output = (_nhwc(keras.tree.flatten(ends)[0].shape, first) for ends in (layer.input, layer.output))
+        dtype = layer.compute_dtype
         options = (layer.strides, layer.padding, layer.dilation_rate, dtype)
         if isinstance(layer, GroupedConv2D):
             yield ConvSpec.of(shape, tuple(layer.kernel.shape), layer.groups, *options)
@@ -185,5 +216,43 @@ def convolutions(network: "Network") -> Iterator["ConvSpec"]:
         height, width, channels, multiplier = (layer.depthwise_kernel if is_separable else layer.kernel).shape
         yield ConvSpec.of(shape, (height, width, 1, channels * multiplier), channels, *options)
         if is_separable:
-            between = (*layer.output.shape[:3], channels * multiplier)
+            between = (*output[:3], channels * multiplier)
             yield ConvSpec.of(between, tuple(layer.pointwise_kernel.shape), 1, dtype=dtype)
+
+
+def unrouted(network: "keras.Model") -> Counter[str]:
+    """Count the convolutions of a model of which there is no saying how they run, by the reason."""
+    from keras import layers
+
+    stock = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+    found: Counter[str] = Counter()
+    for layer in _layers(network):
+        if isinstance(layer, stock) and not _is_ours(layer):
+            own = f"{type(layer).__name__} of Keras's own"
+            found[f"{own}, which runs as Keras does; `groupwise accelerate` puts ours in its place"] += 1
+        inner = [part for part in layer._flatten_layers(include_self=False) if isinstance(part, stock)]
+        if inner:
+            found[f"convolution within a {type(layer).__name__}, whose size is not known"] += len(inner)
+    return found
+
+
+def _layers(model: "keras.Model") -> Iterator[Any]:
+    """Yield a model's layers, and those of the models within it instead of these."""
+    from groupwise.rewrite.graph import is_graph
+
+    for layer in model.layers:
+        if is_graph(layer):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
+def _is_ours(layer: Any) -> bool:
+    from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
+
+    return isinstance(layer, (GroupedConv2D, DepthwiseConv2D, SeparableConv2D))
+
+
+def _nhwc(shape: Any, channels_first: bool) -> tuple[int | None, ...]:
+    batch, *sizes = shape
+    return (batch, *sizes[1:], sizes[0]) if channels_first else (batch, *sizes)

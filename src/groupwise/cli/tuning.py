@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from groupwise.cli.backend import BACKENDS, settle_backend
 from groupwise.cli.networks import convolutions, find_network
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, make_console, parse_arguments, parse_size
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.console import Console, Listing, Styled, make_console, say
 from groupwise.errors import UserError
 from groupwise.training.stopped import Interrupted
 
@@ -25,7 +24,7 @@ def tune(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A network's name, a .keras file or a run's folder: measure exactly its convolutions. "
+            help="A network's name, any model's file or a run's folder: measure exactly its convolutions. "
             "Default: every kind of convolution.",
             show_default=False,
         ),
@@ -49,8 +48,8 @@ def tune(
     """
     if show and clear:
         raise UserError("tune: choose one of --show and --clear")
-    if model is not None and (show or clear):
-        raise UserError(f"tune: {'--show' if show else '--clear'} takes no network; leave out {model}")
+    if model is not None and clear:
+        raise UserError(f"tune: --clear takes no network; leave out {model}")
     if model is None and (image_size or argument):
         raise UserError("tune: --image-size and --argument belong to a network; name one, such as resnext50_32x4d")
     if clear:
@@ -61,36 +60,44 @@ def tune(
     from groupwise import backends, measuring, routing, tuning
 
     console, version = make_console(), backends.active.version
+    specs = [] if model is None else list(convolutions(find_network(model, size, arguments)))
+    if model is not None and not specs:
+        raise UserError(f"tune: {model} has no convolutions of ours; `groupwise accelerate` puts them in a model")
     if show:
         stored = tuning.current(name, version)
+        if stored is not None and model is not None:
+            own = {found for spec in specs for found in (routing.exact_name(spec), routing.kind(spec))}
+            stored = tuning.Tuning({found: choice for found, choice in stored.choices.items() if found in own})
         if stored is None:
-            _say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
+            say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
         else:
             console.print(_table(stored.choices))
-            _say(console, f"stored in {tuning.path(name)}")
+            say(console, f"stored in {tuning.path(name)}")
         return
     tuning.check_folder()
     subjects = measuring.subjects(batch_size)
+    if any(None in spec.input_shape[1:] for spec in specs):
+        raise UserError(f"tune: {model} takes images of any size: save it with an input shape, and tune that")
     if model is not None:
         subjects = {
-            routing.exact_name(spec): [replace(spec, input_shape=(batch_size, *spec.input_shape[1:]))]
-            for spec in convolutions(find_network(model, size, arguments))
+            routing.exact_name(spec): [replace(spec, input_shape=(batch_size, *spec.input_shape[1:]))] for spec in specs
         }
     what = "convolutions" if model else "kinds of convolution"
-    _say(console, f"measuring {len(subjects)} {what} on {name} {version}, forward and gradients, batch {batch_size}")
+    say(console, f"measuring {len(subjects)} {what} on {name} {version}, forward and gradients, batch {batch_size}")
     choices = _measure(subjects, console)
     path = tuning.store(name, version, choices)
     console.print(_table(choices))
-    _say(console, f"stored in {path}; `groupwise routing` says what runs, `groupwise tune --clear` forgets it")
+    say(console, f"stored in {path}; `groupwise routing` says what runs, `groupwise tune --clear` forgets it")
     if os.environ.get("GROUPWISE_TUNING") == "0":
-        _say(console, "it is ignored as long as GROUPWISE_TUNING is 0")
+        say(console, "it is ignored as long as GROUPWISE_TUNING is 0")
 
 
 def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict[str, "Choice"]:
     """Return the choice for each of the subjects, with a moving bar where someone looks at a terminal."""
     from groupwise.measuring import choose
 
-    columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    description = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), description)
     choices = {}
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(subjects))
@@ -104,23 +111,18 @@ def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict
     return choices
 
 
-def _table(choices: Mapping[str, "Choice"]) -> Table:
+def _table(choices: Mapping[str, "Choice"]) -> Listing:
     """Return a row a choice; the times are multiples of the shortest."""
     algorithms = dict.fromkeys(name for choice in choices.values() for name, _ in choice.times)
-    table = Table("convolution", "runs", "built-in list", box=None, header_style="bold")
+    table = Listing("convolution", "runs", "built-in list")
     for name in algorithms:
         table.add_column(name, justify="right")
     table.add_column("measured")
     for subject, choice in choices.items():
         times = {name: f"{time:.2f}" for name, time in choice.times}
-        times[choice.algorithm] = f"[bold]{times[choice.algorithm]}[/]"
-        cells = (times.get(name, "") for name in algorithms)
-        table.add_row(subject, f"[bold]{choice.algorithm}[/]", choice.built_in, *cells, choice.date)
+        cells = (Styled(times.get(name, ""), "bold" if name == choice.algorithm else "") for name in algorithms)
+        table.add_row(subject, Styled(choice.algorithm, "bold"), choice.built_in, *cells, choice.date)
     return table
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _clear(backend: str | None) -> None:
@@ -129,4 +131,5 @@ def _clear(backend: str | None) -> None:
     if backend is not None and backend not in BACKENDS:
         raise UserError(f"backend {backend!r} (--backend): must be one of {', '.join(BACKENDS)}")
     files = tuning.clear((backend,) if backend else BACKENDS)
-    print("\n".join(f"removed {file}" for file in files) or f"nothing is stored in {tuning.folder()}")
+    for text in [f"removed {file}" for file in files] or [f"nothing is stored in {tuning.folder()}"]:
+        say(make_console(), text)

@@ -1,28 +1,30 @@
 """`groupwise evaluate` and `groupwise predict`: what a trained network is good for."""
 
 import difflib
-import glob
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, Json, make_console, print_json
+from groupwise.cli.image_paths import image_paths
+from groupwise.cli.options import Backend, Json
+from groupwise.cli.outputs import output_folder
+from groupwise.console import Listing, Styled, make_console, note, print_json, say
+from groupwise.data.files import CAM_SUFFIX
 from groupwise.errors import UserError
+from groupwise.files import check_file, check_folder, make_folder
 
 if TYPE_CHECKING:
     from groupwise.models.network import Network
     from groupwise.training import Evaluation
     from groupwise.training.saved import Prediction
 
-RunOrModel = Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a .keras file.")]
-PICTURE = ".cam.png"
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+RunOrModel = Annotated[
+    str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a model's file (.keras or .h5).")
+]
 
 
 def evaluate(
@@ -39,7 +41,10 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
     output: Annotated[
-        Path | None, typer.Option(help="Where confusion.png goes. Default: the model's folder.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Where confusion.png goes. Default: the model's folder.", show_default=False
+        ),
     ] = None,
     json: Json = False,
     backend: Backend = None,
@@ -49,13 +54,11 @@ def evaluate(
     Example: groupwise evaluate runs/digits-mnist_cnn digits
     """
     from groupwise.data import load_dataset
-    from groupwise.training.folder import RunFolder, read_json
+    from groupwise.training.recorded import divide_for
 
-    folder = RunFolder(Path(run_or_model).expanduser())
-    plan = read_json(folder.recipe) if folder.recipe.exists() else {}
-    dataset = load_dataset(
-        data, seed=plan.get("seed", 0) if seed is None else seed, test_fraction=1 if everything else 0.2
-    )
+    given = None if output is None else output_folder(output)
+    dataset = load_dataset(data, seed=seed or 0, test_fraction=1 if everything else 0.2)
+    dataset, notes = divide_for(dataset, run_or_model, as_given=everything or seed is not None)
     settle_backend(backend)
     from groupwise import report
     from groupwise.training import evaluate as test
@@ -65,9 +68,11 @@ def evaluate(
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
-    split, note = match_classes(network, dataset)
-    if note:
-        print(f"groupwise: {note}", file=sys.stderr)
+    png = (given or model_path(run_or_model).parent) / "confusion.png"
+    check_folder(png.parent, "--output")
+    split, guess = match_classes(network, dataset)
+    for text in (*dataset.notes, *notes, *([guess] if guess else [])):
+        note(text)
     messages = make_console(stderr=True)
     batches = make_batches(split, network, batch_size)
     try:
@@ -76,9 +81,8 @@ def evaluate(
     finally:
         batches.close()
     for name, reason in batches.broken:
-        print(f"groupwise: skipped {name}: {reason}", file=sys.stderr)
-    png = (output or model_path(run_or_model).parent) / "confusion.png"
-    png.parent.mkdir(parents=True, exist_ok=True)
+        note(f"skipped {name}: {reason}")
+    make_folder(png.parent)
     report.confusion(evaluation.confusion, class_names, png)
     if json:
         print_json(_as_dict(evaluation, class_names, str(png), len(batches.broken)))
@@ -89,6 +93,9 @@ def evaluate(
 def predict(
     run_or_model: RunOrModel,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders or patterns.")],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into the folders below a folder, too.")
+    ] = False,
     cam: Annotated[
         bool, typer.Option("--cam", help="Draw where the network looked (Grad-CAM), beside each image: NAME.cam.png.")
     ] = False,
@@ -101,38 +108,43 @@ def predict(
 ) -> None:
     """Say what images show: the five most likely classes of each, with their probabilities.
 
+    Of a folder, every image that `groupwise train` reads is taken, in the order of their names.
+
     Examples: groupwise predict runs/photos dog.jpg holiday/ "*.png"
 
     groupwise predict lite0.keras dog.jpg --cam
     """
-    paths = image_paths(images)
+    paths = image_paths(images, recursive)
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
+    pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
     from groupwise.training import load_network, predict_images
     from groupwise.training.evaluation import most_likely
+    from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
+    ids = wordnet_ids(class_names)
+    labels = distinct_names(class_names)
     explained = None if cam_class is None else _find_class(cam_class, class_names)
-    pictures = _picture_paths(paths)
     broken: list[str] = []
 
     def on_broken(error: UserError) -> None:
         broken.append(str(error))
         if len(paths) > 1:
-            print(f"groupwise: skipped {error}", file=sys.stderr)
+            note(f"skipped {error}")
 
     results: list[dict[str, Any]] = []
     for prediction in predict_images(network, paths, on_broken, cam, explained):
-        top = most_likely(prediction.probabilities, class_names)
-        result: dict[str, Any] = {
-            "image": str(prediction.path),
-            "top": [{"class": name, "probability": p} for name, p in top],
-        }
+        guesses = [
+            {"class": class_names[place], "index": place, "wordnet_id": ids[place], "probability": probability}
+            for place, probability in most_likely(prediction.probabilities)
+        ]
+        result: dict[str, Any] = {"image": str(prediction.path), "top": guesses}
         if cam:
             shown = int(prediction.probabilities.argmax()) if explained is None else explained
-            _draw(network, prediction, class_names[shown], shown, pictures[prediction.path])
+            _draw(network, prediction, labels[shown], shown, pictures[prediction.path])
             result["cam"] = str(pictures[prediction.path])
         results.append(result)
     if not results:
@@ -140,34 +152,60 @@ def predict(
     if json:
         print_json(results)
         return
-    table = Table("image", "class", box=None, header_style="bold")
+    table = Listing("image", "class")
     table.add_column("probability", justify="right")
     for result in results:
         for place, guess in enumerate(result["top"]):
             style = "bold" if place == 0 else "dim"
             image = result["image"] if place == 0 else ""
-            table.add_row(image, f"[{style}]{guess['class']}[/]", f"[{style}]{guess['probability']:.1%}[/]")
+            table.add_row(image, Styled(labels[guess["index"]], style), Styled(f"{guess['probability']:.1%}", style))
     console = make_console()
     console.print(table)
     if cam:
-        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{PICTURE}"
-        console.print(f"where it looked: {where}", highlight=False, markup=False, soft_wrap=True)
+        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{CAM_SUFFIX}"
+        say(console, f"where it looked: {where}")
 
 
 def _find_class(name: str, class_names: list[str]) -> int:
-    """Return a class's place. Raises UserError, naming the nearest names, where there is none."""
-    if name in class_names:
-        return class_names.index(name)
+    """Return the place of a class, by its name, WordNet id or index.
+
+    Raises:
+        UserError: there is none, with the nearest names, or there are two of the name.
+    """
+    from groupwise.weights import wordnet_ids
+
+    ids = wordnet_ids(class_names)
+    places = [place for place, known in enumerate(class_names) if known == name]
+    if len(places) > 1:
+        choices = " or ".join(str(ids[place] or place) for place in places)
+        raise UserError(f"--cam-class {name}: {len(places)} classes have this name; say which one: {choices}")
+    if places:
+        return places[0]
+    if name in ids:
+        return ids.index(name)
+    if name.isdecimal() and int(name) < len(class_names):
+        return int(name)
     near = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the model has {len(class_names)} classes, none like it"
     raise UserError(f"--cam-class {name}: there is no such class; {hint}")
 
 
 def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
-    """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png."""
-    short = {path: path.with_name(f"{path.stem}{PICTURE}") for path in paths}
+    """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png.
+
+    Raises:
+        UserError: one cannot be written, or is itself an image to look at.
+    """
+    short = {path: path.with_name(f"{path.stem}{CAM_SUFFIX}") for path in paths}
     count = Counter(short.values())
-    return {path: name if count[name] == 1 else path.with_name(path.name + PICTURE) for path, name in short.items()}
+    pictures = {
+        path: name if count[name] == 1 else path.with_name(path.name + CAM_SUFFIX) for path, name in short.items()
+    }
+    for picture in pictures.values():
+        if picture in pictures:
+            raise UserError(f"--cam: {picture} would be drawn over, and is one of the images; leave it out")
+        check_file(picture, "--cam")
+    return pictures
 
 
 def _draw(network: "Network", prediction: "Prediction", name: str, place: int, png: Path) -> None:
@@ -179,35 +217,7 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
     image = read_image(prediction.path)
     assert prediction.activation is not None
     caption = f"{name}, {prediction.probabilities[place]:.1%}"
-    try:
-        report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
-    except OSError as error:
-        raise UserError(f"{png} cannot be written: {(error.strerror or str(error)).lower()}") from error
-
-
-def image_paths(names: list[str]) -> list[Path]:
-    """Return the files that names, folders and patterns mean, in their order.
-
-    Raises:
-        UserError: a folder or pattern holds no image, or a file does not exist.
-    """
-    paths: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            found = sorted(
-                entry
-                for entry in path.rglob("*")
-                if entry.suffix.lower() in ENDINGS and not entry.name.endswith(PICTURE)
-            )
-        elif path.exists():
-            found = [path]
-        else:
-            found = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 - of any root
-        if not found:
-            raise UserError(f"{name} holds no images" if path.is_dir() else f"{name} does not exist")
-        paths.extend(found)
-    return paths
+    report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
 
 
 def _as_dict(evaluation: "Evaluation", class_names: list[str], png: str, broken: int) -> dict[str, Any]:
@@ -232,7 +242,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:
-    table = Table("class", box=None, header_style="bold")
+    table = Listing("class")
     for column in ("images", "recall", "precision"):
         table.add_column(column, justify="right")
     for name, (images, recall, precision) in zip(class_names, evaluation.per_class(), strict=True):
@@ -240,10 +250,8 @@ def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:
         table.add_row(name, f"{images:,}", *shares)
     console = make_console()
     console.print(table)
-    console.print(
+    say(
+        console,
         f"top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss {evaluation.loss:.4f} "
         f"on {evaluation.count:,} images; confusion matrix in {png}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )

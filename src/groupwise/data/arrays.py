@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise.data.dataset import Dataset, Split, stratified_split
+from groupwise.data.dataset import Dataset, Split, SplitRule, dataset_of_splits
 from groupwise.data.images import ImageArray
 from groupwise.errors import UserError
 
@@ -31,17 +31,17 @@ SPLIT_KEYS = (
 IDX_MAGIC_UINT8 = 0x08
 
 
-def digits(seed: int, test_fraction: float) -> Dataset:
+def digits(rule: SplitRule) -> Dataset:
     """scikit-learn's 1,797 handwritten digits: grey, 8x8, their 17 levels spread over 0..255."""
     from sklearn.datasets import load_digits  # takes a second, which other sources need not wait for
 
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     class_names = [str(digit) for digit in range(10)]
-    return dataset_of_arrays("digits", {"train": (images, bunch.target)}, seed, test_fraction, class_names)
+    return dataset_of_arrays("digits", {"train": (images, bunch.target)}, rule, class_names)
 
 
-def dataset_of_npz(path: Path, seed: int, test_fraction: float) -> Dataset:
+def dataset_of_npz(path: Path, rule: SplitRule) -> Dataset:
     """The data set in an .npz file with x_train, y_train, x_test, y_test, or x, y, or images, labels."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -59,7 +59,7 @@ def dataset_of_npz(path: Path, seed: int, test_fraction: float) -> Dataset:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a readable .npz file of plain arrays ({error})") from error
-    return dataset_of_arrays(path.name, pairs, seed, test_fraction)
+    return dataset_of_arrays(path.name, pairs, rule)
 
 
 def find_idx_files(folder: Path) -> dict[str, Path]:
@@ -79,12 +79,12 @@ def find_idx_files(folder: Path) -> dict[str, Path]:
     return found if {"train-images", "train-labels"} <= found.keys() else {}
 
 
-def dataset_of_idx(folder: Path, files: dict[str, Path], seed: int, test_fraction: float) -> Dataset:
+def dataset_of_idx(folder: Path, files: dict[str, Path], rule: SplitRule) -> Dataset:
     """The data set in MNIST's files, as find_idx_files found them."""
     pairs = {"train": (read_idx(files["train-images"]), read_idx(files["train-labels"]))}
     if {"t10k-images", "t10k-labels"} <= files.keys():
         pairs["test"] = (read_idx(files["t10k-images"]), read_idx(files["t10k-labels"]))
-    return dataset_of_arrays(folder.name, pairs, seed, test_fraction)
+    return dataset_of_arrays(folder.name, pairs, rule)
 
 
 def read_idx(path: Path) -> ImageArray:
@@ -105,9 +105,7 @@ def read_idx(path: Path) -> ImageArray:
         raise UserError(f"{path}: not a readable idx file ({error})") from error
 
 
-def dataset_of_arrays(
-    name: str, pairs: dict[str, Pair], seed: int, test_fraction: float, class_names: Sequence[str] = ()
-) -> Dataset:
+def dataset_of_arrays(name: str, pairs: dict[str, Pair], rule: SplitRule, class_names: Sequence[str] = ()) -> Dataset:
     """The data set that arrays make.
 
     Args:
@@ -115,8 +113,8 @@ def dataset_of_arrays(
         pairs: "train", and perhaps "test" and "validation", to images and labels. Images are (n, height,
             width), with channels last or first; uint8, other integers in 0..255, or floats in 0..1. Labels
             are integers or strings, (n,) or (n, 1), or one-hot (n, classes).
-        seed: settles the split where there is no test.
-        test_fraction: the share to test on in such a split.
+        rule: divides the images where there is no test. An image is known by its pixels alone, so that it stays on its
+            side when others are added before it, and copies of it come with it.
         class_names: the classes' names; default: the labels that occur, sorted.
 
     Raises:
@@ -142,19 +140,14 @@ def dataset_of_arrays(
         role: _split(role, array, np.searchsorted(values, labels[role]).astype(np.int64))
         for role, array in images.items()
     }
-    train, test, validation = splits["train"], splits.get("test"), splits.get("validation")
-    if test is None:
-        test, validation = validation, None
-    if test is None:
-        train, test = stratified_split(train, test_fraction, seed)
     _, height, width, channels = images["train"].shape
     names = tuple(class_names) or tuple(str(value) for value in values)
-    return Dataset(name, names, train, test, validation, (height, width), 1 if channels == 1 else 3)
+    return dataset_of_splits(name, names, splits, (height, width), 1 if channels == 1 else 3, rule)
 
 
 def _split(role: str, images: ImageArray, labels: NDArray[np.int64]) -> Split:
     names = [f"{role}[{index}]" for index in range(len(labels))]
-    return Split(labels, names, lambda index, smallest_side: images[index])
+    return Split(labels, names, lambda index, smallest_side: images[index], lambda index: images[index].tobytes())
 
 
 def _to_images(name: str, images: NDArray[Any]) -> ImageArray:

@@ -35,8 +35,8 @@ class ImageBatches(keras.utils.PyDataset):
     With shuffle, which is for training, every epoch has its own order, all batches have batch_size images
     (what does not fill a last batch is left out of this epoch; a smaller split is one batch), and a broken
     image is replaced by another. Without, the batches hold every readable image once, in the split's
-    order; the last one is smaller, as is one in which a broken image turns up. Give such batches to fit()
-    with shuffle=False: they are shuffled here.
+    order; the last one is smaller, as is one that lacks a broken image. Give such batches to fit() with
+    shuffle=False: they are shuffled here.
 
     Args:
         split: the images.
@@ -68,7 +68,8 @@ class ImageBatches(keras.utils.PyDataset):
 
     Raises:
         ValueError: an argument is out of its range.
-        TooManyBroken: from load(), len() and batches: over 1% of the split's images are broken.
+        TooManyBroken: from load(), len() and batches: more images are broken than `most_broken` allows, or all, or,
+            with shuffle, all of a class.
 
     Example:
         >>> split = Split(np.arange(10) % 2, ["a"] * 10, lambda index, side: np.zeros((8, 8, 1), np.uint8))
@@ -120,7 +121,6 @@ class ImageBatches(keras.utils.PyDataset):
         labels = np.eye(num_classes, dtype=np.float32)
         self._one_hot = labels * (1 - label_smoothing) + label_smoothing / num_classes
         self._samples = self._make_samples(crop, offset, cache, workers, exact=augmentation is None)
-        self._indices: NDArray[np.intp] | None = None
         self._producer = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._pending: dict[tuple[int, int], Future[Batch]] = {}
         self.epoch = 0
@@ -145,12 +145,15 @@ class ImageBatches(keras.utils.PyDataset):
         Args:
             progress: called now and then with the number of images decoded and that of all.
         """
-        if self._indices is None:
-            try:
-                self._indices = self._samples.load(progress)
-            except UserError as error:
-                self.failure = error
-                raise
+        try:
+            self._samples.load(progress)
+        except UserError as error:
+            self.failure = error
+            raise
+
+    def images_in(self, batches: int) -> int:
+        """How many images an epoch's first batches hold, the broken ones of a test included."""
+        return min(batches * self._batch_size, len(self._split))
 
     def close(self) -> None:
         """Ends the threads; no batch can be had afterwards."""
@@ -159,11 +162,20 @@ class ImageBatches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        count = len(self._readable())
+        self.load()
+        count = len(self._split)
         return max(1, count // self._batch_size) if self._shuffle else math.ceil(count / self._batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        """Batch number index of the current epoch."""
+        """Batch number index of the current epoch. Raises UserError where it is empty: Keras would make it a NaN."""
+        images, labels = self.batch(index)
+        if not len(images):
+            first = self._split.names[index * self._batch_size]
+            raise UserError(f"batch {index} is empty: {first} and all others of it are broken; use larger batches")
+        return images, labels
+
+    def batch(self, index: int) -> Batch:
+        """Batch number index of the current epoch, also if it is empty."""
         count = len(self)
         if not 0 <= index < count:
             raise IndexError(f"batch {index}: there are {count}")
@@ -200,26 +212,25 @@ class ImageBatches(keras.utils.PyDataset):
         largest = max(self._image_size)
         area = self._augmentation.resized_crop
         if area is not None:
-            return Samples(self._split, lambda image: image, math.ceil(largest / area[0] ** 0.5), cache, workers)
+            side = math.ceil(largest / area[0] ** 0.5)
+            return Samples(self._split, lambda image: image, side, cache, workers, self._shuffle)
         options: dict[str, Any] = {"crop": crop, "interpolation": self._interpolation, "offset": offset}
         prepare = partial(prepare_image, image_size=self._image_size, **options)
-        return Samples(self._split, prepare, None if exact else math.ceil(largest / crop), cache, workers)
-
-    def _readable(self) -> NDArray[np.intp]:
-        self.load()
-        assert self._indices is not None
-        return self._indices
+        side = None if exact else math.ceil(largest / crop)
+        return Samples(self._split, prepare, side, cache, workers, self._shuffle)
 
     def _make_batch(self, epoch: int, index: int) -> Batch:
         started = time.thread_time()
-        indices = self._readable()
+        # Of all images, whichever are known to be broken by now: what is cached must not matter.
+        indices = np.arange(len(self._split))
         if self._shuffle:
             indices = np.random.default_rng((self._seed, epoch)).permutation(indices)
         indices = indices[index * self._batch_size : (index + 1) * self._batch_size]
         generator = np.random.default_rng((self._seed, epoch, index))
         images, labels = self._read(indices, generator)
         varied, targets = self._augment(images, self._one_hot[labels], generator)
-        normalised = np.multiply(varied.reshape(*varied.shape[:2], -1), self._scale, dtype=np.float32)
+        rows = varied.reshape(*varied.shape[:2], len(self._scale))
+        normalised = np.multiply(rows, self._scale, dtype=np.float32)
         normalised += self._shift
         self._seconds_mixing += time.thread_time() - started
         return normalised.reshape(varied.shape), targets
@@ -255,14 +266,13 @@ class ImageBatches(keras.utils.PyDataset):
         if self._shuffle:
             while any(image is None for image in images):
                 chosen = [
-                    index if image is not None else int(generator.choice(self._readable()))
+                    index if image is not None else int(generator.integers(len(self._split)))
                     for index, image in zip(chosen, images, strict=True)
                 ]
                 images = self._samples.read(chosen, finish)
         kept = [(index, image) for index, image in zip(chosen, images, strict=True) if image is not None]
         if not kept:
-            names = ", ".join(self._split.names[index] for index in chosen)
-            raise UserError(f"a whole batch of images is broken: {names}: remove them, or use larger batches")
+            return np.empty((0, *self._image_size, len(self._fill)), np.uint8), np.empty(0, np.int64)
         return np.stack([image for _, image in kept]), self._split.labels[[index for index, _ in kept]]
 
 

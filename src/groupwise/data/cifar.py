@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from groupwise.data.arrays import Pair, dataset_of_arrays
-from groupwise.data.dataset import Dataset
+from groupwise.data.dataset import Dataset, SplitRule
 from groupwise.data.files import refuse_climbing
 from groupwise.errors import UserError
 
@@ -92,7 +92,7 @@ def _dataset(path: Path, names: Iterable[str], read: Callable[[str], bytes]) -> 
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: its files are not CIFAR's ({type(error).__name__}: {error})") from error
-    return dataset_of_arrays(path.name, pairs, seed=0, test_fraction=0.2, class_names=class_names)
+    return dataset_of_arrays(path.name, pairs, SplitRule(), class_names)
 
 
 def _load(path: Path, file: str, content: bytes) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a data set is to the rest of the package: class names and splits of labelled images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +13,27 @@ from groupwise.errors import UserError
 
 Labels: TypeAlias = NDArray[np.int64]
 Reader: TypeAlias = Callable[[int, int | None], ImageArray]
+Identities: TypeAlias = NDArray[np.uint64]
+
+IDENTITY_BITS = 48
+"""Of an image's identity: among a million images one in 300 data sets has two of the same."""
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How images are divided where a data set has no test images of its own: by a hash of each (`divide`).
+
+    Attributes:
+        seed: another one makes another split.
+        share: of the images to test on, in (0, 1]; 1 tests on everything.
+    """
+
+    seed: int = 0
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"test_fraction={self.share}: the share of images to test on lies in (0, 1]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +45,9 @@ class Split:
         names: each image's name, for messages.
         reader: (index, smallest side or None) to the image, uint8 (height, width, channels). It raises
             BrokenImage where there is none.
+        mark: index to what tells an image from all others, wherever the data set lies and whatever else is in it: its
+            class and name, or its pixels. Default: its name.
+        size: index to the bytes of its file, which tell files of the same mark apart. Default: 0.
 
     Example:
         >>> split = Split(np.array([0, 1]), ["a", "b"], lambda index, side: np.zeros((8, 8, 1), np.uint8))
@@ -33,6 +58,8 @@ class Split:
     labels: Labels
     names: Sequence[str]
     reader: Reader
+    mark: Callable[[int], bytes] | None = None
+    size: Callable[[int], int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,11 +74,13 @@ class Split:
     def take(self, indices: NDArray[np.intp]) -> "Split":
         """The images at these indices, as a split of their own."""
         positions = [int(index) for index in indices]
-        reader = self.reader
+        reader, mark, size = self.reader, self.mark, self.size
         return Split(
             self.labels[indices],
             [self.names[position] for position in positions],
             lambda index, smallest_side: reader(positions[index], smallest_side),
+            None if mark is None else lambda index: mark(positions[index]),
+            None if size is None else lambda index: size(positions[index]),
         )
 
     def with_channels(self, channels: int) -> "Split":
@@ -67,7 +96,24 @@ class Split:
             luma = image @ np.array([0.299, 0.587, 0.114])
             return np.rint(luma).astype(np.uint8)[..., None]
 
-        return Split(self.labels, self.names, read)
+        return replace(self, reader=read)
+
+    def hashes(self, seed: int) -> NDArray[np.uint64]:
+        """64 bits of every image's mark and a seed, (n,): the same on every machine."""
+        return np.array([_hash(b"%d" % seed, self._mark(index)) for index in range(len(self))], np.uint64)
+
+    def identities(self) -> Identities:
+        """What every image is known by, (n,): 48 bits of its mark and its file's size."""
+        sizes = (0 if self.size is None else self.size(index) for index in range(len(self)))
+        values = [_hash(b"%d" % size, self._mark(index)) for index, size in enumerate(sizes)]
+        return np.array(values, np.uint64) >> np.uint64(64 - IDENTITY_BITS)
+
+    def _mark(self, index: int) -> bytes:
+        return self.names[index].encode(errors="surrogatepass") if self.mark is None else self.mark(index)
+
+
+def _hash(*parts: bytes) -> int:
+    return int.from_bytes(blake2b(b"\0".join(parts), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +128,9 @@ class Dataset:
         validation: what decisions in training may look at, where the source has such a split; else None.
         image_size: the (height, width) of the images, or None if they differ.
         channels: 1 for grey images, 3 for colour.
+        undivided: all images, where the source has no test images of its own; else None.
+        rule: how these were divided into train and test.
+        notes: sentences on what was left out, or might not be what was meant.
     """
 
     name: str
@@ -91,32 +140,91 @@ class Dataset:
     validation: Split | None
     image_size: tuple[int, int] | None
     channels: Literal[1, 3]
+    undivided: Split | None = None
+    rule: SplitRule = SplitRule()
+    notes: tuple[str, ...] = ()
+
+    def divided(self, rule: SplitRule, trained: Identities | None = None) -> "Dataset":
+        """The same data set, divided by another rule; itself where it has test images of its own.
+
+        Args:
+            rule: the rule.
+            trained: the identities of images that stay on the side that is trained on.
+
+        Raises:
+            UserError: no image is left to test on.
+        """
+        if self.undivided is None:
+            return self
+        train, test = divide(self.undivided, rule, trained)
+        return replace(self, train=train, test=test, rule=rule)
+
+    def relabelled(self, class_names: Sequence[str], places: Sequence[int]) -> "Dataset":
+        """The same images with other classes: `places` has the new label of each old one."""
+
+        def relabel(split: Split) -> Split:
+            return replace(split, labels=np.array(places, np.int64)[split.labels])
+
+        return replace(
+            self,
+            class_names=tuple(class_names),
+            train=relabel(self.train),
+            test=relabel(self.test),
+            validation=None if self.validation is None else relabel(self.validation),
+            undivided=None if self.undivided is None else relabel(self.undivided),
+        )
 
 
-def stratified_split(split: Split, test_fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divides a split into (train, test), each class by the same fraction, reproducibly by the seed.
+def dataset_of_splits(
+    name: str,
+    class_names: tuple[str, ...],
+    splits: Mapping[str, Split],
+    image_size: tuple[int, int] | None,
+    channels: Literal[1, 3],
+    rule: SplitRule,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """The data set of "train" and perhaps "test" and "validation".
 
-    Of a class with two or more images at least one goes to either side; a single image is trained on.
+    Where there is no test, validation takes its place; where there is neither, the rule divides.
+    """
+    train, test, validation = splits["train"], splits.get("test"), splits.get("validation")
+    if test is None:
+        test, validation = validation, None
+    whole = Dataset(name, class_names, train, test or train, validation, image_size, channels, None, rule, notes)
+    return whole if test is not None else replace(whole, undivided=train).divided(rule)
+
+
+def divide(split: Split, rule: SplitRule, trained: Identities | None = None) -> tuple[Split, Split]:
+    """Divides a split into (train, test).
+
+    An image is tested on where its hash is below the share of the largest one, so that images which are added or taken
+    away never move others, and classes have about the share, not exactly. Of a class of two or more images at least one
+    goes to either side: where the hash puts all on one, the nearest to the other crosses over (and may come back when
+    others are added); a single image is trained on.
 
     Args:
         split: the images to divide.
-        test_fraction: the share of each class that is tested on, in (0, 1]; 1 tests on everything.
-        seed: settles which images they are.
+        rule: how.
+        trained: the identities of images that are not to be tested on, whatever the rule says.
 
     Raises:
-        ValueError: test_fraction is out of range.
-        UserError: every class has only one image.
+        UserError: no image is left to test on.
     """
-    if not 0 < test_fraction <= 1:
-        raise ValueError(f"test_fraction={test_fraction}: the share of images to test on lies in (0, 1]")
-    if test_fraction == 1:
+    if rule.share == 1:
         return split.take(np.arange(0)), split
-    generator = np.random.default_rng(seed)
-    is_test = np.zeros(len(split), dtype=bool)
+    may_test = np.ones(len(split), bool) if trained is None else ~np.isin(split.identities(), trained)
+    hashes = split.hashes(rule.seed)
+    is_test = (hashes / 2.0**64 < rule.share) & may_test
     for label in np.unique(split.labels):
-        members = generator.permutation(np.flatnonzero(split.labels == label))
-        count = min(max(1, round(len(members) * test_fraction)), len(members) - 1)
-        is_test[members[:count]] = True
+        members = np.flatnonzero(split.labels == label)
+        members = members[np.argsort(hashes[members], kind="stable")]
+        if is_test[members].all():
+            is_test[members[-1]] = False
+        elif len(members) > 1 and not is_test[members].any():
+            is_test[members[may_test[members]][:1]] = True
     if not is_test.any():
+        if not may_test.all():
+            raise UserError("none of the images is left to test on, since all were trained on: add some to the classes")
         raise UserError("no class has more than one image, so none are left to test on: add images to the classes")
     return split.take(np.flatnonzero(~is_test)), split.take(np.flatnonzero(is_test))

@@ -1,17 +1,29 @@
 """The image files of a folder or of a zip file, seen the same way: names and bytes."""
 
 import os
+import posixpath
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
+from typing import IO
 
-from groupwise.data.images import BrokenImage
+from groupwise.data.images import BrokenImage, is_picture, open_file, read_file
 from groupwise.errors import UserError
 
 IMAGE_KINDS = "jpg jpeg jpe jfif png bmp gif webp tif tiff ppm pgm pbm pnm jp2 tga avif"
 IMAGE_SUFFIXES = frozenset("." + kind for kind in IMAGE_KINDS.split())
+# Pictures by their names, though mostly of kinds that are not read: what is inside decides.
+OTHER_PICTURES = (
+    "heic heif hif heics heifs avci avifs jxl jxr mpo apng dib j2k jpf jpx "
+    "svg psd dcm exr hdr dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw raw 3fr iiq x3f"
+)
+OTHER_PICTURE_SUFFIXES = frozenset("." + kind for kind in OTHER_PICTURES.split())
+LEFT_BEHIND = frozenset(("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"))
+LEFT_BEHIND |= frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
+CAM_SUFFIX = ".cam.png"  # the pictures that `groupwise predict --cam` leaves beside images
+UTF8_FLAG = 1 << 11  # of a zip file's member
 LARGEST_MEMBER = 1 << 30  # bytes of one file once decompressed; no image below the pixel limit comes near it
 
 
@@ -22,17 +34,31 @@ class ImageFiles:
     Attributes:
         names: their paths below the folder or in the zip file, with forward slashes, sorted.
         read: a name to the file's bytes; it raises BrokenImage, and may be called from many threads.
+        size: a name to how many bytes these are; 0 where they cannot be read.
+        left_out: likewise the names of all other files, but for what systems hide or leave behind.
     """
 
     names: list[str]
     read: Callable[[str], bytes]
+    size: Callable[[str], int]
+    left_out: list[str]
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a path is that of an image, by its suffix, and nothing that a system hides or leaves behind."""
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+def is_hidden(name: str) -> bool:
+    """Whether a path leads through or to something that a system hides or leaves behind."""
+    parts = [part for part in name.split("/") if part != "."]
+    return any(part.startswith(".") or part.lower() in LEFT_BEHIND for part in parts)
+
+
+def suffix_of(name: str) -> str:
+    """A file's ending, in small letters: ".jpg" of photos/A.JPG."""
+    return posixpath.splitext(name)[1].lower()
+
+
+def tells_nothing(name: str) -> bool:
+    """Whether a name has no ending, or none of a kind: frame.0001, or photo.jpg?width=200, as downloads are called."""
+    suffix = suffix_of(name)
+    return not suffix or suffix[1:].isdigit() or "?" in suffix
 
 
 def refuse_climbing(name: str, archive: Path) -> None:
@@ -42,26 +68,25 @@ def refuse_climbing(name: str, archive: Path) -> None:
         raise UserError(f"{archive}: refused, since its member {name!r} climbs out of the archive")
 
 
-def files_in_folder(folder: Path) -> ImageFiles:
-    """The image files below a folder, links followed."""
-    names = []
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        place = os.path.realpath(parent)
-        if place in visited:  # a link that leads to its own parent
-            folders.clear()
-            continue
-        visited.add(place)
-        relative = Path(parent).relative_to(folder)
-        names += [(relative / file).as_posix() for file in files]
+def files_in_folder(folder: Path, recursive: bool = True) -> ImageFiles:
+    """The image files of a folder and, if recursive, of all folders below it, links followed.
 
-    def read(name: str) -> bytes:
+    Raises:
+        UserError: a folder cannot be looked into.
+    """
+
+    def size(name: str) -> int:
         try:
-            return (folder / name).read_bytes()
-        except OSError as error:
-            raise BrokenImage(name, (error.strerror or "cannot be read").lower()) from error
+            return (folder / name).stat().st_size
+        except OSError:
+            return 0
 
-    return ImageFiles(sorted(filter(is_image_name, names)), read)
+    return _sorted_out(
+        _walk(folder, "", recursive, set()),
+        lambda name: read_file(folder / name, name),
+        size,
+        lambda name: open_file(folder / name, name),
+    )
 
 
 def files_in_zip(path: Path) -> ImageFiles:
@@ -75,8 +100,8 @@ def files_in_zip(path: Path) -> ImageFiles:
         refuse_climbing(member.orig_filename, path)
         if member.flag_bits & 1:
             raise UserError(f"{path}: its member {member.filename!r} is encrypted; unpack it first")
-        name = member.filename.replace("\\", "/")  # as some programs on Windows write it
-        if not member.is_dir() and is_image_name(name):
+        name = _name_of(member)
+        if not member.is_dir() and not is_hidden(name):
             members[name] = member
 
     def read(name: str) -> bytes:
@@ -88,4 +113,57 @@ def files_in_zip(path: Path) -> ImageFiles:
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
             raise BrokenImage(name, f"damaged in the zip file ({error})") from error
 
-    return ImageFiles(sorted(members), read)
+    return _sorted_out(members, read, lambda name: members[name].file_size, lambda name: archive.open(members[name]))
+
+
+def _walk(folder: Path, prefix: str, recursive: bool, visited: set[Path]) -> Iterator[str]:
+    """Whatever is no folder, but for what is hidden; no folder twice, since links may lead to their own parents."""
+    visited.add(folder.resolve())
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be looked into: {(error.strerror or str(error)).lower()}") from error
+    for name, is_folder in found:
+        if not is_folder:
+            yield prefix + name
+        elif recursive and (folder / name).resolve() not in visited:
+            yield from _walk(folder / name, f"{prefix}{name}/", recursive, visited)
+
+
+def _sorted_out(
+    names: Iterable[str],
+    read: Callable[[str], bytes],
+    size: Callable[[str], int],
+    open_named: Callable[[str], IO[bytes]],
+) -> ImageFiles:
+    images: list[str] = []
+    left_out: list[str] = []
+    for name in sorted(names):
+        (images if _is_image(name, open_named) else left_out).append(name)
+    return ImageFiles(images, read, size, left_out)
+
+
+def _is_image(name: str, open_named: Callable[[str], IO[bytes]]) -> bool:
+    """Whether a file is read as an image: by its ending, or by its content where the ending does not tell."""
+    suffix = suffix_of(name)
+    if suffix in IMAGE_SUFFIXES:
+        return not name.endswith(CAM_SUFFIX)
+    if not tells_nothing(name) and suffix not in OTHER_PICTURE_SUFFIXES:
+        return False
+    try:
+        with open_named(name) as file:
+            return is_picture(file, with_tiff=tells_nothing(name))
+    except (BrokenImage, OSError, zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """A member's name as it was meant: Windows may write backslashes, macOS writes UTF-8 without the flag for it."""
+    name = member.filename.replace("\\", "/")
+    if member.flag_bits & UTF8_FLAG:
+        return name
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name

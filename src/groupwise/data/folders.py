@@ -1,33 +1,24 @@
 """Data sets of class folders: root/<class>/<image>, or the same below train/, test/ and val/."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 
-from groupwise.data.dataset import Dataset, Split, stratified_split
+from groupwise.data.classes import loosest_form, match_names, normal_form, some
+from groupwise.data.dataset import Dataset, Split, SplitRule, dataset_of_splits
 from groupwise.data.files import ImageFiles
 from groupwise.data.images import ImageArray, read_header, read_image
+from groupwise.data.layout import Entry, find_layout
+from groupwise.data.left_out import check_left_out, no_images
 from groupwise.errors import UserError
 
-ROLES = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
 PROBED_HEADERS = 64
 
-# A file by its path's parts below the data set's root, and its whole name.
-Entry: TypeAlias = tuple[tuple[str, ...], str]
 
-
-def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: float) -> Dataset:
+def dataset_of_files(name: str, files: ImageFiles, rule: SplitRule) -> Dataset:
     """The data set that image files make by the folders they lie in.
 
     The size and the channels are those of up to 64 images spread over the whole.
@@ -35,73 +26,62 @@ def dataset_of_files(name: str, files: ImageFiles, seed: int, test_fraction: flo
     Args:
         name: the data set's name.
         files: the images; a folder above the classes that holds everything is looked through.
-        seed: settles the split where there is no test/ (nor val/, which then takes its place).
-        test_fraction: the share to test on in such a split.
+        rule: divides them where there is no test/ (nor val/, which then takes its place).
 
     Raises:
-        UserError: no images, no class folders, one class, or classes that differ between the splits.
+        UserError: no images, no class folders, one class, classes that differ between the splits, or folders that may
+            be splits as well as classes.
     """
     if not files.names:
-        raise UserError(f"{name} is empty: it holds no images")
-    entries = _below_common_folders([(PurePosixPath(file).parts, file) for file in files.names])
-    by_role = _by_role(name, entries)
-    class_names = _class_names(name, by_role)
+        raise no_images(name, files.left_out)
+    layout = find_layout(name, [(PurePosixPath(file).parts, file) for file in files.names])
+    left_out = check_left_out(name, files, _class_sizes(layout.by_role))
+    class_names = _class_names(name, layout.by_role["train"])
     image_size, channels = _probe(files)
-    splits = {role: _split(part, class_names, files, channels) for role, part in by_role.items()}
-    train, validation = splits["train"], splits.get("validation")
-    if "test" in splits:
-        test = splits["test"]
-    elif validation is not None:
-        test, validation = validation, None
-    else:
-        train, test = stratified_split(train, test_fraction, seed)
-    return Dataset(name, class_names, train, test, validation, image_size, channels)
+    splits = {
+        role: _split(entries, _labels(name, role, entries, class_names), files, channels)
+        for role, entries in layout.by_role.items()
+    }
+    notes = [
+        *layout.notes,
+        *left_out,
+        *(f"{name}: {some(names)} are taken for different classes" for names in _alike(class_names)),
+    ]
+    return dataset_of_splits(name, class_names, splits, image_size, channels, rule, tuple(notes))
 
 
-def _below_common_folders(entries: list[Entry]) -> list[Entry]:
-    """Takes away the folders that hold all others, as long as two levels are left: class and file."""
-    while len({parts[0] for parts, _ in entries if len(parts) > 1}) == 1 and any(
-        len(parts) > 2 for parts, _ in entries
-    ):
-        entries = [(parts[1:], file) for parts, file in entries if len(parts) > 1]
-    return entries
+def _class_sizes(by_role: Mapping[str, list[Entry]]) -> dict[str, int]:
+    """How many images each class's folder holds, by its path below the data set's root."""
+    entries = [entry for part in by_role.values() for entry in part]
+    return Counter("/".join(PurePosixPath(file).parts[: 1 - len(parts)]) for parts, file in entries)
 
 
-def _by_role(name: str, entries: list[Entry]) -> dict[str, list[Entry]]:
-    """The entries as class/file, of each split that there is; images outside of a class are left out."""
-    folders = {parts[0].lower() for parts, _ in entries if len(parts) > 1}
-    if not folders:
-        raise UserError(f"{name} holds images but no class folders: put each class's images into a folder")
-    roles = {ROLES.get(folder) for folder in folders}
-    if "train" not in roles or None in roles:
-        return {"train": [entry for entry in entries if len(entry[0]) > 1]}
-    by_role: dict[str, list[Entry]] = defaultdict(list)
-    for parts, file in entries:
-        if len(parts) > 1:
-            by_role[ROLES[parts[0].lower()]].append((parts[1:], file))
-    for role, part in by_role.items():
-        by_role[role] = [entry for entry in part if len(entry[0]) > 1]
-        if not by_role[role]:
-            raise UserError(f"{name}: its {role} folder holds images but no class folders, so no labels")
-    return by_role
-
-
-def _class_names(name: str, by_role: Mapping[str, list[Entry]]) -> tuple[str, ...]:
-    classes = {role: {parts[0] for parts, _ in entries} for role, entries in by_role.items()}
-    for role, found in classes.items():
-        missing, extra = sorted(classes["train"] - found), sorted(found - classes["train"])
-        if missing or extra:
-            says = [f"{role} lacks {_some(missing)}"] * bool(missing)
-            says += [f"{role} has {_some(extra)}, which train lacks"] * bool(extra)
-            raise UserError(f"{name}: the class folders differ between train and {role}: {'; '.join(says)}")
-    class_names = tuple(sorted(classes["train"]))
+def _class_names(name: str, entries: list[Entry]) -> tuple[str, ...]:
+    class_names = tuple(sorted({parts[0] for parts, _ in entries}))
     if len(class_names) < 2:
         raise UserError(f"{name} has one class only, {class_names[0]!r}: two are needed to tell apart")
     return class_names
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _alike(class_names: Sequence[str]) -> list[list[str]]:
+    """The classes that differ only in how their names are written."""
+    by_form: dict[str, list[str]] = {}
+    for name in class_names:
+        by_form.setdefault(loosest_form(name), []).append(name)
+    return [names for names in by_form.values() if len(names) > 1]
+
+
+def _labels(name: str, role: str, entries: list[Entry], class_names: Sequence[str]) -> Mapping[str, int]:
+    """The label of each class folder of a split. Raises UserError where they are not the training images'."""
+    found = sorted({parts[0] for parts, _ in entries})
+    labels = match_names(found, class_names)
+    extra = [folder for folder in found if folder not in labels]
+    missing = [class_names[label] for label in sorted(set(range(len(class_names))) - set(labels.values()))]
+    if missing or extra:
+        says = [f"{role} lacks {some(missing)}"] * bool(missing)
+        says += [f"{role} has {some(extra)}, which train lacks"] * bool(extra)
+        raise UserError(f"{name}: the class folders differ between train and {role}: {'; '.join(says)}")
+    return labels
 
 
 def _probe(files: ImageFiles) -> tuple[tuple[int, int] | None, Literal[1, 3]]:
@@ -120,12 +100,19 @@ def _probe(files: ImageFiles) -> tuple[tuple[int, int] | None, Literal[1, 3]]:
     return sizes.pop() if len(sizes) == 1 else None, 1 if is_grey else 3
 
 
-def _split(entries: list[Entry], class_names: Sequence[str], files: ImageFiles, channels: Literal[1, 3]) -> Split:
-    labels = {class_name: label for label, class_name in enumerate(class_names)}
+def _split(entries: list[Entry], labels: Mapping[str, int], files: ImageFiles, channels: Literal[1, 3]) -> Split:
     names = [file for _, file in entries]
+    class_forms = {folder: loosest_form(folder) for folder in labels}
 
     def read(index: int, smallest_side: int | None) -> ImageArray:
         name = names[index]
         return read_image(files.read(name), channels, name=name, smallest_side=smallest_side)
 
-    return Split(np.array([labels[parts[0]] for parts, _ in entries], np.int64), names, read)
+    def mark(index: int) -> bytes:
+        folder, *place = entries[index][0]
+        return "\0".join((class_forms[folder], *map(normal_form, place))).encode(errors="surrogatepass")
+
+    def size(index: int) -> int:
+        return files.size(names[index])
+
+    return Split(np.array([labels[parts[0]] for parts, _ in entries], np.int64), names, read, mark, size)

@@ -1,8 +1,9 @@
 """Reading one image file, whatever its kind, into an array of 8-bit channels."""
 
 import io
+import stat
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# Told from anything else by how they begin, as TGA is not. AVIF last: an older Pillow does not know the name.
+TOLD_BY_CONTENT = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM", "JPEG2000", "AVIF")
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,10 +86,7 @@ def read_image(
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: an image is read with 1 channel (grey) or 3 (RGB)")
     name = name or ("image" if isinstance(source, bytes) else str(source))
-    try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise BrokenImage(name, (error.strerror or "cannot be read").lower()) from error
+    content = source if isinstance(source, bytes) else read_file(Path(source), name)
     if not content:
         raise BrokenImage(name, "empty file")
     try:
@@ -97,10 +98,43 @@ def read_image(
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImage(name, "not an image of a known format") from error
+        raise BrokenImage(name, _unknown_format(content)) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         text = str(error) or type(error).__name__
         raise BrokenImage(name, "truncated" if "truncated" in text.lower() else f"damaged ({text})") from error
+
+
+def open_file(path: Path, name: str) -> BinaryIO:
+    """Opens a regular file: a pipe may never end. Raises BrokenImage, with this name, where that cannot be."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BrokenImage(name, "a folder" if path.is_dir() else "no regular file")
+        return path.open("rb")
+    except OSError as error:
+        raise BrokenImage(name, (error.strerror or "cannot be read").lower()) from error
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """A regular file's bytes. Raises BrokenImage, with this name, where there are none to be had."""
+    with open_file(path, name) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise BrokenImage(name, (error.strerror or "cannot be read").lower()) from error
+
+
+def is_picture(file: IO[bytes], with_tiff: bool = False) -> bool:
+    """Whether a file is an image of a kind that is read, by its first bytes and whatever its name.
+
+    TIFF is left out where not asked for: cameras' raw files pass for it, but hold a small preview.
+    """
+    try:
+        with Image.open(file, formats=("TIFF", *TOLD_BY_CONTENT) if with_tiff else TOLD_BY_CONTENT):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # as in read_image
+        return False
 
 
 def read_header(content: bytes) -> tuple[tuple[int, int], int] | None:
@@ -145,8 +179,14 @@ def prepare_image(
     scaled_size, (top, left) = centre_crop((source_height, source_width), image_size, crop, offset)
     if (source_height, source_width) == image_size == scaled_size:
         return image
+    (height, width), (scaled_height, scaled_width) = image_size, scaled_size
+    if scaled_height * scaled_width > MAXIMUM_PIXELS:  # a strip: only what is kept of it is scaled
+        down, right = source_height / scaled_height, source_width / scaled_width
+        return resize(
+            image, image_size, interpolation, (left * right, top * down, (left + width) * right, (top + height) * down)
+        )
     scaled = resize(image, scaled_size, interpolation)
-    return scaled[top : top + image_size[0], left : left + image_size[1]]
+    return scaled[top : top + height, left : left + width]
 
 
 def centre_crop(
@@ -211,6 +251,12 @@ def _open_unchecked(content: bytes) -> Image.Image:
         if accepts is None or accepts(content[:16]) is True:
             return reader(io.BytesIO(content), "")
     raise UnidentifiedImageError
+
+
+def _unknown_format(content: bytes) -> str:
+    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
+        return "a HEIC photo, which is not read: convert it to JPEG or PNG"
+    return "not an image of a known format"
 
 
 def _upright(image: Image.Image) -> Image.Image:

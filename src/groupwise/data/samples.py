@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from groupwise.data.dataset import Split
 from groupwise.data.images import BrokenImage, ImageArray
@@ -18,20 +17,33 @@ Cache: TypeAlias = bool | Literal["auto"]
 Finish: TypeAlias = Callable[[int, ImageArray], ImageArray]
 Progress: TypeAlias = Callable[[int, int], None]
 
-BROKEN_SHARE = 0.01
 NAMED_IN_MESSAGE = 5
 CHUNK = 64  # images a task: a task of one small image costs more to hand over than to decode
 MEMORY_SHARE = 0.25
 
 
 class TooManyBroken(UserError):  # noqa: N818 - says what it found, as UserErrors do
-    """More than 1% of a split's images cannot be read, so that training on the rest would mislead."""
+    """So many of a split's images cannot be read that to go on with the rest would mislead.
 
-    def __init__(self, broken: Sequence[tuple[str, str]], total: int) -> None:
+    Args:
+        broken: the (name, reason) of each.
+        finding: what is wrong with their number.
+    """
+
+    def __init__(self, broken: Sequence[tuple[str, str]], finding: str) -> None:
         named = "; ".join(f"{name}: {reason}" for name, reason in broken[:NAMED_IN_MESSAGE])
         more = f"; and {len(broken) - NAMED_IN_MESSAGE} more" if len(broken) > NAMED_IN_MESSAGE else ""
-        verb = "is" if len(broken) == 1 else "are"
-        super().__init__(f"{len(broken)} of {total} images {verb} broken, which is over 1%: {named}{more}")
+        super().__init__(f"{finding}: {named}{more}; repair these files or take them away")
+
+
+def most_broken(total: int) -> int:
+    """How many of a split's images may be broken: 10, or 1% where that is more, but no more than a quarter; one always.
+
+    Example:
+        >>> [most_broken(total) for total in (8, 32, 100, 1000, 5000)]
+        [2, 8, 10, 10, 50]
+    """
+    return max(1, min(10, total // 4), total // 100)
 
 
 class Samples:
@@ -43,6 +55,7 @@ class Samples:
         smallest_side: the hint that Split.read takes.
         cache: whether prepared images stay in memory; "auto": if they fit into a quarter of what is free.
         workers: threads that decode. None: one a core.
+        every_class: whether each class needs a readable image.
 
     Attributes:
         seconds_working: processor time that the threads have spent on reading so far.
@@ -55,7 +68,9 @@ class Samples:
         smallest_side: int | None,
         cache: Cache,
         workers: int | None = None,
+        every_class: bool = False,
     ) -> None:
+        self._every_class = every_class
         self._split = split
         self._prepare = prepare
         self._smallest_side = smallest_side
@@ -72,17 +87,12 @@ class Samples:
         """The (name, reason) of every image found broken so far, in the split's order."""
         return [(self._split.names[index], reason) for index, reason in sorted(self._broken.copy().items())]
 
-    def load(self, progress: Progress | None = None) -> NDArray[np.intp]:
-        """Fills the cache if there is to be one, and returns the indices to draw from.
-
-        These are the readable images' where the cache knows them, otherwise all.
-        """
+    def load(self, progress: Progress | None = None) -> None:
+        """Fills the cache if there is to be one; a second call does nothing."""
         if not self._loaded:
             if self._should_cache():
                 self._prepared = self.read(range(len(self._split)), progress=progress)
             self._loaded = True
-        indices = np.arange(len(self._split))
-        return np.setdiff1d(indices, sorted(self._broken)) if self._prepared is not None else indices
 
     def read(
         self, indices: Sequence[int], finish: Finish | None = None, progress: Progress | None = None
@@ -95,7 +105,8 @@ class Samples:
             progress: called as images become ready, with how many are and how many there will be.
 
         Raises:
-            TooManyBroken: over 1% of the split is known to be broken by now.
+            TooManyBroken: more than `most_broken` of the split's images, or all of it or of a class, are known to
+                be broken by now.
         """
         prepared = self._prepared
         if prepared is not None and finish is None:
@@ -114,8 +125,7 @@ class Samples:
             self.seconds_working += seconds
             if progress is not None:
                 progress(len(images), len(indices))
-        if len(self._broken) > BROKEN_SHARE * len(self._split):
-            raise TooManyBroken(self.broken, len(self._split))
+        self._refuse_too_many()
         return images
 
     def close(self) -> None:
@@ -133,6 +143,23 @@ class Samples:
                 self._broken[index] = error.reason
                 return None
         return image if finish is None else finish(position, image)
+
+    def _refuse_too_many(self) -> None:
+        total, broken = len(self._split), np.array(sorted(self._broken.copy()), np.intp)
+        if not broken.size:
+            return
+        if len(broken) == total:
+            raise TooManyBroken(self.broken, "every image is broken" if total > 1 else "the only image is broken")
+        if len(broken) > most_broken(total):
+            finding = f"{len(broken)} of {total} images are broken, more than the {most_broken(total)} that are skipped"
+            raise TooManyBroken(self.broken, finding)
+        sizes = np.bincount(self._split.labels)
+        lost = np.bincount(self._split.labels[broken], minlength=len(sizes))
+        if self._every_class and ((lost == sizes) & (lost > 0)).any():
+            label = int(np.flatnonzero((lost == sizes) & (lost > 0))[0])
+            of_class = [index for index in broken.tolist() if self._split.labels[index] == label]
+            named = [(self._split.names[index], self._broken[index]) for index in of_class]
+            raise TooManyBroken(named, "every image of one class is broken")
 
     def _should_cache(self) -> bool:
         if self._cache != "auto":

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from groupwise.data.arrays import dataset_of_idx, dataset_of_npz, digits, find_idx_files
 from groupwise.data.cifar import dataset_of_cifar_archive, dataset_of_cifar_folder, is_cifar_folder
-from groupwise.data.dataset import Dataset
+from groupwise.data.dataset import Dataset, SplitRule
 from groupwise.data.files import files_in_folder, files_in_zip
 from groupwise.data.folders import dataset_of_files
 from groupwise.errors import UserError
+from groupwise.files import expanded
 
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SUPPORTED = (
@@ -27,56 +28,58 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
 
     Args:
         source: "digits" or a path. (A folder of that name is "./digits".)
-        seed: settles the images of the test split that is made, class by class, where the source has none.
-        test_fraction: the share of each class in such a split, in (0, 1]; with 1 everything is tested on.
+        seed: settles the images of the test split that is made where the source has none. What an image is, its class
+            and name or its pixels, decides its side: adding images never moves others.
+        test_fraction: about the share of each class in such a split, in (0, 1]; with 1 everything is tested on.
 
     Returns:
         The data set. With train/ and val/ but no test/, val/ is what is tested on.
 
     Raises:
         UserError: the path does not exist, is empty, has one class, has class folders that differ between its
-            splits, climbs out of its archive, or is of no known kind.
+            splits or may be splits themselves, climbs out of its archive, or is of no known kind.
         ValueError: test_fraction is out of range.
 
     Example:
         >>> dataset = load_dataset("digits")
         >>> len(dataset.train), len(dataset.test), dataset.image_size, dataset.channels
-        (1438, 359, (8, 8), 1)
+        (1461, 336, (8, 8), 1)
     """
+    rule = SplitRule(seed, test_fraction)
     if str(source) == "digits":
-        return digits(seed, test_fraction)
-    path = Path(source).expanduser()
+        return digits(rule)
+    path = expanded(source)
     try:
-        return _load_path(path, seed, test_fraction)
+        return _load_path(path, rule)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _load_path(path: Path, seed: int, test_fraction: float) -> Dataset:
+def _load_path(path: Path, rule: SplitRule) -> Dataset:
     if not path.exists():
         raise UserError(f"{path} does not exist{_nearest(path)}")
     name = path.name.lower()
     if path.is_dir():
-        return _load_folder(path, seed, test_fraction)
+        return _load_folder(path, rule)
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: it has no bytes")
     if name.endswith(".zip"):
-        return dataset_of_files(path.name, files_in_zip(path), seed, test_fraction)
+        return dataset_of_files(path.name, files_in_zip(path), rule)
     if name.endswith(TAR_SUFFIXES):
         return dataset_of_cifar_archive(path)
     if name.endswith(".npz"):
-        return dataset_of_npz(path, seed, test_fraction)
+        return dataset_of_npz(path, rule)
     raise UserError(f"{path} is of no kind that can be read; these are: {SUPPORTED}")
 
 
-def _load_folder(path: Path, seed: int, test_fraction: float) -> Dataset:
+def _load_folder(path: Path, rule: SplitRule) -> Dataset:
     for folder in (path, *sorted(entry for entry in path.iterdir() if entry.is_dir())):
         if is_cifar_folder(folder):
             return dataset_of_cifar_folder(folder)
     idx_files = find_idx_files(path)
     if idx_files:
-        return dataset_of_idx(path, idx_files, seed, test_fraction)
-    return dataset_of_files(path.resolve().name, files_in_folder(path), seed, test_fraction)
+        return dataset_of_idx(path, idx_files, rule)
+    return dataset_of_files(path.resolve().name, files_in_folder(path), rule)
 
 
 def _nearest(path: Path) -> str:

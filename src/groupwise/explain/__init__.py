@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groupwise.errors import UserError
+from groupwise.files import make_folder
 
 if TYPE_CHECKING:
     from groupwise.explain.page import Page
@@ -48,13 +49,10 @@ def write(topic: str, name: str | None, folder: Path) -> list[Path]:
         folder: made where there is none.
 
     Raises:
-        UserError: as `make`, or the folder cannot be made.
+        UserError: as `make`, or the folder or a file cannot be written.
     """
     from groupwise.explain.page import save_page
 
     page = make(topic, name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: the folder cannot be made ({error.strerror})") from error
+    make_folder(folder)
     return save_page(page, folder)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.errors import UserError
+from groupwise.explain.sources import literal
 from groupwise.models import create, find
 from groupwise.models.network import without_values
-from groupwise.models.saved import load_model
+from groupwise.models.saved import ENDINGS, load_model
 from groupwise.ops import grouped_conv2d, separable_conv2d
 
 SIDE, CHANNELS, FILTERS = 5, 3, 32  # of the default kernel
@@ -138,17 +139,19 @@ def edge_filters(side: int = SIDE, channels: int = CHANNELS, filters: int = FILT
 
 
 def find_kernel(name: str | None) -> Dense:
-    """Return the default kernel, a network's first dense k x k one with fresh weights, or a .keras file's.
+    """Return the default kernel, a network's first dense k x k one with fresh weights, or a model file's.
 
     Raises:
         UserError: there is no such network or file, or it has no dense convolution larger than 1x1.
     """
     if name is None:
         return Dense(edge_filters(), f"{FILTERS} filters of edges and stripes", is_random=False)
-    if name.endswith(".keras"):
+    if Path(name).suffix in ENDINGS:
         layer = _first_dense(load_model(Path(name)), name)
         kernel = keras.ops.convert_to_numpy(layer.kernel)
-        return Dense(kernel.astype(np.float64), f"the trained layer {layer.name} of {name}", is_random=False)
+        return Dense(
+            kernel.astype(np.float64), f"the trained layer {literal(layer.name)} of {literal(name)}", is_random=False
+        )
     find(name)
     with without_values():
         layer = _first_dense(create(name), name)

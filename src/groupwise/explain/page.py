@@ -170,6 +170,7 @@ def _table(table: Table) -> str:
 def _inline(text: str) -> str:
     """Return text as HTML, `code` and [links](https://...) in it."""
     text = html.escape(text, quote=False)
+    text = re.sub(r"\\([\\`\[\]])", lambda match: f"&#{ord(match[1])};", text)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\[([^\]]+)\]\((https://[^)\s]+)\)", r'<a href="\2">\1</a>', text)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 import groupwise
 from groupwise.errors import UserError
-from groupwise.export.formats import Format, choose_writer, find_format
-from groupwise.export.worker import AT_ONCE, prepare_layers
+from groupwise.export.formats import Format, checked_output, choose_writer, find_format
+from groupwise.export.precision import check_quantized, check_types, half_layers, tolerances, widen
+from groupwise.export.signature import SAY_SIZE, TRIED_SIZES, Signature, run_model, signature_of
+from groupwise.files import PARTIAL, expanded, writing
 from groupwise.models import create, variants
-from groupwise.models.network import Network
+from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.saved import load_model
 from groupwise.training.saved import model_path, prepared_image
 
-TOLERANCE = 1e-4
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from groupwise.export.worker import main; main(sys.argv[2])"
 
 
@@ -39,6 +40,7 @@ class Exported:
         images: how many the file was run on.
         difference: the largest between its outputs and the network's, relative to the largest output; None where the
             format's runtime is not installed.
+        widened: the names of the layers that compute in half precision in the network, and in float32 in the file.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Exported:
     groups: tuple[int, ...]
     images: int
     difference: float | None
+    widened: tuple[str, ...] = ()
 
 
 def export_model(
@@ -58,20 +61,22 @@ def export_model(
 ) -> Exported:
     """Write a network for another runtime, run it there and compare the outputs.
 
-    A grouped convolution stays one operation, and none of this package's own is in the file. A second process writes
-    it, on a backend of Keras that can.
+    A grouped convolution stays one operation, and none of this package's own is in the file. Inputs and outputs keep
+    their types and names, batches and images of any size stay that; what computes in half precision computes in float32
+    in the file. A second process writes it, on a backend of Keras that can.
 
     Args:
-        model: a Keras model from images to one output, a .keras file, a run's folder, or a name of
+        model: a Keras model from images to one output, a .keras or .h5 file, a run's folder, or a name of
             `groupwise.models.list_models()` for fresh weights.
         path: the file to write; a folder for "savedmodel".
         format: "onnx", "savedmodel", "litert" or "openvino".
         images: files to compare the outputs on, prepared as the network wants them; none is noise.
-        image_size: (height, width), for a network of any size.
+        image_size: (height, width), to fix that of a network of any size.
 
     Raises:
         UserError: bad arguments, what is missing here (and how to install it), a network that cannot be exported, or
-            outputs that differ by more than 1e-4 of the largest one: the file is there then.
+            outputs that differ by more than 1e-4 of the largest one (more where the model has coarser types, see
+            `precision.tolerances`): the file is there then.
 
     Examples:
         >>> export_model("mnist_cnn_grouped", "mnist.onnx").groups  # doctest: +SKIP
@@ -80,93 +85,140 @@ def export_model(
     form = find_format(format)
     writer = choose_writer(form)
     path = checked_output(form, path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as name:
+    with writing(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=PARTIAL) as name:
         folder = Path(name)
-        source = _source(model, folder, image_size)
-        network = load_model(source)
-        shape = _input_shape(network, image_size)
-        inputs = _prepared(network, images, shape) if images else _noise(shape)
-        prepare_layers(network)
-        np.savez(folder / "images.npz", images=inputs, outputs=_outputs(network, inputs, shape[0]))
-        request = {"model": str(source), "format": form.name, "title": form.title, "name": path.name, "batch": shape[0]}
+        network, source = _network_and_source(model, folder, image_size)
+        check_types(network)
+        check_quantized(network, form)
+        signature = signature_of(network, image_size)
+        given = _prepared(network, images, signature)
+        samples, widened = _samples(network, source, signature, given)
+        arrays = {f"{name}{place}": array for place, sample in enumerate(samples) for name, array in sample.items()}
+        np.savez(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
+        limits = tolerances(network)
+        request = {
+            "model": str(source),
+            "format": form.name,
+            "title": form.title,
+            "name": path.name,
+            "signature": asdict(signature),
+            "arrays": list(samples[0]),
+            "samples": len(samples),
+            "limits": limits,
+            "modules": _own_modules(network),
+            "paths": [str(Path(entry).absolute()) for entry in sys.path],
+        }
         result = _run_worker(folder, request, writer)
         size = _put_in_place(form, folder, path)
-    done = Exported(path, size, writer, tuple(result["groups"]), len(inputs), result["difference"])
-    if done.difference is not None and not done.difference <= TOLERANCE:
-        raise UserError(
-            f"{path} was written, but its outputs differ from the network's by {done.difference:.1e} of the largest "
-            f"one, more than {TOLERANCE:.0e}"
-        )
+    differences = result["differences"] or {}
+    count = len(given) or len(samples[0]["inputs"])
+    done = Exported(path, size, writer, tuple(result["groups"]), count, differences.get("outputs"), widened)
+    for name, difference in differences.items():
+        if not difference <= limits[name]:
+            computed = " computed in float32" if name == "widened" else ""
+            raise UserError(
+                f"{path} was written, but its outputs differ from the network's{computed} by {difference:.1e} of the "
+                f"largest one, more than {limits[name]:.0e}"
+            )
     return done
 
 
-def checked_output(form: Format, path: str | Path) -> Path:
-    """Return where a format's file goes. Raises UserError where it cannot go there."""
-    path = Path(path).expanduser().absolute()
-    if form.ending and path.suffix != form.ending:
-        raise UserError(f"output {path.name}: must end in {form.ending} for {form.title}")
-    if not path.parent.is_dir():
-        raise UserError(f"output {path}: there is no folder {path.parent}; make it first")
-    if path.is_dir() and (form.ending or not (path / "saved_model.pb").exists()):
-        raise UserError(f"output {path}: there is a folder of that name already")
-    if not form.ending and path.is_file():
-        raise UserError(f"output {path}: there is a file of that name already")
-    return path
-
-
-def _source(model: Any, folder: Path, image_size: tuple[int, int] | None) -> Path:
-    """Return the .keras file of a model; one that is in memory is saved into the folder first."""
+def _network_and_source(model: Any, folder: Path, image_size: tuple[int, int] | None) -> tuple[keras.Model, Path]:
+    """Return a model and its .keras file; one that is in memory is saved into the folder."""
     if isinstance(model, str | Path):
-        if not Path(model).expanduser().exists() and str(model) in variants():
-            variant = variants()[str(model)]
-            shape = (*image_size, variant.input_shape[2]) if image_size else None
-            model = create(str(model), input_shape=shape)
-        else:
-            return model_path(model).absolute()
+        if expanded(model).exists() or str(model) not in variants():
+            path = model_path(model).absolute()
+            return load_model(path), path
+        variant = variants()[str(model)]
+        model = create(str(model), input_shape=(*image_size, variant.input_shape[2]) if image_size else None)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Lambda):
+            raise UserError(
+                f"layer {layer.name!r} is a Lambda, a program that no file may hold: write its function as keras.ops "
+                "on the tensors, or as a layer's class"
+            )
     source = folder / "source.keras"
-    model.save(source)
-    return source
+    # What it was compiled with is not exported, and need not be anything that can be saved.
+    vars(model)["get_compile_config"] = lambda: None
+    try:
+        model.save(source)
+    except OSError:
+        raise
+    except Exception as error:  # of somebody's own classes
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"model {model.name!r} cannot be saved, which exporting begins with: {first}") from error
+    finally:
+        del vars(model)["get_compile_config"]
+    return model, source
 
 
-def _input_shape(model: keras.Model, image_size: tuple[int, int] | None) -> tuple[int | None, int, int, int]:
-    """Return (batch, height, width, channels), or channels first; a batch of any size is None."""
-    # A subclassed model that was never built has neither.
-    shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
-    outputs = getattr(model, "outputs", None) or ()
-    if len(shapes) != 1 or len(outputs) != 1 or len(shapes[0]) != 4:
-        raise UserError("only networks from one batch of images to one output are exported")
-    batch, *sizes = shapes[0]
-    own = list(sizes)
-    if image_size is not None and keras.config.image_data_format() == "channels_last":
-        sizes = [own_size or size for own_size, size in zip(own, (*image_size, own[2]), strict=True)]
-        if tuple(sizes[:2]) != tuple(image_size):
-            raise UserError(f"image size {image_size[0]}x{image_size[1]}: the network's own is {own[0]}x{own[1]}")
-    if None in sizes:
-        raise UserError("the network takes images of any size: say of which one, such as --image-size 224")
-    return (batch, *sizes)
+def _own_modules(model: keras.Model) -> list[str]:
+    """Return the modules of layers that are neither Keras's nor ours: the second process imports them."""
+    modules = set()
+    for layer in model._flatten_layers():
+        kind = type(layer)
+        if kind.__module__.split(".")[0] in ("keras", "groupwise"):
+            continue
+        if kind.__module__ == "__main__":
+            raise UserError(
+                f"layer {layer.name!r} is of class {kind.__name__}, which the running program itself defines: put the "
+                "class into a module of its own, which a second process can import"
+            )
+        modules.add(kind.__module__)
+    return sorted(modules)
 
 
-def _noise(shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    sizes: list[Any] = [shape[0] or 2, *shape[1:]]
-    return np.random.default_rng(0).normal(size=sizes).astype(np.float32)
-
-
-def _prepared(model: keras.Model, images: Sequence[Path], shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    if not isinstance(model, Network) or "preprocessing" not in model.metadata:
+def _prepared(model: keras.Model, images: Sequence[Path], signature: Signature) -> NDArray[Any]:
+    """Return image files as the model wants them; none, for none."""
+    if not images:
+        return np.empty((0,))
+    if not isinstance(model, Network | RewrittenNetwork) or "preprocessing" not in model.metadata:
         raise UserError("the model does not say how its images are prepared: leave --check out, for noise")
-    size = shape[1:3]
-    assert size[0] is not None
-    assert size[1] is not None
-    batch = np.stack([prepared_image(model, path, (size[0], size[1])) for path in images])
-    if shape[0] is None or len(batch) % shape[0] == 0:
+    if signature.any_size:
+        raise UserError(f"the network takes images of any size: {SAY_SIZE}")
+    height, width = (signature.shape[axis] for axis in signature.axes)
+    assert height is not None
+    assert width is not None
+    batch = np.stack([prepared_image(model, path, (height, width)) for path in images])
+    if signature.shape[0] is None or len(batch) % signature.shape[0] == 0:
         return batch
-    raise UserError(f"{len(batch)} images: the network takes them {shape[0]} at a time")
+    raise UserError(f"{len(batch)} images: the network takes them {signature.shape[0]} at a time")
 
 
-def _outputs(model: keras.Model, images: NDArray[np.float32], batch: int | None) -> NDArray[np.float32]:
-    step = batch or AT_ONCE
-    parts = [model(images[start : start + step], training=False) for start in range(0, len(images), step)]
-    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+def _samples(
+    model: keras.Model, source: Path, signature: Signature, given: NDArray[Any]
+) -> tuple[list[dict[str, NDArray[Any]]], tuple[str, ...]]:
+    """Return inputs and the model's outputs, noise first, and the names of the layers that the file widens.
+
+    The outputs are the model's as it was given, and those of a copy that is widened as the file is.
+    """
+    dtype = signature.output_dtype
+    samples = []
+    for size in TRIED_SIZES if signature.any_size else TRIED_SIZES[:1]:
+        noise = signature.noise(size)
+        try:
+            outputs = run_model(model, signature.batches(noise), dtype)
+        except Exception:
+            if not signature.any_size:
+                raise
+            continue  # a network of any size need not take every size
+        samples.append({"inputs": noise, "outputs": outputs})
+    if len(samples) < (2 if signature.any_size else 1):
+        raise UserError(f"the network takes images of any size, but none that was tried: {SAY_SIZE}")
+    if len(given):
+        samples.append({"inputs": given, "outputs": run_model(model, signature.batches(given), dtype)})
+    for sample in samples:
+        if not np.isfinite(sample["outputs"]).all():
+            raise UserError("the network's own outputs are not finite: there is nothing to compare the file's with")
+    names = tuple(
+        layer.name for layer in half_layers(model) if not isinstance(layer, keras.Model | keras.layers.InputLayer)
+    )
+    if names:
+        copy = load_model(source)
+        widen(copy)
+        for sample in samples:
+            sample["widened"] = run_model(copy, signature.batches(sample["inputs"]), dtype)
+    return samples, names
 
 
 def _run_worker(folder: Path, request: dict[str, Any], writer: str) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from groupwise.errors import UserError
+from groupwise.files import check_file, expanded
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Format:
         writers: the backends of Keras that can write it, best first, and the packages that each needs.
         runner: the package that runs it, in which the exported file is checked.
         beside: the endings of further files that belong to it.
+        quantized: whether it has the operations of layers that Keras quantized.
         oldest_keras: the first version that writes it, for batches of any size.
     """
 
@@ -30,15 +34,22 @@ class Format:
     writers: dict[str, tuple[str, ...]]
     runner: str
     beside: tuple[str, ...] = ()
+    quantized: bool = False
     oldest_keras: tuple[int, int] = (3, 12)
 
 
 # ONNX through TensorFlow (tf2onnx) or JAX (jax2onnx): not tested, hence not here. A SavedModel through JAX or PyTorch
 # needs TensorFlow as well, and then TensorFlow writes the plainer graph.
 FORMATS = (
-    Format("onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime", (), (3, 14)),
-    Format("savedmodel", "tf_saved_model", "SavedModel", "", {"tensorflow": ("tensorflow",)}, "tensorflow"),
-    Format("litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow", (), (3, 13)),
+    Format(
+        "onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime", oldest_keras=(3, 14)
+    ),
+    Format(
+        "savedmodel", "tf_saved_model", "SavedModel", "", {"tensorflow": ("tensorflow",)}, "tensorflow", quantized=True
+    ),
+    Format(
+        "litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow", oldest_keras=(3, 13)
+    ),
     Format(
         "openvino",
         "openvino",
@@ -62,6 +73,23 @@ def find_format(name: str) -> Format:
         if entry.name == name:
             return entry
     raise UserError(f"format {name!r}: must be one of {', '.join(entry.name for entry in FORMATS)}")
+
+
+def checked_output(form: Format, path: str | Path) -> Path:
+    """Return where a format's file goes. Raises UserError where it cannot go there, after trying."""
+    path = expanded(path).absolute()
+    if form.ending and path.suffix != form.ending:
+        raise UserError(f"output {path.name}: must end in {form.ending} for {form.title}")
+    if not form.ending and set(str(path)) & set("*?[\\"):
+        raise UserError(f"output {path}: TensorFlow reads no {form.title} from a path with one of * ? [ \\ in it")
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - Path's own raises where a name is too long
+    if is_folder and (form.ending or not (path / "saved_model.pb").exists()):
+        raise UserError(f"output {path}: there is a folder of that name already")
+    if not form.ending and os.path.isfile(path):  # noqa: PTH113
+        raise UserError(f"output {path}: there is a file of that name already")
+    # A folder is tried by a file in it.
+    check_file(path / "saved_model.pb" if is_folder else path)
+    return path
 
 
 def is_installed(package: str) -> bool:

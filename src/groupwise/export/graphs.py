@@ -43,3 +43,16 @@ def inspect_openvino(path: Path) -> Inspection:
     # A processor with bfloat16 instructions would compute in bfloat16.
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return groups, lambda images: compiled(images)[0]
+
+
+def keep_openvino_output(path: Path, name: str) -> None:
+    """Give the first output of an OpenVINO file a name, and drop the others: sizes that nobody reads."""
+    import openvino
+
+    read = openvino.Core().read_model(str(path))
+    model = openvino.Model(read.get_results()[:1], read.get_parameters(), read.get_friendly_name())
+    model.outputs[0].tensor.set_names({name})
+    other = path.with_name(f"named{path.suffix}")
+    openvino.serialize(model, str(other))
+    for ending in (".bin", path.suffix):
+        other.with_suffix(ending).replace(path.with_suffix(ending))

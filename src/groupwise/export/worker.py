@@ -5,19 +5,23 @@ It runs on the backend that can write the format, without the C core, whose oper
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from groupwise import layers
 from groupwise.errors import UserError
 from groupwise.export.formats import Format, find_format
-from groupwise.export.graphs import inspect_onnx, inspect_openvino
+from groupwise.export.graphs import inspect_onnx, inspect_openvino, keep_openvino_output
+from groupwise.export.precision import relative_difference, widen
+from groupwise.export.signature import SAY_SIZE, Signature, structures
 from groupwise.models.saved import load_model
 from groupwise.rewrite import accelerate
 
-AT_ONCE = 16
+CONVOLUTIONS = (layers.GroupedConv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 
 
 def main(name: str) -> None:
@@ -33,32 +37,113 @@ def main(name: str) -> None:
 
         traceback.print_exc()
         text = str(error).strip() or type(error).__name__
-        result = {"error": f"{request['title']} could not be written: {text.splitlines()[0][:300]}"}
+        types = " with {dtype} input and {output_dtype} output".format(**request["signature"])
+        result = {"error": f"{request['title']} could not be written{types}: {text.splitlines()[0][:300]}"}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
 def _export(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     form = find_format(request["format"])
-    model = load_model(Path(request["model"]))
-    if any(type(layer) is keras.layers.Conv2D and layer.groups > 1 for layer in model._flatten_layers()):
-        # On TensorFlow, Keras's own would be compiled by XLA within the file, which no other runtime reads.
-        model = accelerate(model)
-    prepare_layers(model, algorithm="native")
-    with np.load(folder / "images.npz") as arrays:
-        images, expected = arrays["images"], arrays["outputs"]
-    shape = (request["batch"], *images.shape[1:])
-    # Keras's exporters ask whether the model was ever called.
-    model(images[:1] if shape[0] is None else images[: shape[0]], training=False)
+    model = _read_model(request)
+    signature = Signature(**{name: _tuple(value) for name, value in request["signature"].items()})
+    with np.load(folder / "samples.npz") as arrays:
+        samples = [
+            {name: arrays[f"{name}{place}"] for name in request["arrays"]} for place in range(request["samples"])
+        ]
     path = folder / request["name"]
-    signature = [keras.InputSpec(shape=shape, dtype="float32", name=model.inputs[0].name if model.inputs else "image")]
-    model.export(str(path), format=form.keras_name, verbose=False, input_signature=signature)
-    groups, run = _inspect(form, path)
-    difference = None
-    if run is not None:
-        step = shape[0] or AT_ONCE
-        parts = [run(images[start : start + step]) for start in range(0, len(images), step)]
-        difference = relative_difference(np.concatenate(parts), expected)
-    return {"groups": groups, "difference": difference}
+    try:
+        _write(form, path, model, signature, signature.batches(samples[0]["inputs"])[0])
+        groups, run = _inspect(form, path)
+        differences = run and _compare(run, samples, signature)
+        if signature.any_size and any(value > request["limits"][name] for name, value in (differences or {}).items()):
+            raise UserError("its outputs are others than the network's")
+        return {"groups": groups, "differences": differences}
+    except Exception as error:
+        if not signature.any_size:
+            raise
+        raise UserError(
+            f"{form.title} cannot hold this network for images of any size ({_first_line(error)}): {SAY_SIZE}"
+        ) from error
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _read_model(request: dict[str, Any]) -> Any:
+    """Return the model as it is written: no layer computes in half precision, and ours in the framework's own way."""
+    sys.path += request["paths"]
+    for module in request["modules"]:
+        importlib.import_module(module)
+    model = load_model(Path(request["model"]))
+    if keras.backend.backend() == "tensorflow":
+        if any(map(_is_compiled, model._flatten_layers())):
+            model = accelerate(model)
+        framework = importlib.import_module("groupwise.backends.tensorflow_export")
+        framework.use_plain_arguments()
+        framework.use_plain_names(model)
+    widen(model)
+    for layer in model._flatten_layers():
+        if isinstance(layer, CONVOLUTIONS):
+            layer.algorithm = "native"
+    return model
+
+
+def _is_compiled(layer: Any) -> bool:
+    """Return whether TensorFlow would compile a layer by XLA within the file, which no other runtime reads."""
+    return isinstance(layer, keras.layers.Conv2D) and layer.groups > 1 and not isinstance(layer, CONVOLUTIONS)
+
+
+def _write(form: Format, path: Path, model: Any, signature: Signature, images: Any) -> None:
+    """Write the file, its input and output of the signature's types, traced on images where that is how it is made."""
+    structure, _ = structures(model)
+
+    def run(tensor: Any) -> Any:
+        outputs = model(keras.tree.pack_sequence_as(structure, [tensor]), training=False)
+        return keras.ops.cast(keras.tree.flatten(outputs)[0], signature.output_dtype)
+
+    if keras.backend.backend() == "torch":
+        writers = importlib.import_module("groupwise.backends.torch_export")
+        getattr(writers, f"write_{form.name}")(path, model, run, images, signature)
+        return
+    name = signature.name
+    if form.name != "openvino":
+        name = importlib.import_module("groupwise.backends.tensorflow_export").plain_name(name)
+    spec = keras.InputSpec(shape=signature.shape, dtype=signature.dtype, name=name)
+    model = _Inference(model, signature.output_dtype)
+    model(keras.tree.pack_sequence_as(structure, [images]))  # the exporters ask whether it ever ran
+    given = [keras.tree.pack_sequence_as(structure, [spec])]
+    model.export(str(path), format=form.keras_name, verbose=False, input_signature=given)
+    if form.name == "openvino":
+        keep_openvino_output(path, signature.output_name)
+
+
+class _Inference(keras.Model):
+    """A model that always infers, with outputs of one type; Keras's exporters let augmenting layers augment."""
+
+    def __init__(self, model: Any, dtype: str) -> None:
+        super().__init__(autocast=False, name="inference")
+        self.model, self.output_dtype = model, dtype
+
+    def call(self, inputs: Any) -> Any:
+        outputs = self.model(inputs, training=False)
+        return keras.tree.map_structure(lambda tensor: keras.ops.cast(tensor, self.output_dtype), outputs)
+
+
+def _compare(run: Any, samples: list[dict[str, Any]], signature: Signature) -> dict[str, float]:
+    """Return the largest differences between the file's outputs and the arrays of each name beside the inputs."""
+    found: dict[str, float] = {}
+    for sample in samples:
+        outputs = np.concatenate([np.asarray(run(batch)) for batch in signature.batches(sample["inputs"])])
+        if outputs.dtype != signature.output_dtype:
+            raise UserError(f"the file gives {outputs.dtype}, the network {signature.output_dtype}")
+        for name in sample.keys() - {"inputs"}:
+            found[name] = max(found.get(name, 0.0), relative_difference(outputs, sample[name]))
+    return found
 
 
 def _inspect(form: Format, path: Path) -> tuple[list[int], Any]:
@@ -69,25 +154,3 @@ def _inspect(form: Format, path: Path) -> tuple[list[int], Any]:
     module = importlib.import_module("groupwise.backends.tensorflow_export")
     inspection: tuple[list[int], Any] = getattr(module, f"inspect_{form.name}")(path)
     return inspection
-
-
-def prepare_layers(model: Any, algorithm: str | None = None) -> None:
-    """Let all layers compute in float32, and our convolutions by `algorithm`, or as they are where that is None.
-
-    Raises:
-        UserError: the weights are no float32.
-    """
-    for variable in model.variables:
-        if "float" in variable.dtype and variable.dtype != "float32":
-            raise UserError(f"the weights are {variable.dtype}: only networks with float32 weights are exported")
-    for layer in model._flatten_layers():
-        layer.dtype_policy = "float32"
-        if algorithm is not None and hasattr(layer, "algorithm"):
-            layer.algorithm = algorithm
-
-
-def relative_difference(outputs: Any, expected: Any) -> float:
-    """Return the largest difference of outputs, relative to the largest of those expected."""
-    if outputs.shape != expected.shape or not np.isfinite(outputs).all():
-        return float("inf")
-    return float(np.abs(outputs - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))

@@ -72,10 +72,10 @@ def create(
         include_top: False for the backbone alone, whose output is the last feature map.
         features: names of stages ("stem", "stage1", ...); the model then returns a dict of their outputs.
         dtype: a Keras dtype policy such as "mixed_bfloat16"; None is Keras's current one.
-        weights: None for fresh ones, or a source of published ones: a `.safetensors`, `.pth`, `.pt`, `.bin`, `.h5` or
-            `.npz` file; "hf:OWNER/NAME" (or "hf:OWNER/NAME@REVISION") of the Hugging Face hub; "package:NAME", which an
-            installed Python package carries. What they expect of the network (padding, epsilon, where strides stand)
-            and of its images comes with them.
+        weights: None for fresh ones, or a source of published ones: a `.safetensors`, `.pth`, `.pt`, `.bin`, `.ckpt`,
+            `.h5` or `.npz` file; "hf:OWNER/NAME" (or "hf:OWNER/NAME@REVISION") of the Hugging Face hub; "package:NAME",
+            which an installed Python package carries. What they expect of the network (padding, epsilon, where
+            strides stand) and of its images comes with them.
         arguments: the family's own, such as form="a" or shuffle=False, and the head's, such as dropout=0.2.
 
     Returns:

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 
+from groupwise.errors import UserError
+
 
 @keras.saving.register_keras_serializable("groupwise")
 class Network(keras.Model):
@@ -32,11 +34,28 @@ class Network(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Network":
-        """Rebuild the network, with fresh weights, from `get_config`'s data."""
+        """Rebuild the network, with fresh weights, from `get_config`'s data.
+
+        Raises:
+            UserError: the data are no arguments of `create`, or ask for weights from elsewhere.
+        """
         from groupwise.models import create
 
-        network = create(**config["architecture"])
-        network.metadata.update(config["metadata"])
+        architecture, metadata = config.get("architecture"), _checked_metadata(config)
+        if not isinstance(architecture, dict) or not isinstance(architecture.get("name"), str):
+            raise UserError(f"architecture={architecture!r}: must be the arguments of groupwise.models.create")
+        for name, value in architecture.items():
+            if name == "weights" or not _is_plain(value):
+                raise UserError(
+                    f"architecture: {name}={value!r} is refused; a saved network has its own weights and plain values"
+                )
+        try:
+            network = create(**architecture)
+        except UserError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"architecture={architecture!r}: {error}") from error
+        network.metadata.update(metadata)
         return network
 
 
@@ -68,9 +87,25 @@ class RewrittenNetwork(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RewrittenNetwork":
         """Rebuild the network, with fresh weights, from `get_config`'s data."""
         graph = {name: value for name, value in config.items() if name != "metadata"}
+        metadata = _checked_metadata(config)
         network: RewrittenNetwork = super().from_config(graph, custom_objects)
-        network.metadata.update(config["metadata"])
+        network.metadata.update(metadata)
         return network
+
+
+def _checked_metadata(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a saved network. Raises UserError where they are no names and values."""
+    metadata = config.get("metadata")
+    if not isinstance(metadata, dict):
+        raise UserError(f"metadata={metadata!r}: must be names and values")
+    return metadata
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is none that Keras would make an object of: a text, a number, a truth value, or a list."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,10 @@ def create_pretrained(
     dtype: str | None = None,
     **arguments: Any,
 ) -> tuple[Network, str | None]:
-    """Return `create`'s network with published weights, and a sentence where its head was left fresh, else None."""
+    """Return `create`'s network with published weights, and a note or None.
+
+    The note says where the head was left fresh, and what else the file holds.
+    """
     variant = models.find(name)
     with open_published(source, variant.family) as published:
         origin = origin_of(published, variant, arguments)
@@ -57,24 +60,24 @@ def create_pretrained(
                 dtype,
                 **origin.arguments,
             )
-        note = _load(network, published)
+        fresh_head = _load(network, published)
     network.metadata["preprocessing"] = dict(origin.preprocessing)
     network.metadata["weights"] = {"source": str(source), "publisher": origin.publisher}
-    has_head = include_top and features is None and note is None
+    has_head = include_top and features is None and fresh_head is None
     if origin.class_names is not None and has_head:
         network.metadata["class_names"] = list(origin.class_names)
-    return network, note
+    return network, _joined(fresh_head, published.note)
 
 
 def load_pretrained(network: Network, source: str | Path) -> str | None:
-    """Give a network published weights, and return a sentence where its head was left fresh, else None.
+    """Give a network published weights, and return a note as `create_pretrained` does.
 
     Args:
         network: made by `create` with the arguments that `read_origin` says.
         source: as for `create`.
     """
     with open_published(source, models.find(network.architecture["name"]).family) as published:
-        return _load(network, published)
+        return _joined(_load(network, published), published.note)
 
 
 def read_origin(name: str, source: str | Path, **arguments: Any) -> Origin:
@@ -82,6 +85,10 @@ def read_origin(name: str, source: str | Path, **arguments: Any) -> Origin:
     variant = models.find(name)
     with open_published(source, variant.family) as published:
         return origin_of(published, variant, arguments)
+
+
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(note for note in notes if note) or None
 
 
 def _load(network: Network, published: Published) -> str | None:

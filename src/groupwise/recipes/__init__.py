@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from groupwise.data import Augmentation
 from groupwise.errors import UserError
+from groupwise.files import expanded
 
 _FOLDER = Path(__file__).parent
 
@@ -146,7 +147,7 @@ def _augmentation(where: str, settings: Mapping[str, Any]) -> Augmentation:
 
 def _path(name: str) -> Path:
     if name.endswith(".toml"):
-        return Path(name).expanduser()
+        return expanded(name)
     names = list_recipes()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

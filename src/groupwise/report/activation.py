@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from groupwise.report.style import DPI, INK, new_figure, save
+from groupwise.report.style import DPI, INK, as_it_is, new_figure, of_others, save
 
 LONGEST, SHORTEST = 1024, 384  # pixels of the picture's long side
 MARGIN, CAPTION = 12, 46  # pixels around the photo, and of the line below it
@@ -44,7 +44,7 @@ def activation(
     figure.set_layout_engine("none")
     figure.figimage(pixels, MARGIN, CAPTION, origin="upper")
     place = (MARGIN / figure.bbox.width, 0.45 * CAPTION / figure.bbox.height)
-    figure.text(*place, caption, color=INK, fontsize=9, va="center")
+    figure.text(*place, of_others(caption), color=INK, fontsize=9, va="center", **as_it_is())
     save(figure, path)
 
 

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from groupwise.report.style import FAINT, GRID, INK, new_figure, save
+from groupwise.report.style import FAINT, GRID, INK, as_it_is, new_figure, of_others, save
 
 NUMBERED, NAMED = 20, 60
 """Up to so many classes the cells hold numbers, and the rows and columns names."""
@@ -82,11 +82,12 @@ def _name(axes: Axes, class_names: Sequence[str]) -> None:
             axis.set_major_locator(MaxNLocator(10, integer=True))
         return
     places = range(len(class_names))
-    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in class_names]
+    names = [of_others(name) for name in class_names]
+    names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
     upright = max(map(len, names)) > 3
     options: dict[str, Any] = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if upright else {}
-    axes.set_xticks(places, names, **options)
-    axes.set_yticks(places, names)
+    axes.set_xticks(places, names, **options, **as_it_is())
+    axes.set_yticks(places, names, **as_it_is())
 
 
 def _number(axes: Axes, matrix: NDArray[np.int64], shares: NDArray[np.float64]) -> None:

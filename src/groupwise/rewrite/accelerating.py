@@ -1,10 +1,14 @@
 """`accelerate` and `fuse`: the same model of faster layers, trained or to be trained."""
 
+from functools import partial
+
 import keras
 
 from groupwise.rewrite import drop_ins, handmade
 from groupwise.rewrite.carrying import without_permutations
-from groupwise.rewrite.rebuild import Rewriter
+from groupwise.rewrite.graph import models_within
+from groupwise.rewrite.joining import joins
+from groupwise.rewrite.rebuild import Rewriter, record_gone
 
 
 def accelerate(model: keras.Model) -> keras.Model:
@@ -12,16 +16,18 @@ def accelerate(model: keras.Model) -> keras.Model:
 
     Grouped convolutions that are written by hand become one layer too: a convolution for each slice of the channels and
     their concatenation; depthwise convolution, reshape and sum, where the sum is over each group's channels, be the
-    groups contiguous or strided. What pads, adds or applies ReLU beside a layer becomes part of it.
+    groups contiguous or strided. What pads, adds or applies ReLU beside a layer stays a layer, and both run in one
+    call.
 
     Args:
         model: functional or sequential; models within it, shared layers, several inputs and outputs are followed. It
             is left as it is.
 
     Returns:
-        A new model with the same weights, moving statistics and layers' names, compiled anew where the old one was
-        (with a fresh optimizer). Outputs agree to 1e-5; it trains as the old one does. `report_of` says what was
-        replaced, and what was left and why.
+        A new model of the same class: the same inputs, outputs and layers by name, types, weights and all other state,
+        what is frozen, and compiled as the old one was, its optimizer's state included. Outputs agree to 1e-5; it
+        trains as the old one does. `report_of` says what was replaced, what was left and why, and what could not be
+        kept.
 
     Raises:
         UserError: a ValueError, where the model is no graph of layers, or a layer cannot be made anew.
@@ -32,28 +38,27 @@ def accelerate(model: keras.Model) -> keras.Model:
         >>> type(accelerate(model).get_layer("conv")).__name__
         'GroupedConv2D'
     """
-    rules = (
-        handmade.split_and_concatenated,
-        handmade.depthwise_and_sum,
-        drop_ins.norm_and_activation,
-        drop_ins.padded_convolution,
-        drop_ins.convolution_and_activation,
-        drop_ins.drop_in,
-    )
-    return without_permutations(Rewriter(rules, drop_ins.within).rewrite(model))
+    rules = (handmade.split_and_concatenated, handmade.depthwise_and_sum, drop_ins.drop_in)
+    rewritten = Rewriter(rules, drop_ins.within, joins=True).rewrite(model)
+    return record_gone(model, without_permutations(rewritten))
 
 
 def fuse(model: keras.Model) -> keras.Model:
-    """Return the same model with batch norm, the shortcut's addition and ReLU, or convolution and ReLU, in one layer.
+    """Return the same model that runs batch norm, the shortcut's addition and ReLU, or convolution and ReLU, as one.
 
-    No weight changes and the model can be trained; `fold_batch_norm` goes further, for inference. Arguments, result
-    and errors are `accelerate`'s.
+    The layers and their names stay; the calls are made as one where the model runs on arrays. No weight changes and the
+    model can be trained; `fold_batch_norm` goes further, for inference. Arguments, result and errors are
+    `accelerate`'s.
 
     Examples:
         >>> inputs = keras.Input((8, 8, 4))
         >>> x = keras.layers.BatchNormalization(name="norm")(inputs)
-        >>> fused = fuse(keras.Model(inputs, keras.layers.ReLU()(x)))
-        >>> [layer.name for layer in fused.layers[1:]]
-        ['norm']
+        >>> fused = fuse(keras.Model(inputs, keras.layers.ReLU(name="relu")(x)))
+        >>> [type(layer).__module__.split(".")[0] for layer in fused.layers[1:]]
+        ['groupwise', 'keras']
+        >>> print(report_of(fused))
+        norm  BatchNormalization, ReLU -> one call
     """
-    return Rewriter((drop_ins.norm_and_activation, drop_ins.convolution_and_activation)).rewrite(model)
+    leaders = {id(join.head.operation) for part in models_within(model) for join in joins(part)}
+    rewritten = Rewriter((partial(drop_ins.drop_in, leaders=leaders),), joins=True).rewrite(model)
+    return record_gone(model, rewritten)

@@ -10,11 +10,13 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
-from groupwise.rewrite.drop_ins import DENSE, NORMS, is_addition, is_plain, objection
-from groupwise.rewrite.graph import Graph, Node, Tensor
+from groupwise.rewrite.drop_ins import DENSE, NORMS
+from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change
+from groupwise.rewrite.settings import name_of_result, objection_to_others
+from groupwise.rewrite.twins import objection
 
 _OF_ONE_LAYER = ("name", "filters", "groups", "kernel_initializer", "bias_initializer")
 """What may differ between a branch's layer and its fellow's, or is summed over the branches."""
@@ -43,6 +45,7 @@ class _Branches:
         source: the tensor that they begin with; order: the channels of it that the branches take, side by side, or
             None where each takes all.
         joint: the concatenation, or the additions; summed: whether they are added up.
+        name: of the layer that will give their value.
     """
 
     steps: list[list[Node]]
@@ -50,6 +53,7 @@ class _Branches:
     order: list[int] | None
     joint: list[Node]
     summed: bool
+    name: str
 
     @staticmethod
     def find(rewriter: Rewriter, graph: Graph, node: Node, of_slices: bool) -> "_Branches | None":
@@ -66,30 +70,33 @@ class _Branches:
             ends = [made.input_tensors[0] for made in nodes]
         if not steps or type(steps[0][0].operation) not in DENSE or len({end.shape for end in ends}) > 1:
             return None
+        if not _is_kept(steps, joint, summed):
+            return None
+        name = name_of_result(graph, joint[-1], _common_name([made.operation for made in steps[-1]]))
         if of_slices:
             cut = _slices(graph, ends)
-            return None if cut is None else _Branches(steps, cut[1], cut[0], joint, summed)
+            return None if cut is None else _Branches(steps, cut[1], cut[0], joint, summed, name)
         # Fewer convolutions in a row, as in Inception, make no ResNeXt block.
         is_block = sum(type(nodes[0].operation) in DENSE for nodes in steps) > 1
         is_shared = len(set(map(id, ends))) == 1 and steps[0][0].operation.groups == 1
-        return _Branches(steps, ends[0], None, joint, summed) if is_block and is_shared else None
+        return _Branches(steps, ends[0], None, joint, summed, name) if is_block and is_shared else None
 
     def merged(self) -> Replacement:
         def build(new: Any) -> Tensor:
             x = new(self.source)
             if self.order is not None and self.order != list(range(len(self.order))):
-                name = f"{self.steps[0][0].operation.name}_order"
+                name = f"{self.name}_order"
                 x = PermuteChannels(self.order, "channels_last", name=name)(x)
             for place, nodes in enumerate(self.steps):
                 is_last, is_first = place == len(self.steps) - 1, place == 0
-                x = _merged_layer(nodes, is_first and self.order is None, is_last and self.summed, x)
+                name = self.name if is_last else _common_name([node.operation for node in nodes])
+                x = _merged_layer(nodes, name, is_first and self.order is None, is_last and self.summed, x)
             return x
 
-        first = self.steps[0][0].operation
         calls = [node for nodes in self.steps for node in nodes] + self.joint
         joined = "sum" if self.summed else "concatenation"
         before = f"{len(self.steps[0])} branches and their {joined}"
-        change = Change(_common_name(first), before, "GroupedConv2D")
+        change = Change(self.name, before, "GroupedConv2D")
         return Replacement(calls, build, [change], reads=[self.source])
 
 
@@ -154,6 +161,8 @@ def can_be_a_step(rewriter: Rewriter, node: Node) -> bool:
     is_known = type(layer) in (*DENSE, *NORMS, keras.layers.ReLU, keras.layers.Activation)
     if not is_known or not is_plain(node) or not rewriter.is_used_once(layer) or objection(layer):
         return False
+    if objection_to_others(layer):
+        return False
     if getattr(getattr(layer, "activation", None), "__name__", "") in ACROSS_CHANNELS:
         return False
     return getattr(layer, "data_format", "channels_last") == "channels_last" and getattr(layer, "axis", -1) in (-1, 3)
@@ -164,11 +173,23 @@ def _is_linear(node: Node) -> bool:
     return type(layer) in DENSE and layer.groups == 1 and layer.activation is keras.activations.linear
 
 
-def _merged_layer(nodes: Sequence[Node], shares_input: bool, is_summed: bool, x: Tensor) -> Tensor:
+def _is_kept(steps: Sequence[Sequence[Node]], joint: Sequence[Node], summed: bool) -> bool:
+    """Return whether one layer in place of the branches and what joins them has their types and penalties."""
+    dtypes = {tensor.dtype for node in joint for tensor in (*node.input_tensors, *node.outputs)}
+    joining = [node.operation for node in joint if isinstance(node.operation, keras.layers.Layer)]
+    first = steps[-1][0].operation
+    if any((each.dtype_policy, each.autocast) != (first.dtype_policy, first.autocast) for each in joining):
+        return False
+    is_heard = any(each.activity_regularizer is not None for each in joining)
+    adds_biases = summed and any(node.operation.use_bias and node.operation.bias_regularizer for node in steps[-1])
+    return len(dtypes) == 1 and not is_heard and not adds_biases
+
+
+def _merged_layer(nodes: Sequence[Node], name: str, shares_input: bool, is_summed: bool, x: Tensor) -> Tensor:
     """Return what the merged layer of a step makes of the merged branches."""
     made = [node.operation for node in nodes]
     first = made[0]
-    config = {**first.get_config(), "name": _common_name(first)}
+    config = {**first.get_config(), "name": name}
     if type(first) not in DENSE:
         values = [np.concatenate(parts) for parts in zip(*(layer.get_weights() for layer in made), strict=True)]
         return apply(type(first).from_config(config), values, x)
@@ -182,6 +203,7 @@ def _merged_layer(nodes: Sequence[Node], shares_input: bool, is_summed: bool, x:
     return apply(layers.GroupedConv2D.from_config(config), values, x)
 
 
-def _common_name(layer: Any) -> str:
-    """Return the name of the merged layer: the first branch's without its path's number."""
-    return re.sub(r"_path1(?=_|$)", "", layer.name)
+def _common_name(made: Sequence[Any]) -> str:
+    """Return a name for merged layers: the first branch's without its path's number, and none of theirs."""
+    name = re.sub(r"_path1(?=_|$)", "", made[0].name)
+    return f"{name}_merged" if name in {layer.name for layer in made} else name

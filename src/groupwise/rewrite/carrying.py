@@ -9,10 +9,12 @@ import numpy as np
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
 from groupwise.rewrite.branches import ACROSS_CHANNELS
-from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, is_plain, relu_of, within
-from groupwise.rewrite.graph import Graph, Node, Tensor, models_within
-from groupwise.rewrite.rebuild import Replacement, Rewriter, Values
-from groupwise.rewrite.report import attach, report_of
+from groupwise.rewrite.copying import Values
+from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE
+from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain, models_within, relu_of
+from groupwise.rewrite.rebuild import Replacement, Rewriter
+from groupwise.rewrite.report import Gone, attach, report_of
+from groupwise.rewrite.settings import objection_to_others
 
 _CHANNEL_BY_CHANNEL = (
     *(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.Dropout, keras.layers.SpatialDropout2D),
@@ -31,16 +33,18 @@ def carried(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | None:
     if type(node.operation) is not PermuteChannels or node.operation.data_format != "channels_last":
         return None
     order = np.array(node.operation.order)
-    weights = _edits(rewriter, node, graph.before, order, _outputs_in) or _edits(
+    found = _edits(rewriter, node, graph.before, order, _outputs_in) or _edits(
         rewriter, node, graph.after, np.argsort(order), _inputs_in
     )
-    if weights is None:
+    if found is None:
         return None
+    weights, reordered = found
 
     def build(new: Any) -> Tensor:
         return new(node.input_tensors[0])
 
-    return Replacement([node], build, weights=weights)
+    gone = [Gone(layer.name, "its channels come in another order") for layer in reordered]
+    return Replacement([node], build, weights=weights, gone=gone, is_drop_in=True)
 
 
 Step = Callable[[Any, Values, np.ndarray], Values | None]
@@ -48,21 +52,29 @@ Step = Callable[[Any, Values, np.ndarray], Values | None]
 
 def _edits(
     rewriter: Rewriter, node: Node, step: Callable[[Node], Node | None], order: np.ndarray, ending: Step
-) -> dict[int, Values] | None:
-    """Return the new weights of the layers from a call to where the reordering ends; None where it does not."""
+) -> tuple[dict[int, Values], list[Any]] | None:
+    """Return the new weights of the layers from a call to where the reordering ends; None where it does not.
+
+    Returns:
+        also the layers whose outputs come in another order.
+    """
     edits: dict[int, Values] = {}
+    reordered: list[Any] = []
     found = step(node)
     while found is not None and is_plain(found):
         layer = found.operation
         if _ignores_order(found):
+            reordered.append(layer)
             found = step(found)
             continue
-        if not isinstance(layer, keras.layers.Layer) or not rewriter.is_used_once(layer):
+        is_free = isinstance(layer, keras.layers.Layer) and rewriter.is_used_once(layer)
+        if not is_free or objection_to_others(layer):
             return None
         values = rewriter.weights_of(layer)
         last = ending(layer, values, order)
         if last is not None:
-            return {**edits, id(layer): last}
+            return {**edits, id(layer): last}, reordered + [layer] * (ending is _outputs_in)
+        reordered.append(layer)
         passed = _passing(layer, values, order)
         if passed is None:
             return None
@@ -126,7 +138,8 @@ def without_permutations(model: keras.Model) -> keras.Model:
     operations = (node.operation for part in models_within(model) for node in Graph(part).nodes)
     if not any(type(operation) is PermuteChannels for operation in operations):
         return model
-    carrier = Rewriter((carried,), within)
-    rewritten = carrier.rewrite(model)
-    attach(rewritten, report_of(model))
+    rewritten = Rewriter((carried,)).rewrite(model)
+    report = report_of(model)
+    report.gone += report_of(rewritten).gone
+    attach(rewritten, report)
     return rewritten

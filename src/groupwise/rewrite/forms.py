@@ -13,8 +13,8 @@ from groupwise.models.residual import FORMS, check_choice
 from groupwise.rewrite.branches import can_be_a_step, merged_branches
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
-from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
-from groupwise.rewrite.report import Change, Left, Report, attach
+from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
+from groupwise.rewrite.report import Change, Left, Report, attach, report_of
 
 
 def to_form(model: keras.Model, form: str) -> keras.Model:
@@ -46,11 +46,14 @@ def to_form(model: keras.Model, form: str) -> keras.Model:
         converted = in_form(model, form)
         before = model.architecture.get("form", "c")
         attach(converted, Report([Change(model.name, f"form {before}", f"form {form}")]))
-        return converted
+        return record_gone(model, converted)
     grouped = Rewriter((partial(merged_branches, of_slices=False), partial(merged_branches, of_slices=True)))
-    if form == "c":
-        return grouped.rewrite(model)
-    return Rewriter((partial(_cut, form=form),)).rewrite(grouped.rewrite(model))
+    converted = grouped.rewrite(model)
+    if form != "c":
+        notes = grouped.report.notes
+        converted = Rewriter((partial(_cut, form=form),)).rewrite(converted)
+        report_of(converted).notes[:0] = [note for note in notes if note not in report_of(converted).notes]
+    return record_gone(model, converted)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def _cut(rewriter: Rewriter, graph: Graph, node: Node, form: str) -> Replacement
         x = new(block.nodes[0].input_tensors[0])
         ends = [_path(block, x, path) for path in range(groups)]
         if not block.ends_with_sum:
-            return keras.layers.Concatenate(name=f"{node.operation.name}_concatenate")(ends)
-        return keras.layers.Add(name=f"{last.name}_sum")(ends)
+            return keras.layers.Concatenate(name=last.name, dtype=last.dtype_policy, autocast=last.autocast)(ends)
+        return keras.layers.Add(name=last.name, dtype=last.dtype_policy, autocast=last.autocast)(ends)
 
     change = Change(node.operation.name, "form c", f"form {form}, {groups} paths")
     return Replacement(block.nodes, build, [change])

@@ -10,6 +10,10 @@ from groupwise.errors import UserError
 Node: TypeAlias = Any  # of Keras: one call of an operation, with its arguments and outputs
 Tensor: TypeAlias = Any  # keras.KerasTensor
 
+_RELU = {None: "relu", 6.0: "relu6"}  # by their greatest value
+_RELU_FUNCTIONS = {keras.activations.relu: "relu", keras.activations.relu6: "relu6"}
+_RELU_OPERATIONS = {"Relu": "relu", "Relu6": "relu6"}
+
 
 def functional(model: keras.Model) -> Any:
     """Return the graph of Keras's own behind a functional or sequential model.
@@ -20,7 +24,7 @@ def functional(model: keras.Model) -> Any:
     graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
     if graph is None:
         raise UserError(f"model {model.name!r}: it has no layers' shapes yet; give it a keras.Input, or call build()")
-    if not hasattr(graph, "_nodes_by_depth"):
+    if not is_graph(graph):
         raise UserError(
             f"model {model.name!r}: {type(model).__name__} computes in a method of its own, which cannot be rewritten; "
             "pass a functional or sequential model (its parts may be such)"
@@ -116,6 +120,30 @@ def models_within(model: keras.Model) -> Iterator[keras.Model]:
 
 def is_graph(operation: Any) -> bool:
     """Return whether an operation is a model whose calls can be followed."""
-    if isinstance(operation, keras.Sequential):
-        return operation._functional is not None
-    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
+    if not isinstance(operation, keras.Model) or not type(operation).call.__module__.startswith("keras."):
+        return False  # a subclass with a program of its own
+    return hasattr(getattr(operation, "_functional", operation), "_nodes_by_depth")
+
+
+def is_plain(node: Node) -> bool:
+    """Return whether a layer is called with one tensor and nothing else."""
+    arguments = node.arguments
+    return len(arguments.args) == 1 and len(arguments.keras_tensors) == 1 and not any(arguments.kwargs.values())
+
+
+def relu_of(node: Node) -> str | None:
+    """Return "relu" or "relu6" where that is all that a call does."""
+    operation = node.operation
+    if type(operation) is keras.layers.ReLU:
+        plain = not operation.negative_slope and not operation.threshold
+        return _RELU.get(operation.max_value) if plain else None
+    if type(operation) is keras.layers.Activation:
+        return _RELU_FUNCTIONS.get(operation.activation)
+    if type(operation).__module__.startswith("keras."):
+        return _RELU_OPERATIONS.get(type(operation).__name__)
+    return None
+
+
+def is_addition(node: Node) -> bool:
+    """Return whether a call adds up tensors: Keras's Add layer, or `+`."""
+    return type(node.operation).__name__ == "Add" and type(node.operation).__module__.startswith("keras.")

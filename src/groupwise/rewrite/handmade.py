@@ -1,5 +1,6 @@
 """Rules for grouped convolutions that people write by hand: depthwise, reshape, sum; split, convolve, concatenate."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,11 +9,13 @@ import numpy as np
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
 from groupwise.rewrite.branches import merged_branches
-from groupwise.rewrite.drop_ins import DEPTHWISE, is_plain, objection
-from groupwise.rewrite.graph import Graph, Node, Tensor
+from groupwise.rewrite.drop_ins import DEPTHWISE
+from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.probing import pieces_after, sums
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
-from groupwise.rewrite.report import Change, Left
+from groupwise.rewrite.report import Change, Gone, Left
+from groupwise.rewrite.settings import name_of_result, objection_to_others
+from groupwise.rewrite.twins import objection
 
 Groups = list[tuple[list[int], list[int]]]
 """Each group's input channels and output channels."""
@@ -38,16 +41,18 @@ def depthwise_and_sum(rewriter: Rewriter, graph: Graph, node: Node) -> Replaceme
     ):
         return None
     is_linear = depthwise.activation is keras.activations.linear and depthwise.data_format == "channels_last"
-    if not is_linear or not rewriter.is_used_once(depthwise) or depthwise.depthwise_constraint is not None:
+    if not is_linear or not rewriter.is_used_once(depthwise):
         return None
     for nodes, end in pieces_after(graph, node.outputs[0]):
         summed = sums(nodes, node.outputs[0], end)
         if summed is None or summed.shape[0] == summed.shape[1]:
             continue
         groups = _groups(summed, depthwise.depth_multiplier)
+        if not isinstance(groups, str):
+            groups = _why_not(depthwise, nodes) or groups
         if isinstance(groups, str):
             return Left(depthwise.name, "DepthwiseConv2D and a sum", groups)
-        return _grouped([node, *nodes], summed, groups)
+        return _grouped([node, *nodes], summed, groups, name_of_result(graph, nodes[-1], f"{depthwise.name}_grouped"))
     return None
 
 
@@ -73,7 +78,19 @@ def _groups(summed: np.ndarray, multiplier: int) -> Groups | str:
     return [(list(channels), outputs) for channels, outputs in found.items()]
 
 
-def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups) -> Replacement:
+def _why_not(depthwise: Any, nodes: Sequence[Node]) -> str | None:
+    """Return which setting a grouped convolution in place of a depthwise one and the calls after it would not have."""
+    if depthwise.bias_regularizer is not None and depthwise.use_bias:
+        return "its bias is penalised, and would be another one"
+    types = {depthwise.compute_dtype, *(getattr(node.operation, "compute_dtype", None) for node in nodes)} - {None}
+    if len(types) > 1 or nodes[-1].outputs[0].dtype != depthwise.compute_dtype:
+        return f"its type, {depthwise.compute_dtype}, is not that of the calls after it"
+    if any(getattr(node.operation, "activity_regularizer", None) is not None for node in nodes):
+        return "what it computes in between is penalised"
+    return objection_to_others(depthwise)
+
+
+def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups, name: str) -> Replacement:
     """Return the grouped convolution in place of a depthwise one, the first of `nodes`, and the sums after it."""
     depthwise = nodes[0].operation
     in_order = [channel for channels, _ in groups for channel in channels]
@@ -84,21 +101,24 @@ def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups) -> Replaceme
         "filters": len(out_order),
         "groups": len(groups),
         "kernel_regularizer": depthwise.depthwise_regularizer,
-        "bias_regularizer": depthwise.bias_regularizer,
         **{name: getattr(depthwise, name) for name in ("kernel_size", "strides", "padding", "dilation_rate")},
-        **{name: depthwise.get_config()[name] for name in ("name", "trainable", "dtype", "use_bias", "data_format")},
+        **{name: depthwise.get_config()[name] for name in ("trainable", "dtype", "use_bias", "data_format")},
     }
+    is_dealt = out_order != sorted(out_order)
 
     def build(new: Any) -> Tensor:
         x = permuted(new(nodes[0].input_tensors[0]), in_order, f"{depthwise.name}_in_order")
-        x = apply(layers.GroupedConv2D.from_config(config), weights, x)
-        return permuted(x, np.argsort(out_order).tolist(), f"{depthwise.name}_out_order")
+        own = layers.GroupedConv2D.from_config({**config, "name": f"{name}_in_groups" if is_dealt else name})
+        return permuted(apply(own, weights, x), np.argsort(out_order).tolist(), name)
 
-    is_strided = in_order != sorted(in_order) or out_order != sorted(out_order)
-    note = "its groups are strided: the channels are permuted" if is_strided else ""
+    is_strided = in_order != sorted(in_order) or is_dealt
+    notes = ["its groups are strided: the channels are permuted"] * is_strided
+    # A sum of biases moves by the sum of their gradients.
+    notes += ["its biases are added up to one, which is trained more slowly"] * bool(bias)
     before = "DepthwiseConv2D, reshape, sum"
-    change = Change(depthwise.name, before, f"GroupedConv2D, {len(groups)} groups", note)
-    return Replacement(nodes, build, [change])
+    change = Change(name, before, f"GroupedConv2D, {len(groups)} groups", "; ".join(notes))
+    gone = [Gone(depthwise.name, "its outputs are summed as they are computed")]
+    return Replacement(nodes, build, [change], gone=gone)
 
 
 def _kernel(depthwise: np.ndarray, summed: np.ndarray, groups: Groups) -> np.ndarray:

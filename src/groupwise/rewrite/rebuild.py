@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 
 from groupwise.errors import UserError
-from groupwise.models.network import Network, RewrittenNetwork
+from groupwise.rewrite.assembling import assembled, compile_alike, input_like, is_saved_by_layers
+from groupwise.rewrite.copying import Values, copied, finish, give_state
 from groupwise.rewrite.graph import Graph, Node, Tensor, functional, is_graph, models_within
-from groupwise.rewrite.report import Change, Left, Report, attach
+from groupwise.rewrite.joining import joined, run_joined
+from groupwise.rewrite.report import Change, Gone, Left, Report, attach, report_of
 
-Values = Sequence[np.ndarray]
 New = Callable[[Tensor], Tensor]
 """From a tensor of the old model to the new model's."""
 
@@ -29,6 +29,8 @@ class Replacement:
         reads: the old tensors that `build` asks for; None: those that the calls read and do not make.
         changes: the report's rows.
         weights: new values for layers that stay, by their ids.
+        gone: layers whose values nothing gives any longer, other than those that have no successor of their name.
+        is_drop_in: whether it is one layer for one layer, with the same weights.
     """
 
     nodes: Sequence[Node]
@@ -36,6 +38,8 @@ class Replacement:
     changes: Sequence[Change] = ()
     reads: Sequence[Tensor] | None = None
     weights: dict[int, Values] = field(default_factory=dict)
+    gone: Sequence[Gone] = ()
+    is_drop_in: bool = False
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -51,30 +55,46 @@ Rule = Callable[["Rewriter", Graph, Node], Replacement | Left | None]
 
 
 class Rewriter:
-    """One rewrite of one model and of all models within it: layers and models that are shared stay shared."""
+    """One rewrite of one model and of all models within it: layers and models that are shared stay shared.
 
-    def __init__(self, rules: Iterable[Rule], after_clone: Callable[[Any, Report], None] | None = None) -> None:
-        self.rules, self.after_clone = tuple(rules), after_clone
+    Attributes:
+        report: what was done.
+        uses_twins: whether the model that is being built makes its layers by itself when it is loaded.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[Rule] = (),
+        after_copy: Callable[[Any, Report], None] | None = None,
+        joins: bool = False,
+    ) -> None:
+        """Remember the rules.
+
+        Args:
+            after_copy: what is done to every fresh copy of a layer that stays.
+            joins: whether calls that can run as one shall; they do in any case where they did in the old model.
+        """
+        self.rules, self.after_copy, self.joins = tuple(rules), after_copy, joins
         self.report = Report()
-        self._layers: dict[int, Any] = {}
-        self._models: dict[int, keras.Model] = {}
+        self.uses_twins = False
+        self._keeps_layers = True
+        self._copies: dict[int, Any] = {}
         self._weights: dict[int, Values] = {}
         self._calls: Counter[int] = Counter()
 
     def rewrite(self, model: keras.Model) -> keras.Model:
-        """Return the new model, compiled anew where the old one was, and its report attached."""
+        """Return the new model, compiled as the old one was, and its report attached."""
         if not model.built:
             raise UserError(f"model {model.name!r}: it is not built; call it, or build(), once")
         for part in models_within(model):
             self._calls.update(id(node.operation) for node in Graph(part).nodes)
         rewritten = self._model(model)
+        before = {join.head.operation.name for join in joined(model)}
+        if self.joins or before:
+            new = [join for join in run_joined(rewritten) if join.head.operation.name not in before]
+            self.report.changes += [Change(join.head.operation.name, join.description, "one call") for join in new]
         if model.compiled:
-            try:
-                rewritten.compile_from_config(model.get_compile_config())
-            except (ValueError, TypeError):  # a loss or metric that is a function of the user's own
-                self.report.notes.append(
-                    "The old model's loss or metrics cannot be copied: compile the new one yourself."
-                )
+            self.report.note(compile_alike(model, rewritten, self._keeps_layers))
         attach(rewritten, self.report)
         return rewritten
 
@@ -88,22 +108,31 @@ class Rewriter:
 
     def once(self, layer: Any, make: Callable[[], Any]) -> Any:
         """Return the new layer in place of `layer`: made at the first call, the same one afterwards."""
-        if id(layer) not in self._layers:
-            self._layers[id(layer)] = make()
-        return self._layers[id(layer)]
+        if id(layer) not in self._copies:
+            self._copies[id(layer)] = make()
+        return self._copies[id(layer)]
+
+    def succeed(self, layer: Any, make: Callable[[], Any], *arguments: Any, **keywords: Any) -> Any:
+        """Return what a layer's successor makes of new tensors; at its first call it is given the old one's state."""
+        is_new = id(layer) not in self._copies
+        made = self.once(layer, make)
+        outputs = made(*arguments, **keywords)
+        if is_new:
+            give_state(layer, made)
+            if id(layer) in self._weights:
+                give(made, self._weights[id(layer)])
+        return outputs
 
     def _model(self, model: keras.Model) -> keras.Model:
-        if id(model) not in self._models:
-            self._models[id(model)] = self._rebuilt(model)
-        return self._models[id(model)]
+        return self.once(model, lambda: self._rebuilt(model))
 
     def _rebuilt(self, model: keras.Model) -> keras.Model:
         graph, own = Graph(model), functional(model)
         claims = self._match(graph)
-        inputs = keras.tree.map_structure(
-            lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), own._inputs_struct
-        )
+        keeps_layers = all(claim.is_drop_in for claim in claims.values())
+        inputs = keras.tree.map_structure(self._input, own._inputs_struct)
         tensors = dict(zip(map(id, own.inputs), keras.tree.flatten(inputs), strict=True))
+        outer, self.uses_twins = self.uses_twins, keeps_layers and not is_saved_by_layers(model)
         for node in self._needed(graph, claims):
             replacement = claims.get(id(node))
             if replacement is None:
@@ -111,8 +140,17 @@ class Rewriter:
                 tensors |= {id(old): new for old, new in zip(node.outputs, made, strict=True)}
             else:
                 tensors[id(node.outputs[0])] = replacement.build(partial(_of, tensors))
+        self.uses_twins = outer
         outputs = keras.tree.map_structure(lambda x: tensors[id(x)], own._outputs_struct)
-        return _assembled(model, inputs, outputs)
+        copies = {**self._copies, **tensors}
+        rewritten, note = assembled(model, inputs, outputs, copies, keeps_layers, is_copy=not claims)
+        self._keeps_layers &= keeps_layers
+        self.report.note(note)
+        return rewritten
+
+    def _input(self, tensor: Tensor) -> Tensor:
+        layer = tensor._keras_history.operation
+        return self.once(layer, lambda: input_like(layer)).output
 
     def _match(self, graph: Graph) -> dict[int, Replacement]:
         """Return the replacement that each call is part of; of two that overlap, the one found first."""
@@ -126,6 +164,7 @@ class Rewriter:
                     claims |= {id(claimed): found for claimed in found.nodes}
                     self._weights |= found.weights
                     self.report.changes += found.changes
+                    self.report.gone += found.gone
         return claims
 
     def _needed(self, graph: Graph, claims: dict[int, Replacement]) -> list[Node]:
@@ -146,13 +185,10 @@ class Rewriter:
             return self._model(operation)(*arguments, **keywords)
         if not isinstance(operation, keras.layers.Layer):
             return _copied(operation)(*arguments, **keywords)
-        is_new = id(operation) not in self._layers
-        layer = self.once(operation, lambda: clone(operation))
-        outputs = layer(*arguments, **keywords)
-        if is_new:
-            give(layer, self.weights_of(operation))
-            if self.after_clone is not None:
-                self.after_clone(layer, self.report)
+        is_new = id(operation) not in self._copies
+        outputs = self.succeed(operation, lambda: copied(operation), *arguments, **keywords)
+        if is_new and self.after_copy is not None:
+            self.after_copy(self._copies[id(operation)], self.report)
         return outputs
 
 
@@ -160,26 +196,10 @@ def _of(tensors: dict[int, Tensor], tensor: Tensor) -> Tensor:
     return tensors[id(tensor)]
 
 
-def clone(layer: Any) -> Any:
-    """Return a fresh layer of the same class and settings, not built.
-
-    Raises:
-        UserError: the layer does not say how it was made.
-    """
-    try:
-        return type(layer).from_config(layer.get_config())
-    except (NotImplementedError, TypeError) as error:
-        raise UserError(
-            f"layer {layer.name!r}: {type(layer).__name__} cannot be made anew from its get_config(); write that method"
-        ) from error
-
-
 def give(layer: Any, values: Values) -> None:
     """Give a built layer its weights, and let those within it that derive something from them do so."""
     layer.set_weights(values)
-    for inner in layer._flatten_layers():
-        if hasattr(inner, "finalize_state"):
-            inner.finalize_state()
+    finish(layer)
 
 
 def apply(layer: Any, values: Values, *tensors: Tensor, **keywords: Any) -> Tensor:
@@ -190,18 +210,32 @@ def apply(layer: Any, values: Values, *tensors: Tensor, **keywords: Any) -> Tens
 
 
 def _copied(operation: Any) -> Any:
+    """Return a fresh operation without state; it keeps its name, which a model's outputs are called by."""
     try:
-        return type(operation).from_config(operation.get_config())
+        made = type(operation).from_config(operation.get_config())
     except (NotImplementedError, TypeError, ValueError):
         return operation  # it has no state: it may be shared
+    made.name = operation.name
+    return made
 
 
-def _assembled(model: keras.Model, inputs: Any, outputs: Any) -> keras.Model:
-    if isinstance(model, Network | RewrittenNetwork):
-        rewritten: Any = RewrittenNetwork(inputs, outputs, name=model.name)
-        rewritten.metadata.update(model.metadata)
-    else:
-        rewritten = keras.Model(inputs, outputs, name=model.name)
-    # Keras's setter would also set it for every layer.
-    rewritten._trainable = model._trainable
-    return rewritten
+def record_gone(old: keras.Model, new: keras.Model) -> keras.Model:
+    """Let the report of a rewritten model name every layer that is not there by its name; return the model."""
+    report, reasons = report_of(new), {gone.layer: gone.reason for gone in report_of(new).gone}
+    present, reason = set(_paths(new)), "it has become part of another layer"
+    report.gone = [
+        Gone(path, reasons.get(name, reason))
+        for path in _paths(old)
+        if (name := path.rsplit("/", 1)[-1]) in reasons or path not in present
+    ]
+    return new
+
+
+def _paths(model: keras.Model, outer: str = "") -> list[str]:
+    """Return the names of a model's layers, those within models behind the model's name."""
+    found = []
+    for layer in model.layers:
+        found.append(f"{outer}{layer.name}")
+        if isinstance(layer, keras.Model):
+            found += _paths(layer, f"{outer}{layer.name}/")
+    return found

@@ -25,22 +25,42 @@ class Left:
     reason: str
 
 
+@dataclass(frozen=True)
+class Gone:
+    """One layer of the old model whose value no layer of that name gives in the new one, and why.
+
+    Attributes:
+        layer: its name, behind those of the models that it is within.
+    """
+
+    layer: str
+    reason: str
+
+
 @dataclass
 class Report:
     """What a rewrite did; its text is a table.
 
     Attributes:
         changes: what was rewritten. left: what was not.
+        gone: the layers whose values cannot be asked for by name any more.
         notes: what else is to be known.
     """
 
     changes: list[Change] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    gone: list[Gone] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Add a note, once; an empty one is none."""
+        if text and text not in self.notes:
+            self.notes.append(text)
 
     def __str__(self) -> str:
         rows = [(change.layer, f"{change.before} -> {change.after}", _note(change)) for change in self.changes]
         rows += [(left.layer, f"{left.kind}, left as it is", left.reason) for left in self.left]
+        rows += [(gone.layer, "gives its value no more", gone.reason) for gone in self.gone]
         widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
         lines = [f"{name:<{widths[0]}}  {what:<{widths[1]}}  {note}".rstrip() for name, what, note in rows]
         return "\n".join([*(lines or ["nothing to rewrite"]), *self.notes])

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from groupwise.errors import UserError
-from groupwise.rewrite.drop_ins import within
 from groupwise.rewrite.rebuild import Rewriter
 
 LONG = 10.0  # seconds of a step that is not repeated
@@ -60,8 +59,7 @@ def measure(before: keras.Model, after: keras.Model, batch_size: int = 8, rounds
     given = keras.tree.pack_sequence_as(
         before._functional.input if isinstance(before, keras.Sequential) else before.input, arrays
     )
-    # Layers within layers are ours in memory only: a copy has Keras's own again.
-    sides = [Rewriter(()).rewrite(before), Rewriter((), within).rewrite(after)]
+    sides = [Rewriter().rewrite(model) for model in (before, after)]
     inference = _ratio([partial(side.predict_on_batch, given) for side in sides], rounds)
     targets = keras.tree.map_structure(lambda y: np.zeros(np.shape(y), "float32"), sides[1].predict_on_batch(given))
     for side in sides:

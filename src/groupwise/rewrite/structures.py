@@ -13,13 +13,19 @@ from groupwise.errors import UserError
 from groupwise.models.costs import describe_model
 from groupwise.rewrite import kernels
 from groupwise.rewrite.carrying import without_permutations
-from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE, described, is_plain, objection
-from groupwise.rewrite.graph import Graph, Node, Tensor
+from groupwise.rewrite.copying import Values
+from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
+from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.handmade import permuted
-from groupwise.rewrite.rebuild import Replacement, Rewriter, Values, apply
-from groupwise.rewrite.report import Change, Left, report_of
+from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
+from groupwise.rewrite.report import Change, Gone, Left, report_of
+from groupwise.rewrite.settings import objection_to_others, set_penalties
+from groupwise.rewrite.twins import described, objection
 
-_SHARED_SETTINGS = ("name", "trainable", "dtype", "strides", "padding", "dilation_rate", "data_format", "activation")
+_SHARED_SETTINGS = (
+    *("name", "trainable", "dtype", "strides", "padding", "dilation_rate", "data_format", "activation"),
+    *("activity_regularizer", "bias_regularizer", "bias_constraint"),
+)
 
 Made = tuple[type, dict[str, Any], Values, Change]
 """A layer's class, the settings that differ from the old one's, its weights, and the report's row."""
@@ -47,7 +53,7 @@ def grouped_to_dense(model: keras.Model, layers: str = "*") -> keras.Model:
         >>> grouped_to_dense(model).get_layer("conv").kernel.shape
         (3, 3, 4, 4)
     """
-    return Rewriter((partial(_layer, make=_dense, pattern=layers),)).rewrite(model)
+    return record_gone(model, Rewriter((partial(_layer, make=_dense, pattern=layers),)).rewrite(model))
 
 
 def separable_to_dense(model: keras.Model, layers: str = "*") -> keras.Model:
@@ -66,7 +72,7 @@ def separable_to_dense(model: keras.Model, layers: str = "*") -> keras.Model:
         partial(_depthwise_and_pointwise, pattern=layers),
         partial(_layer, make=_dense_of_separable, pattern=layers),
     )
-    return Rewriter(rules).rewrite(model)
+    return record_gone(model, Rewriter(rules).rewrite(model))
 
 
 def dense_to_grouped(model: keras.Model, groups: int, layers: str = "*", approximate: bool = False) -> keras.Model:
@@ -103,7 +109,7 @@ def dense_to_grouped(model: keras.Model, groups: int, layers: str = "*", approxi
             f"groups={groups}: no layer of {model.name!r} that matches {layers!r} can be made grouped"
             + (f" ({reasons}); approximate=True leaves out what lies outside" if reasons else "")
         )
-    return rewritten
+    return record_gone(model, rewritten)
 
 
 def dense_to_separable(model: keras.Model, rank: int, layers: str = "*") -> keras.Model:
@@ -130,26 +136,25 @@ def dense_to_separable(model: keras.Model, rank: int, layers: str = "*") -> kera
     if rank < 1:
         raise UserError(f"rank={rank}: must be at least 1; it is the depth multiplier of the separable convolutions")
     rewritten = Rewriter((partial(_layer, make=partial(_separable, rank=rank), pattern=layers),)).rewrite(model)
-    try:
-        before, after = (describe_model(each).macs for each in (model, rewritten))
-    except ValueError:
-        return rewritten  # of unknown image size
-    saved = f"{1 - after / before:.1%} saved" if after <= before else f"{after / before - 1:.1%} more"
-    report_of(rewritten).notes.append(f"MACs for one image: {before:,} -> {after:,} ({saved})")
-    return rewritten
+    before, after = (describe_model(each).counted_macs for each in (model, rewritten))
+    if report_of(rewritten).changes and before:  # none are counted where the image's size is unknown
+        saved = f"{1 - after / before:.1%} saved" if after <= before else f"{after / before - 1:.1%} more"
+        report_of(rewritten).note(f"MACs for one image: {before:,} -> {after:,} ({saved})")
+    return record_gone(model, rewritten)
 
 
 def _layer(
     rewriter: Rewriter, graph: Graph, node: Node, make: Callable[[Any], Made | None], pattern: str
-) -> Replacement | None:
+) -> Replacement | Left | None:
     """Put another layer in place of one, wherever it is called."""
     layer = node.operation
-    if not _is_meant(layer, pattern):
-        return None
-    made = make(layer)
+    made = make(layer) if _is_meant(layer, pattern) else None
     if made is None:
         return None
     kind, settings, values, change = made
+    why_not = objection_to_others(layer, keeps_outputs=True) if kind is layers.GroupedConv2D else None
+    if why_not and type(layer) not in SEPARABLE:
+        return Left(layer.name, described(layer), why_not)
 
     def build(new: Any) -> Tensor:
         arguments, keywords = node.arguments.fill_in({id(tensor): new(tensor) for tensor in node.input_tensors})
@@ -167,7 +172,9 @@ def _dense(layer: Any) -> Made | None:
     groups = kernel.shape[2] if is_depthwise else layer.groups
     kernel = kernels.dense_of_grouped(kernel.reshape(*kernel.shape[:2], 1, -1) if is_depthwise else kernel, groups)
     change = Change(layer.name, described(layer), "dense GroupedConv2D")
-    return layers.GroupedConv2D, _kernel_settings(kernel, layer.use_bias), [kernel, *bias], change
+    regularizer = layer.get_config()["depthwise_regularizer" if is_depthwise else "kernel_regularizer"]
+    settings = {**_kernel_settings(kernel, layer.use_bias), "kernel_regularizer": regularizer}
+    return layers.GroupedConv2D, settings, [kernel, *bias], change
 
 
 def _dense_of_separable(layer: Any) -> Made | None:
@@ -175,7 +182,7 @@ def _dense_of_separable(layer: Any) -> Made | None:
         return None
     depthwise, pointwise, *bias = layer.get_weights()
     kernel = kernels.dense_of_separable(depthwise, pointwise)
-    change = Change(layer.name, "SeparableConv2D", "dense GroupedConv2D")
+    change = Change(layer.name, "SeparableConv2D", "dense GroupedConv2D", _left_out(layer))
     return layers.GroupedConv2D, _kernel_settings(kernel, layer.use_bias), [kernel, *bias], change
 
 
@@ -186,7 +193,7 @@ def _separable(layer: Any, rank: int) -> Made | None:
     rank = min(rank, int(np.prod(kernel.shape[:2])))
     depthwise, pointwise, error = kernels.separable_of_dense(kernel, rank)
     settings = {**_kernel_settings(kernel, layer.use_bias), "depth_multiplier": rank}
-    change = Change(layer.name, described(layer), f"SeparableConv2D, rank {rank}", error=error)
+    change = Change(layer.name, described(layer), f"SeparableConv2D, rank {rank}", _left_out(layer), error)
     return layers.SeparableConv2D, settings, [depthwise, pointwise, *bias], change
 
 
@@ -200,20 +207,23 @@ def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, patte
     if not is_pointwise or set(pointwise.strides) != {1} or objection(pointwise) or not _pads_nothing(pointwise):
         return None
     alone = all(rewriter.is_used_once(layer) for layer in (depthwise, pointwise)) and is_plain(node) and is_plain(after)
-    if not alone or depthwise.activation is not keras.activations.linear:
+    is_linear = depthwise.activation is keras.activations.linear and depthwise.activity_regularizer is None
+    if not alone or not is_linear or depthwise.compute_dtype != pointwise.compute_dtype:
         return None
     spatial, *first_bias = depthwise.get_weights()
     mixing, *second_bias = pointwise.get_weights()
     kernel = kernels.dense_of_separable(spatial, mixing)
     bias = sum([value @ mixing[0, 0] for value in first_bias] + second_bias) if first_bias or second_bias else None
-    settings = {**_shared(depthwise), **_kernel_settings(kernel, bias is not None)}
-    settings["activation"] = pointwise.get_config()["activation"]
+    own = ("name", "activation", "activity_regularizer", "bias_regularizer", "bias_constraint")
+    settings = {**_shared(depthwise), **{name: pointwise.get_config()[name] for name in own}}
+    settings |= _kernel_settings(kernel, bias is not None)
 
     def build(new: Any) -> Tensor:
         made = layers.GroupedConv2D.from_config(settings)
         return apply(made, [kernel] if bias is None else [kernel, bias], new(node.input_tensors[0]))
 
-    change = Change(depthwise.name, "DepthwiseConv2D, 1x1 convolution", "dense GroupedConv2D")
+    note = ", ".join(filter(None, map(_left_out, (depthwise, pointwise))))
+    change = Change(pointwise.name, "DepthwiseConv2D, 1x1 convolution", "dense GroupedConv2D", note)
     return Replacement([node, after], build, [change])
 
 
@@ -236,16 +246,21 @@ def _to_grouped(
     weights = [kernels.grouped_of_dense(ordered, groups), *(value[outs] for value in bias)]
     if not rewriter.is_used_once(layer) or not is_plain(node):
         return Left(layer.name, kind, "it is shared, or is called with more than one tensor")
+    why_not = objection_to_others(layer, keeps_outputs=not share)
+    if why_not:
+        return Left(layer.name, kind, why_not)
+    regularizer = layer.get_config()["kernel_regularizer"]
+    settings = {**_shared(layer), **_kernel_settings(kernel, layer.use_bias), "kernel_regularizer": regularizer}
 
     def build(new: Any) -> Tensor:
         x = permuted(new(node.input_tensors[0]), ins.tolist(), f"{layer.name}_in_order")
-        settings = {**_shared(layer), **_kernel_settings(kernel, layer.use_bias), "groups": groups}
-        x = apply(layers.GroupedConv2D.from_config(settings), weights, x)
+        x = apply(layers.GroupedConv2D.from_config({**settings, "groups": groups}), weights, x)
         return permuted(x, np.argsort(outs).tolist(), f"{layer.name}_out_order")
 
     note = f"{share:.1%} of the norm outside in the given order" if share else ""
     change = Change(layer.name, kind, f"GroupedConv2D, {groups} groups", note, error if share else None)
-    return Replacement([node], build, [change])
+    gone = [Gone(layer.name, "its channels come in another order")] if np.any(np.diff(outs) < 0) else []
+    return Replacement([node], build, [change], gone=gone)
 
 
 def _is_meant(layer: Any, pattern: str) -> bool:
@@ -260,6 +275,12 @@ def _is_last(layer: Any) -> bool:
 
 def _pads_nothing(layer: Any) -> bool:
     return isinstance(layer.padding, str) or not any(side for pair in layer.padding for side in pair)
+
+
+def _left_out(layer: Any) -> str:
+    """Say which regularisers and constraints of kernels are left out: they mean nothing for other kernels."""
+    names = [name for name in set_penalties(layer) if not name.startswith(("activity", "bias"))]
+    return f"without its {', '.join(names)}" if names else ""
 
 
 def _shared(layer: Any) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from rich.text import Text
 
 from groupwise.data import ImageBatches
 from groupwise.files import replace_file
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe
 from groupwise.training.evaluation import Evaluation, evaluate
-from groupwise.training.folder import RunFolder, copy_file
+from groupwise.training.folder import DIGITS, RunFolder, copy_file
 from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
 from groupwise.training.seed import seed_epoch
@@ -89,7 +90,7 @@ class Bookkeeper(keras.callbacks.Callback):
             raise StopTraining(f"the loss became {logs['loss']} in epoch {self._epoch + 1}, step {batch + 1}")
         if self._interruption.requested:
             raise StopTraining
-        images = (batch + 1) * self._recipe.batch_size
+        images = self._batches.images_in(batch + 1)
         seconds = time.perf_counter() - self._started
         waited = self._batches.seconds_waited - self._waited
         self._bar.update(self._epoch * self._steps + batch + 1, self._epoch + 1, logs, images, seconds, waited)
@@ -116,7 +117,7 @@ class Bookkeeper(keras.callbacks.Callback):
                 f"{self._judge.name}_loss": evaluation.loss,
                 f"{self._judge.name}_accuracy": evaluation.top1,
                 "seconds": seconds,
-                "images_per_second": self._steps * self._recipe.batch_size / seconds,
+                "images_per_second": self._batches.images_in(self._steps) / seconds,
                 "share_waited": min(waited / seconds, 1.0),
             }
             self._save(row)
@@ -124,9 +125,13 @@ class Bookkeeper(keras.callbacks.Callback):
             if self._recipe.average:
                 swap_average(self.network)
         self._bar.say(self._line(row))
+        if self._interruption.requested and epoch + 1 < self._recipe.epochs:
+            raise StopTraining
 
     def _save(self, row: dict[str, float]) -> None:
         """Save the network and the row. last.keras comes last: what it holds decides where a resumed run begins."""
+        # As a resumed run reads it: of equal accuracies the first is the best, in both.
+        row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
         accuracy = f"{self._judge.name}_accuracy"
         is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._rows)
         self._rows.append(row)
@@ -139,16 +144,15 @@ class Bookkeeper(keras.callbacks.Callback):
 
         replace_file(self._folder.last, save)
 
-    def _line(self, row: Mapping[str, float]) -> str:
-        name = self._judge.name
-        line = (
+    def _line(self, row: Mapping[str, float]) -> Text:
+        name, waited = self._judge.name, row["share_waited"]
+        return Text.assemble(
             f"epoch {row['epoch']:>{len(str(self._recipe.epochs))}.0f}/{self._recipe.epochs}  "
-            f"accuracy {row['accuracy']:.2%}  loss {row['loss']:.4f}  "
-            f"{name} accuracy [bold]{row[f'{name}_accuracy']:.2%}[/bold]  loss {row[f'{name}_loss']:.4f}  "
-            f"{row['images_per_second']:,.0f} images/s"
+            f"accuracy {row['accuracy']:.2%}  loss {row['loss']:.4f}  {name} accuracy ",
+            (f"{row[f'{name}_accuracy']:.2%}", "bold"),
+            f"  loss {row[f'{name}_loss']:.4f}  {row['images_per_second']:,.0f} images/s",
+            "" if waited < WORTH_SAYING else f", {waited:.0%} of the time waiting for images",
         )
-        waited = row["share_waited"]
-        return line if waited < WORTH_SAYING else f"{line}, {waited:.0%} of the time waiting for images"
 
 
 def swap_average(network: Network) -> None:

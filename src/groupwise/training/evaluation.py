@@ -1,6 +1,5 @@
 """What a network says of a split: its logits, and the counts made of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,11 +44,11 @@ def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Eval
     """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
 
     Raises:
-        TooManyBroken: over 1% of the images cannot be read.
+        TooManyBroken: too many of the images cannot be read.
     """
     logits, labels = [], []
     for index in range(len(batches)):
-        images, one_hot = batches[index]
+        images, one_hot = batches.batch(index)
         logits.append(predict_logits(model, images, batch_size))
         labels.append(one_hot)
     return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
@@ -96,6 +95,6 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def most_likely(values: NDArray[np.float32], class_names: Sequence[str]) -> list[tuple[str, float]]:
-    """Return the (class name, probability) of an image's five most likely classes, the first one first."""
-    return [(class_names[index], float(values[index])) for index in np.argsort(-values, kind="stable")[:TOP]]
+def most_likely(values: NDArray[np.float32]) -> list[tuple[int, float]]:
+    """Return the (class, probability) of an image's five most likely classes, the first one first."""
+    return [(int(index), float(values[index])) for index in np.argsort(-values, kind="stable")[:TOP]]

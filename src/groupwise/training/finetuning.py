@@ -3,11 +3,13 @@
 import keras
 
 from groupwise.data import Augmentation, Dataset
+from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.training.evaluation import evaluate
 from groupwise.training.plan import make_batches
-from groupwise.training.saved import match_classes
+from groupwise.training.recorded import SPLIT, record_in
+from groupwise.training.saved import match_classes, with_classes
 
 MOMENTUM = 0.9
 
@@ -16,7 +18,7 @@ def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: 
     """Return the share of a data set's test images whose class a network names first.
 
     Raises:
-        UserError: the data has classes that the network does not know, or over 1% of its images are broken.
+        UserError: the data has classes that the network does not know, or too many of its images are broken.
     """
     split, _ = match_classes(network, dataset)
     batches = make_batches(split, network, batch_size)
@@ -32,14 +34,17 @@ def finetune(
     """Train a network, in place, on a data set's training images: SGD with momentum, the rate falling to zero.
 
     Args:
-        network: with preprocessing and class names; the data's classes are its own.
+        network: with preprocessing and class names; the data's classes are its own. Its metadata get the record of what
+            it is trained on.
         epochs: passes over the training images. learning_rate: the first one. batch_size: images a step.
 
     Raises:
         UserError: the data's classes are not the network's, there is nothing to train on, or images are broken.
     """
-    if list(dataset.class_names) != network.metadata["class_names"] or not len(dataset.train):
-        raise UserError(f"{dataset.name} cannot train {network.name}: it has other classes, or no images to train on")
+    dataset = with_classes(dataset, network.metadata["class_names"])
+    if not len(dataset.train):
+        raise UserError(f"{dataset.name} has no images to train {network.name} on")
+    network.metadata[SPLIT] = record_of(dataset, record_in(network.metadata)).as_dict()
     batches = make_batches(dataset.train, network, batch_size, augmentation=Augmentation(), shuffle=True)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
     network.compile(

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,18 +10,23 @@ import keras
 from rich.console import Console
 
 from groupwise import models, report
+from groupwise.console import print_lines, say
 from groupwise.data import Dataset, ImageBatches
+from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError
 from groupwise.models.network import Network
+from groupwise.models.saved import vetted
 from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
-from groupwise.training.interruption import Interruption
+from groupwise.training.interruption import Interruption, on_signals
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network, make_batches
 from groupwise.training.progress import ProgressBar
+from groupwise.training.recorded import SPLIT, divide_for, read_record
+from groupwise.training.saved import with_classes
 from groupwise.training.seed import set_seed
-from groupwise.training.starting import start_from
+from groupwise.training.starting import are_published, start_from
 from groupwise.training.stopped import Diverged, Interrupted
 
 
@@ -64,12 +69,14 @@ class _Session:
 
     plan: Plan
     dataset: Dataset
+    record: SplitRecord
     folder: RunFolder
     network: Network
     batches: ImageBatches
     judge: Judge
     console: Console
     rows: list[dict[str, float]]
+    interruption: Interruption
 
 
 def read_plan(output: Path) -> Plan:
@@ -83,39 +90,73 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     """Train a network and leave all there is to know about it in a folder.
 
     Args:
-        plan: `make_plan`'s, or `read_plan`'s to go on with a run.
+        plan: `make_plan`'s, or `read_plan`'s to go on with a run, perhaps to another end (`extend_plan`).
         dataset: what the plan was made for.
         output: the run's folder: new or empty, or the run to go on with.
         resume: go on after the last finished epoch of the run in `output`. The result is that of a training
-            without interruption.
+            without interruption, where the plan is the same.
         console: where progress is shown.
 
     Returns:
         The summary, also written to the folder.
 
     Raises:
-        UserError: the folder holds something else, the network does not fit, or over 1% of the images are broken.
+        UserError: the folder holds something else, cannot be written to, or another training is at work there; the
+            network does not fit, the data are not the run's, or too many images are broken.
             Where no epoch was finished, the folder is left as it was.
-        Interrupted, Diverged: on Ctrl-C, and on a loss that is not finite; what was finished is kept.
+        Interrupted, Diverged: on Ctrl-C or another signal to end, and on a loss that is not finite; what was finished
+            is kept.
     """
     folder = RunFolder(output)
     folder.open(resume)
-    if dataset.class_names != plan.class_names or dataset.channels > plan.channels:
-        raise UserError(f"{dataset.name} is not what this run was trained on: its classes or channels differ")
+    with folder.at_work():
+        return _train(plan, dataset, folder, resume, console)
+
+
+def _train(plan: Plan, dataset: Dataset, folder: RunFolder, resume: bool, console: Console) -> RunSummary:
+    if dataset.channels > plan.channels:
+        raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
+    dataset = with_classes(dataset, plan.class_names)
+    dataset, record, notes = (_held if resume else _recorded)(plan, dataset, folder)
+    for text in notes:
+        say(console, text)
     set_seed(plan.seed)
-    session = _prepare(plan, dataset, folder, console)
+    session = _prepare(plan, dataset, record, folder, console)
     try:
-        first_epoch = _restore(session) if resume else _begin(session)
-        evaluation = _fit(session, first_epoch)
-        return _finish(session, evaluation)
+        first_epoch = _restore(session) if resume and folder.last.exists() else _begin(session)
+        with _explaining(session):
+            evaluation = _fit(session, first_epoch)
+            return _finish(session, evaluation)
     finally:
         session.batches.close()
         session.judge.batches.close()
 
 
-def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) -> _Session:
+def _recorded(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+    """Return a new run's data, its record, and what in it is known to the weights that the run begins with."""
+    copies = copies_in(dataset)
+    if plan.weights is None or are_published(plan.weights):
+        return dataset, record_of(dataset), copies
+    _, notes = divide_for(dataset, plan.weights, as_given=True)
+    return dataset, record_of(dataset, read_record(plan.weights)), [*copies, *notes]
+
+
+def _held(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+    """Return the images that a run began with, its record, and what is other than then."""
+    record = read_record(folder.path)
+    if record is None:
+        raise UserError(
+            f"{folder.path} has no record of the images that it was trained on, so that it cannot go on with them: "
+            f"begin a new run, with --weights {folder.path}"
+        )
+    dataset, notes = held_to(dataset, record)
+    return dataset, record, notes
+
+
+def _prepare(plan: Plan, dataset: Dataset, record: SplitRecord, folder: RunFolder, console: Console) -> _Session:
     recipe = plan.recipe
     network = build_network(plan)
+    network.metadata[SPLIT] = record.as_dict()
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
     batches = make_batches(
@@ -136,12 +177,14 @@ def _prepare(plan: Plan, dataset: Dataset, folder: RunFolder, console: Console) 
         judge.batches.load()
     is_jitted = keras.backend.backend() == "jax" if recipe.jit_compile == "auto" else recipe.jit_compile
     network.compile(
-        optimizer=make_optimizer(recipe, recipe.epochs * len(batches), network),
+        optimizer=make_optimizer(
+            recipe, (recipe.epochs - plan.schedule_start) * len(batches), network, plan.schedule_start * len(batches)
+        ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=is_jitted,
     )
-    return _Session(plan, dataset, folder, network, batches, judge, console, [])
+    return _Session(plan, dataset, record, folder, network, batches, judge, console, [], Interruption())
 
 
 def _begin(session: _Session) -> int:
@@ -149,9 +192,8 @@ def _begin(session: _Session) -> int:
     plan, folder = session.plan, session.folder
     if plan.weights is not None:
         taken = start_from(session.network, plan.weights)
-        session.console.print("[bold]weights  [/bold]", end="")
-        session.console.print(taken, highlight=False, markup=False, soft_wrap=True)
-    folder.path.mkdir(parents=True, exist_ok=True)
+        print_lines(session.console, {"weights": taken})
+    write_json(folder.split, session.record.as_dict())
     write_json(folder.recipe, plan.as_dict())
     write_json(folder.environment, environment(keras.backend.backend()))
     return 0
@@ -160,9 +202,8 @@ def _begin(session: _Session) -> int:
 def _restore(session: _Session) -> int:
     """Load the last finished epoch's model and optimizer, and return the epoch to go on with."""
     folder, network, steps = session.folder, session.network, len(session.batches)
-    if not folder.last.exists():
-        return 0
-    network.load_weights(folder.last)
+    with vetted(folder.last) as checked:
+        network.load_weights(checked)
     if session.plan.recipe.average:
         swap_average(network)
     done = int(network.optimizer.iterations)
@@ -170,6 +211,10 @@ def _restore(session: _Session) -> int:
         raise UserError(f"{session.dataset.name} has other images than when {folder.path} was trained: begin a new run")
     # A crash between writing the two files leaves a row too many.
     session.rows.extend(row for row in folder.read_metrics() if row["epoch"] <= done // steps)
+    if done // steps < session.plan.recipe.epochs:
+        # It may go on beyond an end that it had reached.
+        write_json(folder.recipe, session.plan.as_dict())
+        folder.summary.unlink(missing_ok=True)
     return done // steps
 
 
@@ -181,9 +226,9 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
         return None
     steps = len(batches)
     bar = ProgressBar(session.console, recipe.epochs, steps, first_epoch * steps)
-    interruption = Interruption()
+    interruption = session.interruption
     bookkeeper = Bookkeeper(folder, recipe, session.plan.seed, batches, session.judge, bar, interruption, session.rows)
-    with _explaining(session), interruption, bar:
+    with interruption, bar:
         session.network.fit(
             batches,
             epochs=recipe.epochs,
@@ -197,7 +242,7 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
 
 @contextmanager
 def _explaining(session: _Session) -> Iterator[None]:
-    """Turn what stops fit() into an exception that says what was kept."""
+    """Turn what stops a training into an exception that says what was kept."""
     try:
         yield
     except (StopTraining, KeyboardInterrupt) as reason:
@@ -206,22 +251,25 @@ def _explaining(session: _Session) -> Iterator[None]:
             rate = session.plan.recipe.learning_rate
             raise Diverged(f"{reason}; {kept}. Begin again with a smaller rate: --learning-rate {rate / 5:g}") from None
         resume = f"; go on with: {command}" if session.rows else ""
-        raise Interrupted(f"stopped: {kept}{resume}") from None
+        raise Interrupted(f"stopped: {kept}{resume}", session.interruption.number) from None
     except Exception as error:
         # TensorFlow wraps what was raised while it asked for a batch.
         failure = error if isinstance(error, UserError) else session.batches.failure
+        kept = _keep(session)
         if failure is None:
             raise
-        raise UserError(f"{failure}; {_keep(session)}") from error
+        raise UserError(f"{failure}; {kept}") from error
 
 
 def _keep(session: _Session) -> str:
     """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
     folder, rows = session.folder, session.rows
-    if not rows:
-        folder.discard()
-        return "no epoch was finished, so nothing was kept"
-    report.curves(folder.metrics, folder.curves)
+    with on_signals(lambda _: None):  # it takes a moment, and says how to go on
+        if not rows:
+            folder.discard()
+            return "no epoch was finished, so nothing was kept"
+        with suppress(UserError):  # a full disk is no reason not to say what was kept
+            report.curves(folder.metrics, folder.curves)
     return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.plan.recipe.epochs}"
 
 

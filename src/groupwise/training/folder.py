@@ -6,17 +6,21 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from groupwise.errors import UserError
-from groupwise.files import replace_file, write_text
+from groupwise.files import PARTIAL, check_folder, locked, make_folder, remove_empty, replace_file, write_text
 from groupwise.machine import processor, usable_cores
+from groupwise.texts import json_text
 
 PACKAGES = ("groupwise", "keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch", "numpy", "pillow")
+
+DIGITS = 6  # of the numbers in metrics.csv
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class RunFolder:
     def recipe(self) -> Path:
         """JSON: the complete recipe, the data, the classes and the seed."""
         return self.path / "recipe.json"
+
+    @property
+    def split(self) -> Path:
+        """JSON: which images are trained on and which are held back."""
+        return self.path / "split.json"
 
     @property
     def environment(self) -> Path:
@@ -60,27 +69,52 @@ class RunFolder:
         """JSON: what came out."""
         return self.path / "summary.json"
 
+    @property
+    def lock(self) -> Path:
+        """There while a training is at work, and after one that was killed."""
+        return self.path / ".lock"
+
     def open(self, resume: bool) -> None:
         """Check that the folder is free for a new run, or holds one to go on with.
 
         Raises:
-            UserError: it holds something already, or nothing to resume.
+            UserError: it holds something already, or nothing to resume, or cannot be written to.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file: --output must name a folder that is new or empty")
+        check_folder(self.path, "--output")
+        if self.lock.exists():
+            with self.at_work():
+                pass
         if resume and not self.recipe.exists():
             raise UserError(f"{self.path} holds no run to resume: it has no {self.recipe.name}")
-        if not resume and self.path.exists() and any(self.path.iterdir()):
+        if not resume and self.path.exists() and any(not self._is_left_over(file) for file in self.path.iterdir()):
             held = "another run" if self.recipe.exists() else "other files"
             hint = ", or add --resume to go on with that run" if self.recipe.exists() else ""
             raise UserError(f"{self.path} already holds {held}: choose another --output{hint}")
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Make the folder and keep other trainings out of it; remove what a killed one left unfinished.
+
+        Raises:
+            UserError: another training is at work there, or it cannot be written to.
+        """
+        made = make_folder(self.path)
+        busy = f"another training is at work in {self.path}: wait for its end, or choose another --output"
+        try:
+            with locked(self.lock, busy):
+                for file in self.path.glob(f"{PARTIAL}*"):
+                    file.unlink(missing_ok=True)
+                yield
+        finally:
+            remove_empty(made)
+
+    def _is_left_over(self, file: Path) -> bool:
+        return file == self.lock or file.name.startswith(PARTIAL)
+
     def discard(self) -> None:
-        """Remove the files of a run that has finished no epoch, and the folder if nothing else is in it."""
-        for path in (self.recipe, self.environment, self.metrics, self.curves):
+        """Remove the files of a run that has finished no epoch."""
+        for path in (self.recipe, self.split, self.environment, self.metrics, self.curves):
             path.unlink(missing_ok=True)
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Return the rows of metrics.csv; none if there is no such file."""
@@ -94,13 +128,13 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+        writer.writerows({name: f"{value:.{DIGITS}g}" for name, value in row.items()} for row in rows)
         write_text(self.metrics, text.getvalue())
 
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a file by data as indented JSON, at once."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(content))
 
 
 def read_json(path: Path) -> Any:

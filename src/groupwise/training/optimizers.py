@@ -20,6 +20,7 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         peak: the highest learning rate.
         warm_up_steps, total_steps: how long the rise, and all of it, takes.
         shape: "cosine", "linear" or "constant".
+        first_step: the optimizer's step at which it begins; other than 0 after a restart.
 
     Examples:
         >>> schedule = WarmUpThenDecay(1.0, warm_up_steps=2, total_steps=6, shape="linear")
@@ -27,11 +28,12 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
 
-    def __init__(self, peak: float, warm_up_steps: int, total_steps: int, shape: str) -> None:
+    def __init__(self, peak: float, warm_up_steps: int, total_steps: int, shape: str, first_step: int = 0) -> None:
         self.peak, self.warm_up_steps, self.total_steps, self.shape = peak, warm_up_steps, total_steps, shape
+        self.first_step = first_step
 
     def __call__(self, step: Any) -> Any:
-        step = ops.cast(step, "float32")
+        step = ops.maximum(ops.cast(step, "float32") - self.first_step, 0.0)
         rise = (step + 1.0) / max(self.warm_up_steps, 1)
         done = ops.clip((step - self.warm_up_steps) / max(self.total_steps - self.warm_up_steps, 1), 0.0, 1.0)
         if self.shape == "cosine":
@@ -41,12 +43,20 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * ops.where(step < self.warm_up_steps, rise, fall)
 
     def get_config(self) -> dict[str, Any]:
-        names = ("peak", "warm_up_steps", "total_steps", "shape")
+        names = ("peak", "warm_up_steps", "total_steps", "shape", "first_step")
         return {name: getattr(self, name) for name in names}
 
 
-def make_optimizer(recipe: Recipe, total_steps: int, model: keras.Model) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    recipe: Recipe, total_steps: int, model: keras.Model, first_step: int = 0
+) -> keras.optimizers.Optimizer:
     """Return the recipe's optimizer, built for the model's variables.
+
+    Args:
+        recipe: of which optimizer, rate, schedule, decay, clipping and average are looked at.
+        total_steps: of the learning rate's schedule.
+        model: whose variables it trains.
+        first_step: of the schedule.
 
     Raises:
         UserError: Keras has no such optimizer, or it takes no such option.
@@ -59,7 +69,7 @@ def make_optimizer(recipe: Recipe, total_steps: int, model: keras.Model) -> kera
         raise UserError(f"recipe {recipe.name!r}: optimizer {recipe.optimizer!r} takes no {unknown[0]!r}")
     warm_up = round(recipe.warm_up * total_steps)
     optimizer = kind(
-        WarmUpThenDecay(recipe.learning_rate, warm_up, total_steps, recipe.schedule),
+        WarmUpThenDecay(recipe.learning_rate, warm_up, total_steps, recipe.schedule, first_step),
         weight_decay=recipe.weight_decay or None,
         global_clipnorm=recipe.clip_norm or None,
         use_ema=recipe.average > 0,

@@ -27,9 +27,11 @@ class Plan:
         dataset: the data set's own name.
         class_names: in the order of the network's outputs.
         channels: of the images, 1 or 3.
-        seed: of the split, the first weights, the order and the augmentation.
+        seed: of the first weights, the order, the augmentation, and of the split unless `weights` brought one.
         weights: the run, file or source of published weights that training starts from, or None.
         preprocessing: of the images; None for the network's own.
+        schedule_start: the epoch after which the learning rate's schedule begins, which takes all epochs from there on;
+            other than 0 where a run was resumed so.
     """
 
     recipe: Recipe
@@ -40,6 +42,7 @@ class Plan:
     seed: int = 0
     weights: str | None = None
     preprocessing: Mapping[str, Any] | None = None
+    schedule_start: int = 0
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -59,6 +62,29 @@ class Plan:
             return Plan(**values)
         except (KeyError, TypeError) as error:
             raise UserError(f"the run's recipe.json is damaged: {error}") from error
+
+
+def extend_plan(plan: Plan, finished: int, epochs: int | None = None, restart: bool = False) -> Plan:
+    """Return the plan of going on with a run to another end.
+
+    Args:
+        plan: the run's.
+        finished: epochs so far.
+        epochs: of all, these included; None: the plan's.
+        restart: whether the learning rate's schedule, warm-up and all, begins anew for the epochs that are left.
+            Otherwise it is that of a training planned for so many epochs from its beginning, at the step that was
+            reached: a cosine that had ended at zero goes on from the middle of its fall.
+
+    Raises:
+        UserError: fewer epochs than are finished, or none left to restart for.
+    """
+    total = plan.recipe.epochs if epochs is None else epochs
+    if total < finished:
+        raise UserError(f"--epochs {total}: the run has finished {finished} epochs: they can become more, not fewer")
+    if restart and total == finished:
+        raise UserError(f"--schedule restart: none of the run's {total} epochs is left: ask for more with --epochs")
+    start = finished if restart else plan.schedule_start
+    return replace(plan, recipe=replace(plan.recipe, epochs=total), schedule_start=start)
 
 
 def default_recipe(dataset: Dataset) -> str:

@@ -2,16 +2,20 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 INTERVAL = 0.2  # seconds between two updates of the bar
 
 
 class ProgressBar:
     """A bar over all epochs, with images per second and the time left; nothing where no one looks at a terminal.
+
+    A terminal or a reader that has gone does not stop the training.
 
     Args:
         console: where it is shown.
@@ -24,10 +28,10 @@ class ProgressBar:
         self._epochs = epochs
         self._shown = 0.0
         self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs), markup=False),
             BarColumn(bar_width=16),
             TaskProgressColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
@@ -42,7 +46,8 @@ class ProgressBar:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._progress.stop()
+        with suppress(OSError):
+            self._progress.stop()
 
     def update(
         self, step: int, epoch: int, logs: Mapping[str, float], images: int, seconds: float, waited: float
@@ -64,8 +69,10 @@ class ProgressBar:
             f"{images / max(seconds, 1e-9):,.0f} images/s  loss {logs['loss']:.3f}  "
             f"accuracy {logs['accuracy']:.1%}  waited {min(waited / max(seconds, 1e-9), 1):.0%}"
         )
-        self._progress.update(self._task, completed=step, epoch=epoch, status=status)
+        with suppress(OSError):
+            self._progress.update(self._task, completed=step, epoch=epoch, status=status)
 
-    def say(self, text: str) -> None:
+    def say(self, line: Text) -> None:
         """Print a line above the bar."""
-        self._progress.console.print(text, highlight=False, soft_wrap=True)
+        with suppress(OSError):
+            self._progress.console.print(line, soft_wrap=True)

@@ -1,40 +1,50 @@
 """Networks that were saved: found in a run or a file, and read with all that using them needs."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.data import BrokenImage, Dataset, Split, centre_crop, prepare_image, read_image
+from groupwise.data.classes import match_names, some
 from groupwise.errors import UserError
+from groupwise.files import expanded
 from groupwise.models.network import Network, RewrittenNetwork
-from groupwise.models.saved import load_model
+from groupwise.models.saved import is_model, load_model
 from groupwise.training.evaluation import predict_logits, probabilities
 from groupwise.training.folder import RunFolder
 from groupwise.training.saliency import Explainer
 from groupwise.weights import imagenet_classes
+from groupwise.weights.publishers import INTERPOLATIONS
 
 PREDICTED_AT_ONCE = 32
 
 
 def model_path(run_or_model: str | Path) -> Path:
-    """Return the .keras file that is meant: the file itself, or the last model of a run's folder.
+    """Return the model's file that is meant: the file itself, or the last model of a run's folder.
 
     Raises:
         UserError: there is none.
     """
-    path = Path(run_or_model).expanduser()
-    if path.is_dir():
+    path = expanded(run_or_model)
+    if path.is_dir() and not is_model(path):
         folder = RunFolder(path)
         if not folder.last.exists():
             raise UserError(f"{path} holds no {folder.last.name}: it is no run's folder, or no epoch was finished")
         return folder.last
     if not path.exists():
-        raise UserError(f"{path} does not exist: name the folder of a run, or a .keras file")
+        raise UserError(f"{path} does not exist: name the folder of a run, or a model's file (.keras or .h5)")
     return path
+
+
+def read_model(run_or_model: str | Path) -> keras.Model:
+    """Return any saved Keras model: a run's last one, or that in a file, as `load_model` does."""
+    return load_model(model_path(run_or_model))
 
 
 def load_network(run_or_model: str | Path) -> Network | RewrittenNetwork:
@@ -47,44 +57,107 @@ def load_network(run_or_model: str | Path) -> Network | RewrittenNetwork:
     network = load_model(path)
     if not isinstance(network, Network | RewrittenNetwork) or "class_names" not in network.metadata:
         raise UserError(
-            f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing"
+            f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing. "
+            "Any model can be described, accelerated and exported; to predict and evaluate, train one here"
         )
-    if None in network.architecture["input_shape"]:
+    shape = network.architecture["input_shape"]
+    if len(network.inputs) != 1 or len(shape) != 3:
+        raise UserError(f"{path} is no network from images to classes: its input's shape is {network.input_shape}")
+    if None in shape:
         raise UserError(
             f"{path} is a network for images of any size: create it again with an input_shape, and save that"
         )
+    _check_metadata(path, network)
     return network
 
 
-def match_classes(network: Network | RewrittenNetwork, dataset: Dataset) -> tuple[Split, str | None]:
-    """Return the test split with the network's classes, and a note where that took a guess.
+def _check_metadata(path: Path, network: Network | RewrittenNetwork) -> None:
+    """Raise UserError where a model's metadata do not say what its classes are and how its images are prepared."""
+    names, outputs = network.metadata["class_names"], network.output_shape
+    classes = outputs[-1] if isinstance(outputs, tuple) and len(outputs) == 2 else None
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} is damaged: its class_names must be {classes or 'as many'} texts, one for each output")
+    given = network.metadata.get("preprocessing")
+    given = given if isinstance(given, dict) else {}
+    channels = network.architecture["input_shape"][2]
+    wrong = [
+        name
+        for name, is_right in (
+            ("mean", _are_numbers(given.get("mean"), channels)),
+            ("std", _are_numbers(given.get("std"), channels) and all(value > 0 for value in given["std"])),
+            ("crop", _are_numbers([given.get("crop", 1)], 1) and 0 < given.get("crop", 1) <= 1),
+            ("interpolation", given.get("interpolation", "bilinear") in INTERPOLATIONS),
+            ("offset", given.get("offset", "even") in ("even", "down")),
+        )
+        if not is_right
+    ]
+    if wrong:
+        raise UserError(f"{path} is damaged: its preprocessing says {wrong[0]}={given.get(wrong[0])!r}")
 
-    Classes are matched by name, or by ImageNet's WordNet id; by position where the names differ but their number does
-    not.
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Return whether values are finite numbers, `count` of them or one for all."""
+    if not isinstance(values, list | tuple) or len(values) not in (1, count):
+        return False
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def match_classes(network: Network | RewrittenNetwork, dataset: Dataset) -> tuple[Split, str | None]:
+    """Return the test split with the network's classes, and a note on names that are written in another way.
+
+    Classes are matched by name, or by ImageNet's WordNet id, never by position; the data may have fewer.
 
     Raises:
-        UserError: the data has classes that the network does not know.
+        UserError: the data has classes that the network does not know, or that may be several.
     """
     known: list[str] = network.metadata["class_names"]
-    split, places = dataset.test, _places(known)
+    places = places_of(dataset.class_names, known)
     unknown = [name for name in dataset.class_names if name not in places]
-    if not unknown:
-        labels = np.array([places[name] for name in dataset.class_names], np.int64)[split.labels]
-        return Split(labels, split.names, split.reader), None
-    if len(dataset.class_names) == len(known):
-        note = f"the classes' names differ ({unknown[0]!r} is unknown to the model): they are matched by position"
-        return split, note
-    raise UserError(
-        f"{dataset.name} has {len(dataset.class_names)} classes and the model {len(known)}, "
-        f"which do not include {unknown[0]!r}"
-    )
+    if unknown:
+        numbers = "; its labels are numbers: the classes' names are needed" if "".join(unknown).isdecimal() else ""
+        raise UserError(
+            f"{dataset.name} has classes that the model does not know: {some(unknown)}{numbers}. It knows {some(known)}"
+        )
+    note = None
+    other = {name: known[place] for name, place in places.items() if name != known[place] and name not in _ids(known)}
+    if other:
+        name, twin = next(iter(other.items()))
+        more = f", and {len(other) - 1} more that are written in another way" if len(other) > 1 else ""
+        note = f"the class {name!r} is the model's {twin!r}{more}"
+    return dataset.relabelled(known, [places[name] for name in dataset.class_names]).test, note
 
 
-def _places(class_names: Sequence[str]) -> dict[str, int]:
-    """Return the place of every class by its name, and by its WordNet id where the classes are ImageNet's."""
+def with_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """Return a data set to train on, its classes in this order and written in this way.
+
+    Raises:
+        UserError: it has others, or lacks some.
+    """
+    places = places_of(dataset.class_names, class_names)
+    extra = [name for name in dataset.class_names if name not in places]
+    missing = [name for place, name in enumerate(class_names) if place not in places.values()]
+    if extra or missing:
+        says = [f"{some(extra)} {'is' if len(extra) == 1 else 'are'} new"] * bool(extra)
+        says += [f"it lacks {some(missing)}"] * bool(missing)
+        raise UserError(f"{dataset.name} has other classes than the model: {'; '.join(says)}")
+    return dataset.relabelled(class_names, [places[name] for name in dataset.class_names])
+
+
+def places_of(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
+    """Return the place of each known name, or of its WordNet id where the known names are ImageNet's.
+
+    Raises:
+        UserError: a name may be one of several (two of ImageNet's classes are called crane), or several names are one.
+    """
+    ids = _ids(known)
+    by_id = {name: ids[name] for name in names if name in ids}
+    return {**match_names([name for name in names if name not in ids], known), **by_id}
+
+
+def _ids(known: Sequence[str]) -> dict[str, int]:
+    """Return the places of ImageNet's classes by their WordNet ids; empty where the known ones are not ImageNet's."""
     classes = imagenet_classes()
-    ids = list(classes) if list(classes.values()) == list(class_names) else []
-    return {name: place for names in (ids, class_names) for place, name in enumerate(names)}
+    return {name: place for place, name in enumerate(classes)} if list(classes.values()) == list(known) else {}
 
 
 @dataclass(frozen=True, eq=False)

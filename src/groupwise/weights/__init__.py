@@ -1,9 +1,19 @@
 """Published weights: where they are found, whose names they have, and their way into our networks."""
 
-from groupwise.weights.classes import class_names_of, imagenet_classes
+from groupwise.weights.classes import class_names_of, distinct_names, imagenet_classes, wordnet_ids
 from groupwise.weights.published import Published, open_published
 from groupwise.weights.publishers import input_of
 from groupwise.weights.slots import give
 from groupwise.weights.sources import is_source
 
-__all__ = ["Published", "class_names_of", "give", "imagenet_classes", "input_of", "is_source", "open_published"]
+__all__ = [
+    "Published",
+    "class_names_of",
+    "distinct_names",
+    "give",
+    "imagenet_classes",
+    "input_of",
+    "is_source",
+    "open_published",
+    "wordnet_ids",
+]

@@ -17,10 +17,20 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from groupwise.errors import UserError
+from groupwise.hdf5 import refuse_elsewhere, refuse_links
 
 Layout: TypeAlias = Literal["OIHW", "HWIO"]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 Read: TypeAlias = Callable[[str], Any]
+
+
+class Contents(NamedTuple):
+    """What a file holds: the shapes, how a tensor is read, and a sentence where it holds other weights besides."""
+
+    shapes: Shapes
+    read: Read
+    note: str | None = None
+
 
 SAFETENSORS_TYPES: dict[str, Any] = {
     **{f"F{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
@@ -41,13 +51,13 @@ class WeightFile:
         path: the file.
         layout: the axes of its convolution kernels, "OIHW" (PyTorch's) or "HWIO" (Keras's and tensorpack's).
         shapes: every tensor's name and shape, in the file's order; HDF5 itself sorts by name.
+        note: a sentence where the file holds other weights beside these, else None.
     """
 
-    def __init__(self, path: Path, layout: Layout, shapes: Shapes, read: Read, resources: ExitStack) -> None:
+    def __init__(self, path: Path, layout: Layout, contents: Contents, resources: ExitStack) -> None:
         self.path = path
         self.layout = layout
-        self.shapes = shapes
-        self._read = read
+        self.shapes, self._read, self.note = contents
         self._resources = resources
 
     def read(self, key: str) -> NDArray[np.float32]:
@@ -83,17 +93,17 @@ class _Kind(NamedTuple):
 
     name: str
     layout: Layout
-    open: Callable[[Path, ExitStack], tuple[Shapes, Read]]
+    open: Callable[[Path, ExitStack], Contents]
 
 
 def open_weights(path: Path) -> WeightFile:
     """Opens a weight file, of the kind that its ending tells, without reading anything large.
 
-    Nothing that the file holds is run: a pickle of more than tensors is refused, and so is HDF5 that refers to
-    other files.
+    Nothing that the file holds is run: objects beside a pickle's tensors are passed over, and a pickle of a program is
+    refused, as is HDF5 that refers to other files.
 
     Args:
-        path: a .safetensors file, PyTorch's .pth, .pt, .bin or .tar, Keras's .h5 or .hdf5, or an .npz.
+        path: a .safetensors file, PyTorch's .pth, .pt, .bin, .ckpt or .tar, Keras's .h5 or .hdf5, or an .npz.
 
     Returns:
         The open file, to be used in a `with` statement.
@@ -112,21 +122,35 @@ def open_weights(path: Path) -> WeightFile:
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name the weight file in it")
+        raise UserError(f"{path} is a folder; {_in_folder(path)}")
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
-        raise UserError(f"{path} is of no kind that can be read; the endings of those are {', '.join(KINDS)}")
+        raise UserError(f"{path} is of no kind that can be read; {_other_kind(path)}")
     with ExitStack() as opened:
         try:
-            shapes, read = kind.open(path, opened)
+            contents = kind.open(path, opened)
         except UserError:
             raise
         except Exception as error:  # the libraries raise nearly anything on damaged files
             raise UserError(f"{path}: is no {kind.name}, or a damaged one: {_reason(error)}") from error
-        if not shapes:
+        if not contents.shapes:
             raise UserError(f"{path} holds no tensors")
         resources = opened.pop_all()
-    return WeightFile(path, kind.layout, shapes, read, resources)
+    return WeightFile(path, kind.layout, contents, resources)
+
+
+def _in_folder(path: Path) -> str:
+    """Return what to do with a folder."""
+    if (path / "zero_to_fp32.py").exists():
+        return "DeepSpeed wrote it: its zero_to_fp32.py makes one file of weights of it, which can be read"
+    return "name the weight file in it"
+
+
+def _other_kind(path: Path) -> str:
+    """Return what to do with a file of no kind that is read."""
+    if path.name.endswith(".index.json"):
+        return "it lists the parts of weights in several files: load them all, and save one file of the whole"
+    return f"the endings of those are {', '.join(KINDS)}"
 
 
 def _reason(error: Exception) -> str:
@@ -134,7 +158,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def _open_safetensors(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+def _open_safetensors(path: Path, resources: ExitStack) -> Contents:
     """Let the library check that the header and the file's length agree, and read tensor by tensor.
 
     The library would map the file into memory, which then counts as the process's: as much again as the tensors.
@@ -154,10 +178,10 @@ def _open_safetensors(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
         begin = 8 + length + header[key]["data_offsets"][0]
         return np.fromfile(path, dtype, math.prod(shapes[key]), offset=begin).reshape(shapes[key])
 
-    return shapes, read
+    return Contents(shapes, read)
 
 
-def _open_torch(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+def _open_torch(path: Path, resources: ExitStack) -> Contents:
     try:
         from groupwise.backends import torch_files
     except ModuleNotFoundError as error:
@@ -166,19 +190,19 @@ def _open_torch(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
         raise UserError(
             f'{path}: needs PyTorch to be read; pip install "groupwise[torch]", or take a .safetensors file'
         ) from error
-    tensors = torch_files.read_tensors(path)
+    tensors, note = torch_files.read_tensors(path)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    return shapes, lambda key: torch_files.to_array(tensors[key])
+    return Contents(shapes, lambda key: torch_files.to_array(tensors[key]), note)
 
 
-def _open_hdf5(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+def _open_hdf5(path: Path, resources: ExitStack) -> Contents:
     """Find the datasets; `visititems` itself follows hard links only, and each of them once."""
     file = resources.enter_context(h5py.File(path, "r"))
     datasets: dict[str, Any] = {}
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
-            _refuse_links(path, item)
+            refuse_links(path, item)
         elif name.split("/")[0] != "optimizer_weights":
             _refuse_unusual(path, name, item)
             key = ".".join(name.removesuffix(":0").split("/")[-2:])
@@ -187,25 +211,18 @@ def _open_hdf5(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
                 raise UserError(f"{path}: its datasets {other!r} and {name!r} are both called {key!r}")
             datasets[key] = item
 
-    _refuse_links(path, file)
+    refuse_links(path, file)
     file.visititems(visit)
-    return {key: dataset.shape for key, dataset in datasets.items()}, lambda key: datasets[key][()]
-
-
-def _refuse_links(path: Path, group: Any) -> None:
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise UserError(f"{path}: refused, since its {name!r} is a link, which could lead to another file")
+    return Contents({key: dataset.shape for key, dataset in datasets.items()}, lambda key: datasets[key][()])
 
 
 def _refuse_unusual(path: Path, name: str, item: Any) -> None:
     if not isinstance(item, h5py.Dataset) or item.shape is None or item.dtype.kind not in NUMBERS:
         raise UserError(f"{path}: refused, since its {name!r} is no array of numbers")
-    if item.is_virtual or item.external:
-        raise UserError(f"{path}: refused, since the numbers of its {name!r} lie in other files")
+    refuse_elsewhere(path, name, item)
 
 
-def _open_npz(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
+def _open_npz(path: Path, resources: ExitStack) -> Contents:
     archive = resources.enter_context(zipfile.ZipFile(path))
     members = {}
     headers: dict[str, _NpyHeader] = {}
@@ -224,7 +241,7 @@ def _open_npz(path: Path, resources: ExitStack) -> tuple[Shapes, Read]:
         numbers = np.frombuffer(archive.read(members[key]), header.dtype, offset=header.length)
         return numbers.reshape(header.shape, order="F" if header.is_fortran else "C").copy(order="C")
 
-    return {key: header.shape for key, header in headers.items()}, read
+    return Contents({key: header.shape for key, header in headers.items()}, read)
 
 
 class _NpyHeader(NamedTuple):
@@ -256,7 +273,7 @@ _TORCH = _Kind("PyTorch file", "OIHW", _open_torch)
 _HDF5 = _Kind("HDF5 file", "HWIO", _open_hdf5)
 KINDS = {
     ".safetensors": _Kind("safetensors file", "OIHW", _open_safetensors),
-    **dict.fromkeys((".pth", ".pt", ".bin", ".tar"), _TORCH),
+    **dict.fromkeys((".pth", ".pt", ".bin", ".tar", ".ckpt"), _TORCH),
     **dict.fromkeys((".h5", ".hdf5"), _HDF5),
     ".npz": _Kind("npz file", "HWIO", _open_npz),
 }

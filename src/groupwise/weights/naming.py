@@ -6,6 +6,7 @@ squeeze-and-excitation.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -55,11 +56,23 @@ class Naming:
         names = self.parts.get(f"stage{stage}_{part}", self.parts.get(part, ()))
         return tuple(self.unit.format(part=name, **fields) for name in _alternatives(names))
 
-    def likeness(self, modules: set[str]) -> int:
-        """Return how many of a file's modules have names that this naming gives to the first unit and to `others`."""
+    def likeness(self, modules: Iterable[str]) -> Counter[str]:
+        """Return, by what stands before them, how many modules have names that this naming gives.
+
+        These are the names of the first unit and of `others`. Where no part of a unit is found, there is no network.
+        """
         units = {name for part in self.parts for name in self.candidates(f"stage1_unit1_{_plain(part)}", {})}
         others = {name for layer in self.others for name in self.candidates(layer, {})}
-        return len(modules & units) and len(modules & (units | others))
+        found: Counter[str] = Counter()
+        with_units = set()
+        for module in modules:
+            words = module.split(".")
+            for place in range(len(words)):
+                prefix, name = ".".join(words[:place]), ".".join(words[place:])
+                if name in units:
+                    with_units.add(prefix)
+                found[prefix] += name in units or name in others
+        return Counter({prefix: count for prefix, count in found.items() if prefix in with_units})
 
 
 def unit_starts(layers: Iterable[str]) -> dict[int, int]:

@@ -13,24 +13,11 @@ from groupwise.errors import UserError
 from groupwise.machine import usable_cores
 from groupwise.weights.edits import edits_of
 from groupwise.weights.files import WeightFile, open_weights
-from groupwise.weights.naming import NAMINGS, Naming, unit_starts
+from groupwise.weights.keys import listed, recognise
+from groupwise.weights.naming import unit_starts
 from groupwise.weights.publishers import arguments_of
 from groupwise.weights.slots import Array, Edit, Shape, Slot, give, slots_of
 from groupwise.weights.sources import locate
-
-ROLES = {
-    "weight": ("weight", "kernel", "depthwise_kernel", "gamma", "W"),
-    "bias": ("bias", "beta", "b"),
-    "running_mean": ("running_mean", "moving_mean", "mean.EMA"),
-    "running_var": ("running_var", "moving_variance", "variance.EMA"),
-}
-"""PyTorch's words for the last part of a key, and what Keras and tensorpack call the same."""
-
-PREFIXES = ("module.", "_orig_mod.")
-"""What `DataParallel` and `torch.compile` put before every key."""
-
-NO_WEIGHTS = ("num_batches_tracked",)
-LISTED = 8
 
 
 class Published:
@@ -41,6 +28,7 @@ class Published:
         file: the open file. config: what the hub says of it, empty for other files.
         publisher: whose names the layers have: "timm", "torchvision", "pytorchcv", "legacy", ...
         stem: the file's name without its ending.
+        note: a sentence where the file holds other weights besides, or something else, else None.
     """
 
     def __init__(self, source: str, file: WeightFile, config: Mapping[str, Any], family: str) -> None:
@@ -54,9 +42,9 @@ class Published:
         """
         self.source, self.file, self.config, self.stem = source, file, config, file.path.stem
         self._family = family
-        self._keys = canonical_keys(file.shapes)
-        self._naming = _recognise(source, family, self._keys)
+        self._naming, self._keys, beside = recognise(source, family, file.shapes)
         self.publisher = self._naming.publisher
+        self.note = "; ".join(note for note in (file.note, beside) if note) or None
 
     def shape(self, slot: str) -> Shape | None:
         """Return the shape of what the file has for a slot of a first unit or outside the stages, else None."""
@@ -158,7 +146,7 @@ class Published:
 
     def _refuse(self, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
         problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-        texts = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems.items() if keys]
+        texts = [f"{len(keys)} {what}: {listed(keys)}" for what, keys in problems.items() if keys]
         if texts:
             raise UserError(
                 f"{self.source} ({self.publisher}'s names) does not fit this network; keys {'; '.join(texts)}. "
@@ -184,59 +172,6 @@ def open_published(source: str | Path, family: str) -> Iterator[Published]:
     path, config = locate(source)
     with open_weights(path) as file:
         yield Published(str(source), file, config, family)
-
-
-def canonical_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Return {canonical key: file's key}: without prefixes, with dots, and with PyTorch's word at the end.
-
-    Examples:
-        >>> canonical_keys(["module.fc.weight", "module.bn1.num_batches_tracked"])
-        {'fc.weight': 'module.fc.weight'}
-        >>> canonical_keys(["conv1/bn/mean/EMA", "conv1/W"])
-        {'conv1.bn.running_mean': 'conv1/bn/mean/EMA', 'conv1.weight': 'conv1/W'}
-    """
-    names = {key.replace("/", "."): key for key in keys if key.rsplit(".", 1)[-1] not in NO_WEIGHTS}
-    while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in names)), None):
-        names = {name.removeprefix(prefix): key for name, key in names.items()}
-    return {_canonical(name): key for name, key in names.items()}
-
-
-def _canonical(name: str) -> str:
-    for role, synonyms in ROLES.items():
-        for synonym in synonyms:
-            if name.endswith(f".{synonym}"):
-                return f"{name.removesuffix(synonym)}{role}"
-    return name
-
-
-def _recognise(source: str, family: str, keys: Iterable[str]) -> Naming:
-    """Return the naming of this family that a file's keys follow."""
-    modules = {key.rsplit(".", 1)[0] for key in keys}
-    likeness = {naming: naming.likeness(modules) for naming in NAMINGS}
-
-    def best(namings: Iterable[Naming]) -> Naming | None:
-        likely = max(namings, key=likeness.__getitem__, default=None)
-        return likely if likely is not None and likeness[likely] else None
-
-    own = best(naming for naming in NAMINGS if family in naming.families)
-    if own is not None:
-        return own
-    other = best(NAMINGS)
-    if other is not None:
-        raise UserError(
-            f"{source} holds a network of {' or '.join(other.families)} in {other.publisher}'s names, not {family}: "
-            "choose the network that the weights belong to (`groupwise models` lists the names)"
-        )
-    publishers = dict.fromkeys(naming.publisher for naming in NAMINGS if family in naming.families)
-    raise UserError(
-        f"{source} has unknown names ({_listed(sorted(modules))}): {family} is read in the names of "
-        f"{', '.join(publishers) or 'no publisher'}"
-    )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def _text(shape: Shape) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.errors import UserError
+from groupwise.files import expanded
 from groupwise.weights.files import KINDS
 from groupwise.weights.hub import fetch
 
@@ -32,7 +33,7 @@ def locate(source: str | Path) -> tuple[Path, dict[str, Any]]:
         return fetch(text.removeprefix(HUB))
     if text.startswith(PACKAGE):
         return _in_package(text.removeprefix(PACKAGE)), {}
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise UserError(
             f"{source} does not exist: name a file of weights ({', '.join(KINDS)}), hf:OWNER/NAME for the Hugging "

@@ -1,0 +1,65 @@
+"""Which image files are meant by what the user names."""
+
+import glob
+from pathlib import Path
+
+from groupwise.console import note
+from groupwise.data.files import CAM_SUFFIX, files_in_folder, is_hidden
+from groupwise.data.left_out import kinds, no_images
+from groupwise.errors import UserError
+from groupwise.files import expanded
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+
+
+def image_paths(names: list[str], recursive: bool = False) -> list[Path]:
+    """Return the files that names, folders and patterns mean, in their order, a folder's sorted by path.
+
+    Of a folder these are the images that training reads; what else is in it is said on standard error.
+
+    Args:
+        names: the user's.
+        recursive: whether the folders below a folder are looked into.
+
+    Raises:
+        UserError: a folder holds no image, or a file does not exist.
+    """
+    return [path for name in names for path in _paths(name, recursive)]
+
+
+def _paths(name: str, recursive: bool) -> list[Path]:
+    path = expanded(name)
+    if path.is_dir():
+        return _in_folder(name, path, recursive)
+    if name.lower().endswith(ARCHIVES) and path.is_file():
+        raise UserError(f"{name} is an archive: unpack it, and name the folder")
+    if path.exists() or path.is_symlink():
+        return [path]
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - of any root
+    found = sorted(match for match in matches if not match.is_dir() and not _is_left_out(match.name))
+    if found:
+        return found
+    if matches:
+        raise UserError(f"{name} matches folders, or files that systems leave behind, and no image")
+    raise UserError(f"{name} does not exist" if not glob.has_magic(name) else f"{name}: no file has such a name")
+
+
+def _in_folder(name: str, folder: Path, recursive: bool) -> list[Path]:
+    files = files_in_folder(folder, recursive)
+    left_out = [file for file in files.left_out if not _is_left_out(file)]
+    deeper = [] if recursive else [it for it in folder.iterdir() if it.is_dir() and not is_hidden(it.name)]
+    count = "1 folder" if len(deeper) == 1 else f"{len(deeper)} folders"
+    if not files.names and deeper and not left_out:
+        raise UserError(f"{name} holds no images itself, but {count}: add --recursive to look into what is below")
+    if not files.names:
+        raise no_images(name, left_out)
+    if left_out:
+        note(f"{name}: left out, since they cannot be read: {kinds(left_out)}")
+    if deeper:
+        note(f"{name}: {count} in it left out: add --recursive to look into them")
+    return [folder / file for file in files.names]
+
+
+def _is_left_out(name: str) -> bool:
+    """Whether a file is left out without a word."""
+    return is_hidden(name) or name.endswith(CAM_SUFFIX)

@@ -1,0 +1,50 @@
+"""Where a command may write: said in a sentence before its work, where it may not."""
+
+import os
+from pathlib import Path
+
+from groupwise.errors import UserError
+from groupwise.files import check_file, check_folder, expanded
+
+OF_FILES = (".keras", ".png", ".html", ".json", ".csv")
+
+
+def output_file(text: str, ending: str, source: str) -> Path:
+    """Return the path of a file to write, after trying that it can be written.
+
+    Args:
+        text: what follows `--output`.
+        ending: that it must have, such as ".keras".
+        source: the model that is read, or its run's folder; it is not to be overwritten.
+
+    Raises:
+        UserError: it cannot be written, or should not.
+    """
+    path = output_path(text)
+    if path.suffix != ending:
+        raise UserError(f"--output {text}: must end in {ending}")
+    for read in (source, os.path.join(source, "last.keras")):  # noqa: PTH118 - it may be a package's name as well
+        if os.path.exists(read) and os.path.exists(path) and os.path.samefile(path, read):  # noqa: PTH110, PTH121
+            raise UserError(f"--output {text}: is the model that is read, and would be gone; name another file")
+    check_file(path, "--output")
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder to write to, after trying that files can be made there; it may not exist yet.
+
+    Raises:
+        UserError: they cannot.
+    """
+    path = output_path(text)
+    if path.suffix.lower() in OF_FILES and not os.path.lexists(path):
+        raise UserError(f"--output {text}: ends as a file does; name the folder to write to")
+    check_folder(path, "--output")
+    return path
+
+
+def output_path(text: str) -> Path:
+    """Return the path that follows `--output`. Raises UserError where nothing does."""
+    if not text.strip():
+        raise UserError(f"--output {text!r}: is empty; name a file or a folder, as `--help` says")
+    return expanded(text)

@@ -1,0 +1,176 @@
+"""Which images a network was trained on and which were held back: a record, and what it says of data that changed."""
+
+import base64
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from groupwise.data.dataset import IDENTITY_BITS, Dataset, Identities, Split, SplitRule
+from groupwise.data.images import BrokenImage
+from groupwise.errors import UserError
+
+SIDES = ("train", "validation", "test")
+NONE: Identities = np.zeros(0, np.uint64)
+_BYTES = IDENTITY_BITS // 8
+
+
+@dataclass(frozen=True, eq=False)
+class SplitRecord:
+    """A data set's split as it was when a network was trained on it.
+
+    Attributes:
+        rule: that divided the images; None where the data set had test images of its own.
+        images: "train", "test" and perhaps "validation" to the identities of their images, sorted.
+        earlier: of what the weights that training began with had been trained on.
+    """
+
+    rule: SplitRule | None
+    images: Mapping[str, Identities]
+    earlier: Identities = field(default_factory=lambda: NONE)
+
+    @property
+    def trained(self) -> Identities:
+        """The identities of all images that the network has learnt from."""
+        return np.union1d(self.images["train"], self.earlier)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as data for JSON, six bytes an image in base 64."""
+        rule = None if self.rule is None else {"seed": self.rule.seed, "test_fraction": self.rule.share}
+        sides = {**self.images, "earlier": self.earlier}
+        return {
+            "rule": rule,
+            "counts": {side: len(images) for side, images in sides.items()},
+            "images": {side: _encoded(images) for side, images in sides.items()},
+        }
+
+    @staticmethod
+    def of(content: Any) -> "SplitRecord":
+        """Return the record that `as_dict` gave. Raises UserError where it is damaged."""
+        try:
+            rule = content["rule"]
+            sides = {side: _decoded(text) for side, text in content["images"].items()}
+            earlier, train, test = sides.pop("earlier"), sides["train"], sides["test"]
+            images = {**{side: sides[side] for side in SIDES if side in sides}, "train": train, "test": test}
+            rule = None if rule is None else SplitRule(int(rule["seed"]), float(rule["test_fraction"]))
+            return SplitRecord(rule, images, earlier)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UserError(f"the record of the images that were trained on is damaged ({error!r})") from error
+
+
+def _encoded(identities: Identities) -> str:
+    high_bytes_first = identities.astype(">u8").view(np.uint8).reshape(-1, 8)
+    return base64.b64encode(high_bytes_first[:, -_BYTES:].tobytes()).decode()
+
+
+def _decoded(text: str) -> Identities:
+    values = np.frombuffer(base64.b64decode(text, validate=True), np.uint8).reshape(-1, _BYTES)
+    padded = np.concatenate([np.zeros((len(values), 8 - _BYTES), np.uint8), values], axis=1)
+    return np.sort(padded.view(">u8")[:, 0].astype(np.uint64))
+
+
+def record_of(dataset: Dataset, earlier: SplitRecord | None = None) -> SplitRecord:
+    """Return the record of a training on a data set, from weights that had an earlier one."""
+    splits = {side: getattr(dataset, side) for side in SIDES}
+    images = {side: np.sort(split.identities()) for side, split in splits.items() if split is not None}
+    rule = None if dataset.undivided is None else dataset.rule
+    return SplitRecord(rule, images, NONE if earlier is None else earlier.trained)
+
+
+def divided_as_before(dataset: Dataset, record: SplitRecord) -> Dataset:
+    """Return a data set divided as the recorded one was, where it has no test images of its own.
+
+    What was trained on stays out of the test.
+    """
+    if dataset.undivided is None:
+        return dataset
+    return dataset.divided(record.rule or dataset.rule, record.trained)
+
+
+def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
+    """Return sentences on what is other than when the network was trained.
+
+    They count the images that came and went, and those that are tested on although they were trained on: moved from
+    one side to the other, or tested on by request.
+    """
+    now = {side: split.identities() for side in SIDES if (split := getattr(dataset, side)) is not None}
+    said = []
+    everything, recorded = np.concatenate(list(now.values())), np.concatenate(list(record.images.values()))
+    if np.isin(record.images["train"], everything).any():
+        added, removed = _beyond(everything, recorded), _beyond(recorded, everything)
+        if added or removed:
+            parts = [_counted(count, what) for count, what in ((added, "added"), (removed, "removed")) if count]
+            said.append(f"{dataset.name} has changed since the model was trained: {' and '.join(parts)}")
+    elif dataset.undivided is not None:
+        known = "class, name and size" if dataset.undivided.size else "pixels"
+        said.append(f"{dataset.name} is new to the model: by their {known}, none of its images was trained on")
+    # An image of the same class, name and size may lie on either side from the beginning.
+    seen = np.isin(now["test"], record.trained) & ~np.isin(now["test"], record.images["test"])
+    seen &= ~np.isin(now["test"], now["train"])
+    if seen.any():
+        count = f"{seen.sum():,} of the {len(seen):,} images that are tested on"
+        said.append(f"{count} were trained on: the accuracy is no measure of what the model does with new images")
+    return said
+
+
+def copies_in(dataset: Dataset) -> list[str]:
+    """Return a sentence if images of the data set's own test are among those to train on; read those that may be."""
+    places = dict(zip(dataset.train.identities().tolist(), range(len(dataset.train)), strict=True))
+    pairs = [(index, places.get(identity)) for index, identity in enumerate(dataset.test.identities().tolist())]
+    count = sum(_is_copy(dataset, index, place) for index, place in pairs if place is not None)
+    if not count:
+        return []
+    return [f"{count:,} of the {len(dataset.test):,} images to test on are also among those to train on"]
+
+
+def _is_copy(dataset: Dataset, tested: int, trained: int) -> bool:
+    try:
+        return np.array_equal(dataset.test.read(tested), dataset.train.read(trained))
+    except BrokenImage:
+        return False
+
+
+def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
+    """Return a data set with the recorded images alone, on their sides, and sentences on what is other.
+
+    Raises:
+        UserError: images to train on are gone, all of a side are, or the data set's own splits are others.
+    """
+    again = "begin a new run, from this one's weights with --weights"
+    has_validation = "validation" in record.images
+    if (dataset.undivided is None) != (record.rule is None) or (dataset.validation is not None) != has_validation:
+        raise UserError(f"{dataset.name} has other splits of its own than when the run began: {again}")
+    kept: dict[str, Split] = {}
+    gone = {}
+    for side, images in record.images.items():
+        split: Split = getattr(dataset, side) if dataset.undivided is None else dataset.undivided
+        identities = split.identities()
+        kept[side] = split.take(np.flatnonzero(np.isin(identities, images)))
+        gone[side] = _beyond(images, identities)
+        if not len(kept[side]):
+            raise UserError(f"{dataset.name} holds none of the run's {side} images any more: {again}")
+    if gone["train"]:
+        count = f"{gone['train']:,} of the run's images to train on"
+        raise UserError(f"{dataset.name} lacks {count}: put them back, or {again}")
+    said = []
+    added = sum(len(getattr(dataset, side)) - len(split) for side, split in kept.items())
+    removed = sum(gone.values())
+    if added:
+        said.append(f"{_counted(added, 'added to')} {dataset.name} since: left out; to train on all, {again}")
+    if removed:
+        said.append(f"{_counted(removed, 'removed from')} {dataset.name} since, which were tested on")
+    held = replace(dataset, train=kept["train"], test=kept["test"], validation=kept.get("validation"))
+    return replace(held, rule=record.rule or dataset.rule), said
+
+
+def _beyond(some: Identities, others: Identities) -> int:
+    """Return how many are in the first and not in the second, copies counted."""
+    counts = Counter(some.tolist())
+    counts.subtract(others.tolist())
+    return sum(count for count in counts.values() if count > 0)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} image was {what}" if count == 1 else f"{count:,} images were {what}"

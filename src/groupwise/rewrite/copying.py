@@ -1,0 +1,158 @@
+"""A layer made anew with all that it is: settings, weights and other state, types, what is frozen, names."""
+
+import copy
+import inspect
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from groupwise.errors import UserError
+from groupwise.rewrite.twins import TWINS
+
+Values = Sequence[np.ndarray]
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
+
+
+def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
+    """Return a fresh layer of the same settings, not built.
+
+    Args:
+        kind: another class than the layer's. settings: what differs in its configuration.
+
+    Raises:
+        UserError: the layer does not say how it was made.
+    """
+    kind = kind or type(layer)
+    try:
+        if kind is keras.layers.Lambda:  # Keras makes no function of a file's again, and need not
+            made = kind(layer.function, layer._output_shape, layer.mask, layer.arguments, dtype=layer.dtype_policy)
+        else:
+            made = kind.from_config({**_config(layer), **settings})
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(
+            f"layer {layer.name!r}: {type(layer).__name__} cannot be made anew from its get_config() "
+            f"({str(error).strip().splitlines()[0]}); write that method"
+        ) from error
+    # A configuration that Keras writes by itself can lack a name that was given among keywords.
+    made.name, made.autocast = settings.get("name", layer.name), layer.autocast
+    return made
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """Return a layer's configuration, with its functions, regularisers and the like themselves.
+
+    They have no state, and one that was never registered with Keras cannot be found by its name.
+    """
+    config: dict[str, Any] = layer.get_config()
+    shared = (keras.regularizers.Regularizer, keras.constraints.Constraint, keras.initializers.Initializer)
+    for name, value in config.items():
+        own = vars(layer).get(name)
+        if isinstance(value, dict) and (inspect.isroutine(own) or isinstance(own, shared)):
+            config[name] = own
+    return config
+
+
+def give_state(old: Any, new: Any) -> None:
+    """Give a built layer all that an old one's configuration does not say.
+
+    Weights and seeds, what `adapt` learnt, what is frozen at any depth, the types and plain values that were set
+    afterwards, and our classes within it.
+
+    Raises:
+        UserError: the new layer is made of other parts or variables than the old one.
+    """
+    pairs = list(zip(_parts(old), _parts(new), strict=False))
+    if len(_parts(old)) != len(_parts(new)) or [v.shape for v in old.variables] != [v.shape for v in new.variables]:
+        raise UserError(
+            f"layer {old.name!r}: made anew from its get_config(), {type(old).__name__} has other parts or variables "
+            "than it has now; let that method say all that it is made of"
+        )
+    for before, after in pairs:
+        _give_settings(before, after)
+        _give_own_state(before, after)
+    for before, after in zip(old.variables, new.variables, strict=True):
+        hand_over(before, after)
+        # Both may be set on the variable itself, after the layer was built.
+        after.regularizer, after.constraint = before.regularizer, before.constraint
+        if after.trainable != before.trainable:
+            after.trainable = before.trainable
+    finish(new)
+
+
+def hand_over(before: Any, after: Any) -> None:
+    """Give a variable another one's value, in memory of its own: a training step on JAX takes away what it is given."""
+    after.assign(np.array(keras.ops.convert_to_numpy(before)))
+
+
+def finish(layer: Any) -> None:
+    """Let the layers within one that derive something from their weights do so."""
+    for inner in _parts(layer):
+        if hasattr(inner, "finalize_state"):
+            inner.finalize_state()
+
+
+def put_within(inner: Any, ours: Any) -> None:
+    """Make a layer of Keras's, in its place, one of ours, which adds methods and no state."""
+    inner.__class__ = ours
+    inner._set_padding(inner.padding, "auto")
+
+
+def _parts(layer: Any) -> list[Any]:
+    """Return the layer and all within it, outer ones first."""
+    return list(layer._flatten_layers())
+
+
+def _give_settings(before: Any, after: Any) -> None:
+    # The setter passes the value on to the layers within, which come later and have their own.
+    after.trainable = before._trainable
+    if after.dtype_policy != before.dtype_policy:
+        after.dtype_policy = before.dtype_policy
+    if TWINS.get(type(after)) is type(before):
+        put_within(after, type(before))
+    own = vars(after)
+    for name, value in list(vars(before).items()):
+        is_settable = name not in _of_every_layer() and is_plain_data(value)
+        if is_settable and not (name in own and _is_equal(own[name], value)):
+            setattr(after, name, copy.deepcopy(value))
+
+
+def _give_own_state(before: Any, after: Any) -> None:
+    """Hand over what a layer saves in ways of its own, such as the vocabulary that it learnt."""
+    if type(before).save_own_variables is not keras.layers.Layer.save_own_variables:
+        store: dict[str, Any] = {}
+        before.save_own_variables(store)
+        after.load_own_variables(store)
+    if hasattr(before, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            before.save_assets(folder)
+            if any(Path(folder).iterdir()):
+                after.load_assets(folder)
+
+
+def is_plain_data(value: Any) -> bool:
+    """Return whether a value is made of numbers, texts, arrays and containers of them alone."""
+    if isinstance(value, dict):
+        return all(map(is_plain_data, value.values()))
+    return isinstance(value, _PLAIN) or (
+        isinstance(value, list | tuple | set | frozenset) and all(map(is_plain_data, value))
+    )
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
+        return type(first) is type(second) and np.array_equal(first, second)
+    return type(first) is type(second) and repr(first) == repr(second)
+
+
+@cache
+def _of_every_layer() -> frozenset[str]:
+    """Return the attributes that Keras gives every layer, and keeps itself."""
+    layer = keras.layers.Layer()
+    layer.build(())
+    return frozenset(vars(layer)) | {"input_spec", "supports_jit"}

@@ -1,0 +1,186 @@
+"""What runs in one call: batch norm, the shortcut's addition and ReLU; padding, convolution, addition and ReLU.
+
+The model's graph stays what it is, with all of its layers and their names. Only when it runs on arrays are some calls
+made as one, by the layer of ours that leads them. So a tensor in between can still be asked for: the model that returns
+it, as Grad-CAM builds one, runs call by call.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from groupwise import layers
+from groupwise.rewrite.graph import Graph, Node, Tensor, functional, is_addition, is_plain, models_within, relu_of
+from groupwise.rewrite.twins import CONVOLUTIONS, is_stock, objection, ours_for
+
+RUN = "_run_through_graph"
+"""How Keras runs a functional model; `run_joined` puts a method of its own before the class's."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """Calls that run as one, in order.
+
+    Attributes:
+        pad: a ZeroPadding2D before, or None. head: a batch norm or convolution.
+        add: an addition after it, or None. relu: a ReLU or ReLU6 after these, or None.
+    """
+
+    head: Node
+    pad: Node | None = None
+    add: Node | None = None
+    relu: Node | None = None
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All calls, in order."""
+        return [node for node in (self.pad, self.head, self.add, self.relu) if node is not None]
+
+    @property
+    def description(self) -> str:
+        """The classes of what runs as one."""
+        return ", ".join(type(node.operation).__name__ for node in self.nodes)
+
+    @property
+    def shortcut(self) -> Tensor | None:
+        """What is added."""
+        if self.add is None:
+            return None
+        first, second = self.add.input_tensors
+        return second if first is self.head.outputs[0] else first
+
+    def run(self, values: dict[int, Any], wrapped: Callable[[Any], Any]) -> Any:
+        """Return what the last call makes of `values`, the arrays by the ids of their tensors."""
+        if self.pad is None:
+            arguments, keywords = self.head.arguments.fill_in(values)
+        else:
+            padded = {id(self.pad.outputs[0]): values[id(self.pad.input_tensors[0])]}
+            arguments, keywords = self.head.arguments.fill_in(padded)
+            keywords = {**keywords, "zeros": self.pad.operation.padding}
+        if self.shortcut is not None:
+            keywords["residual"] = values[id(self.shortcut)]
+        if self.relu is not None:
+            keywords["then"] = relu_of(self.relu)
+        return wrapped(self.head.operation)(*arguments, **keywords)
+
+    def still_holds(self) -> bool:
+        """Return whether nobody has changed a layer since, or listens to one that would not be called by itself."""
+        is_relu = self.relu is None or relu_of(self.relu) is not None
+        return is_relu and not any(getattr(node.operation, "_forward_hooks", None) for node in self.nodes)
+
+
+def joins(model: keras.Model) -> list[Join]:
+    """Return what could run as one in a model, once its layers are ours; not in the models within it."""
+    graph = Graph(model)
+    found: list[Join] = []
+    taken: set[int] = set()
+    for node in graph.nodes:
+        join = _join(graph, node, taken) if _can_lead(node) else None
+        if join is not None and len(join.nodes) > 1:
+            found.append(join)
+            taken |= set(map(id, join.nodes))
+    return found
+
+
+def run_joined(model: keras.Model) -> list[Join]:
+    """Let a model, and those within it, run in one call what can; return what does."""
+    ready: list[Join] = []
+    for part in models_within(model):
+        here = [join for join in joins(part) if not is_stock(join.head.operation)]
+        if here:
+            own = functional(part)
+            object.__setattr__(own, RUN, _Run(own, here))
+            ready += here
+    return ready
+
+
+def joined(model: keras.Model) -> list[Join]:
+    """Return what a model, and those within it, run as one."""
+    runs = [vars(functional(part)).get(RUN) for part in models_within(model)]
+    return [join for run in runs if run is not None for join in run.joins]
+
+
+def _can_lead(node: Node) -> bool:
+    """Return whether a call's layer can do more than its own work."""
+    layer = node.operation
+    kind = ours_for(type(layer))
+    if kind is layers.BatchNormalization:
+        is_image = len(node.outputs[0].shape) == 4 and layer.axis in (-1, 3)
+    else:
+        is_image = kind in CONVOLUTIONS and objection(layer) is None
+    is_linear = getattr(layer, "activation", keras.activations.linear) is keras.activations.linear
+    return is_image and is_linear and len(node.input_tensors) == 1
+
+
+def _join(graph: Graph, node: Node, taken: set[int]) -> Join:
+    pad = graph.before(node)
+    if pad is not None and (id(pad) in taken or not _pads(pad, node)):
+        pad = None
+    if _is_heard(node.operation):
+        return Join(node, pad)
+    add = graph.after(node)
+    if add is None or id(add) in taken or not _adds(add) or not _is_alike(add, node):
+        add = None
+    relu = graph.after(add or node)
+    if relu is None or id(relu) in taken or relu_of(relu) is None or not _is_alike(relu, node):
+        relu = None
+    return Join(node, pad, add, relu)
+
+
+def _pads(pad: Node, node: Node) -> bool:
+    """Return whether one call pads with zeros what a convolution without padding reads."""
+    layer, convolution = pad.operation, node.operation
+    if type(layer) is not keras.layers.ZeroPadding2D or getattr(convolution, "padding", None) != "valid":
+        return False
+    is_same = layer.data_format == convolution.data_format and layer.compute_dtype == convolution.compute_dtype
+    return is_same and not _is_heard(layer) and is_plain(node)
+
+
+def _adds(node: Node) -> bool:
+    """Return whether a call adds two tensors of one shape and type."""
+    if not is_addition(node) or len(node.input_tensors) != 2:
+        return False
+    first, second = node.input_tensors
+    return first is not second and first.shape == second.shape and first.dtype == second.dtype
+
+
+def _is_alike(node: Node, head: Node) -> bool:
+    """Return whether a call computes in the type of the one that would do its work, and nobody hears of its outputs."""
+    dtype = getattr(node.operation, "compute_dtype", None) or head.operation.compute_dtype
+    is_same = dtype == head.operation.compute_dtype and node.outputs[0].dtype == head.outputs[0].dtype
+    return is_same and not _is_heard(node.operation)
+
+
+def _is_heard(operation: Any) -> bool:
+    """Return whether a layer's outputs are penalised."""
+    return getattr(operation, "activity_regularizer", None) is not None
+
+
+class _Run:
+    """Runs a functional model, joined calls as one."""
+
+    def __init__(self, model: Any, ready: Sequence[Join]) -> None:
+        self.model, self.nodes, self.joins = model, Graph(model).nodes, ready
+        self.last = {id(join.nodes[-1]): join for join in ready}
+        self.others = {id(node): join for join in ready for node in join.nodes[:-1]}
+
+    def __call__(self, inputs: Any, operation_fn: Callable[[Any], Any] = lambda op: op, call_fn: Any = None) -> Any:
+        arrays = keras.tree.flatten(inputs)
+        if call_fn is not None or any(isinstance(x, keras.KerasTensor) for x in arrays):
+            own = getattr(type(self.model), RUN)
+            return own(self.model, inputs, operation_fn, *([] if call_fn is None else [call_fn]))
+        apart = {id(join) for join in self.last.values() if not join.still_holds()}
+        values = dict(zip(map(id, self.model.inputs), arrays, strict=True))
+        for node in self.nodes:
+            join, other = self.last.get(id(node)), self.others.get(id(node))
+            if other is not None and id(other) not in apart:
+                continue
+            if join is not None and id(join) not in apart:
+                outputs = join.run(values, operation_fn)
+            else:
+                arguments, keywords = node.arguments.fill_in(values)
+                outputs = operation_fn(node.operation)(*arguments, **keywords)
+            values |= zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=False)
+        return keras.tree.map_structure(lambda x: values[id(x)], self.model._outputs_struct)
