@@ -74,6 +74,11 @@ def plain_inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> 
     return functional.relu6((x - mean) / torch.sqrt(deviation**2 + EPSILON) * gamma + beta)
 
 
+def uncored(x: Any, gamma: Any, beta: Any) -> Any:
+    """What normalises where there is no core."""
+    return torch.relu(backend.batch_normalise(x, gamma, beta, None, EPSILON)[0])
+
+
 IMAGE, KERNEL, CHANNELS = (2, 3, 4, 4), (3, 2, 2, 6), (4,)
 CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "convolution": (convolution, plain_convolution, (IMAGE, KERNEL)),
@@ -81,6 +86,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, 
     "maxima": (maxima, plain_maxima, (IMAGE,)),
     "trained": (trained, plain_trained, (IMAGE, CHANNELS, CHANNELS)),
     "trained with residual": (trained, plain_trained, (IMAGE, CHANNELS, CHANNELS, IMAGE)),
+    "without core": (uncored, plain_trained, (IMAGE, CHANNELS, CHANNELS)),
     "inferred": (inferred, plain_inferred, (IMAGE, *[CHANNELS] * 4)),
 }
 every_case = pytest.mark.parametrize("case", CASES)
@@ -194,3 +200,10 @@ def test_transformations_compile_as_a_whole_graph(name: str, case: str) -> None:
     compiled = torch.compile(lambda x, t: run(function, x, t), fullgraph=True, backend="aot_eager")
     wanted = run(plain, arrays(case, 0, torch.float64), arrays(case, 1, torch.float64))
     close(compiled(arrays(case), arrays(case, 1)), wanted)
+
+
+def test_tangents_of_half_precision_are_of_its_type() -> None:
+    x, gamma, beta = arrays("without core")
+    normalise = lambda x: backend.batch_normalise(x, gamma, beta, None, EPSILON)[0]  # noqa: E731
+    outputs, tangent = jvp(normalise, (x.bfloat16(),), (beta.bfloat16().expand_as(x),))
+    assert outputs.dtype == tangent.dtype == torch.bfloat16

@@ -77,7 +77,7 @@ def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
             rules.save(context, arguments, results)
             tensors = _as_tuple(results)
             context.mark_non_differentiable(*(tensors[position] for position in rules.constants))
-            if _has_tangents():
+            if is_transformed():
                 values = (*arguments, *tensors)
                 context.save_for_forward(*(v if isinstance(v, Tensor) else None for v in values))
                 context.options = [None if isinstance(v, Tensor) else v for v in values]
@@ -101,19 +101,22 @@ def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
                     for i, (tangent, result) in pairs
                 )
 
+    # PyTorch names a gradient's node after the class.
+    named: Any = type(operation.name(), (Level,), {})
+
     def differentiated(keyset: Any, *arguments: Any) -> Any:
         if _C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
-                return Level.apply(keyset, *arguments)
-        if _has_tangents() or (torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)):
-            return Level.apply(keyset, *arguments)
+                return named.apply(keyset, *arguments)
+        if is_transformed() or (torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)):
+            return named.apply(keyset, *arguments)
         return below(keyset, *arguments)
 
     return differentiated
 
 
-def _has_tangents() -> bool:
-    """Return whether a tensor can have a tangent here."""
+def is_transformed() -> bool:
+    """Return whether `torch.func` or forward mode is at work."""
     # A `torch.func.jvp` that torch.compile has traced enters no level of `forward_ad`.
     return forward_ad._current_level >= 0 or _C._are_functorch_transforms_active()
 
