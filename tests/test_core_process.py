@@ -156,10 +156,11 @@ first = faults()
 for _ in range(20): run()
 first = faults() - first
 native.release_memory()
+threads = len(os.listdir("/proc/self/task"))
 thread = threading.Thread(target=lambda: [run() for _ in range(3)])
 thread.start()
 thread.join()
-while len(os.listdir("/proc/self/task")) > 1: pass  # Python joins a little early
+while len(os.listdir("/proc/self/task")) > threads: pass  # Python joins a little early
 thread = megabytes()
 native.release_memory()
 print(*after, first, thread - megabytes())
