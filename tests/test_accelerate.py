@@ -138,6 +138,21 @@ def test_split_convolve_concatenate_becomes_one_layer(split: Callable[[Any], lis
     assert (grouped.groups, grouped.filters) == (GROUPS, 5 * GROUPS)
 
 
+@pytest.mark.parametrize(
+    "part", [layers.Rescaling(2.0, offset=1.0), layers.Rescaling(-1.0), layers.GlobalAveragePooling2D()]
+)
+def test_branches_that_begin_with_no_slices(part: Any) -> None:
+    def build(x: Any) -> Any:
+        starts = [type(part).from_config({**part.get_config(), "name": f"part{i}"})(x) for i in range(3)]
+        images = [y if len(y.shape) == 4 else layers.Reshape((1, 1, CHANNELS))(y) for y in starts]
+        return layers.Concatenate()([layers.Conv2D(5, 1)(y) for y in images])
+
+    model = model_of(build)
+    fast = rewrite.accelerate(model)
+    assert_same(model, fast)
+    assert "Concatenate" in [type(layer).__name__ for layer in fast.layers]
+
+
 def test_a_shared_or_unequal_branch_is_left() -> None:
     shared = layers.Conv2D(5, 3, padding="same")
     model = model_of(lambda x: layers.Concatenate()([shared(part) for part in split_slices(x)]))

@@ -76,10 +76,13 @@ def selection(node: Node, start: Tensor, end: Tensor) -> np.ndarray | None:
     numbers = np.broadcast_to(np.arange(channels, dtype="float32"), shape)
     random = np.random.default_rng(0).normal(size=shape).astype("float32")
     try:
-        order = _run([node], start, end, numbers)[0, 0, 0].astype(int)
+        found = _run([node], start, end, numbers)
         trial = _run([node], start, end, random)
     except Exception:  # as above
         return None
+    if found.ndim != 4 or not np.isin(found, numbers).all():
+        return None
+    order = found[0, 0, 0].astype(int)
     return order if trial.shape == (*shape[:3], len(order)) and np.array_equal(trial, random[..., order]) else None
 
 
