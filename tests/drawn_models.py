@@ -13,7 +13,8 @@ from keras import layers
 from groupwise import models
 from tests import drawn_parts as parts
 from tests.drawn_steps import GRAPHS, LAYERS, Maker, Step, single
-from tests.meaning import Data, graph_of, has_schedule, stepped
+from tests.observing import has_schedule, stepped
+from tests.subjects import Data, graph_of
 
 BACKEND = keras.backend.backend()
 SHAPES = (*[(8, 6, 4)] * 5, (None, None, 4))  # few, so that JAX has little to compile

@@ -96,7 +96,7 @@ def _penalty(pick: Random) -> Any:
 
 
 def _is_large(shape: Any) -> bool:
-    return all(size is None or size >= 5 for size in shape[1:3])
+    return all(size is not None and size >= 5 for size in shape[1:3])
 
 
 def conv(make: Maker, shape: Any) -> Any:
@@ -278,6 +278,8 @@ def _narrow(make: Maker, x: Any, **options: Any) -> Any:
 
 def padded(make: Maker, x: Any) -> Any:
     """An image padded, then a convolution without padding."""
+    if not _is_large(x.shape):
+        return single(make, "conv", x)
     return layers.Conv2D(CHANNELS[1], 3, make.random.choice([1, 2]), **make.weighted("conv", "kernel"))(
         single(make, "pad", x)
     )
