@@ -335,7 +335,8 @@ def paths(make: Maker, x: Any) -> Any:
 
 def skip(make: Maker, x: Any) -> Any:
     """A concatenation with an earlier image of the same size, as in a U-Net."""
-    fitting = [old for old in make.seen if old.shape[1:3] == x.shape[1:3] and old is not x and old.dtype == x.dtype]
+    known = [old for old in make.seen if None not in old.shape[1:] and old is not x and old.dtype == x.dtype]
+    fitting = [old for old in known if old.shape[1:3] == x.shape[1:3]]
     if not fitting:
         up = layers.UpSampling2D(2)(x) if x.shape[1] is None or x.shape[1] < 8 else x
         return single(make, "conv", up)
