@@ -71,6 +71,7 @@ def failures(plan: Any, only: str = "", is_thorough: bool = False) -> Iterator[t
     """
     from tests import meaning
     from tests.drawn_models import build
+    from tests.observing import TRAINED
 
     model = build(plan)
     before = meaning.Observed(model)
@@ -79,7 +80,7 @@ def failures(plan: Any, only: str = "", is_thorough: bool = False) -> Iterator[t
     turn, pair = pick.choice(list(known)), " > ".join(pick.choices(list(known), k=2))
     is_trained = is_thorough or BACKEND == "torch" or pick.random() < 0.3
     for names in [only] if only else [*known, pair]:
-        leave = () if is_trained else tuple(meaning.TRAINED)
+        leave = () if is_trained else tuple(TRAINED)
         for difference in _tried(plan, before, [known[name] for name in names.split(" > ")], names == turn, leave):
             yield names, difference
     for difference in before.changes():

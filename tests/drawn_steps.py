@@ -96,7 +96,7 @@ def _penalty(pick: Random) -> Any:
 
 
 def _is_large(shape: Any) -> bool:
-    return all(size is None or size >= 5 for size in shape[1:3])
+    return all(size is not None and size >= 5 for size in shape[1:3])
 
 
 def conv(make: Maker, shape: Any) -> Any:
@@ -278,6 +278,8 @@ def _narrow(make: Maker, x: Any, **options: Any) -> Any:
 
 def padded(make: Maker, x: Any) -> Any:
     """An image padded, then a convolution without padding."""
+    if not _is_large(x.shape):
+        return single(make, "conv", x)
     return layers.Conv2D(CHANNELS[1], 3, make.random.choice([1, 2]), **make.weighted("conv", "kernel"))(
         single(make, "pad", x)
     )
@@ -333,7 +335,8 @@ def paths(make: Maker, x: Any) -> Any:
 
 def skip(make: Maker, x: Any) -> Any:
     """A concatenation with an earlier image of the same size, as in a U-Net."""
-    fitting = [old for old in make.seen if old.shape[1:3] == x.shape[1:3] and old is not x and old.dtype == x.dtype]
+    known = [old for old in make.seen if None not in old.shape[1:] and old is not x and old.dtype == x.dtype]
+    fitting = [old for old in known if old.shape[1:3] == x.shape[1:3]]
     if not fitting:
         up = layers.UpSampling2D(2)(x) if x.shape[1] is None or x.shape[1] < 8 else x
         return single(make, "conv", up)

@@ -13,7 +13,9 @@ from tests.drawn_models import build, draw
 from tests.drawn_rewrites import failures
 from tests.meaning import differences
 
-COUNT = int(os.environ.get("GROUPWISE_DRAWN_MODELS", "10" if keras.backend.backend() == "jax" else "20"))
+FEW = {"tensorflow": 20, "jax": 8, "torch": 20}
+"""What takes less than a minute."""
+COUNT = int(os.environ.get("GROUPWISE_DRAWN_MODELS", FEW[keras.backend.backend()]))
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +31,7 @@ def test_every_rewrite_keeps_what_a_drawn_model_means(seed: int) -> None:
     assert not found, f"{draw(seed)}\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("seed", [2, 7, 28])
+@pytest.mark.parametrize("seed", [7, 28])
 def test_a_model_that_is_drawn_twice_means_the_same(seed: int) -> None:
     model = build(draw(seed))
     assert differences(model, build(draw(seed)), is_thorough=True) == []
