@@ -38,7 +38,9 @@ def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
             f"layer {layer.name!r}: {type(layer).__name__} cannot be made anew from its get_config() "
             f"({str(error).strip().splitlines()[0]}); write that method"
         ) from error
-    # A configuration that Keras writes by itself can lack a name that was given among keywords.
+    # A configuration that Keras writes can lack a name that was given among keywords, or have a type for the policy.
+    if "dtype" not in settings and made.dtype_policy != layer.dtype_policy:
+        made.dtype_policy = layer.dtype_policy
     made.name, made.autocast = settings.get("name", layer.name), layer.autocast
     return made
 
