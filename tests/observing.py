@@ -249,14 +249,15 @@ def stepped(model: keras.Model, data: Data) -> None:
 
 
 def _training(subject: Subject) -> Facts:
-    """Observe the outputs in training, and the moving statistics after it."""
+    """Observe the outputs in training, and the moving statistics after it: ours are float32 where Keras's are half."""
     with _as_before(subject.model):
         keras.utils.set_random_seed(3)  # PyTorch's dropout without a seed
         facts = _by_path(subject.model(subject.data.inputs, training=True))
         for place, layer in subject.layers():
             if isinstance(layer, layers.BatchNormalization):
-                facts[f"{place} mean"] = numpy_of(layer.moving_mean)
-                facts[f"{place} variance"] = numpy_of(layer.moving_variance)
+                wide = "float64" if layer.variable_dtype == "float64" else "float32"
+                facts[f"{place} mean"] = numpy_of(layer.moving_mean).astype(wide)
+                facts[f"{place} variance"] = numpy_of(layer.moving_variance).astype(wide)
     return facts
 
 

@@ -90,6 +90,22 @@ def test_a_class_that_makes_layers_which_are_others_now_is_named() -> None:
     assert "the class Made became Model" in str(rewrite.report_of(new))
 
 
+def test_an_attribute_that_is_a_layer_which_is_gone() -> None:
+    inputs = keras.Input((8, 8, 4))
+    model = disturbed(Doubled(inputs, head(blocks(inputs))))
+    model.parts = [model.get_layer("conv"), model.get_layer("head")]
+    model.last, model.inner = model.get_layer("head"), model.get_layer("conv").output
+    new: Any = rewrite.fold_batch_norm(model)
+    assert new.last is new.get_layer("head")
+    assert not hasattr(new, "parts")
+    assert not hasattr(new, "inner")
+    assert "attribute 'parts' is not there, since conv has become part" in str(rewrite.report_of(new))
+    assert len(new.weights) == 4
+    clone = keras.models.clone_model(new)
+    clone.set_weights(new.get_weights())
+    assert_same(model, clone)
+
+
 def test_a_class_with_a_call_of_its_own_is_refused() -> None:
     class Called(Doubled):
         def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -98,6 +114,24 @@ def test_a_class_with_a_call_of_its_own_is_refused() -> None:
     inputs = keras.Input((8, 8, 4))
     with pytest.raises(UserError, match="Called computes in a method of its own"):
         rewrite.accelerate(Called(inputs, head(blocks(inputs))))
+
+
+@pytest.mark.parametrize("layer", [layers.SpatialDropout2D(0.5), layers.GaussianNoise(0.1), layers.Rescaling(2.0)])
+def test_a_policy_that_a_configuration_names_by_a_type(layer: Any) -> None:
+    inputs = keras.Input((8, 8, 4))
+    mixed = type(layer).from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
+    new = rewrite.accelerate(keras.Model(inputs, mixed(inputs)))
+    assert new.output.dtype == "bfloat16"
+    assert new.layers[-1].dtype_policy.name == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize("change", [rewrite.accelerate, rewrite.fuse])
+def test_moving_statistics_in_half_precision_are_said_to_be_wide(change: Any) -> None:
+    inputs = keras.Input((4, 4, 4), dtype="bfloat16")
+    norm = layers.BatchNormalization(dtype="bfloat16", name="norm")
+    new = change(keras.Model(inputs, layers.ReLU(dtype="bfloat16")(norm(inputs))))
+    assert keras.backend.standardize_dtype(new.get_layer("norm").moving_mean.dtype) == "float32"
+    assert "half-precision batch norms are float32" in str(rewrite.report_of(new))
 
 
 def test_what_cannot_be_copied_is_named() -> None:

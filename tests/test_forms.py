@@ -159,6 +159,19 @@ def test_stock_blocks_of_any_form_to_any_form(source: str, target: str) -> None:
         assert converted.get_layer("two_spatial").groups == 3
 
 
+@pytest.mark.parametrize("target", FORMS)
+def test_blocks_that_have_a_form_keep_names_and_what_was_noted(target: str) -> None:
+    model = rewrite.to_form(stock_model("c"), "a")
+    model.get_layer("one_reduce_path2").seen = "by us"
+    converted: Any = rewrite.to_form(model, target)
+    assert_same(model, converted)
+    if target == "a":
+        assert [layer.name for layer in converted.layers] == [layer.name for layer in model.layers]
+        assert "one_expand  4 branches and their sum, left as it is  it has form a" in str(rewrite.report_of(converted))
+    if target != "c":
+        assert converted.get_layer("one_reduce_path2").seen == "by us"
+
+
 def test_our_networks_and_stock_layers_are_cut_alike() -> None:
     model, images = trained("resnext50_32x4d", **ONE_BLOCK)
     plain = keras.Model(model.inputs, model.outputs)

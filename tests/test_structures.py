@@ -116,6 +116,17 @@ def test_separable_as_dense(multiplier: int) -> None:
     assert kinds(dense) == ["GroupedConv2D", "GroupedConv2D"]
 
 
+def test_a_frozen_half_of_a_separable_convolution_stays_frozen() -> None:
+    first, second = layers.DepthwiseConv2D(3, bias_regularizer="l2"), layers.Conv2D(4, 1, name="pointwise")
+    model = model_of(first, second)
+    second.trainable = False
+    report = str(rewrite.report_of(rewrite.separable_to_dense(model)))
+    assert "pointwise  Conv2D, left as it is  it is frozen, or depthwise_conv2d" in report
+    first.trainable = False
+    report = str(rewrite.report_of(rewrite.separable_to_dense(model)))
+    assert "dense GroupedConv2D  without its bias_regularizer" in report
+
+
 def test_dense_as_separable_is_exact_at_full_rank_and_better_with_each_rank() -> None:
     model = model_of(layers.Conv2D(16, 3, padding="same", activation="relu", name="large"), layers.Conv2D(4, 1))
     assert_same(model, rewrite.dense_to_separable(model, 9))

@@ -13,7 +13,7 @@ import numpy as np
 from groupwise.errors import UserError
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.rewrite.copying import copied, give_state, hand_over
-from groupwise.rewrite.graph import Node
+from groupwise.rewrite.graph import Node, functional, models_within
 from groupwise.rewrite.joining import RUN
 
 Copies = dict[int, Any]
@@ -56,12 +56,12 @@ def assembled(
         made = kind.__new__(kind)
         next(base for base in kind.__mro__ if _is_of_keras(base)).__init__(made, inputs, outputs, name=model.name)
     made.dtype_policy = model.dtype_policy
-    lost = _give_attributes(model, made, {**copies, id(model): made})
+    gone, lost = _give_attributes(model, made, {**copies, id(model): made})
     if lost and type(made) is type(model):
         raise UserError(f"model {model.name!r}: {lost}; delete it before and set it on the new model")
     # Keras's setter would also set it for every layer.
     made._trainable = model._trainable
-    return made, " ".join(filter(None, (note, lost and f"Model {model.name!r}: {lost}.")))
+    return made, " ".join(filter(None, (note, *(f"Model {model.name!r}: {each}." for each in (*gone, lost) if each))))
 
 
 def compile_alike(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:
@@ -152,30 +152,42 @@ def _sequence(kind: Any, model: Any, inputs: Any, outputs: Any) -> Any:
     return made
 
 
-def _give_attributes(old: Any, new: Any, copies: Copies) -> str:
-    """Hand over the attributes that somebody gave a model, or its class did; say which cannot be, or ""."""
+def _give_attributes(old: Any, new: Any, copies: Copies) -> tuple[list[str], str]:
+    """Hand over the attributes that somebody gave a model, or its class did; say which cannot be.
+
+    Returns:
+        those that are parts of the old model which have no successor; and the first one that cannot be copied, or "".
+    """
+    gone: list[str] = []
+    parts = {id(part): None for model in models_within(old) for part in functional(model).operations} | copies
     for name, value in _attributes(old).items():
         if name in _of_every_model() or name in vars(new):
             continue
         try:
-            setattr(new, name, _carried(value, copies))
+            setattr(new, name, _carried(value, parts))
+        except _NoSuccessorError as error:
+            gone.append(f"its attribute {name!r} is not there, since {error}")
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
-            return f"its attribute {name!r} of type {type(value).__name__} cannot be copied ({reason})"
-    return ""
+            return gone, f"its attribute {name!r} of type {type(value).__name__} cannot be copied ({reason})"
+    return gone, ""
+
+
+class _NoSuccessorError(Exception):
+    """A layer or tensor of the old model for which the new one has none."""
 
 
 def _carried(value: Any, copies: Copies) -> Any:
     """Return what takes the place of a value in the new model."""
-    if id(value) in copies:
+    if copies.get(id(value)) is not None:
         return copies[id(value)]
+    if id(value) in copies or isinstance(value, keras.KerasTensor):
+        raise _NoSuccessorError(f"{value.name} has become part of another layer")
     if isinstance(value, dict):
         return {key: _carried(each, copies) for key, each in value.items()}
     if isinstance(value, list | tuple | set):
         items = [_carried(each, copies) for each in value]
         return type(value)(*items) if hasattr(value, "_fields") else _plain_type(value)(items)
-    if isinstance(value, keras.KerasTensor):
-        raise UserError("no tensor of the new model takes its place")
     if isinstance(value, keras.layers.Layer):
         return _fresh_layer(value)
     if isinstance(value, keras.Variable):

@@ -15,7 +15,7 @@ from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
-from groupwise.rewrite.report import Change
+from groupwise.rewrite.report import Change, Left
 from groupwise.rewrite.settings import name_of_result, objection_to_others
 from groupwise.rewrite.twins import objection
 
@@ -25,16 +25,22 @@ ACROSS_CHANNELS = ("softmax", "log_softmax", "sparsemax", "glu")
 """Activations that look at all channels of a pixel."""
 
 
-def merged_branches(rewriter: Rewriter, graph: Graph, node: Node, of_slices: bool) -> Replacement | None:
+def merged_branches(
+    rewriter: Rewriter, graph: Graph, node: Node, of_slices: bool, stays: str = "c"
+) -> Replacement | Left | None:
     """Merge the branches that a call concatenates or adds up.
 
     Args:
         node: the concatenation; or, of branches that end with a convolution, the last addition.
         of_slices: whether the branches begin with slices of one tensor (a hand-made grouped convolution), or all with
             the tensor itself (ResNeXt's forms a and b).
+        stays: the form whose blocks are left as they are.
     """
     found = _Branches.find(rewriter, graph, node, of_slices)
-    return None if found is None else found.merged()
+    if found is None:
+        return None
+    is_form = found.order is None and stays == ("a" if found.summed else "b")
+    return Left(found.name, found.described, f"it has form {stays}") if is_form else found.merged()
 
 
 @dataclass
@@ -82,6 +88,11 @@ class _Branches:
         is_shared = len(set(map(id, ends))) == 1 and steps[0][0].operation.groups == 1
         return _Branches(steps, ends[0], None, joint, summed, name) if is_block and is_shared else None
 
+    @property
+    def described(self) -> str:
+        """What they are, for a report."""
+        return f"{len(self.steps[0])} branches and their {'sum' if self.summed else 'concatenation'}"
+
     def merged(self) -> Replacement:
         def build(new: Any) -> Tensor:
             x = new(self.source)
@@ -96,9 +107,7 @@ class _Branches:
             return x
 
         calls = [node for nodes in self.steps for node in nodes] + self.joint
-        joined = "sum" if self.summed else "concatenation"
-        before = f"{len(self.steps[0])} branches and their {joined}"
-        change = Change(self.name, before, "GroupedConv2D")
+        change = Change(self.name, self.described, "GroupedConv2D")
         return Replacement(calls, build, [change], reads=[self.source])
 
 

@@ -22,6 +22,9 @@ DENSE, DEPTHWISE, SEPARABLE, NORMS = (
     )
 )
 _IN_MEMORY = "Layers within other layers are ours in memory only: Keras saves and loads the outer ones as they were."
+_WIDE = (
+    "The moving statistics of half-precision batch norms are float32: in steps of a hundredth, half would stand still."
+)
 
 
 def drop_in(
@@ -42,6 +45,8 @@ def drop_in(
     ours = OURS[type(layer)]
 
     def build(new: Any) -> Tensor:
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.variable_dtype in ("float16", "bfloat16"):
+            rewriter.report.note(_WIDE)
         arguments, keywords = node.arguments.fill_in({id(tensor): new(tensor) for tensor in node.input_tensors})
         kind = TWINS[type(layer)] if rewriter.uses_twins else ours
         if rewriter.uses_twins:

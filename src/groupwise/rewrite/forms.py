@@ -47,14 +47,26 @@ def to_form(model: keras.Model, form: str) -> keras.Model:
         converted = in_form(model, form)
         before = model.architecture.get("form", "c")
         attach(converted, Report([Change(model.name, f"form {before}", f"form {form}")]))
-        return record_gone(model, converted)
-    grouped = Rewriter((partial(merged_branches, of_slices=False), partial(merged_branches, of_slices=True)))
-    converted = grouped.rewrite(model)
+        return _with_notes(model, record_gone(model, converted))
+    merges = [partial(merged_branches, of_slices=of_slices, stays=form) for of_slices in (False, True)]
+    merging = Rewriter(merges)
+    converted = merging.rewrite(model)
     if form != "c":
-        notes = grouped.report.notes
         converted = Rewriter((partial(_cut, form=form),)).rewrite(converted)
-        report_of(converted).notes[:0] = [note for note in notes if note not in report_of(converted).notes]
-    return record_gone(model, converted)
+        report = report_of(converted)
+        report.left[:0] = merging.report.left
+        report.notes[:0] = [note for note in merging.report.notes if note not in report.notes]
+    return _with_notes(model, record_gone(model, converted))
+
+
+def _with_notes(model: keras.Model, converted: keras.Model) -> keras.Model:
+    """Give the layers of a converted model what was noted on those of the same names."""
+    known = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
+    for layer in converted._flatten_layers(include_self=False):
+        old = known.get(layer.name)
+        if old is not None and not isinstance(old, keras.Model) and vars(old).keys() - vars(layer).keys():
+            marked(old, layer)
+    return converted
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ Groups = list[tuple[list[int], list[int]]]
 """Each group's input channels and output channels."""
 
 
-def split_and_concatenated(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | None:
+def split_and_concatenated(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | None:
     """Put one grouped convolution in place of slices, a convolution for each, and their concatenation."""
     return merged_branches(rewriter, graph, node, of_slices=True)
 

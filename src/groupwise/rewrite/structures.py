@@ -198,7 +198,7 @@ def _separable(layer: Any, rank: int) -> Made | None:
     return layers.SeparableConv2D, settings, [depthwise, pointwise, *bias], change
 
 
-def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, pattern: str) -> Replacement | None:
+def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, pattern: str) -> Replacement | Left | None:
     """Put one dense convolution in place of a depthwise one and the 1x1 that alone reads it."""
     depthwise, after = node.operation, graph.after(node)
     if type(depthwise) not in DEPTHWISE or after is None or not _is_meant(depthwise, pattern):
@@ -211,6 +211,8 @@ def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, patte
     is_linear = depthwise.activation is keras.activations.linear and depthwise.activity_regularizer is None
     if not alone or not is_linear or depthwise.compute_dtype != pointwise.compute_dtype:
         return None
+    if depthwise.trainable != pointwise.trainable:
+        return Left(pointwise.name, described(pointwise), f"it is frozen, or {depthwise.name} before it, and not both")
     spatial, *first_bias = depthwise.get_weights()
     mixing, *second_bias = pointwise.get_weights()
     kernel = kernels.dense_of_separable(spatial, mixing)
@@ -223,7 +225,7 @@ def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, patte
         made = marked(pointwise, layers.GroupedConv2D.from_config(settings))
         return apply(made, [kernel] if bias is None else [kernel, bias], new(node.input_tensors[0]))
 
-    note = ", ".join(filter(None, map(_left_out, (depthwise, pointwise))))
+    note = ", ".join(filter(None, (_left_out(depthwise, keeps_bias=False), _left_out(pointwise))))
     change = Change(pointwise.name, "DepthwiseConv2D, 1x1 convolution", "dense GroupedConv2D", note)
     return Replacement([node, after], build, [change])
 
@@ -283,9 +285,10 @@ def _pads_nothing(layer: Any) -> bool:
     return isinstance(layer.padding, str) or not any(side for pair in layer.padding for side in pair)
 
 
-def _left_out(layer: Any) -> str:
-    """Say which regularisers and constraints of kernels are left out: they mean nothing for other kernels."""
-    names = [name for name in set_penalties(layer) if not name.startswith(("activity", "bias"))]
+def _left_out(layer: Any, keeps_bias: bool = True) -> str:
+    """Say which regularisers and constraints are left out: those of weights that are others now mean nothing."""
+    kept = ("activity", "bias") if keeps_bias else ("activity",)
+    names = [name for name in set_penalties(layer) if not name.startswith(kept)]
     return f"without its {', '.join(names)}" if names else ""
 
 
