@@ -22,9 +22,7 @@ DENSE, DEPTHWISE, SEPARABLE, NORMS = (
     )
 )
 _IN_MEMORY = "Layers within other layers are ours in memory only: Keras saves and loads the outer ones as they were."
-_WIDE = (
-    "The moving statistics of half-precision batch norms are float32: in steps of a hundredth, half would stand still."
-)
+_WIDE = "The moving statistics of half-precision batch norms are float32, since half would stand still."
 
 
 def drop_in(
