@@ -153,6 +153,15 @@ def test_branches_that_begin_with_no_slices(part: Any) -> None:
     assert "Concatenate" in [type(layer).__name__ for layer in fast.layers]
 
 
+def test_looking_for_branches_runs_nothing_with_a_state() -> None:
+    noise = layers.GaussianNoise(0.1, seed=1)
+    seed = noise.seed_generator.state
+    model = model_of(lambda x: layers.Concatenate()([layers.Conv2D(5, 1)(y) for y in [noise(x, training=True)] * 3]))
+    before = keras.ops.convert_to_numpy(seed).tolist()
+    rewrite.accelerate(model)
+    assert keras.ops.convert_to_numpy(seed).tolist() == before
+
+
 def test_a_shared_or_unequal_branch_is_left() -> None:
     shared = layers.Conv2D(5, 3, padding="same")
     model = model_of(lambda x: layers.Concatenate()([shared(part) for part in split_slices(x)]))

@@ -12,7 +12,7 @@ from groupwise import layers
 from groupwise.permuting import PermuteChannels
 from groupwise.rewrite.copying import marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
-from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain
+from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain, is_weightless
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Left
@@ -151,7 +151,8 @@ def _step(rewriter: Rewriter, graph: Graph, ends: Sequence[Tensor]) -> list[Node
 def _slices(graph: Graph, ends: Sequence[Tensor]) -> tuple[list[int], Tensor] | None:
     """Return the channels that the branches begin with, side by side, and the tensor whose channels they share out."""
     nodes = [graph.producer(end) for end in ends]
-    cuts = [node for node in nodes if node is not None and len(node.input_tensors) == 1]
+    # What has state would be another afterwards: these are run to see what they do.
+    cuts = [node for node in nodes if node and len(node.input_tensors) == 1 and is_weightless(node.operation)]
     if len(cuts) < len(ends) or len({id(node.input_tensors[0]) for node in cuts}) > 1:
         return None
     source = cuts[0].input_tensors[0]
