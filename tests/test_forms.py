@@ -172,6 +172,14 @@ def test_blocks_that_have_a_form_keep_names_and_what_was_noted(target: str) -> N
         assert converted.get_layer("one_reduce_path2").seen == "by us"
 
 
+def test_layers_of_one_name_in_two_models_keep_their_own_biases() -> None:
+    inputs = keras.Input((8, 10, 12))
+    inner = keras.Sequential([keras.Input((8, 10, 12)), keras.layers.Conv2D(12, 1, use_bias=False, name="conv")])
+    outputs = inner(keras.layers.Conv2D(12, 1, name="conv")(hand_made_block(inputs, "c", 4, 12, "one")))
+    model = disturbed(keras.Model(inputs, outputs))
+    assert_same(model, rewrite.to_form(model, "a"))
+
+
 def test_our_networks_and_stock_layers_are_cut_alike() -> None:
     model, images = trained("resnext50_32x4d", **ONE_BLOCK)
     plain = keras.Model(model.inputs, model.outputs)

@@ -83,8 +83,8 @@ def test_hidden_groups_are_found_and_the_order_is_carried_into_the_neighbours() 
 
 def test_no_order_is_carried_into_a_quantized_layer() -> None:
     random = np.random.default_rng(0)
-    model = model_of(layers.Conv2D(8, 1, name="hidden"), layers.ReLU(), layers.Dense(8, name="head"))
-    kernel = kernels.dense_of_grouped(random.normal(size=(1, 1, 3, 8)).astype("float32"), 4)
+    model = model_of(layers.Conv2D(8, 3, name="hidden"), layers.ReLU(), layers.Dense(8, name="head"))
+    kernel = kernels.dense_of_grouped(random.normal(size=(3, 3, 3, 8)).astype("float32"), 4)
     model.get_layer("hidden").set_weights([kernel[..., random.permutation(8)], random.normal(size=8)])
     model.get_layer("head").quantize("int8")
     grouped = rewrite.dense_to_grouped(model, 4, layers="hidden", approximate=True)

@@ -88,7 +88,7 @@ def give_state(old: Any, new: Any) -> None:
 
 def marked(layer: Any, new: Any) -> Any:
     """Give a layer that takes another one's place what somebody noted on that one; return it."""
-    known = _names_of(layer)
+    known = _names_of(layer) | vars(new).keys()
     for name, value in vars(layer).items():
         if name not in known and not name.startswith("_") and is_plain_data(value):
             setattr(new, name, plain_copy(value))

@@ -14,7 +14,7 @@ from groupwise.rewrite.branches import can_be_a_step, merged_branches
 from groupwise.rewrite.copying import marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
-from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
+from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, layers_by_path, record_gone
 from groupwise.rewrite.report import Change, Left, Report, attach, report_of
 
 
@@ -61,9 +61,9 @@ def to_form(model: keras.Model, form: str) -> keras.Model:
 
 def _with_notes(model: keras.Model, converted: keras.Model) -> keras.Model:
     """Give the layers of a converted model what was noted on those of the same names."""
-    known = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
-    for layer in converted._flatten_layers(include_self=False):
-        old = known.get(layer.name)
+    known = layers_by_path(model)
+    for path, layer in layers_by_path(converted).items():
+        old = known.get(path)
         if old is not None and not isinstance(old, keras.Model) and vars(old).keys() - vars(layer).keys():
             marked(old, layer)
     return converted

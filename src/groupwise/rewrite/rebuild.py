@@ -222,20 +222,20 @@ def _copied(operation: Any) -> Any:
 def record_gone(old: keras.Model, new: keras.Model) -> keras.Model:
     """Let the report of a rewritten model name every layer that is not there by its name; return the model."""
     report, reasons = report_of(new), {gone.layer: gone.reason for gone in report_of(new).gone}
-    present, reason = set(_paths(new)), "it has become part of another layer"
+    present, reason = set(layers_by_path(new)), "it has become part of another layer"
     report.gone = [
         Gone(path, reasons.get(name, reason))
-        for path in _paths(old)
+        for path in layers_by_path(old)
         if (name := path.rsplit("/", 1)[-1]) in reasons or path not in present
     ]
     return new
 
 
-def _paths(model: keras.Model, outer: str = "") -> list[str]:
-    """Return the names of a model's layers, those within models behind the model's name."""
-    found = []
+def layers_by_path(model: keras.Model, outer: str = "") -> dict[str, Any]:
+    """Return a model's layers by their names, those within models behind the model's name."""
+    found: dict[str, Any] = {}
     for layer in model.layers:
-        found.append(f"{outer}{layer.name}")
+        found[f"{outer}{layer.name}"] = layer
         if isinstance(layer, keras.Model):
-            found += _paths(layer, f"{outer}{layer.name}/")
+            found |= layers_by_path(layer, f"{outer}{layer.name}/")
     return found
