@@ -4,7 +4,6 @@ import copy
 import inspect
 import types
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import keras
@@ -12,9 +11,17 @@ import numpy as np
 
 from groupwise.errors import UserError
 from groupwise.models.network import Network, RewrittenNetwork
-from groupwise.rewrite.copying import copied, give_state, hand_over
+from groupwise.rewrite.copying import (
+    attributes,
+    attributes_of_models,
+    copied,
+    give_state,
+    hand_over,
+    is_equal,
+    is_plain_data,
+    plain_copy,
+)
 from groupwise.rewrite.graph import Node, functional, models_within
-from groupwise.rewrite.joining import RUN
 
 Copies = dict[int, Any]
 """The new layers, models and tensors, by the old ones' ids."""
@@ -64,7 +71,7 @@ def assembled(
     return made, " ".join(filter(None, (note, *(f"Model {model.name!r}: {each}." for each in (*gone, lost) if each))))
 
 
-def compile_alike(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:
+def compile_alike(old: keras.Model, new: keras.Model, copies: Copies, keeps_layers: bool) -> str:
     """Compile a new model as the old one was, the optimizer's state included; return what could not be had, or ""."""
     again = f"{type(old).__name__}.compile is a method of its own: compile the new model yourself."
     if type(old).compile is not keras.Model.compile:
@@ -72,7 +79,9 @@ def compile_alike(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str
             return again
         new.compile_from_config(old.get_compile_config())
         return ""
-    given = dict(old._compile_config.config)
+    # To save it in HDF5 takes the optimizer out of this.
+    given = {"optimizer": old.optimizer, **old._compile_config.config}
+    given = keras.tree.map_structure(lambda value: _rebound(value, copies), given)
     try:
         optimizer = _fresh(given.pop("optimizer"))
         metrics = {name: keras.tree.map_structure(_fresh, given.pop(name)) for name in ("metrics", "weighted_metrics")}
@@ -81,9 +90,10 @@ def compile_alike(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str
         return f"The old model's optimizer or metrics cannot be copied ({lines[0]}): compile the new one yourself."
     scales_loss = isinstance(old.optimizer, keras.optimizers.LossScaleOptimizer)
     new.compile(optimizer=optimizer, **metrics, **given, auto_scale_loss=scales_loss)
-    if old.optimizer is None or not old.optimizer.built:
+    if old.optimizer is None:
         return ""
-    return _give_optimizer_state(old, new, keeps_layers)
+    lost = _give_optimizer_settings(old, new, keeps_layers)
+    return lost or (_give_optimizer_state(old, new, keeps_layers) if old.optimizer.built else "")
 
 
 def _kind(model: Any, outputs: Any, keeps_layers: bool, is_copy: bool) -> tuple[Any, str]:
@@ -160,8 +170,8 @@ def _give_attributes(old: Any, new: Any, copies: Copies) -> tuple[list[str], str
     """
     gone: list[str] = []
     parts = {id(part): None for model in models_within(old) for part in functional(model).operations} | copies
-    for name, value in _attributes(old).items():
-        if name in _of_every_model() or name in vars(new):
+    for name, value in attributes(old).items():
+        if name in attributes_of_models() or name in vars(new):
             continue
         try:
             setattr(new, name, _carried(value, parts))
@@ -199,11 +209,17 @@ def _carried(value: Any, copies: Copies) -> Any:
         for before, after in zip(_variables_of(value), _variables_of(made), strict=True):
             hand_over(before, after)
         return made
-    if isinstance(value, types.MethodType) and id(value.__self__) in copies:
-        return types.MethodType(value.__func__, copies[id(value.__self__)])
+    if isinstance(value, types.MethodType):
+        return _rebound(value, copies)
     if isinstance(value, type | types.ModuleType | Callable):  # type: ignore[arg-type]
         return value
     return copy.deepcopy(value)
+
+
+def _rebound(value: Any, copies: Copies) -> Any:
+    """Return a method of the old model's, or of a layer of it, as the new one's; anything else as it is."""
+    owner = copies.get(id(value.__self__)) if isinstance(value, types.MethodType) else None
+    return value if owner is None else types.MethodType(value.__func__, owner)
 
 
 def _plain_type(value: Any) -> Callable[[Any], Any]:
@@ -234,6 +250,24 @@ def _fresh(value: Any) -> Any:
     return type(value).from_config(value.get_config()) if is_stateful and not isinstance(value, type) else value
 
 
+def _give_optimizer_settings(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:
+    """Hand over what was set on an optimizer after it was made; return what could not be, or ""."""
+    before, after = (getattr(each.optimizer, "inner_optimizer", each.optimizer) for each in (old, new))
+    for name, value in vars(before).items():
+        is_setting = is_plain_data(value) and not name.startswith("_") and name != "built"
+        if is_setting and not is_equal(vars(after).get(name), value):
+            setattr(after, name, plain_copy(value))
+    pattern = vars(before).get("_exclude_from_weight_decay_pattern")
+    names = {before._var_key(variable): place for place, variable in enumerate(old.variables)}
+    excluded = [names[key] for key in vars(before).get("_exclude_from_weight_decay", ()) if key in names]
+    if excluded and not keeps_layers:
+        return "The optimizer decays all weights now: those that were left out of its weight decay are others."
+    if pattern is not None or excluded:
+        after.exclude_from_weight_decay([new.variables[place] for place in excluded])
+        after._exclude_from_weight_decay_pattern = pattern
+    return ""
+
+
 def _give_optimizer_state(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:
     anew = "The optimizer starts anew: its state belongs to weights that are others now."
     if not keeps_layers:
@@ -245,22 +279,6 @@ def _give_optimizer_state(old: keras.Model, new: keras.Model, keeps_layers: bool
     for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):
         hand_over(before, after)
     return ""
-
-
-@cache
-def _of_every_model() -> frozenset[str]:
-    """Return the attributes that Keras gives every functional or sequential model, built, compiled and run."""
-    inputs = keras.Input((1,))
-    models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
-    for model in models:
-        model.compile("sgd", "mse", metrics=["mae"])
-    run = ("history", "stop_evaluating", "stop_predicting", "_jax_state")
-    return frozenset(name for model in models for name in _attributes(model)) | {"metadata", "architecture", RUN, *run}
-
-
-def _attributes(model: keras.Model) -> dict[str, Any]:
-    """Return a model's attributes; PyTorch keeps those that are layers in a dictionary of their own."""
-    return {**vars(model).get("_modules", {}), **vars(model)}
 
 
 def _is_of_keras(kind: type) -> bool:

@@ -10,13 +10,13 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
-from groupwise.rewrite.copying import marked
+from groupwise.rewrite.copying import config_of, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain, is_weightless
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Left
-from groupwise.rewrite.settings import name_of_result, objection_to_others
+from groupwise.rewrite.settings import name_of_result, objection_to_others, objection_to_variables
 from groupwise.rewrite.twins import objection
 
 _OF_ONE_LAYER = ("name", "filters", "groups", "kernel_initializer", "bias_initializer")
@@ -173,7 +173,7 @@ def can_be_a_step(rewriter: Rewriter, node: Node) -> bool:
     is_known = type(layer) in (*DENSE, *NORMS, keras.layers.ReLU, keras.layers.Activation)
     if not is_known or not is_plain(node) or not rewriter.is_used_once(layer) or objection(layer):
         return False
-    if objection_to_others(layer):
+    if objection_to_others(layer) or objection_to_variables(layer):
         return False
     if getattr(getattr(layer, "activation", None), "__name__", "") in ACROSS_CHANNELS:
         return False
@@ -203,7 +203,7 @@ def _merged_layer(
     """Return what the merged layer of a step makes of the merged branches; `giver` gave its value until now."""
     made = [node.operation for node in nodes]
     first = made[0]
-    config = {**first.get_config(), "name": name}
+    config = {**config_of(first), "name": name}
     if type(first) not in DENSE:
         values = [np.concatenate(parts) for parts in zip(*(layer.get_weights() for layer in made), strict=True)]
         return apply(_of_giver(type(first).from_config(config), giver), values, x)

@@ -1,5 +1,7 @@
 """A layer made anew with all that it is: settings, weights and other state, types, what is frozen, names."""
 
+import contextlib
+import copy
 import inspect
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from groupwise.rewrite.twins import TWINS
 
 Values = Sequence[np.ndarray]
 
+_FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "jaxlib")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
 
 
@@ -32,12 +35,9 @@ def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
         if kind is keras.layers.Lambda:  # Keras makes no function of a file's again, and need not
             made = kind(layer.function, layer._output_shape, layer.mask, layer.arguments, dtype=layer.dtype_policy)
         else:
-            made = kind.from_config({**_config(layer), **settings})
+            made = kind.from_config({**config_of(layer), **settings})
     except (NotImplementedError, TypeError, ValueError) as error:
-        raise UserError(
-            f"layer {layer.name!r}: {type(layer).__name__} cannot be made anew from its get_config() "
-            f"({str(error).strip().splitlines()[0]}); write that method"
-        ) from error
+        raise error if isinstance(error, UserError) else _not_made_anew(layer, error) from error
     # A configuration that Keras writes can lack a name that was given among keywords, or have a type for the policy.
     if "dtype" not in settings and made.dtype_policy != layer.dtype_policy:
         made.dtype_policy = layer.dtype_policy
@@ -45,12 +45,26 @@ def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
     return made
 
 
-def _config(layer: Any) -> dict[str, Any]:
+def _not_made_anew(layer: Any, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    kind = type(layer).__name__
+    return UserError(
+        f"layer {layer.name!r}: {kind} cannot be made anew from its get_config() ({reason}); write that method"
+    )
+
+
+def config_of(layer: Any) -> dict[str, Any]:
     """Return a layer's configuration, with its functions, regularisers and the like themselves.
 
     They have no state, and one that was never registered with Keras cannot be found by its name.
+
+    Raises:
+        UserError: the layer, or one of these, does not say how it was made.
     """
-    config: dict[str, Any] = layer.get_config()
+    try:
+        config: dict[str, Any] = layer.get_config()
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise _not_made_anew(layer, error) from error
     shared = (keras.regularizers.Regularizer, keras.constraints.Constraint, keras.initializers.Initializer)
     for name, value in config.items():
         own = vars(layer).get(name)
@@ -87,11 +101,12 @@ def give_state(old: Any, new: Any) -> None:
 
 
 def marked(layer: Any, new: Any) -> Any:
-    """Give a layer that takes another one's place what somebody noted on that one; return it."""
+    """Give a layer that takes another one's place what somebody noted on that one, and how it casts; return it."""
     known = _names_of(layer) | vars(new).keys()
     for name, value in vars(layer).items():
         if name not in known and not name.startswith("_") and is_plain_data(value):
             setattr(new, name, plain_copy(value))
+    new.autocast = layer.autocast
     return new
 
 
@@ -103,7 +118,7 @@ def hand_over(before: Any, after: Any) -> None:
 def finish(layer: Any) -> None:
     """Let the layers within one that derive something from their weights do so."""
     for inner in _parts(layer):
-        if hasattr(inner, "finalize_state"):
+        if inner.weights and hasattr(inner, "finalize_state"):
             inner.finalize_state()
 
 
@@ -126,10 +141,10 @@ def _give_settings(before: Any, after: Any) -> None:
     if TWINS.get(type(after)) is type(before):
         put_within(after, type(before))
     own = vars(after)
+    of_keras = attributes_of_models() if isinstance(before, keras.Model) else _of_every_layer()
     for name, value in list(vars(before).items()):
-        is_settable = name not in _of_every_layer() and is_plain_data(value)
-        if is_settable and not (name in own and _is_equal(own[name], value)):
-            setattr(after, name, plain_copy(value))
+        if name not in of_keras and not (name in own and is_equal(own[name], value)):
+            set_like(after, name, value, own.get(name))
 
 
 def _give_own_state(before: Any, after: Any) -> None:
@@ -164,7 +179,27 @@ def plain_copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _is_equal(first: Any, second: Any) -> bool:
+def set_like(after: Any, name: str, value: Any, own: Any) -> None:
+    """Give a copy what somebody set on the original, data, tensor or function, if its class does not make its like."""
+    if is_plain_data(value):
+        setattr(after, name, plain_copy(value))
+    elif keras.ops.is_tensor(value) and not isinstance(value, keras.Variable):
+        setattr(after, name, keras.ops.convert_to_tensor(np.array(keras.ops.convert_to_numpy(value)), value.dtype))
+    elif inspect.isroutine(value) and not hasattr(value, "__self__") and _code(value) is not _code(own):
+        setattr(after, name, value)
+    elif type(value).__module__.partition(".")[0] not in _FRAMEWORKS and type(value) is not type(own):
+        with contextlib.suppress(Exception):  # such as a lock, which both then have
+            value = copy.deepcopy(value)
+        setattr(after, name, value)
+
+
+def _code(function: Any) -> Any:
+    """Return what tells functions apart: one that a class makes for each of its layers has the same code in all."""
+    return getattr(function, "__code__", function)
+
+
+def is_equal(first: Any, second: Any) -> bool:
+    """Return whether two values are of one type and say the same."""
     if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
         return type(first) is type(second) and np.array_equal(first, second)
     return type(first) is type(second) and repr(first) == repr(second)
@@ -181,3 +216,20 @@ def _of_every_layer() -> frozenset[str]:
     layer = keras.layers.Layer()
     layer.build(())
     return frozenset(vars(layer)) | {"input_spec", "supports_jit"}
+
+
+@cache
+def attributes_of_models() -> frozenset[str]:
+    """Return the attributes that Keras gives every functional or sequential model, built, compiled and run."""
+    inputs = keras.Input((1,))
+    models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
+    for model in models:
+        model.compile("sgd", "mse", metrics=["mae"])
+    # The last one is how a model runs joined calls.
+    run = ("history", "stop_evaluating", "stop_predicting", "_jax_state", "_run_through_graph")
+    return frozenset(name for model in models for name in attributes(model)) | {"metadata", "architecture", *run}
+
+
+def attributes(model: keras.Model) -> dict[str, Any]:
+    """Return a model's attributes; PyTorch keeps those that are layers in a dictionary of their own."""
+    return {**vars(model).get("_modules", {}), **vars(model)}

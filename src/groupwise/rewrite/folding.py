@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise.rewrite.copying import Values, marked
+from groupwise.rewrite.copying import Values, config_of, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, within
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
@@ -55,11 +55,11 @@ def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | 
     is_dense = type(layer) is keras.layers.Dense
     kind = keras.layers.Dense if is_dense else ours_for(type(layer))
     config = {
-        **layer.get_config(),
+        **config_of(layer),
         "name": norm.name,
         "trainable": norm.trainable,
         "use_bias": True,
-        "activation": norm.get_config().get("activation"),
+        "activation": config_of(norm).get("activation"),
         "activity_regularizer": norm.activity_regularizer,
         **{name: None for name in layer.get_config() if name.endswith("_constraint")},
         **_penalties(layer, norm),

@@ -11,7 +11,7 @@ from groupwise import layers
 from groupwise.models.forms import has_forms, in_form
 from groupwise.models.residual import FORMS, check_choice
 from groupwise.rewrite.branches import can_be_a_step, merged_branches
-from groupwise.rewrite.copying import marked
+from groupwise.rewrite.copying import config_of, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, layers_by_path, record_gone
@@ -140,7 +140,7 @@ def _path(block: _Block, x: Tensor, path: int) -> Tensor:
     for place, node in enumerate(block.nodes):
         layer = node.operation
         is_last = place == len(block.nodes) - 1 and block.ends_with_sum
-        config = {**layer.get_config(), "name": f"{layer.name}_path{path + 1}"}
+        config = {**config_of(layer), "name": f"{layer.name}_path{path + 1}"}
         values = layer.get_weights()
         if type(layer) in DENSE:
             config["groups"] = 1

@@ -36,7 +36,8 @@ class Graph:
     """The calls of one functional or sequential model, without those of models within it.
 
     Attributes:
-        nodes: the calls, each after those whose results it reads; inputs are none.
+        nodes: the calls, each after those whose results it reads, those of one layer as they were made; inputs are
+            none.
         inputs, outputs: the model's tensors, in flat lists.
     """
 
@@ -44,7 +45,7 @@ class Graph:
         own = functional(model)
         depths = own._nodes_by_depth
         self.nodes: list[Node] = [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
-        self.nodes = [node for node in self.nodes if node.operation and not node.is_input]
+        self.nodes = _in_order([node for node in self.nodes if node.operation and not node.is_input])
         self.inputs, self.outputs = list(own.inputs), list(own.outputs)
         self._producers = {id(tensor): node for node in self.nodes for tensor in node.outputs}
         self._readers: dict[int, list[Node]] = {}
@@ -81,6 +82,27 @@ class Graph:
     def after(self, node: Node) -> Node | None:
         """Return the call that alone reads the one output of `node`; None where there is none."""
         return self.only_reader(node.outputs[0]) if len(node.outputs) == 1 else None
+
+
+def _in_order(nodes: Sequence[Node]) -> list[Node]:
+    """Return calls in an order in which they could have been made: a layer's first call stays its `output`."""
+    before: dict[int, list[Node]] = {}
+    made_by = {id(tensor): node for node in nodes for tensor in node.outputs}
+    known = {id(node) for node in nodes}
+    for node in nodes:
+        calls = [call for call in node.operation._inbound_nodes if id(call) in known]
+        before[id(node)] = [made_by[id(tensor)] for tensor in node.input_tensors if id(tensor) in made_by]
+        before[id(node)] += calls[: next(place for place, call in enumerate(calls) if call is node)][-1:]
+    ordered: dict[int, Node] = {}
+    waiting = list(nodes)[::-1]
+    while waiting:
+        missing = [node for node in before[id(waiting[-1])] if id(node) not in ordered]
+        if missing:
+            waiting += missing
+        else:
+            node = waiting.pop()
+            ordered[id(node)] = node
+    return list(ordered.values())
 
 
 def run(nodes: Sequence[Node], known: dict[int, Any], tensor: Tensor) -> Any:

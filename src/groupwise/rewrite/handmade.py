@@ -9,13 +9,13 @@ import numpy as np
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
 from groupwise.rewrite.branches import merged_branches
-from groupwise.rewrite.copying import marked
+from groupwise.rewrite.copying import config_of, marked
 from groupwise.rewrite.drop_ins import DEPTHWISE
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.probing import pieces_after, sums
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Gone, Left
-from groupwise.rewrite.settings import name_of_result, objection_to_others
+from groupwise.rewrite.settings import name_of_result, objection_to_others, objection_to_variables
 from groupwise.rewrite.twins import objection
 
 Groups = list[tuple[list[int], list[int]]]
@@ -88,7 +88,7 @@ def _why_not(depthwise: Any, nodes: Sequence[Node]) -> str | None:
         return f"its type, {depthwise.compute_dtype}, is not that of the calls after it"
     if any(getattr(node.operation, "activity_regularizer", None) is not None for node in nodes):
         return "what it computes in between is penalised"
-    return objection_to_others(depthwise)
+    return objection_to_variables(depthwise) or objection_to_others(depthwise)
 
 
 def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups, name: str) -> Replacement:
@@ -103,7 +103,7 @@ def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups, name: str) -
         "groups": len(groups),
         "kernel_regularizer": depthwise.depthwise_regularizer,
         **{name: getattr(depthwise, name) for name in ("kernel_size", "strides", "padding", "dilation_rate")},
-        **{name: depthwise.get_config()[name] for name in ("trainable", "dtype", "use_bias", "data_format")},
+        **{name: config_of(depthwise)[name] for name in ("trainable", "dtype", "use_bias", "data_format")},
     }
     is_dealt = out_order != sorted(out_order)
 

@@ -17,6 +17,7 @@ from groupwise.rewrite.twins import CONVOLUTIONS, is_stock, objection, ours_for
 
 RUN = "_run_through_graph"
 """How Keras runs a functional model; `run_joined` puts a method of its own before the class's."""
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,14 @@ class Join:
     def still_holds(self) -> bool:
         """Return whether nobody has changed a layer since, or listens to one that would not be called by itself."""
         is_relu = self.relu is None or relu_of(self.relu) is not None
-        return is_relu and not any(getattr(node.operation, "_forward_hooks", None) for node in self.nodes)
+        follows = self.add is not None or self.relu is not None
+        heard = self.nodes if follows else self.nodes[:-1]
+        return (
+            is_relu
+            and _is_linear(self.head.operation)
+            and not any(_is_heard(node.operation) for node in heard)
+            and not any(_is_watched(node.operation) for node in self.nodes)
+        )
 
 
 def joins(model: keras.Model) -> list[Join]:
@@ -110,8 +118,7 @@ def _can_lead(node: Node) -> bool:
         is_image = len(node.outputs[0].shape) == 4 and layer.axis in (-1, 3)
     else:
         is_image = kind in CONVOLUTIONS and objection(layer) is None
-    is_linear = getattr(layer, "activation", keras.activations.linear) is keras.activations.linear
-    return is_image and is_linear and len(node.input_tensors) == 1
+    return is_image and _is_linear(layer) and len(node.input_tensors) == 1
 
 
 def _join(graph: Graph, node: Node, taken: set[int]) -> Join:
@@ -151,6 +158,16 @@ def _is_alike(node: Node, head: Node) -> bool:
     dtype = getattr(node.operation, "compute_dtype", None) or head.operation.compute_dtype
     is_same = dtype == head.operation.compute_dtype and node.outputs[0].dtype == head.outputs[0].dtype
     return is_same and not _is_heard(node.operation)
+
+
+def _is_linear(layer: Any) -> bool:
+    return getattr(layer, "activation", keras.activations.linear) is keras.activations.linear
+
+
+def _is_watched(operation: Any) -> bool:
+    """Return whether an operation has hooks of PyTorch's, or a `call` of its own that somebody gave it."""
+    own = vars(operation)
+    return "call" in own or any(own.get(name) for name in _HOOKS)
 
 
 def _is_heard(operation: Any) -> bool:

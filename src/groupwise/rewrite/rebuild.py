@@ -86,6 +86,7 @@ class Rewriter:
         """Return the new model, compiled as the old one was, and its report attached."""
         if not model.built:
             raise UserError(f"model {model.name!r}: it is not built; call it, or build(), once")
+        _check_ties(model)
         for part in models_within(model):
             self._calls.update(id(node.operation) for node in Graph(part).nodes)
         rewritten = self._model(model)
@@ -93,8 +94,9 @@ class Rewriter:
         if self.joins or before:
             new = [join for join in run_joined(rewritten) if join.head.operation.name not in before]
             self.report.changes += [Change(join.head.operation.name, join.description, "one call") for join in new]
-        if model.compiled:
-            self.report.note(compile_alike(model, rewritten, self._keeps_layers))
+        for part in models_within(model):
+            if part.compiled:
+                self.report.note(compile_alike(part, self._copies[id(part)], self._copies, self._keeps_layers))
         attach(rewritten, self.report)
         return rewritten
 
@@ -190,6 +192,23 @@ class Rewriter:
         if is_new and self.after_copy is not None:
             self.after_copy(self._copies[id(operation)], self.report)
         return outputs
+
+
+def _check_ties(model: keras.Model) -> None:
+    """Raise a UserError where a layer is part of another one and used elsewhere too: copies would be two layers."""
+    operations = {id(node.operation): node.operation for part in models_within(model) for node in Graph(part).nodes}
+    taken = set(operations)
+    for operation in operations.values():
+        if is_graph(operation) or not isinstance(operation, keras.layers.Layer):
+            continue
+        inner = {id(layer): layer for layer in operation._flatten_layers(include_self=False) if layer.variables}
+        for layer in inner.values():
+            if id(layer) in taken:
+                raise UserError(
+                    f"layer {layer.name!r}: it is part of {operation.name!r} and used elsewhere too, which a rewrite "
+                    "cannot keep; make two layers of it"
+                )
+        taken |= set(inner)
 
 
 def _of(tensors: dict[int, Tensor], tensor: Tensor) -> Tensor:

@@ -25,6 +25,19 @@ def objection_to_others(layer: Any, keeps_outputs: bool = False) -> str | None:
     return None
 
 
+def objection_to_variables(layer: Any) -> str | None:
+    """Return which setting of a variable's own, not of its layer, says that it must stay what it is, or None."""
+    for variable in layer.variables:
+        if any(variable is own for own in layer._trainable_variables) and variable.trainable != layer.trainable:
+            return f"its {variable.name} is frozen, or trained, by itself"
+        for kind in ("regularizer", "constraint"):
+            value = getattr(variable, kind, None)
+            known = [own for name, own in vars(layer).items() if name.endswith(f"_{kind}")]
+            if value is not None and not any(value is own for own in known):
+                return f"its {variable.name} has a {kind} of its own"
+    return None
+
+
 def set_penalties(layer: Any) -> dict[str, Any]:
     """Return a layer's regularisers and constraints by name, but for those that are not set."""
     own = vars(layer).items()

@@ -13,13 +13,13 @@ from groupwise.errors import UserError
 from groupwise.models.costs import describe_model
 from groupwise.rewrite import kernels
 from groupwise.rewrite.carrying import without_permutations
-from groupwise.rewrite.copying import Values, marked
+from groupwise.rewrite.copying import Values, config_of, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.handmade import permuted
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
 from groupwise.rewrite.report import Change, Gone, Left, report_of
-from groupwise.rewrite.settings import objection_to_others, set_penalties
+from groupwise.rewrite.settings import objection_to_others, objection_to_variables, set_penalties
 from groupwise.rewrite.twins import described, objection
 
 _SHARED_SETTINGS = (
@@ -152,8 +152,10 @@ def _layer(
     if made is None:
         return None
     kind, settings, values, change = made
-    why_not = objection_to_others(layer, keeps_outputs=True) if kind is layers.GroupedConv2D else None
-    if why_not and type(layer) not in SEPARABLE:
+    why_not = objection_to_variables(layer)
+    if kind is layers.GroupedConv2D and type(layer) not in SEPARABLE:
+        why_not = why_not or objection_to_others(layer, keeps_outputs=True)
+    if why_not:
         return Left(layer.name, described(layer), why_not)
 
     def build(new: Any) -> Tensor:
@@ -173,7 +175,7 @@ def _dense(layer: Any) -> Made | None:
     groups = kernel.shape[2] if is_depthwise else layer.groups
     kernel = kernels.dense_of_grouped(kernel.reshape(*kernel.shape[:2], 1, -1) if is_depthwise else kernel, groups)
     change = Change(layer.name, described(layer), "dense GroupedConv2D")
-    regularizer = layer.get_config()["depthwise_regularizer" if is_depthwise else "kernel_regularizer"]
+    regularizer = config_of(layer)["depthwise_regularizer" if is_depthwise else "kernel_regularizer"]
     settings = {**_kernel_settings(kernel, layer.use_bias), "kernel_regularizer": regularizer}
     return layers.GroupedConv2D, settings, [kernel, *bias], change
 
@@ -213,12 +215,15 @@ def _depthwise_and_pointwise(rewriter: Rewriter, graph: Graph, node: Node, patte
         return None
     if depthwise.trainable != pointwise.trainable:
         return Left(pointwise.name, described(pointwise), f"it is frozen, or {depthwise.name} before it, and not both")
+    why_not = objection_to_variables(depthwise) or objection_to_variables(pointwise)
+    if why_not:
+        return Left(pointwise.name, described(pointwise), why_not)
     spatial, *first_bias = depthwise.get_weights()
     mixing, *second_bias = pointwise.get_weights()
     kernel = kernels.dense_of_separable(spatial, mixing)
     bias = sum([value @ mixing[0, 0] for value in first_bias] + second_bias) if first_bias or second_bias else None
     own = ("name", "activation", "activity_regularizer", "bias_regularizer", "bias_constraint")
-    settings = {**_shared(depthwise), **{name: pointwise.get_config()[name] for name in own}}
+    settings = {**_shared(depthwise), **{name: config_of(pointwise)[name] for name in own}}
     settings |= _kernel_settings(kernel, bias is not None)
 
     def build(new: Any) -> Tensor:
@@ -249,10 +254,10 @@ def _to_grouped(
     weights = [kernels.grouped_of_dense(ordered, groups), *(value[outs] for value in bias)]
     if not rewriter.is_used_once(layer) or not is_plain(node):
         return Left(layer.name, kind, "it is shared, or is called with more than one tensor")
-    why_not = objection_to_others(layer, keeps_outputs=not share)
+    why_not = objection_to_variables(layer) or objection_to_others(layer, keeps_outputs=not share)
     if why_not:
         return Left(layer.name, kind, why_not)
-    regularizer = layer.get_config()["kernel_regularizer"]
+    regularizer = config_of(layer)["kernel_regularizer"]
     settings = {**_shared(layer), **_kernel_settings(kernel, layer.use_bias), "kernel_regularizer": regularizer}
     is_dealt = bool(np.any(np.diff(outs) < 0))
     name, permuted_name = layer.name, f"{layer.name}_out_order"
@@ -293,7 +298,7 @@ def _left_out(layer: Any, keeps_bias: bool = True) -> str:
 
 
 def _shared(layer: Any) -> dict[str, Any]:
-    config = layer.get_config()
+    config = config_of(layer)
     return {name: config[name] for name in _SHARED_SETTINGS}
 
 
