@@ -72,10 +72,11 @@ def _probed(graph: keras.Model, outputs: dict[str, Any], subject: Subject | None
         for place, output in outputs.items():
             facts |= _probed(graph, {place: output}, subject)
         return facts
+    # In the types that the layers declare, which Keras's own do not keep to where they do not cast.
     return {
-        f"{place}{f' {i}' if i else ''}": numpy_of(value)
+        f"{place}{f' {i}' if i else ''}": numpy_of(keras.ops.cast(value, declared.dtype))
         for place, output in returned.items()
-        for i, value in enumerate(keras.tree.flatten(output))
+        for i, (value, declared) in enumerate(zip(*map(keras.tree.flatten, (output, outputs[place])), strict=True))
     }
 
 
