@@ -171,7 +171,11 @@ def test_classes_that_cannot_be_read_are_named(tmp_path, write, others, says):
     ("layout", "others", "says"),
     [
         ({"train/cat": 3, "test/cat": 3, "test/dog": 3}, {"train/dog/1.heic": HEIC}, "1 .heic in 'train/dog'"),
-        ({"test/cat": 3, "test/dog": 3}, {f"train/cat/{n}.heic": HEIC for n in range(9)}, "9 .heic elsewhere"),
+        ({"test/cat": 3, "test/dog": 3}, {f"train/cat/{n}.heic": HEIC for n in range(9)}, "9 .heic in 'train' (of 9"),
+        ({"train/cat": 3, "train/dog": 3}, {f"test/{c}/1.npy": b"?" for c in ("cat", "dog")}, "2 .npy in 'test' (of 2"),
+        ({"x/train/cat": 3, "x/train/dog": 3}, {"x/test/cat/1.mp4": b"?"}, "1 .mp4 in 'x/test' (of 1"),
+        ({f"{r}/{c}": 3 for r in ("train", "test") for c in "ab"}, {"val/a/1.heic": HEIC}, "1 .heic in 'val' (of 1"),
+        ({f"{c}/train": 3 for c in "ab"}, {f"{c}/test/1.npy": b"?" for c in "ab"}, "1 .npy in 'a/test' (of 1"),
         ({}, {"cat/1.heic": HEIC, "cat/2.heic": HEIC}, "holds no images that can be read, but 2 .heic: convert"),
     ],
 )
@@ -193,6 +197,7 @@ def test_splits_that_cannot_be_read_are_named(tmp_path, layout, others, says):
             "read: 1 .xml in 'annotations' (of 1 files)",
         ),
         ({"cat/0.cam.png": picture(1)}, "1 .png in 'cat'"),
+        ({"test/labels.csv": b"?"}, "read: 1 .csv in 'test'"),
         ({"sample.png": picture(1)}, "since in no class's folder: 1 .png"),
         ({"README.md": b"?", "cat/0.txt": b"?", "@eaDir/cat/0.jpg": picture(0), "cat/desktop.ini": b"?"}, None),
     ],

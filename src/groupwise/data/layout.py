@@ -91,7 +91,7 @@ def _by_first(entries: Iterable[Entry]) -> Folders:
     return dict(folders)
 
 
-def _role(folder: str) -> tuple[str, tuple[str, ...]] | None:
+def role_of(folder: str) -> tuple[str, tuple[str, ...]] | None:
     """The split that a folder's name says and what else it says, such as ("train", ("2017",)); None if not just one."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder)
     words = re.findall(r"[^\W\d_]+|\d+", GLUED.sub(r"\1 \2", normal_form(spaced)))
@@ -102,7 +102,7 @@ def _role(folder: str) -> tuple[str, tuple[str, ...]] | None:
 
 def _is_bare(folder: str) -> bool:
     """Whether a folder's name says a split and nothing else."""
-    said = _role(folder)
+    said = role_of(folder)
     return said is not None and not said[1]
 
 
@@ -117,9 +117,9 @@ def _is_nested(part: list[Entry]) -> bool:
 
 def _below_same_role(folder: str, part: list[Entry]) -> list[Entry]:
     """What lies below seg_train/seg_train/, or below train/images/."""
-    said = _role(folder)
+    said = role_of(folder)
     while said and len(inner := {parts[0] for parts, _ in part}) == 1 and _is_nested(part):
-        inside = _role(next(iter(inner)))
+        inside = role_of(next(iter(inner)))
         if normal_form(*inner) not in FILLERS and (inside is None or inside[0] != said[0]):
             break
         part = [(parts[1:], file) for parts, file in part]
@@ -129,7 +129,7 @@ def _below_same_role(folder: str, part: list[Entry]) -> list[Entry]:
 def _has_splits_within(folders: Folders) -> bool:
     """Whether each class's folder holds its splits: class/train/..., class/test/...; others in it are no splits."""
     classes = [set(_by_first(part)) for folder, part in folders.items() if not _is_aside(folder)]
-    inner = {_role(folder) for within in classes for folder in within}
+    inner = {role_of(folder) for within in classes for folder in within}
     bare = {said for said in inner if said is not None and not said[1]}
     alone = inner == bare and not any(len(parts) == 1 for part in folders.values() for parts, _ in part)
     return len(classes) > 1 and ("train", ()) in bare and len(bare) > 1 and (alone or all(map(_are_splits, classes)))
@@ -138,7 +138,7 @@ def _has_splits_within(folders: Folders) -> bool:
 def _are_splits(folders: Iterable[str]) -> bool:
     """Whether folders of these names are training images and others, of the same other words."""
     roles: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for said in map(_role, folders):
+    for said in map(role_of, folders):
         if said is not None:
             roles[said[1]].add(said[0])
     return any("train" in found and len(found) > 1 for found in roles.values())
@@ -149,7 +149,7 @@ def _splits_first(name: str, folders: Folders) -> tuple[Folders, list[str]]:
     aside = sorted(folder for folder in folders if not _are_splits(_by_first(folders[folder])) and _is_aside(folder))
     inner = ((folder, parts, file) for folder, part in folders.items() if folder not in aside for parts, file in part)
     turned = _by_first(((parts[0], folder, *parts[1:]), file) for folder, parts, file in inner if len(parts) > 1)
-    classes = _by_first(entry for folder, part in turned.items() if _role(folder) == ("train", ()) for entry in part)
+    classes = _by_first(entry for folder, part in turned.items() if role_of(folder) == ("train", ()) for entry in part)
     notes = [_left_out(name, "its classes", aside)] * bool(aside)
     return turned, notes + _same_within(name, classes)
 
@@ -181,7 +181,7 @@ def _splits_by_name(name: str, folders: Folders) -> dict[str, list[str]]:
     """
     groups: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for folder in sorted(folders):
-        said = _role(folder)
+        said = role_of(folder)
         if said is not None:
             groups[said[1]][said[0]].append(folder)
     for group in groups.values():
@@ -209,7 +209,7 @@ def _are_classes(name: str, folders: Folders, splits: dict[str, list[str]]) -> b
         if suspects:
             raise _ambiguous(name, suspects)
         return True
-    strangers = [folder for folder in others if not _is_aside(folder) and _role(folder) is None]
+    strangers = [folder for folder in others if not _is_aside(folder) and role_of(folder) is None]
     if not nested.issuperset(splits["train"]):
         if nested.intersection(strangers):
             raise _ambiguous(name, used)
