@@ -1,6 +1,7 @@
 """Which images are trained on and which tested on: settled by what they are, recorded, and found again."""
 
 import json
+import shutil
 import unicodedata
 import zipfile
 from hashlib import blake2b
@@ -210,6 +211,23 @@ def test_an_image_that_moved_from_train_to_test_is_counted(tmp_path):
     assert changes_since(load_dataset(root), record) == []
     (root / "train/a/5.png").rename(root / "test/a/5.png")
     assert changes_since(load_dataset(root), record)[-1].startswith("1 of the 7 images that are tested on were trained")
+
+
+def test_images_that_were_copied_from_train_to_test_are_counted(tmp_path):
+    root = tmp_path / "set"
+    for role, base in (("train", 0), ("test", 100)):
+        for number, name in enumerate(["a/0", "a/1", "a/2", "b/3", "b/4", "b/5"][: 6 if role == "train" else 4]):
+            (root / role / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (2, 2), base + number).save(root / role / f"{name}.bmp")
+    (root / "test/a/2.bmp").unlink()
+    record = record_of(load_dataset(root))  # of pairs of the same names and sizes
+    assert changes_since(load_dataset(root), record) == []
+    for name in ("a/2", "b/4"):
+        shutil.copy(root / f"train/{name}.bmp", root / f"test/{name}.bmp")
+    Image.new("L", (2, 2), 200).save(root / "test/b/5.bmp")  # another image of the name and size of one to train on
+    added, seen = changes_since(load_dataset(root), record)
+    assert added == "set has changed since the model was trained: 3 images were added"
+    assert seen.startswith("2 of the 6 images that are tested on were trained on")
 
 
 def test_images_that_lie_on_both_sides_are_counted(tmp_path):

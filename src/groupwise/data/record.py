@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groupwise.data.dataset import IDENTITY_BITS, Dataset, Identities, Split, SplitRule
 from groupwise.data.images import BrokenImage
@@ -90,10 +91,10 @@ def divided_as_before(dataset: Dataset, record: SplitRecord) -> Dataset:
 
 
 def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
-    """Return sentences on what is other than when the network was trained.
+    """Return sentences on what is other than when the network was trained; read what may have been copied.
 
     They count the images that came and went, and those that are tested on although they were trained on: moved from
-    one side to the other, or tested on by request.
+    one side to the other, copied, or tested on by request.
     """
     now = {side: split.identities() for side in SIDES if (split := getattr(dataset, side)) is not None}
     said = []
@@ -108,21 +109,31 @@ def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
         said.append(f"{dataset.name} is new to the model: by their {known}, none of its images was trained on")
     # An image of the same class, name and size may lie on either side from the beginning.
     seen = np.isin(now["test"], record.trained) & ~np.isin(now["test"], record.images["test"])
-    seen &= ~np.isin(now["test"], now["train"])
-    if seen.any():
-        count = f"{seen.sum():,} of the {len(seen):,} images that are tested on"
+    # What is still trained on was copied, or is another image of the same name and size.
+    doubtful = seen & np.isin(now["test"], now["train"])
+    count_seen = (seen & ~doubtful).sum() + _copies(dataset, np.flatnonzero(doubtful))
+    if count_seen:
+        count = f"{count_seen:,} of the {len(seen):,} images that are tested on"
         said.append(f"{count} were trained on: the accuracy is no measure of what the model does with new images")
     return said
 
 
 def copies_in(dataset: Dataset) -> list[str]:
     """Return a sentence if images of the data set's own test are among those to train on; read those that may be."""
-    places = dict(zip(dataset.train.identities().tolist(), range(len(dataset.train)), strict=True))
-    pairs = [(index, places.get(identity)) for index, identity in enumerate(dataset.test.identities().tolist())]
-    count = sum(_is_copy(dataset, index, place) for index, place in pairs if place is not None)
+    count = _copies(dataset, np.arange(len(dataset.test)))
     if not count:
         return []
     return [f"{count:,} of the {len(dataset.test):,} images to test on are also among those to train on"]
+
+
+def _copies(dataset: Dataset, tested: NDArray[np.intp]) -> int:
+    """Return how many of these test images are also among those to train on."""
+    if not len(tested):
+        return 0
+    places = dict(zip(dataset.train.identities().tolist(), range(len(dataset.train)), strict=True))
+    pairs = [(index, places.get(identity)) for index, identity in enumerate(dataset.test.identities().tolist())]
+    chosen = [pairs[index] for index in tested]
+    return sum(_is_copy(dataset, index, place) for index, place in chosen if place is not None)
 
 
 def _is_copy(dataset: Dataset, tested: int, trained: int) -> bool:
