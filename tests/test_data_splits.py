@@ -1,7 +1,10 @@
 """Which images are trained on and which tested on: settled by what they are, recorded, and found again."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import unicodedata
 import zipfile
 from hashlib import blake2b
@@ -109,6 +112,31 @@ def test_a_zip_of_macos_has_utf_8_names_without_the_flag(tmp_path):
             content[start + flags + 1] &= ~8
     path.write_bytes(content)
     assert load_dataset(path).class_names == ("cafe", f"t{E_ACUTE}")
+
+
+KNOWN = """
+import sys
+from groupwise.data import load_dataset
+from groupwise.data.record import record_of
+dataset = load_dataset(sys.argv[1])
+print(ascii((dataset.class_names, dataset.test.names, dataset.notes, record_of(dataset).as_dict())))
+"""
+
+
+def test_the_locale_does_not_matter(tmp_path):
+    """A process may take names of UTF-8 for bytes that are no characters."""
+    names = [f"caf{E_ACUTE}/{number}{E_ACUTE}.png" for number in range(20)] + [f"tea/{n}.png" for n in range(20)]
+    root = write(tmp_path / "photos", [*names, f"t{E_ACUTE}/clip.txt"])
+    if sys.platform == "linux":  # bytes that are no UTF-8 beside some that are
+        (root / os.fsdecode(b"tea/\xe9_\xc3\xa9.png")).write_bytes(b"x")
+    dataset = load_dataset(root)
+    expected = ascii((dataset.class_names, dataset.test.names, dataset.notes, record_of(dataset).as_dict()))
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", KNOWN, str(root)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (run.stdout.strip(), run.stderr) == (expected, "")
+    assert dataset.class_names == (f"caf{E_ACUTE}", "tea")
+    assert f"'t{E_ACUTE}'" in dataset.notes[0]
 
 
 def test_every_class_has_images_on_either_side_if_it_has_two(tmp_path):

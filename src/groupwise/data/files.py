@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -114,6 +115,27 @@ def files_in_zip(path: Path) -> ImageFiles:
             raise BrokenImage(name, f"damaged in the zip file ({error})") from error
 
     return _sorted_out(members, read, lambda name: members[name].file_size, lambda name: archive.open(members[name]))
+
+
+def with_utf8_names(files: ImageFiles) -> ImageFiles:
+    """The same files by the names that they have where names are UTF-8, whatever the locale takes them for."""
+    written = {_in_utf8(name): name for name in (*files.names, *files.left_out) if not name.isascii()}
+    return ImageFiles(
+        sorted(map(_in_utf8, files.names)),
+        lambda name: files.read(written.get(name, name)),
+        lambda name: files.size(written.get(name, name)),
+        sorted(map(_in_utf8, files.left_out)),
+    )
+
+
+def _in_utf8(name: str) -> str:
+    """A name that `os.fsdecode` gave, from its bytes; what is no UTF-8 in it as `os.fsdecode` has that."""
+    if name.isascii():
+        return name
+    try:
+        return os.fsencode(name).decode("utf-8", sys.getfilesystemencodeerrors())
+    except UnicodeError:
+        return name
 
 
 def _walk(folder: Path, prefix: str, recursive: bool, visited: set[Path]) -> Iterator[str]:

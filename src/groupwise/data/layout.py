@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from groupwise.data.classes import normal_form, some
 from groupwise.errors import UserError
+from groupwise.texts import quoted
 
 # A file by its path's parts below a folder, and its whole name.
 Entry: TypeAlias = tuple[tuple[str, ...], str]
@@ -63,7 +64,7 @@ def find_layout(name: str, entries: list[Entry]) -> Layout:
         folders, notes = _splits_first(name, folders)
         splits = _splits_by_name(name, folders)
     elif not splits and (holder := _holder_of_splits(name, folders)):
-        notes = [_left_out(name, f"{holder!r}, which holds its splits", set(folders) - {holder})]
+        notes = [_left_out(name, f"{quoted(holder)}, which holds its splits", set(folders) - {holder})]
         layout = find_layout(name, folders[holder])
         return Layout(layout.by_role, notes + layout.notes)
     folders = {folder: _below_same_role(folder, part) for folder, part in folders.items()}

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from groupwise.data.files import OTHER_PICTURE_SUFFIXES, ImageFiles, suffix_of, tells_nothing
 from groupwise.data.layout import role_of
 from groupwise.errors import UserError
+from groupwise.texts import quoted
 
 LARGEST_SHARE = 0.1
 NAMED_FOLDERS = 5
@@ -111,7 +112,7 @@ def _counts(lost: Mapping[str, Sequence[str]], class_sizes: Mapping[str, int]) -
     texts = []
     for folder, names in list(lost.items())[:NAMED_FOLDERS]:
         total = class_sizes.get(folder, 0) + len(names)
-        texts.append(kinds(names) + (f" in {folder!r} (of {total} files)" if folder else " elsewhere"))
+        texts.append(kinds(names) + (f" in {quoted(folder)} (of {total} files)" if folder else " elsewhere"))
     more = len(lost) - NAMED_FOLDERS
     return "; ".join(texts) + (f"; and more in {more} other folders" if more > 0 else "")
 
