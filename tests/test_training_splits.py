@@ -62,7 +62,8 @@ def test_a_run_keeps_its_split_when_the_data_grow(
 
     code, output, _ = run(capsys, "train", "photos", "--output", "run", "--resume")
     assert code == 0
-    assert "15 images were added to photos since: left out" in output
+    announced = f"{len(split.train)} images to train on, {len(split.test)} to test on"
+    assert " ".join(output.split()).index(announced) < output.index("15 images were added to photos since: left out")
     assert json.loads(Path("run/summary.json").read_text())["test_images"] == len(split.test)
 
     # Another run from these weights: the split stays theirs, unless another one is asked for, and is said to be wrong.

@@ -1,7 +1,7 @@
 """train(): from a plan and a data set to the folder of a run."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,7 +86,15 @@ def read_plan(output: Path) -> Plan:
     return Plan.of(read_json(folder.recipe))
 
 
-def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, console: Console) -> RunSummary:
+def train(
+    plan: Plan,
+    dataset: Dataset,
+    output: Path,
+    *,
+    resume: bool = False,
+    console: Console,
+    announce: Callable[[Dataset], object] | None = None,
+) -> RunSummary:
     """Train a network and leave all there is to know about it in a folder.
 
     Args:
@@ -96,6 +104,8 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
         resume: go on after the last finished epoch of the run in `output`. The result is that of a training
             without interruption, where the plan is the same.
         console: where progress is shown.
+        announce: called before anything is shown with the data set as this run has it: one that is resumed keeps to the
+            images that it began with.
 
     Returns:
         The summary, also written to the folder.
@@ -110,14 +120,23 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     folder = RunFolder(output)
     folder.open(resume)
     with folder.at_work():
-        return _train(plan, dataset, folder, resume, console)
+        return _train(plan, dataset, folder, resume, console, announce)
 
 
-def _train(plan: Plan, dataset: Dataset, folder: RunFolder, resume: bool, console: Console) -> RunSummary:
+def _train(
+    plan: Plan,
+    dataset: Dataset,
+    folder: RunFolder,
+    resume: bool,
+    console: Console,
+    announce: Callable[[Dataset], object] | None,
+) -> RunSummary:
     if dataset.channels > plan.channels:
         raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
     dataset = with_classes(dataset, plan.class_names)
     dataset, record, notes = (_held if resume else _recorded)(plan, dataset, folder)
+    if announce is not None:
+        announce(dataset)
     for text in notes:
         say(console, text)
     set_seed(plan.seed)
