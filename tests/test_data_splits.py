@@ -287,7 +287,36 @@ def test_a_run_goes_on_with_the_images_it_began_with(tmp_path):
     (root / dataset.train.names[0]).unlink()
     with pytest.raises(UserError, match="photos lacks 1 of the run's images to train on: put them back, or begin"):
         held_to(load_dataset(root), record)
+
+
+def test_what_could_not_be_read_may_be_repaired_or_removed(tmp_path):
+    root = photos(tmp_path / "photos", range(20))
+    dataset = load_dataset(root)
+    broken = [3, 8, 11]
+    whole = record_of(dataset)
+    record = SplitRecord.of(json.loads(json.dumps(whole.as_read(dataset.train, broken, is_first=True).as_dict())))
+    identities = dataset.train.identities()
+    assert set(record.unread) == set(identities[broken])
+    assert set(record.trained) == set(identities) - set(identities[broken])
+    assert changes_since(load_dataset(root), record) == held_to(load_dataset(root), record)[1] == []
+    removed, repaired, unchanged = (dataset.train.names[place] for place in broken)
+    (root / removed).unlink()
+    (root / repaired).write_bytes(b"whole again")
+    held, said = held_to(load_dataset(root), record)
+    assert [text.split(":")[0] for text in said] == ["1 image was added to photos since"]
+    assert set(held.train.names) == set(dataset.train.names) - {removed, repaired}
+    assert len(held.train) == len(dataset.train)  # an epoch has as many steps as before
+    # The one that is still there may be readable now; what was read before stays recorded as trained on.
+    again = record.as_read(held.train, [0, held.train.names.index(unchanged)], is_first=False)
+    assert (set(again.trained), set(again.unread)) == (set(record.trained), set(record.unread))
+    again = record.as_read(held.train, [], is_first=False)
+    assert set(again.trained) == {*record.trained, identities[broken[2]]}
+    assert len(held_to(load_dataset(root), again)[0].train) == len(dataset.train)
+
+
+def test_a_run_keeps_to_its_own_splits(tmp_path):
     own = write(tmp_path / "own", [f"{role}/{c}/0.png" for role in ("train", "val", "test") for c in "ab"])
+    record = record_of(load_dataset(photos(tmp_path / "photos", range(20))))
     with pytest.raises(UserError, match="other splits of its own"):
         held_to(load_dataset(own), record)
     kept, said = held_to(load_dataset(own), record_of(load_dataset(own)))

@@ -83,6 +83,32 @@ def test_a_run_keeps_its_split_when_the_data_grow(
     assert "cannot go on with them" in refusal(capsys, "train", "photos", "--output", "run", "--resume")
 
 
+@pytest.mark.parametrize("cache", ["auto", False])
+def test_a_run_goes_on_when_its_broken_images_are_repaired_or_removed(
+    tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, cache: Any
+) -> None:
+    root = bars.write_classes(tmp_path / "photos", range(20))
+    names = load_dataset(root).train.names
+    if cache is False:
+        monkeypatch.setattr("groupwise.data.samples.free_memory", lambda: 0)
+    damaged = [root / names[place] for place in (1, len(names) // 2, len(names) - 1)]
+    whole = damaged[0].read_bytes()
+    for path in damaged:
+        path.write_bytes(whole[:40])
+    settings = ("--model", tiny, "--recipe", "digits", "--batch-size", len(names) // 6, "--epochs", 1)
+    assert run(capsys, "train", root, *settings, "--output", tmp_path / "run")[0] == 0
+    record = recorded(str(tmp_path / "run"))
+    assert (len(record.trained), len(record.unread)) == (len(names) - 3, 3)
+    model = load_network(tmp_path / "run/last.keras")
+    assert SplitRecord.of(model.metadata["split"]).as_dict() == record.as_dict()
+    damaged[0].write_bytes(whole)
+    damaged[1].unlink()
+    for epochs in (2, 3):
+        resume = ("train", root, "--output", tmp_path / "run", "--resume", "--epochs", epochs)
+        assert run(capsys, *resume)[0] == 0
+        assert recorded(str(tmp_path / "run")).as_dict() == record.as_dict()
+
+
 def test_a_resumed_run_finds_its_classes_by_name(tiny: str, tmp_path: Path, capsys: Any) -> None:
     root = bars.write_classes(tmp_path / "photos", range(10))
     plan = make_plan(load_dataset(root), "photos", bars.recipe(epochs=1))

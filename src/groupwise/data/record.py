@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,21 +26,42 @@ class SplitRecord:
         rule: that divided the images; None where the data set had test images of its own.
         images: "train", "test" and perhaps "validation" to the identities of their images, sorted.
         earlier: of what the weights that training began with had been trained on.
+        unread: of images to train on that could not be read, so that they were not; sorted.
     """
 
     rule: SplitRule | None
     images: Mapping[str, Identities]
     earlier: Identities = field(default_factory=lambda: NONE)
+    unread: Identities = field(default_factory=lambda: NONE)
 
     @property
     def trained(self) -> Identities:
         """The identities of all images that the network has learnt from."""
         return np.union1d(self.images["train"], self.earlier)
 
+    def as_read(self, split: Split, broken: Sequence[int], is_first: bool) -> "SplitRecord":
+        """Return the record with what could not be read apart: such files may be repaired or removed.
+
+        Args:
+            split: what is trained on.
+            broken: the places in it of the images that could not be read.
+            is_first: whether nothing was trained on before; otherwise images that were unread so far may still be so,
+                and no others.
+        """
+        train = np.concatenate([self.images["train"], self.unread])
+        found = split.take(np.array(broken, np.intp)).identities()
+        gone = np.setdiff1d(self.unread, split.identities()) if len(self.unread) else NONE
+        is_unread = np.isin(train, np.concatenate([found, gone]))
+        if not is_first:
+            is_unread &= np.isin(train, self.unread)
+        return replace(
+            self, images={**self.images, "train": np.sort(train[~is_unread])}, unread=np.sort(train[is_unread])
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON, six bytes an image in base 64."""
         rule = None if self.rule is None else {"seed": self.rule.seed, "test_fraction": self.rule.share}
-        sides = {**self.images, "earlier": self.earlier}
+        sides = {**self.images, "earlier": self.earlier, "unread": self.unread}
         return {
             "rule": rule,
             "counts": {side: len(images) for side, images in sides.items()},
@@ -53,10 +74,10 @@ class SplitRecord:
         try:
             rule = content["rule"]
             sides = {side: _decoded(text) for side, text in content["images"].items()}
-            earlier, train, test = sides.pop("earlier"), sides["train"], sides["test"]
+            earlier, train, test = sides["earlier"], sides["train"], sides["test"]
             images = {**{side: sides[side] for side in SIDES if side in sides}, "train": train, "test": test}
             rule = None if rule is None else SplitRule(int(rule["seed"]), float(rule["test_fraction"]))
-            return SplitRecord(rule, images, earlier)
+            return SplitRecord(rule, images, earlier, sides.get("unread", NONE))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"the record of the images that were trained on is damaged ({error!r})") from error
 
@@ -98,7 +119,7 @@ def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
     """
     now = {side: split.identities() for side in SIDES if (split := getattr(dataset, side)) is not None}
     said = []
-    everything, recorded = np.concatenate(list(now.values())), np.concatenate(list(record.images.values()))
+    everything, recorded = np.concatenate(list(now.values())), np.concatenate([*record.images.values(), record.unread])
     if np.isin(record.images["train"], everything).any():
         added, removed = _beyond(everything, recorded), _beyond(recorded, everything)
         if added or removed:
@@ -146,6 +167,8 @@ def _is_copy(dataset: Dataset, tested: int, trained: int) -> bool:
 def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
     """Return a data set with the recorded images alone, on their sides, and sentences on what is other.
 
+    Where images that could not be read are gone others stand twice, as they did in their place: epochs stay as long.
+
     Raises:
         UserError: images to train on are gone, all of a side are, or the data set's own splits are others.
     """
@@ -155,11 +178,12 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
         raise UserError(f"{dataset.name} has other splits of its own than when the run began: {again}")
     kept: dict[str, Split] = {}
     gone = {}
-    for side, images in record.images.items():
+    sides = {**record.images, "train": np.concatenate([record.images["train"], record.unread])}
+    for side, images in sides.items():
         split: Split = getattr(dataset, side) if dataset.undivided is None else dataset.undivided
         identities = split.identities()
         kept[side] = split.take(np.flatnonzero(np.isin(identities, images)))
-        gone[side] = _beyond(images, identities)
+        gone[side] = _beyond(record.images[side], identities)
         if not len(kept[side]):
             raise UserError(f"{dataset.name} holds none of the run's {side} images any more: {again}")
     if gone["train"]:
@@ -172,7 +196,9 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
         said.append(f"{_counted(added, 'added to')} {dataset.name} since: left out; to train on all, {again}")
     if removed:
         said.append(f"{_counted(removed, 'removed from')} {dataset.name} since, which were tested on")
-    held = replace(dataset, train=kept["train"], test=kept["test"], validation=kept.get("validation"))
+    length = max(len(sides["train"]), len(kept["train"]))
+    train = kept["train"].take(np.resize(np.arange(len(kept["train"])), length))
+    held = replace(dataset, train=train, test=kept["test"], validation=kept.get("validation"))
     return replace(held, rule=record.rule or dataset.rule), said
 
 

@@ -175,7 +175,6 @@ def _held(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, Spl
 def _prepare(plan: Plan, dataset: Dataset, record: SplitRecord, folder: RunFolder, console: Console) -> _Session:
     recipe = plan.recipe
     network = build_network(plan)
-    network.metadata[SPLIT] = record.as_dict()
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
     batches = make_batches(
@@ -212,7 +211,7 @@ def _begin(session: _Session) -> int:
     if plan.weights is not None:
         taken = start_from(session.network, plan.weights)
         print_lines(session.console, {"weights": taken})
-    write_json(folder.split, session.record.as_dict())
+    _write_record(session)
     write_json(folder.recipe, plan.as_dict())
     write_json(folder.environment, environment(keras.backend.backend()))
     return 0
@@ -232,9 +231,18 @@ def _restore(session: _Session) -> int:
     session.rows.extend(row for row in folder.read_metrics() if row["epoch"] <= done // steps)
     if done // steps < session.plan.recipe.epochs:
         # It may go on beyond an end that it had reached.
+        _write_record(session)
         write_json(folder.recipe, session.plan.as_dict())
         folder.summary.unlink(missing_ok=True)
     return done // steps
+
+
+def _write_record(session: _Session) -> None:
+    """Write down which images are trained on: not those that turned out to be broken."""
+    is_first = not session.rows
+    record = session.record.as_read(session.dataset.train, session.batches.broken_places, is_first)
+    session.network.metadata[SPLIT] = record.as_dict()
+    write_json(session.folder.split, session.network.metadata[SPLIT])
 
 
 def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
@@ -246,6 +254,10 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
     steps = len(batches)
     bar = ProgressBar(session.console, recipe.epochs, steps, first_epoch * steps)
     interruption = session.interruption
+    # Images that do not fit into memory are read in the first epoch, and not before.
+    recorder = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: _write_record(session) if epoch == first_epoch else None
+    )
     bookkeeper = Bookkeeper(folder, recipe, session.plan.seed, batches, session.judge, bar, interruption, session.rows)
     with interruption, bar:
         session.network.fit(
@@ -254,7 +266,7 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
             initial_epoch=first_epoch,
             shuffle=False,
             verbose=0,
-            callbacks=[bookkeeper],
+            callbacks=[recorder, bookkeeper],
         )
     return bookkeeper.evaluation
 
