@@ -169,7 +169,7 @@ def test_arrays_are_known_by_their_pixels(tmp_path):
 def test_a_record_is_data_for_json(tmp_path):
     record = record_of(load_dataset(photos(tmp_path / "photos", range(20)), seed=5))
     text = json.dumps(record.as_dict())
-    back = SplitRecord.of(json.loads(text))
+    back = SplitRecord.of(json.loads(text), "split.json", "")
     assert back.rule == SplitRule(5, 0.2)
     for side in ("train", "test"):
         np.testing.assert_array_equal(back.images[side], record.images[side])
@@ -177,8 +177,8 @@ def test_a_record_is_data_for_json(tmp_path):
     assert len(text) < 20 * 2 * 9 + 200
     damaged: list[Any] = [{}, [], {"rule": None, "images": {"train": "AAAA"}}, {"rule": None, "images": 1}]
     for damage in damaged:
-        with pytest.raises(UserError, match="is damaged"):
-            SplitRecord.of(damage)
+        with pytest.raises(UserError, match=r"^split\.json: .* is damaged: remove it$"):
+            SplitRecord.of(damage, "split.json", "remove it")
 
 
 def test_data_that_changed_are_divided_as_before_and_it_is_said(tmp_path):
@@ -294,7 +294,9 @@ def test_what_could_not_be_read_may_be_repaired_or_removed(tmp_path):
     dataset = load_dataset(root)
     broken = [3, 8, 11]
     whole = record_of(dataset)
-    record = SplitRecord.of(json.loads(json.dumps(whole.as_read(dataset.train, broken, is_first=True).as_dict())))
+    record = SplitRecord.of(
+        json.loads(json.dumps(whole.as_read(dataset.train, broken, is_first=True).as_dict())), "", ""
+    )
     identities = dataset.train.identities()
     assert set(record.unread) == set(identities[broken])
     assert set(record.trained) == set(identities) - set(identities[broken])

@@ -41,7 +41,7 @@ def test_a_run_keeps_its_split_when_the_data_grow(
     split = load_dataset("photos", seed=3)
     record = recorded("run")
     assert len(record.images["train"]) == len(split.train)
-    assert SplitRecord.of(load_network("run/best.keras").metadata["split"]).rule == record.rule
+    assert SplitRecord.of(load_network("run/best.keras").metadata["split"], "", "").rule == record.rule
     result, errors = evaluated(capsys, "run", "photos")
     assert (result["images"], errors) == (len(split.test), "")
 
@@ -74,7 +74,14 @@ def test_a_run_keeps_its_split_when_the_data_grow(
     assert "images that are tested on were trained on" in run(capsys, *begin, "--seed", 5, "--output", "third")[1]
     assert np.isin(record.images["train"], recorded("third").trained).all()
 
-    Path("run/split.json").unlink()
+    for damage in ("{", "[]", '{"rule": 0}'):
+        Path("run/split.json").write_text(damage)
+        for command in (("evaluate", "run", "photos"), ("train", "photos", "--output", "run", "--resume")):
+            said = refusal(capsys, *command)
+            assert f"{Path('run/split.json')}" in said
+            assert "remove that file, since last.keras holds the record, too" in said
+    Path("run/split.json").unlink()  # which is what it says
+    assert recorded("run").rule == record.rule
     model = load_network("run")
     del model.metadata["split"]
     model.save("run/last.keras")
@@ -100,7 +107,7 @@ def test_a_run_goes_on_when_its_broken_images_are_repaired_or_removed(
     record = recorded(str(tmp_path / "run"))
     assert (len(record.trained), len(record.unread)) == (len(names) - 3, 3)
     model = load_network(tmp_path / "run/last.keras")
-    assert SplitRecord.of(model.metadata["split"]).as_dict() == record.as_dict()
+    assert SplitRecord.of(model.metadata["split"], "", "").as_dict() == record.as_dict()
     damaged[0].write_bytes(whole)
     damaged[1].unlink()
     for epochs in (2, 3):

@@ -69,8 +69,17 @@ class SplitRecord:
         }
 
     @staticmethod
-    def of(content: Any) -> "SplitRecord":
-        """Return the record that `as_dict` gave. Raises UserError where it is damaged."""
+    def of(content: Any, place: str, remedy: str) -> "SplitRecord":
+        """Return the record that `as_dict` gave.
+
+        Args:
+            content: what `as_dict` gave.
+            place: where it was found.
+            remedy: what can be done where it is damaged.
+
+        Raises:
+            UserError: it is.
+        """
         try:
             rule = content["rule"]
             sides = {side: _decoded(text) for side, text in content["images"].items()}
@@ -79,7 +88,9 @@ class SplitRecord:
             rule = None if rule is None else SplitRule(int(rule["seed"]), float(rule["test_fraction"]))
             return SplitRecord(rule, images, earlier, sides.get("unread", NONE))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UserError(f"the record of the images that were trained on is damaged ({error!r})") from error
+            raise UserError(
+                f"{place}: the record in it of the images that were trained on is damaged: {remedy}"
+            ) from error
 
 
 def _encoded(identities: Identities) -> str:
