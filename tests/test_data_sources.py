@@ -208,6 +208,30 @@ def test_what_is_left_out_is_said(tmp_path, others, note):
     assert (note is None and not dataset.notes) or (len(dataset.notes) == 1 and note in dataset.notes[0])
 
 
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    ("layout", "others", "named"),
+    [
+        ({"cat": 2, "dog": 2}, ("owl/",), "'owl'"),
+        ({"x/cat": 2, "x/dog": 2}, ("x/owl/", "x/emu/", "x/emu/.hidden"), "'x/emu', 'x/owl'"),
+        ({"train/cat": 2, "train/dog": 2}, ("test/", "test/cat/", "test/dog/"), "'test'"),
+        ({"cat": 2, "dog": 2}, ("cat/", "cat/deep/", ".git/", "__MACOSX/"), None),
+    ],
+)
+def test_empty_folders_are_named(tmp_path, write, layout, others, named):
+    files = files_of(layout) | {name: b"" for name in others if not name.endswith("/")}
+    if write is write_zip:
+        source = write(tmp_path, files | dict.fromkeys(others, b""))
+    else:
+        source = write(tmp_path / "set", files)
+        for name in others:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith("/"):
+                (source / name).mkdir(exist_ok=True)
+    notes = load_dataset(source).notes
+    assert notes == ((f"{source.name}: left out, since empty: {named}",) if named else ())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no named pipes among files, and links need a privilege")
 def test_what_is_no_file_is_a_broken_image(tmp_path):
     write_folder(tmp_path, files_of({"cat": 2, "dog": 2, "dog/folder.png": 1}))

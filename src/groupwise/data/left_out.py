@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
+from groupwise.data.classes import some
 from groupwise.data.files import OTHER_PICTURE_SUFFIXES, ImageFiles, suffix_of, tells_nothing
 from groupwise.data.layout import role_of
 from groupwise.errors import UserError
@@ -71,7 +72,16 @@ def check_left_out(name: str, files: ImageFiles, class_sizes: Mapping[str, int])
     beside = [image for image in files.names if PurePosixPath(image).parent in places]
     if beside:
         notes.append(f"{name}: left out, since in no class's folder: {kinds(beside)}")
+    empty = _empty(files, class_sizes)
+    if empty:
+        notes.append(f"{name}: left out, since empty: {some(empty)}")
     return notes
+
+
+def _empty(files: ImageFiles, class_sizes: Mapping[str, int]) -> list[str]:
+    """The empty folders beside those of classes and of splits."""
+    places, is_split = _places(class_sizes), _lost_splits(files.names)
+    return [name for name in files.empty if (path := PurePosixPath(name)).parent in places or is_split(path)]
 
 
 def _by_folder(files: ImageFiles, class_sizes: Mapping[str, int]) -> dict[str, list[str]]:
