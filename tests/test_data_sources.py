@@ -383,6 +383,7 @@ LABELS = np.array([0, 1] * 4)
         (IMAGES, LABELS[:, None] + 5, ("5", "6")),
         (IMAGES, np.eye(2)[LABELS], ("0", "1")),
         (IMAGES, np.array(["cat", "dog"])[LABELS], ("cat", "dog")),
+        (IMAGES, np.array([b"caf\xe9", b"caf\xc3\xa9"])[LABELS][:, None], ("caf\\xe9", "caf\u00e9")),
         (IMAGES.transpose(0, 3, 1, 2), LABELS, ("0", "1")),
         (IMAGES / np.float32(255), LABELS, ("0", "1")),
         (IMAGES.astype(np.int64), LABELS.astype(float), ("0", "1")),
