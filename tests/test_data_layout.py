@@ -137,6 +137,12 @@ def test_two_data_sets_in_one_are_named():
         ("Train dev bus", "taken for classes, not for splits, as the folders beside are: 'Train', 'dev'"),
         ("test bus/old bus/new car", "taken for classes, not for splits, as the folders beside are: 'test'"),
         ("test_tube beaker", None),
+        ("cat dog backup", "taken for classes, whatever their names say: 'backup'; take out what is none"),
+        (
+            "cat dog/x unlabeled_images",
+            "taken for classes, whatever their names say: 'unlabeled_images'; take out what is none",
+        ),
+        ("old_castle new_castle", None),
         ("cat dog", None),
         ("cat/x cat/y dog/x", None),
         (

@@ -112,6 +112,12 @@ def _is_aside(folder: str) -> bool:
     return bool(ASIDE & set(re.findall(r"[^\W\d_]+", normal_form(folder))))
 
 
+def _is_only_aside(folder: str) -> bool:
+    """Whether a folder's name says nothing else."""
+    words = set(re.findall(r"[^\W\d_]+", normal_form(folder)))
+    return bool(words & ASIDE) and words <= ASIDE | FILLERS | ROLES.keys()
+
+
 def _is_nested(part: list[Entry]) -> bool:
     return any(len(parts) > 1 for parts, _ in part)
 
@@ -232,6 +238,9 @@ def _layout_of_classes(name: str, folders: Folders) -> Layout:
     entries = [((folder, *parts), file) for folder, part in folders.items() for parts, file in part]
     bare = sorted(filter(_is_bare, folders))
     notes = [f"{name}: taken for classes, not for splits, as the folders beside are: {some(bare)}"] * bool(bare)
+    aside = sorted(filter(_is_only_aside, folders))
+    if aside:
+        notes.append(f"{name}: taken for classes, whatever their names say: {some(aside)}; take out what is none")
     return Layout({"train": entries}, notes + _same_within(name, folders))
 
 
