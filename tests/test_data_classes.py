@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupwise.data.classes import match_names
+from groupwise.data.classes import match_names, some
 from groupwise.errors import UserError
 
 
@@ -32,3 +32,8 @@ def test_classes_are_matched_by_name(names, known, places):
 def test_names_that_may_be_several_classes_are_refused(names, known, says):
     with pytest.raises(UserError, match=says):
         match_names(names, known)
+
+
+def test_names_are_shown_as_they_are():
+    shown = some(["\u00e9\u3000", "cat's", "\x1b[31m", "caf\udce9", "caf\udcc3\udca9", "more"])
+    assert shown == "'\u00e9\u3000', \"cat's\", '\\x1b[31m', 'caf\\xe9', 'caf\u00e9' and 1 more"

@@ -94,6 +94,42 @@ def test_splits_within_classes():
 
 
 @pytest.mark.parametrize(
+    ("strays", "note"),
+    [
+        ("a/unlabeled", "its splits, 'test', 'train': 'unlabeled'"),
+        ("a/train_old b/unlabeled", "its splits, 'test', 'train': 'train_old', 'unlabeled'"),
+        ("unlabeled", "its classes: 'unlabeled'"),
+        ("backup/x", "its classes: 'backup'"),
+    ],
+)
+def test_strays_within_and_beside_classes_of_splits_are_left_out_and_named(strays, note):
+    layout = find_layout("set", entries_of(f"a/train a/test b/train b/test {strays}"))
+    assert roles_of(layout) == {"train": {"a/train", "b/train"}, "test": {"a/test", "b/test"}}
+    assert layout.notes == [f"set: left out is what lies beside {note}"]
+
+
+@pytest.mark.parametrize(("root", "holder"), [("", "data"), ("top/", "data"), ("", "data/images")])
+@pytest.mark.parametrize(
+    ("strays", "named"),
+    [("extras", "'extras'"), ("sample/x", "'sample'"), ("backup/a x/y/z", "'backup', 'x'")],
+)
+def test_one_folder_that_holds_the_splits_is_looked_through(root, holder, strays, named):
+    splits = [f"{holder}/{role}/{name}" for role in ("train", "test") for name in ("cat", "dog")]
+    layout = find_layout("set", entries_of(" ".join([*splits, *strays.split()]), root))
+    assert roles_of(layout) == {
+        role: {f"{root}{holder}/{role}/{name}" for name in ("cat", "dog")} for role in ("train", "test")
+    }
+    assert layout.notes == [f"set: left out is what lies beside 'data', which holds its splits: {named}"]
+
+
+def test_two_data_sets_in_one_are_named():
+    layout = find_layout(
+        "set", entries_of(" ".join(f"{d}/{r}/{c}" for d in "xy" for r in ("train", "test") for c in "ab"))
+    )
+    assert layout.notes == ["set: its classes are 'x', 'y', not the folders in each: 'a', 'b'"]
+
+
+@pytest.mark.parametrize(
     ("folders", "note"),
     [
         ("train bus car", "taken for classes, not for splits, as the folders beside are: 'train'"),
@@ -101,6 +137,12 @@ def test_splits_within_classes():
         ("Train dev bus", "taken for classes, not for splits, as the folders beside are: 'Train', 'dev'"),
         ("test bus/old bus/new car", "taken for classes, not for splits, as the folders beside are: 'test'"),
         ("test_tube beaker", None),
+        ("cat dog backup", "taken for classes, whatever their names say: 'backup'; take out what is none"),
+        (
+            "cat dog/x unlabeled_images",
+            "taken for classes, whatever their names say: 'unlabeled_images'; take out what is none",
+        ),
+        ("old_castle new_castle", None),
         ("cat dog", None),
         ("cat/x cat/y dog/x", None),
         (
@@ -130,6 +172,11 @@ def test_classes_may_have_the_names_of_splits(folders, note):
         ),
         ("train/a train/b test", "its test folder holds images but no class folders"),
         ("train test unlabeled", "its test folder holds images but no class folders"),
+        ("a/train a/test b/train b/test a/extra", "are these splits or classes: 'test', 'train'"),
+        ("a/train a/test b/train b/test owl", "are these splits or classes: 'a/test', 'a/train', 'owl'"),
+        ("a/a_train a/a_test b/b_train b/b_test", "are these splits or classes: 'a/a_test', 'a/a_train'"),
+        ("set/train/a set/train/b set/test/a set/test/b a b", "classes: 'set/test', 'set/train', 'a', 'b'"),
+        ("set/train/a set/train/b set/test/a set/test/b x/a", "classes: 'set/test', 'set/train', 'x'"),
     ],
 )
 def test_what_may_be_either_is_refused(folders, says):

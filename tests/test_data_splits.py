@@ -1,6 +1,10 @@
 """Which images are trained on and which tested on: settled by what they are, recorded, and found again."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import unicodedata
 import zipfile
 from hashlib import blake2b
@@ -110,6 +114,31 @@ def test_a_zip_of_macos_has_utf_8_names_without_the_flag(tmp_path):
     assert load_dataset(path).class_names == ("cafe", f"t{E_ACUTE}")
 
 
+KNOWN = """
+import sys
+from groupwise.data import load_dataset
+from groupwise.data.record import record_of
+dataset = load_dataset(sys.argv[1])
+print(ascii((dataset.class_names, dataset.test.names, dataset.notes, record_of(dataset).as_dict())))
+"""
+
+
+def test_the_locale_does_not_matter(tmp_path):
+    """A process may take names of UTF-8 for bytes that are no characters."""
+    names = [f"caf{E_ACUTE}/{number}{E_ACUTE}.png" for number in range(20)] + [f"tea/{n}.png" for n in range(20)]
+    root = write(tmp_path / "photos", [*names, f"t{E_ACUTE}/clip.txt"])
+    if sys.platform == "linux":  # bytes that are no UTF-8 beside some that are
+        (root / os.fsdecode(b"tea/\xe9_\xc3\xa9.png")).write_bytes(b"x")
+    dataset = load_dataset(root)
+    expected = ascii((dataset.class_names, dataset.test.names, dataset.notes, record_of(dataset).as_dict()))
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", KNOWN, str(root)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (run.stdout.strip(), run.stderr) == (expected, "")
+    assert dataset.class_names == (f"caf{E_ACUTE}", "tea")
+    assert f"'t{E_ACUTE}'" in dataset.notes[0]
+
+
 def test_every_class_has_images_on_either_side_if_it_has_two(tmp_path):
     for number in range(40):  # of two to four images: the hash alone would leave half of the classes on one side
         dataset = load_dataset(photos(tmp_path / str(number), range(2 + number % 3), "abcd"), seed=number)
@@ -140,7 +169,7 @@ def test_arrays_are_known_by_their_pixels(tmp_path):
 def test_a_record_is_data_for_json(tmp_path):
     record = record_of(load_dataset(photos(tmp_path / "photos", range(20)), seed=5))
     text = json.dumps(record.as_dict())
-    back = SplitRecord.of(json.loads(text))
+    back = SplitRecord.of(json.loads(text), "split.json", "")
     assert back.rule == SplitRule(5, 0.2)
     for side in ("train", "test"):
         np.testing.assert_array_equal(back.images[side], record.images[side])
@@ -148,8 +177,8 @@ def test_a_record_is_data_for_json(tmp_path):
     assert len(text) < 20 * 2 * 9 + 200
     damaged: list[Any] = [{}, [], {"rule": None, "images": {"train": "AAAA"}}, {"rule": None, "images": 1}]
     for damage in damaged:
-        with pytest.raises(UserError, match="is damaged"):
-            SplitRecord.of(damage)
+        with pytest.raises(UserError, match=r"^split\.json: .* is damaged: remove it$"):
+            SplitRecord.of(damage, "split.json", "remove it")
 
 
 def test_data_that_changed_are_divided_as_before_and_it_is_said(tmp_path):
@@ -212,6 +241,23 @@ def test_an_image_that_moved_from_train_to_test_is_counted(tmp_path):
     assert changes_since(load_dataset(root), record)[-1].startswith("1 of the 7 images that are tested on were trained")
 
 
+def test_images_that_were_copied_from_train_to_test_are_counted(tmp_path):
+    root = tmp_path / "set"
+    for role, base in (("train", 0), ("test", 100)):
+        for number, name in enumerate(["a/0", "a/1", "a/2", "b/3", "b/4", "b/5"][: 6 if role == "train" else 4]):
+            (root / role / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (2, 2), base + number).save(root / role / f"{name}.bmp")
+    (root / "test/a/2.bmp").unlink()
+    record = record_of(load_dataset(root))  # of pairs of the same names and sizes
+    assert changes_since(load_dataset(root), record) == []
+    for name in ("a/2", "b/4"):
+        shutil.copy(root / f"train/{name}.bmp", root / f"test/{name}.bmp")
+    Image.new("L", (2, 2), 200).save(root / "test/b/5.bmp")  # another image of the name and size of one to train on
+    added, seen = changes_since(load_dataset(root), record)
+    assert added == "set has changed since the model was trained: 3 images were added"
+    assert seen.startswith("2 of the 6 images that are tested on were trained on")
+
+
 def test_images_that_lie_on_both_sides_are_counted(tmp_path):
     root = tmp_path / "set"
     for name, value in (("train/a/0", 0), ("train/a/1", 1), ("train/b/0", 2), ("test/a/0", 0), ("test/a/1", 9)):
@@ -241,7 +287,38 @@ def test_a_run_goes_on_with_the_images_it_began_with(tmp_path):
     (root / dataset.train.names[0]).unlink()
     with pytest.raises(UserError, match="photos lacks 1 of the run's images to train on: put them back, or begin"):
         held_to(load_dataset(root), record)
+
+
+def test_what_could_not_be_read_may_be_repaired_or_removed(tmp_path):
+    root = photos(tmp_path / "photos", range(20))
+    dataset = load_dataset(root)
+    broken = [3, 8, 11]
+    whole = record_of(dataset)
+    record = SplitRecord.of(
+        json.loads(json.dumps(whole.as_read(dataset.train, broken, is_first=True).as_dict())), "", ""
+    )
+    identities = dataset.train.identities()
+    assert set(record.unread) == set(identities[broken])
+    assert set(record.trained) == set(identities) - set(identities[broken])
+    assert changes_since(load_dataset(root), record) == held_to(load_dataset(root), record)[1] == []
+    removed, repaired, unchanged = (dataset.train.names[place] for place in broken)
+    (root / removed).unlink()
+    (root / repaired).write_bytes(b"whole again")
+    held, said = held_to(load_dataset(root), record)
+    assert [text.split(":")[0] for text in said] == ["1 image was added to photos since"]
+    assert set(held.train.names) == set(dataset.train.names) - {removed, repaired}
+    assert len(held.train) == len(dataset.train)  # an epoch has as many steps as before
+    # The one that is still there may be readable now; what was read before stays recorded as trained on.
+    again = record.as_read(held.train, [0, held.train.names.index(unchanged)], is_first=False)
+    assert (set(again.trained), set(again.unread)) == (set(record.trained), set(record.unread))
+    again = record.as_read(held.train, [], is_first=False)
+    assert set(again.trained) == {*record.trained, identities[broken[2]]}
+    assert len(held_to(load_dataset(root), again)[0].train) == len(dataset.train)
+
+
+def test_a_run_keeps_to_its_own_splits(tmp_path):
     own = write(tmp_path / "own", [f"{role}/{c}/0.png" for role in ("train", "val", "test") for c in "ab"])
+    record = record_of(load_dataset(photos(tmp_path / "photos", range(20))))
     with pytest.raises(UserError, match="other splits of its own"):
         held_to(load_dataset(own), record)
     kept, said = held_to(load_dataset(own), record_of(load_dataset(own)))

@@ -39,7 +39,7 @@ ALLOWED = {
     "pooling": {"spec", "native"},
     "tuning": {"errors", "files", "machine", "native"},
     "routing": {"spec", "tuning"},
-    "data": {"errors", "files", "machine"},
+    "data": {"errors", "files", "machine", "texts"},
     "report": {"errors", "files", "texts"},
     "hdf5": {"errors"},
     "sums": set(),

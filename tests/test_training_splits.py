@@ -41,7 +41,7 @@ def test_a_run_keeps_its_split_when_the_data_grow(
     split = load_dataset("photos", seed=3)
     record = recorded("run")
     assert len(record.images["train"]) == len(split.train)
-    assert SplitRecord.of(load_network("run/best.keras").metadata["split"]).rule == record.rule
+    assert SplitRecord.of(load_network("run/best.keras").metadata["split"], "", "").rule == record.rule
     result, errors = evaluated(capsys, "run", "photos")
     assert (result["images"], errors) == (len(split.test), "")
 
@@ -62,7 +62,8 @@ def test_a_run_keeps_its_split_when_the_data_grow(
 
     code, output, _ = run(capsys, "train", "photos", "--output", "run", "--resume")
     assert code == 0
-    assert "15 images were added to photos since: left out" in output
+    announced = f"{len(split.train)} images to train on, {len(split.test)} to test on"
+    assert " ".join(output.split()).index(announced) < output.index("15 images were added to photos since: left out")
     assert json.loads(Path("run/summary.json").read_text())["test_images"] == len(split.test)
 
     # Another run from these weights: the split stays theirs, unless another one is asked for, and is said to be wrong.
@@ -73,13 +74,46 @@ def test_a_run_keeps_its_split_when_the_data_grow(
     assert "images that are tested on were trained on" in run(capsys, *begin, "--seed", 5, "--output", "third")[1]
     assert np.isin(record.images["train"], recorded("third").trained).all()
 
-    Path("run/split.json").unlink()
+    for damage in ("{", "[]", '{"rule": 0}'):
+        Path("run/split.json").write_text(damage)
+        for command in (("evaluate", "run", "photos"), ("train", "photos", "--output", "run", "--resume")):
+            said = refusal(capsys, *command)
+            assert f"{Path('run/split.json')}" in said
+            assert "remove that file, since last.keras holds the record, too" in said
+    Path("run/split.json").unlink()  # which is what it says
+    assert recorded("run").rule == record.rule
     model = load_network("run")
     del model.metadata["split"]
     model.save("run/last.keras")
     _, errors = evaluated(capsys, "run", "photos")
     assert "run has no record of the images that it was trained on" in errors
     assert "cannot go on with them" in refusal(capsys, "train", "photos", "--output", "run", "--resume")
+
+
+@pytest.mark.parametrize("cache", ["auto", False])
+def test_a_run_goes_on_when_its_broken_images_are_repaired_or_removed(
+    tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, cache: Any
+) -> None:
+    root = bars.write_classes(tmp_path / "photos", range(20))
+    names = load_dataset(root).train.names
+    if cache is False:
+        monkeypatch.setattr("groupwise.data.samples.free_memory", lambda: 0)
+    damaged = [root / names[place] for place in (1, len(names) // 2, len(names) - 1)]
+    whole = damaged[0].read_bytes()
+    for path in damaged:
+        path.write_bytes(whole[:40])
+    settings = ("--model", tiny, "--recipe", "digits", "--batch-size", len(names) // 6, "--epochs", 1)
+    assert run(capsys, "train", root, *settings, "--output", tmp_path / "run")[0] == 0
+    record = recorded(str(tmp_path / "run"))
+    assert (len(record.trained), len(record.unread)) == (len(names) - 3, 3)
+    model = load_network(tmp_path / "run/last.keras")
+    assert SplitRecord.of(model.metadata["split"], "", "").as_dict() == record.as_dict()
+    damaged[0].write_bytes(whole)
+    damaged[1].unlink()
+    for epochs in (2, 3):
+        resume = ("train", root, "--output", tmp_path / "run", "--resume", "--epochs", epochs)
+        assert run(capsys, *resume)[0] == 0
+        assert recorded(str(tmp_path / "run")).as_dict() == record.as_dict()
 
 
 def test_a_resumed_run_finds_its_classes_by_name(tiny: str, tmp_path: Path, capsys: Any) -> None:

@@ -29,6 +29,17 @@ def printable(text: str, encoding: str | None = "utf-8") -> str:
     return _ON_A_LINE.sub(_escape, _decoded(text)).encode(encoding, "backslashreplace").decode(encoding)
 
 
+def quoted(text: str) -> str:
+    """Return a text in quotation marks as Python has them, its characters as they are where they can be shown.
+
+    Examples:
+        >>> print(quoted("\u732b"), quoted("cat's"))
+        '\u732b' "cat's"
+    """
+    mark = '"' if "'" in text and '"' not in text else "'"
+    return f"{mark}{printable(text)}{mark}"
+
+
 def json_text(content: Any, ascii_only: bool = False) -> str:
     r"""Return data as indented JSON that every reader takes: NaN and infinities are null, and all texts are valid.
 

@@ -141,10 +141,12 @@ def train(
         if epochs is not None:
             changes["epochs"] = epochs
         plan, dataset, folder = _planned(data, recipe, model, chosen, changes, arguments, weights, seed, backend)
-    _announce(console, plan, dataset, folder)
     from groupwise.training import train as run
 
-    summary = run(plan, dataset, folder, resume=resume, console=console)
+    def announce(dataset: "Dataset") -> None:
+        _announce(console, plan, dataset, folder)
+
+    summary = run(plan, dataset, folder, resume=resume, console=console, announce=announce)
     _conclude(console, summary, folder)
 
 

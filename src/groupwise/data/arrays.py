@@ -175,4 +175,6 @@ def _to_labels(name: str, labels: NDArray[Any]) -> NDArray[Any]:
         labels = labels[:, 0]
     if labels.ndim != 1 or (labels.dtype.kind not in "iuUS" and np.any(labels != np.rint(labels))):
         raise UserError(f"{name}: labels of shape {labels.shape} and type {labels.dtype} are not one class each")
-    return labels if labels.dtype.kind in "US" else labels.astype(np.int64)
+    if labels.dtype.kind == "S":
+        return np.char.decode(labels, "utf-8", "backslashreplace")
+    return labels if labels.dtype.kind == "U" else labels.astype(np.int64)

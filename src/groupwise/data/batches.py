@@ -135,6 +135,11 @@ class ImageBatches(keras.utils.PyDataset):
         return self._samples.broken
 
     @property
+    def broken_places(self) -> list[int]:
+        """The index in the split of every image found broken so far."""
+        return self._samples.broken_places
+
+    @property
     def seconds_working(self) -> float:
         """Processor time spent on making batches so far, all threads together, load() included."""
         return self._seconds_mixing + self._samples.seconds_working

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from groupwise.errors import UserError
+from groupwise.texts import quoted
 
 NAMED_IN_MESSAGE = 5
 
@@ -35,7 +36,7 @@ def some(names: Iterable[str]) -> str:
     """Return the first few names, quoted, and how many more there are."""
     shown = list(names)
     more = f" and {len(shown) - NAMED_IN_MESSAGE} more" if len(shown) > NAMED_IN_MESSAGE else ""
-    return ", ".join(map(repr, shown[:NAMED_IN_MESSAGE])) + more
+    return ", ".join(map(quoted, shown[:NAMED_IN_MESSAGE])) + more
 
 
 def match_names(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
@@ -59,7 +60,9 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
         for name in names:
             found = by_form.get(form(name), []) if name not in places else []
             if len(found) > 1:
-                raise UserError(f"the class {name!r} may be any of {some(known[place] for place in found)}: rename it")
+                raise UserError(
+                    f"the class {quoted(name)} may be any of {some(known[place] for place in found)}: rename it"
+                )
             places.update((name, place) for place in found)
     _refuse_twins(places, known)
     return {name: places[name] for name in names if name in places}
@@ -72,5 +75,5 @@ def _refuse_twins(places: Mapping[str, int], known: Sequence[str]) -> None:
     for place, twins in by_place.items():
         if len(twins) > 1:
             raise UserError(
-                f"the classes {some(sorted(twins))} would all be {known[place]!r}: join them, or rename one"
+                f"the classes {some(sorted(twins))} would all be {quoted(known[place])}: join them, or rename one"
             )

@@ -2,11 +2,12 @@
 
 import os
 import posixpath
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from groupwise.data.images import BrokenImage, is_picture, open_file, read_file
@@ -36,12 +37,14 @@ class ImageFiles:
         read: a name to the file's bytes; it raises BrokenImage, and may be called from many threads.
         size: a name to how many bytes these are; 0 where they cannot be read.
         left_out: likewise the names of all other files, but for what systems hide or leave behind.
+        empty: the names of folders that hold none of these files.
     """
 
     names: list[str]
     read: Callable[[str], bytes]
     size: Callable[[str], int]
     left_out: list[str]
+    empty: list[str]
 
 
 def is_hidden(name: str) -> bool:
@@ -96,12 +99,17 @@ def files_in_zip(path: Path) -> ImageFiles:
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path}: not a readable zip file ({error})") from error
     members = {}
+    folders = []
     for member in archive.infolist():
         refuse_climbing(member.orig_filename, path)
         if member.flag_bits & 1:
             raise UserError(f"{path}: its member {member.filename!r} is encrypted; unpack it first")
         name = _name_of(member)
-        if not member.is_dir() and not is_hidden(name):
+        if is_hidden(name):
+            continue
+        if name.endswith("/"):
+            folders.append(name)
+        else:
             members[name] = member
 
     def read(name: str) -> bytes:
@@ -113,11 +121,37 @@ def files_in_zip(path: Path) -> ImageFiles:
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
             raise BrokenImage(name, f"damaged in the zip file ({error})") from error
 
-    return _sorted_out(members, read, lambda name: members[name].file_size, lambda name: archive.open(members[name]))
+    names = [*folders, *members]
+    return _sorted_out(names, read, lambda name: members[name].file_size, lambda name: archive.open(members[name]))
+
+
+def with_utf8_names(files: ImageFiles) -> ImageFiles:
+    """The same files by the names that they have where names are UTF-8, whatever the locale takes them for."""
+    written = {_in_utf8(name): name for name in (*files.names, *files.left_out) if not name.isascii()}
+    return ImageFiles(
+        sorted(map(_in_utf8, files.names)),
+        lambda name: files.read(written.get(name, name)),
+        lambda name: files.size(written.get(name, name)),
+        sorted(map(_in_utf8, files.left_out)),
+        sorted(map(_in_utf8, files.empty)),
+    )
+
+
+def _in_utf8(name: str) -> str:
+    """A name that `os.fsdecode` gave, from its bytes; what is no UTF-8 in it as `os.fsdecode` has that."""
+    if name.isascii():
+        return name
+    try:
+        return os.fsencode(name).decode("utf-8", sys.getfilesystemencodeerrors())
+    except UnicodeError:
+        return name
 
 
 def _walk(folder: Path, prefix: str, recursive: bool, visited: set[Path]) -> Iterator[str]:
-    """Whatever is no folder, but for what is hidden; no folder twice, since links may lead to their own parents."""
+    """Files, and folders with a slash at the end, but for what is hidden.
+
+    No folder comes twice, since links may lead to their own parents.
+    """
     visited.add(folder.resolve())
     try:
         with os.scandir(folder) as entries:
@@ -128,6 +162,7 @@ def _walk(folder: Path, prefix: str, recursive: bool, visited: set[Path]) -> Ite
         if not is_folder:
             yield prefix + name
         elif recursive and (folder / name).resolve() not in visited:
+            yield f"{prefix}{name}/"
             yield from _walk(folder / name, f"{prefix}{name}/", recursive, visited)
 
 
@@ -139,9 +174,20 @@ def _sorted_out(
 ) -> ImageFiles:
     images: list[str] = []
     left_out: list[str] = []
+    folders: list[str] = []
     for name in sorted(names):
-        (images if _is_image(name, open_named) else left_out).append(name)
-    return ImageFiles(images, read, size, left_out)
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            (images if _is_image(name, open_named) else left_out).append(name)
+    return ImageFiles(images, read, size, left_out, _empty(folders, (*images, *left_out)))
+
+
+def _empty(folders: Iterable[str], files: Iterable[str]) -> list[str]:
+    """The folders, of names with a slash at the end, in which and below which no file lies."""
+    inner = {file.rpartition("/")[0] for file in files}
+    holding = {str(above) for name in inner for above in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    return [folder[:-1] for folder in folders if str(PurePosixPath(folder)) not in holding]
 
 
 def _is_image(name: str, open_named: Callable[[str], IO[bytes]]) -> bool:

@@ -14,6 +14,7 @@ from groupwise.data.images import ImageArray, read_header, read_image
 from groupwise.data.layout import Entry, find_layout
 from groupwise.data.left_out import check_left_out, no_images
 from groupwise.errors import UserError
+from groupwise.texts import quoted
 
 PROBED_HEADERS = 64
 
@@ -59,7 +60,7 @@ def _class_sizes(by_role: Mapping[str, list[Entry]]) -> dict[str, int]:
 def _class_names(name: str, entries: list[Entry]) -> tuple[str, ...]:
     class_names = tuple(sorted({parts[0] for parts, _ in entries}))
     if len(class_names) < 2:
-        raise UserError(f"{name} has one class only, {class_names[0]!r}: two are needed to tell apart")
+        raise UserError(f"{name} has one class only, {quoted(class_names[0])}: two are needed to tell apart")
     return class_names
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from groupwise.data.classes import normal_form, some
 from groupwise.errors import UserError
+from groupwise.texts import quoted
 
 # A file by its path's parts below a folder, and its whole name.
 Entry: TypeAlias = tuple[tuple[str, ...], str]
@@ -48,8 +49,8 @@ class Layout:
 def find_layout(name: str, entries: list[Entry]) -> Layout:
     """Return how a data set is laid out: class/..., or split/class/..., or class/split/...
 
-    Folders that hold everything are looked through. Splits are known by their names, in any case, if what they hold
-    are class folders; other folders beside them are left out, which a note says.
+    Folders that hold everything are looked through, as is the one that holds the splits. These are known by their
+    names, in any case, if what they hold are class folders; other folders beside them are left out, which a note says.
 
     Raises:
         UserError: there are no class folders, or it cannot be told whether folders are splits or classes.
@@ -58,14 +59,19 @@ def find_layout(name: str, entries: list[Entry]) -> Layout:
     if not folders:
         raise UserError(f"{name} holds images but no class folders: put each class's images into a folder")
     splits = _splits_by_name(name, folders)
+    notes: list[str] = []
     if not splits and _has_splits_within(folders):
-        inner = ((folder, parts, file) for folder, part in folders.items() for parts, file in part)
-        folders = _by_first(((parts[0], folder, *parts[1:]), file) for folder, parts, file in inner)
+        folders, notes = _splits_first(name, folders)
         splits = _splits_by_name(name, folders)
+    elif not splits and (holder := _holder_of_splits(name, folders)):
+        notes = [_left_out(name, f"{quoted(holder)}, which holds its splits", set(folders) - {holder})]
+        layout = find_layout(name, folders[holder])
+        return Layout(layout.by_role, notes + layout.notes)
     folders = {folder: _below_same_role(folder, part) for folder, part in folders.items()}
-    if _are_classes(name, folders, splits):
-        return _layout_of_classes(name, folders)
-    return _layout_of_splits(name, folders, splits)
+    classes = _are_classes(name, folders, splits)
+    layout = _layout_of_classes(name, folders) if classes else _layout_of_splits(name, folders, splits)
+    layout.notes[:0] = notes
+    return layout
 
 
 def _below_common_folders(entries: list[Entry]) -> list[Entry]:
@@ -86,7 +92,7 @@ def _by_first(entries: Iterable[Entry]) -> Folders:
     return dict(folders)
 
 
-def _role(folder: str) -> tuple[str, tuple[str, ...]] | None:
+def role_of(folder: str) -> tuple[str, tuple[str, ...]] | None:
     """The split that a folder's name says and what else it says, such as ("train", ("2017",)); None if not just one."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder)
     words = re.findall(r"[^\W\d_]+|\d+", GLUED.sub(r"\1 \2", normal_form(spaced)))
@@ -97,7 +103,7 @@ def _role(folder: str) -> tuple[str, tuple[str, ...]] | None:
 
 def _is_bare(folder: str) -> bool:
     """Whether a folder's name says a split and nothing else."""
-    said = _role(folder)
+    said = role_of(folder)
     return said is not None and not said[1]
 
 
@@ -106,15 +112,21 @@ def _is_aside(folder: str) -> bool:
     return bool(ASIDE & set(re.findall(r"[^\W\d_]+", normal_form(folder))))
 
 
+def _is_only_aside(folder: str) -> bool:
+    """Whether a folder's name says nothing else."""
+    words = set(re.findall(r"[^\W\d_]+", normal_form(folder)))
+    return bool(words & ASIDE) and words <= ASIDE | FILLERS | ROLES.keys()
+
+
 def _is_nested(part: list[Entry]) -> bool:
     return any(len(parts) > 1 for parts, _ in part)
 
 
 def _below_same_role(folder: str, part: list[Entry]) -> list[Entry]:
     """What lies below seg_train/seg_train/, or below train/images/."""
-    said = _role(folder)
+    said = role_of(folder)
     while said and len(inner := {parts[0] for parts, _ in part}) == 1 and _is_nested(part):
-        inside = _role(next(iter(inner)))
+        inside = role_of(next(iter(inner)))
         if normal_form(*inner) not in FILLERS and (inside is None or inside[0] != said[0]):
             break
         part = [(parts[1:], file) for parts, file in part]
@@ -122,10 +134,50 @@ def _below_same_role(folder: str, part: list[Entry]) -> list[Entry]:
 
 
 def _has_splits_within(folders: Folders) -> bool:
-    """Whether each class's folder holds its splits: class/train/..., class/test/..."""
-    inner = {parts[0] if len(parts) > 1 else "" for part in folders.values() for parts, _ in part}
-    said = {_role(folder) for folder in inner}
-    return len(folders) > 1 and ("train", ()) in said and len(said) > 1 and all(map(_is_bare, inner))
+    """Whether each class's folder holds its splits: class/train/..., class/test/...; others in it are no splits."""
+    classes = [set(_by_first(part)) for folder, part in folders.items() if not _is_aside(folder)]
+    inner = {role_of(folder) for within in classes for folder in within}
+    bare = {said for said in inner if said is not None and not said[1]}
+    alone = inner == bare and not any(len(parts) == 1 for part in folders.values() for parts, _ in part)
+    return len(classes) > 1 and ("train", ()) in bare and len(bare) > 1 and (alone or all(map(_are_splits, classes)))
+
+
+def _are_splits(folders: Iterable[str]) -> bool:
+    """Whether folders of these names are training images and others, of the same other words."""
+    roles: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for said in map(role_of, folders):
+        if said is not None:
+            roles[said[1]].add(said[0])
+    return any("train" in found and len(found) > 1 for found in roles.values())
+
+
+def _splits_first(name: str, folders: Folders) -> tuple[Folders, list[str]]:
+    """Folders of splits that hold classes, from those of classes that hold splits, and what is left out of them."""
+    aside = sorted(folder for folder in folders if not _are_splits(_by_first(folders[folder])) and _is_aside(folder))
+    inner = ((folder, parts, file) for folder, part in folders.items() if folder not in aside for parts, file in part)
+    turned = _by_first(((parts[0], folder, *parts[1:]), file) for folder, parts, file in inner if len(parts) > 1)
+    classes = _by_first(entry for folder, part in turned.items() if role_of(folder) == ("train", ()) for entry in part)
+    notes = [_left_out(name, "its classes", aside)] * bool(aside)
+    return turned, notes + _same_within(name, classes)
+
+
+def _holder_of_splits(name: str, folders: Folders) -> str | None:
+    """The one folder that holds splits of class folders, where others lie beside it; None where no folder is it.
+
+    Raises:
+        UserError: it cannot be told, since the others may be its classes, or hold splits themselves.
+    """
+    within = {folder: _by_first(_below_common_folders(part)) for folder, part in folders.items()}
+    holders = [folder for folder in folders if _are_splits(within[folder]) and not _is_aside(folder)]
+    others = [folder for folder in folders if folder not in holders and not _is_aside(folder)]
+    if not holders:
+        return None
+    splits = within[holders[0]]
+    classes = {parts[0] for part in splits.values() for parts, _ in part if len(parts) > 1}
+    may_be_classes = any(classes & {other, *within[other]} for other in others)
+    if len(holders) > 1 or not classes or may_be_classes:
+        raise _ambiguous(name, [f"{holders[0]}/{folder}" for folder in sorted(splits)] + sorted(others))
+    return holders[0]
 
 
 def _splits_by_name(name: str, folders: Folders) -> dict[str, list[str]]:
@@ -136,7 +188,7 @@ def _splits_by_name(name: str, folders: Folders) -> dict[str, list[str]]:
     """
     groups: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for folder in sorted(folders):
-        said = _role(folder)
+        said = role_of(folder)
         if said is not None:
             groups[said[1]][said[0]].append(folder)
     for group in groups.values():
@@ -164,7 +216,7 @@ def _are_classes(name: str, folders: Folders, splits: dict[str, list[str]]) -> b
         if suspects:
             raise _ambiguous(name, suspects)
         return True
-    strangers = [folder for folder in others if not _is_aside(folder) and _role(folder) is None]
+    strangers = [folder for folder in others if not _is_aside(folder) and role_of(folder) is None]
     if not nested.issuperset(splits["train"]):
         if nested.intersection(strangers):
             raise _ambiguous(name, used)
@@ -185,13 +237,19 @@ def _ambiguous(name: str, folders: list[str]) -> UserError:
 def _layout_of_classes(name: str, folders: Folders) -> Layout:
     entries = [((folder, *parts), file) for folder, part in folders.items() for parts, file in part]
     bare = sorted(filter(_is_bare, folders))
-    within = [frozenset(_by_first(part)) for part in folders.values()]
     notes = [f"{name}: taken for classes, not for splits, as the folders beside are: {some(bare)}"] * bool(bare)
-    if len(within) > 1 and len(within[0]) > 1 and len(set(within)) == 1:
-        notes.append(
-            f"{name}: its classes are {some(sorted(folders))}, not the folders in each: {some(sorted(within[0]))}"
-        )
-    return Layout({"train": entries}, notes)
+    aside = sorted(filter(_is_only_aside, folders))
+    if aside:
+        notes.append(f"{name}: taken for classes, whatever their names say: {some(aside)}; take out what is none")
+    return Layout({"train": entries}, notes + _same_within(name, folders))
+
+
+def _same_within(name: str, classes: Folders) -> list[str]:
+    """A note where all classes hold folders of the same names, which might be the classes."""
+    within = [frozenset(_by_first(part)) for part in classes.values()]
+    if len(within) < 2 or len(within[0]) < 2 or len(set(within)) > 1:
+        return []
+    return [f"{name}: its classes are {some(sorted(classes))}, not the folders in each: {some(sorted(within[0]))}"]
 
 
 def _layout_of_splits(name: str, folders: Folders, splits: dict[str, list[str]]) -> Layout:
@@ -209,5 +267,9 @@ def _layout_of_splits(name: str, folders: Folders, splits: dict[str, list[str]])
             raise UserError(f"{name}: its {folder} folder holds images but no class folders, so no labels")
     aside = sorted(set(folders) - set(chosen.values()))
     if aside:
-        layout.notes.append(f"{name}: left out is what lies beside its splits, {some(chosen.values())}: {some(aside)}")
+        layout.notes.append(_left_out(name, f"its splits, {some(chosen.values())}", aside))
     return layout
+
+
+def _left_out(name: str, what: str, beside: Iterable[str]) -> str:
+    return f"{name}: left out is what lies beside {what}: {some(sorted(beside))}"

@@ -1,11 +1,14 @@
 """Files beside the images that are not read: refused where a class would be gone without them, else a note."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
+from groupwise.data.classes import some
 from groupwise.data.files import OTHER_PICTURE_SUFFIXES, ImageFiles, suffix_of, tells_nothing
+from groupwise.data.layout import role_of
 from groupwise.errors import UserError
+from groupwise.texts import quoted
 
 LARGEST_SHARE = 0.1
 NAMED_FOLDERS = 5
@@ -45,10 +48,10 @@ def check_left_out(name: str, files: ImageFiles, class_sizes: Mapping[str, int])
         Sentences that say what is left out.
 
     Raises:
-        UserError: nothing of a folder beside the classes' can be read, or more than one and over a tenth of a class's
-            pictures cannot.
+        UserError: nothing of a folder beside the classes' or beside a split's can be read, or more than one and over a
+            tenth of a class's pictures cannot.
     """
-    lost = _by_folder(files.left_out, class_sizes)
+    lost = _by_folder(files, class_sizes)
     read = {_stem(image) for image in files.names}
     gone = {}
     for folder, names in lost.items():
@@ -69,19 +72,30 @@ def check_left_out(name: str, files: ImageFiles, class_sizes: Mapping[str, int])
     beside = [image for image in files.names if PurePosixPath(image).parent in places]
     if beside:
         notes.append(f"{name}: left out, since in no class's folder: {kinds(beside)}")
+    empty = _empty(files, class_sizes)
+    if empty:
+        notes.append(f"{name}: left out, since empty: {some(empty)}")
     return notes
 
 
-def _by_folder(names: Sequence[str], class_sizes: Mapping[str, int]) -> dict[str, list[str]]:
-    """The files by the folder of, or beside, a class; "" for all other places, of which pictures alone count.
+def _empty(files: ImageFiles, class_sizes: Mapping[str, int]) -> list[str]:
+    """The empty folders beside those of classes and of splits."""
+    places, is_split = _places(class_sizes), _lost_splits(files.names)
+    return [name for name in files.empty if (path := PurePosixPath(name)).parent in places or is_split(path)]
 
-    Texts count where they are all that a folder holds.
+
+def _by_folder(files: ImageFiles, class_sizes: Mapping[str, int]) -> dict[str, list[str]]:
+    """The files by the folder of, or beside, a class or a split; "" for all other places.
+
+    Of these pictures alone count. Texts count where they are all that a folder holds.
     """
     places = _places(class_sizes)
+    is_split = _lost_splits(files.names)
     lost: dict[str, list[str]] = defaultdict(list)
-    for name in names:
+    for name in files.left_out:
         path = PurePosixPath(name)
-        folder = next((str(it) for it in path.parents if it.parts and it.parent in places), "")
+        folders = [it for it in path.parents if it.parts]
+        folder = next((str(it) for it in folders if it.parent in places or is_split(it)), "")
         if folder:
             counts = folder not in class_sizes or suffix_of(name) not in TEXT_SUFFIXES
         else:
@@ -89,6 +103,14 @@ def _by_folder(names: Sequence[str], class_sizes: Mapping[str, int]) -> dict[str
         if counts:
             lost[folder].append(name)
     return lost
+
+
+def _lost_splits(images: Iterable[str]) -> Callable[[PurePosixPath], bool]:
+    """Return what tells whether a folder is called a split, lies beside one, and holds no image."""
+    inner = {image.rpartition("/")[0] for image in images}  # few: paths of all images would take long
+    holding = {folder for name in inner for folder in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    beside = {folder.parent for folder in holding if role_of(folder.name)}
+    return lambda folder: folder.parent in beside and folder not in holding and role_of(folder.name) is not None
 
 
 def _places(class_sizes: Mapping[str, int]) -> set[PurePosixPath]:
@@ -100,7 +122,7 @@ def _counts(lost: Mapping[str, Sequence[str]], class_sizes: Mapping[str, int]) -
     texts = []
     for folder, names in list(lost.items())[:NAMED_FOLDERS]:
         total = class_sizes.get(folder, 0) + len(names)
-        texts.append(kinds(names) + (f" in {folder!r} (of {total} files)" if folder else " elsewhere"))
+        texts.append(kinds(names) + (f" in {quoted(folder)} (of {total} files)" if folder else " elsewhere"))
     more = len(lost) - NAMED_FOLDERS
     return "; ".join(texts) + (f"; and more in {more} other folders" if more > 0 else "")
 

@@ -2,11 +2,12 @@
 
 import base64
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groupwise.data.dataset import IDENTITY_BITS, Dataset, Identities, Split, SplitRule
 from groupwise.data.images import BrokenImage
@@ -25,21 +26,42 @@ class SplitRecord:
         rule: that divided the images; None where the data set had test images of its own.
         images: "train", "test" and perhaps "validation" to the identities of their images, sorted.
         earlier: of what the weights that training began with had been trained on.
+        unread: of images to train on that could not be read, so that they were not; sorted.
     """
 
     rule: SplitRule | None
     images: Mapping[str, Identities]
     earlier: Identities = field(default_factory=lambda: NONE)
+    unread: Identities = field(default_factory=lambda: NONE)
 
     @property
     def trained(self) -> Identities:
         """The identities of all images that the network has learnt from."""
         return np.union1d(self.images["train"], self.earlier)
 
+    def as_read(self, split: Split, broken: Sequence[int], is_first: bool) -> "SplitRecord":
+        """Return the record with what could not be read apart: such files may be repaired or removed.
+
+        Args:
+            split: what is trained on.
+            broken: the places in it of the images that could not be read.
+            is_first: whether nothing was trained on before; otherwise images that were unread so far may still be so,
+                and no others.
+        """
+        train = np.concatenate([self.images["train"], self.unread])
+        found = split.take(np.array(broken, np.intp)).identities()
+        gone = np.setdiff1d(self.unread, split.identities()) if len(self.unread) else NONE
+        is_unread = np.isin(train, np.concatenate([found, gone]))
+        if not is_first:
+            is_unread &= np.isin(train, self.unread)
+        return replace(
+            self, images={**self.images, "train": np.sort(train[~is_unread])}, unread=np.sort(train[is_unread])
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON, six bytes an image in base 64."""
         rule = None if self.rule is None else {"seed": self.rule.seed, "test_fraction": self.rule.share}
-        sides = {**self.images, "earlier": self.earlier}
+        sides = {**self.images, "earlier": self.earlier, "unread": self.unread}
         return {
             "rule": rule,
             "counts": {side: len(images) for side, images in sides.items()},
@@ -47,17 +69,28 @@ class SplitRecord:
         }
 
     @staticmethod
-    def of(content: Any) -> "SplitRecord":
-        """Return the record that `as_dict` gave. Raises UserError where it is damaged."""
+    def of(content: Any, place: str, remedy: str) -> "SplitRecord":
+        """Return the record that `as_dict` gave.
+
+        Args:
+            content: what `as_dict` gave.
+            place: where it was found.
+            remedy: what can be done where it is damaged.
+
+        Raises:
+            UserError: it is.
+        """
         try:
             rule = content["rule"]
             sides = {side: _decoded(text) for side, text in content["images"].items()}
-            earlier, train, test = sides.pop("earlier"), sides["train"], sides["test"]
+            earlier, train, test = sides["earlier"], sides["train"], sides["test"]
             images = {**{side: sides[side] for side in SIDES if side in sides}, "train": train, "test": test}
             rule = None if rule is None else SplitRule(int(rule["seed"]), float(rule["test_fraction"]))
-            return SplitRecord(rule, images, earlier)
+            return SplitRecord(rule, images, earlier, sides.get("unread", NONE))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UserError(f"the record of the images that were trained on is damaged ({error!r})") from error
+            raise UserError(
+                f"{place}: the record in it of the images that were trained on is damaged: {remedy}"
+            ) from error
 
 
 def _encoded(identities: Identities) -> str:
@@ -90,14 +123,14 @@ def divided_as_before(dataset: Dataset, record: SplitRecord) -> Dataset:
 
 
 def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
-    """Return sentences on what is other than when the network was trained.
+    """Return sentences on what is other than when the network was trained; read what may have been copied.
 
     They count the images that came and went, and those that are tested on although they were trained on: moved from
-    one side to the other, or tested on by request.
+    one side to the other, copied, or tested on by request.
     """
     now = {side: split.identities() for side in SIDES if (split := getattr(dataset, side)) is not None}
     said = []
-    everything, recorded = np.concatenate(list(now.values())), np.concatenate(list(record.images.values()))
+    everything, recorded = np.concatenate(list(now.values())), np.concatenate([*record.images.values(), record.unread])
     if np.isin(record.images["train"], everything).any():
         added, removed = _beyond(everything, recorded), _beyond(recorded, everything)
         if added or removed:
@@ -108,21 +141,31 @@ def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
         said.append(f"{dataset.name} is new to the model: by their {known}, none of its images was trained on")
     # An image of the same class, name and size may lie on either side from the beginning.
     seen = np.isin(now["test"], record.trained) & ~np.isin(now["test"], record.images["test"])
-    seen &= ~np.isin(now["test"], now["train"])
-    if seen.any():
-        count = f"{seen.sum():,} of the {len(seen):,} images that are tested on"
+    # What is still trained on was copied, or is another image of the same name and size.
+    doubtful = seen & np.isin(now["test"], now["train"])
+    count_seen = (seen & ~doubtful).sum() + _copies(dataset, np.flatnonzero(doubtful))
+    if count_seen:
+        count = f"{count_seen:,} of the {len(seen):,} images that are tested on"
         said.append(f"{count} were trained on: the accuracy is no measure of what the model does with new images")
     return said
 
 
 def copies_in(dataset: Dataset) -> list[str]:
     """Return a sentence if images of the data set's own test are among those to train on; read those that may be."""
-    places = dict(zip(dataset.train.identities().tolist(), range(len(dataset.train)), strict=True))
-    pairs = [(index, places.get(identity)) for index, identity in enumerate(dataset.test.identities().tolist())]
-    count = sum(_is_copy(dataset, index, place) for index, place in pairs if place is not None)
+    count = _copies(dataset, np.arange(len(dataset.test)))
     if not count:
         return []
     return [f"{count:,} of the {len(dataset.test):,} images to test on are also among those to train on"]
+
+
+def _copies(dataset: Dataset, tested: NDArray[np.intp]) -> int:
+    """Return how many of these test images are also among those to train on."""
+    if not len(tested):
+        return 0
+    places = dict(zip(dataset.train.identities().tolist(), range(len(dataset.train)), strict=True))
+    pairs = [(index, places.get(identity)) for index, identity in enumerate(dataset.test.identities().tolist())]
+    chosen = [pairs[index] for index in tested]
+    return sum(_is_copy(dataset, index, place) for index, place in chosen if place is not None)
 
 
 def _is_copy(dataset: Dataset, tested: int, trained: int) -> bool:
@@ -135,6 +178,8 @@ def _is_copy(dataset: Dataset, tested: int, trained: int) -> bool:
 def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
     """Return a data set with the recorded images alone, on their sides, and sentences on what is other.
 
+    Where images that could not be read are gone others stand twice, as they did in their place: epochs stay as long.
+
     Raises:
         UserError: images to train on are gone, all of a side are, or the data set's own splits are others.
     """
@@ -144,11 +189,12 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
         raise UserError(f"{dataset.name} has other splits of its own than when the run began: {again}")
     kept: dict[str, Split] = {}
     gone = {}
-    for side, images in record.images.items():
+    sides = {**record.images, "train": np.concatenate([record.images["train"], record.unread])}
+    for side, images in sides.items():
         split: Split = getattr(dataset, side) if dataset.undivided is None else dataset.undivided
         identities = split.identities()
         kept[side] = split.take(np.flatnonzero(np.isin(identities, images)))
-        gone[side] = _beyond(images, identities)
+        gone[side] = _beyond(record.images[side], identities)
         if not len(kept[side]):
             raise UserError(f"{dataset.name} holds none of the run's {side} images any more: {again}")
     if gone["train"]:
@@ -161,7 +207,9 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
         said.append(f"{_counted(added, 'added to')} {dataset.name} since: left out; to train on all, {again}")
     if removed:
         said.append(f"{_counted(removed, 'removed from')} {dataset.name} since, which were tested on")
-    held = replace(dataset, train=kept["train"], test=kept["test"], validation=kept.get("validation"))
+    length = max(len(sides["train"]), len(kept["train"]))
+    train = kept["train"].take(np.resize(np.arange(len(kept["train"])), length))
+    held = replace(dataset, train=train, test=kept["test"], validation=kept.get("validation"))
     return replace(held, rule=record.rule or dataset.rule), said
 
 

@@ -87,6 +87,11 @@ class Samples:
         """The (name, reason) of every image found broken so far, in the split's order."""
         return [(self._split.names[index], reason) for index, reason in sorted(self._broken.copy().items())]
 
+    @property
+    def broken_places(self) -> list[int]:
+        """The index of every image found broken so far."""
+        return sorted(self._broken.copy())
+
     def load(self, progress: Progress | None = None) -> None:
         """Fills the cache if there is to be one; a second call does nothing."""
         if not self._loaded:

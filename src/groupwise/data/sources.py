@@ -6,7 +6,7 @@ from pathlib import Path
 from groupwise.data.arrays import dataset_of_idx, dataset_of_npz, digits, find_idx_files
 from groupwise.data.cifar import dataset_of_cifar_archive, dataset_of_cifar_folder, is_cifar_folder
 from groupwise.data.dataset import Dataset, SplitRule
-from groupwise.data.files import files_in_folder, files_in_zip
+from groupwise.data.files import files_in_folder, files_in_zip, with_utf8_names
 from groupwise.data.folders import dataset_of_files
 from groupwise.errors import UserError
 from groupwise.files import expanded
@@ -79,7 +79,7 @@ def _load_folder(path: Path, rule: SplitRule) -> Dataset:
     idx_files = find_idx_files(path)
     if idx_files:
         return dataset_of_idx(path, idx_files, rule)
-    return dataset_of_files(path.resolve().name, files_in_folder(path), rule)
+    return dataset_of_files(path.resolve().name, with_utf8_names(files_in_folder(path)), rule)
 
 
 def _nearest(path: Path) -> str:

@@ -44,7 +44,7 @@ def finetune(
     dataset = with_classes(dataset, network.metadata["class_names"])
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train {network.name} on")
-    network.metadata[SPLIT] = record_of(dataset, record_in(network.metadata)).as_dict()
+    network.metadata[SPLIT] = record_of(dataset, record_in(network.metadata, network.name)).as_dict()
     batches = make_batches(dataset.train, network, batch_size, augmentation=Augmentation(), shuffle=True)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
     network.compile(

@@ -1,7 +1,7 @@
 """train(): from a plan and a data set to the folder of a run."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,7 +86,15 @@ def read_plan(output: Path) -> Plan:
     return Plan.of(read_json(folder.recipe))
 
 
-def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, console: Console) -> RunSummary:
+def train(
+    plan: Plan,
+    dataset: Dataset,
+    output: Path,
+    *,
+    resume: bool = False,
+    console: Console,
+    announce: Callable[[Dataset], object] | None = None,
+) -> RunSummary:
     """Train a network and leave all there is to know about it in a folder.
 
     Args:
@@ -96,6 +104,8 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
         resume: go on after the last finished epoch of the run in `output`. The result is that of a training
             without interruption, where the plan is the same.
         console: where progress is shown.
+        announce: called before anything is shown with the data set as this run has it: one that is resumed keeps to the
+            images that it began with.
 
     Returns:
         The summary, also written to the folder.
@@ -110,14 +120,23 @@ def train(plan: Plan, dataset: Dataset, output: Path, *, resume: bool = False, c
     folder = RunFolder(output)
     folder.open(resume)
     with folder.at_work():
-        return _train(plan, dataset, folder, resume, console)
+        return _train(plan, dataset, folder, resume, console, announce)
 
 
-def _train(plan: Plan, dataset: Dataset, folder: RunFolder, resume: bool, console: Console) -> RunSummary:
+def _train(
+    plan: Plan,
+    dataset: Dataset,
+    folder: RunFolder,
+    resume: bool,
+    console: Console,
+    announce: Callable[[Dataset], object] | None,
+) -> RunSummary:
     if dataset.channels > plan.channels:
         raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
     dataset = with_classes(dataset, plan.class_names)
     dataset, record, notes = (_held if resume else _recorded)(plan, dataset, folder)
+    if announce is not None:
+        announce(dataset)
     for text in notes:
         say(console, text)
     set_seed(plan.seed)
@@ -156,7 +175,6 @@ def _held(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, Spl
 def _prepare(plan: Plan, dataset: Dataset, record: SplitRecord, folder: RunFolder, console: Console) -> _Session:
     recipe = plan.recipe
     network = build_network(plan)
-    network.metadata[SPLIT] = record.as_dict()
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
     batches = make_batches(
@@ -193,7 +211,7 @@ def _begin(session: _Session) -> int:
     if plan.weights is not None:
         taken = start_from(session.network, plan.weights)
         print_lines(session.console, {"weights": taken})
-    write_json(folder.split, session.record.as_dict())
+    _write_record(session)
     write_json(folder.recipe, plan.as_dict())
     write_json(folder.environment, environment(keras.backend.backend()))
     return 0
@@ -213,9 +231,18 @@ def _restore(session: _Session) -> int:
     session.rows.extend(row for row in folder.read_metrics() if row["epoch"] <= done // steps)
     if done // steps < session.plan.recipe.epochs:
         # It may go on beyond an end that it had reached.
+        _write_record(session)
         write_json(folder.recipe, session.plan.as_dict())
         folder.summary.unlink(missing_ok=True)
     return done // steps
+
+
+def _write_record(session: _Session) -> None:
+    """Write down which images are trained on: not those that turned out to be broken."""
+    is_first = not session.rows
+    record = session.record.as_read(session.dataset.train, session.batches.broken_places, is_first)
+    session.network.metadata[SPLIT] = record.as_dict()
+    write_json(session.folder.split, session.network.metadata[SPLIT])
 
 
 def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
@@ -227,6 +254,10 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
     steps = len(batches)
     bar = ProgressBar(session.console, recipe.epochs, steps, first_epoch * steps)
     interruption = session.interruption
+    # Images that do not fit into memory are read in the first epoch, and not before.
+    recorder = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: _write_record(session) if epoch == first_epoch else None
+    )
     bookkeeper = Bookkeeper(folder, recipe, session.plan.seed, batches, session.judge, bar, interruption, session.rows)
     with interruption, bar:
         session.network.fit(
@@ -235,7 +266,7 @@ def _fit(session: _Session, first_epoch: int) -> Evaluation | None:
             initial_epoch=first_epoch,
             shuffle=False,
             verbose=0,
-            callbacks=[bookkeeper],
+            callbacks=[recorder, bookkeeper],
         )
     return bookkeeper.evaluation
 

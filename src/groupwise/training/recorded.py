@@ -10,6 +10,7 @@ import h5py
 
 from groupwise.data import Dataset
 from groupwise.data.record import SplitRecord, changes_since, divided_as_before
+from groupwise.errors import UserError
 from groupwise.files import expanded
 from groupwise.training.folder import RunFolder, read_json
 
@@ -24,13 +25,27 @@ def read_record(run_or_model: str | Path) -> SplitRecord | None:
         UserError: it is damaged.
     """
     path = expanded(run_or_model)
-    split = RunFolder(path).split
-    return record_in({SPLIT: read_json(split)} if split.exists() else _metadata(path))
+    folder = RunFolder(path)
+    if not folder.split.exists():
+        return record_in(_metadata(path), str(path))
+    remedy = f"begin a new run, with --weights {path}"
+    if SPLIT in _metadata(path):
+        remedy = f"remove that file, since {folder.last.name} holds the record, too"
+    try:
+        content = read_json(folder.split)
+    except UserError as error:
+        raise UserError(f"{error}: {remedy}") from error
+    return SplitRecord.of(content, str(folder.split), remedy)
 
 
-def record_in(metadata: Mapping[str, Any]) -> SplitRecord | None:
-    """Return the record in a network's metadata; None where there is none. Raises UserError where it is damaged."""
-    return SplitRecord.of(metadata[SPLIT]) if SPLIT in metadata else None
+def record_in(metadata: Mapping[str, Any], name: str) -> SplitRecord | None:
+    """Return the record in the metadata of the network of a name; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    remedy = "take another copy of the model, or train it anew"
+    return SplitRecord.of(metadata[SPLIT], name, remedy) if SPLIT in metadata else None
 
 
 def divide_for(dataset: Dataset, run_or_model: str | Path, as_given: bool = False) -> tuple[Dataset, list[str]]:

@@ -16,6 +16,7 @@ from groupwise.errors import UserError
 from groupwise.files import expanded
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.saved import is_model, load_model
+from groupwise.texts import quoted
 from groupwise.training.evaluation import predict_logits, probabilities
 from groupwise.training.folder import RunFolder
 from groupwise.training.saliency import Explainer
@@ -123,7 +124,7 @@ def match_classes(network: Network | RewrittenNetwork, dataset: Dataset) -> tupl
     if other:
         name, twin = next(iter(other.items()))
         more = f", and {len(other) - 1} more that are written in another way" if len(other) > 1 else ""
-        note = f"the class {name!r} is the model's {twin!r}{more}"
+        note = f"the class {quoted(name)} is the model's {quoted(twin)}{more}"
     return dataset.relabelled(known, [places[name] for name in dataset.class_names]).test, note
 
 
