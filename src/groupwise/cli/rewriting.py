@@ -10,6 +10,7 @@ from groupwise.cli.options import Backend
 from groupwise.cli.outputs import output_file
 from groupwise.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.errors import UserError
+from groupwise.recipes import is_rate
 
 if TYPE_CHECKING:
     import keras
@@ -76,7 +77,7 @@ def factorize(
         typer.Option(help="As for `groupwise train`: say the accuracy before and after.", show_default=False),
     ] = None,
     finetune_epochs: Annotated[int, typer.Option(min=0, help="With --data: passes over its training images.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="The highest one of the fine-tuning.")] = 0.01,
+    learning_rate: Annotated[float, typer.Option(help="The highest one of the fine-tuning.")] = 0.01,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
     output: Output = None,
     backend: Backend = None,
@@ -88,6 +89,8 @@ def factorize(
     path = None if output is None else output_file(output, ".keras", model)
     if finetune_epochs and data is None:
         raise UserError(f"--finetune-epochs {finetune_epochs}: name the images with --data")
+    if not is_rate(learning_rate):
+        raise UserError(f"--learning-rate {learning_rate}: must be positive and finite")
     dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite

@@ -16,7 +16,8 @@ from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.models.saved import vetted
-from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
+from groupwise.training.bookkeeper import Bookkeeper, Judge, swap_average
+from groupwise.training.diverging import StopTraining, diverged
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
 from groupwise.training.interruption import Interruption, on_signals
@@ -27,7 +28,7 @@ from groupwise.training.recorded import SPLIT, divide_for, read_record
 from groupwise.training.saved import with_classes
 from groupwise.training.seed import set_seed
 from groupwise.training.starting import are_published, start_from
-from groupwise.training.stopped import Diverged, Interrupted
+from groupwise.training.stopped import Interrupted
 
 
 @dataclass(frozen=True)
@@ -247,9 +248,8 @@ def _explaining(session: _Session) -> Iterator[None]:
         yield
     except (StopTraining, KeyboardInterrupt) as reason:
         kept, command = _keep(session), shlex.join(_resume_command(session))
-        if str(reason):
-            rate = session.plan.recipe.learning_rate
-            raise Diverged(f"{reason}; {kept}. Begin again with a smaller rate: --learning-rate {rate / 5:g}") from None
+        if isinstance(reason, StopTraining) and str(reason):
+            raise diverged(reason, kept, session.plan.recipe.learning_rate) from None
         resume = f"; go on with: {command}" if session.rows else ""
         raise Interrupted(f"stopped: {kept}{resume}", session.interruption.number) from None
     except Exception as error:
