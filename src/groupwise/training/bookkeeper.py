@@ -128,15 +128,16 @@ class Bookkeeper(keras.callbacks.Callback):
         row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
         accuracy = f"{self._judge.name}_accuracy"
         is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._rows)
-        self._rows.append(row)
+        rows = [*self._rows, row]
 
         def save(partial: Any) -> None:
             self.network.save(partial)
             if is_best:
                 copy_file(partial, self._folder.best)
-            self._folder.write_metrics(self._rows)
+            self._folder.write_metrics(rows)
 
         replace_file(self._folder.last, save)
+        self._rows.append(row)  # now that the file holds it
 
     def _line(self, row: Mapping[str, float]) -> Text:
         name, waited = self._judge.name, row["share_waited"]

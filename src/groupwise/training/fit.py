@@ -194,9 +194,13 @@ def _begin(session: _Session) -> int:
     if plan.weights is not None:
         taken = start_from(session.network, plan.weights)
         print_lines(session.console, {"weights": taken})
-    write_json(folder.split, session.record.as_dict())
-    write_json(folder.recipe, plan.as_dict())
-    write_json(folder.environment, environment(keras.backend.backend()))
+    try:
+        write_json(folder.split, session.record.as_dict())
+        write_json(folder.recipe, plan.as_dict())
+        write_json(folder.environment, environment(keras.backend.backend()))
+    except BaseException:
+        folder.discard()
+        raise
     return 0
 
 
@@ -265,10 +269,12 @@ def _keep(session: _Session) -> str:
     """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
     folder, rows = session.folder, session.rows
     with on_signals(lambda _: None):  # it takes a moment, and says how to go on
-        if not rows:
+        if not folder.last.exists():
             folder.discard()
             return "no epoch was finished, so nothing was kept"
-        with suppress(UserError):  # a full disk is no reason not to say what was kept
+        if not rows:
+            return f"{folder.last} is as it was"
+        with suppress(UserError, OSError):  # a full disk is no reason not to say what was kept
             report.curves(folder.metrics, folder.curves)
     return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.plan.recipe.epochs}"
 
