@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,30 @@ def test_a_signal_ends_every_command_with_a_word(
     before = signal.getsignal(number)
     assert run(capsys, "models") == (128 + number, "", "groupwise: stopped\n")
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_signal_that_comes_where_python_loses_it_ends_the_command_all_the_same(
+    times: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [times]
+
+    class Losing:
+        def __del__(self) -> None:
+            left[0] -= 1
+            signal.raise_signal(signal.SIGTERM)
+
+    def signalled(*_: object) -> None:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            if left[0]:
+                Losing()
+            time.sleep(0.01)
+
+    monkeypatch.setattr("groupwise.cli.networks.settle_backend", signalled)
+    hook = sys.unraisablehook
+    assert run(capsys, "models") == (128 + signal.SIGTERM, "", "groupwise: stopped\n")
+    assert sys.unraisablehook == hook
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to write to")

@@ -85,10 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     received: list[int] = []
 
     def end(number: int) -> None:
-        # A second one would only cut the tidying up short.
-        if not received or number == signal.SIGINT:
-            received.append(number)
-            raise KeyboardInterrupt
+        received.append(number)
+        raise KeyboardInterrupt
 
     for stream in (sys.stdout, sys.stderr):
         # No name of a file or a class is one that a console's encoding lacks.
