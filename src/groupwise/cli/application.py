@@ -13,7 +13,7 @@ import typer
 
 from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
 from groupwise.console import make_console, note, say
-from groupwise.errors import UserError
+from groupwise.errors import UserError, lacks_memory
 from groupwise.training.interruption import on_signals
 from groupwise.training.stopped import Stopped
 
@@ -107,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             _let_go_of_output()
         code = _fail(f"{'the output' if error.filename is None else error.filename}: {reason}", 2)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        code = _fail("there is not enough memory for this: take smaller images, batches or networks", 2)
     return 128 + received[-1] if received else code
 
 
