@@ -292,6 +292,12 @@ def test_a_disk_that_is_full_while_saving_is_said_truly(
         assert _train(dataset, folder.path, bars.recipe(epochs=1)).epochs == 1
 
 
+def test_the_largest_seed_is_one_for_every_epoch(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2), seed=2**32 - 1)
+    assert train(plan, dataset, tmp_path / "run", console=Console(file=io.StringIO())).epochs == 2
+
+
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
     dataset = bars.dataset(tmp_path)
     original = ImageBatches.__getitem__
