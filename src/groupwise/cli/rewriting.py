@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend
+from groupwise.cli.options import MOST, Backend
 from groupwise.cli.outputs import output_file
 from groupwise.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.errors import UserError
@@ -36,7 +36,7 @@ def accelerate(
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the model before and after, on this machine and backend.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="With --measure: examples a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="With --measure: examples a step.")] = 8,
     backend: Backend = None,
 ) -> None:
     """Put our convolutions in place of Keras's in any Keras model, and say what was replaced, and what not and why.
@@ -76,9 +76,11 @@ def factorize(
         str | None,
         typer.Option(help="As for `groupwise train`: say the accuracy before and after.", show_default=False),
     ] = None,
-    finetune_epochs: Annotated[int, typer.Option(min=0, help="With --data: passes over its training images.")] = 0,
+    finetune_epochs: Annotated[
+        int, typer.Option(min=0, max=MOST, help="With --data: passes over its training images.")
+    ] = 0,
     learning_rate: Annotated[float, typer.Option(help="The highest one of the fine-tuning.")] = 0.01,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")] = 64,
     output: Output = None,
     backend: Backend = None,
 ) -> None:
