@@ -190,7 +190,7 @@ def _checked_shape(variant: Variant, given: Sequence[int | None]) -> tuple[int |
 
 def _are_sizes(shape: Sequence[Any]) -> bool:
     sides = [side for side in shape[:2] if side is not None]
-    return all(isinstance(size, numbers.Integral) and size >= 1 for size in (*sides, shape[2]))
+    return all(isinstance(size, numbers.Integral) and int(size) >= 1 for size in (*sides, shape[2]))
 
 
 def _choose(variant: Variant, stages: dict[str, Any], features: Sequence[str]) -> dict[str, Any]:

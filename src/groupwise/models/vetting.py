@@ -35,8 +35,10 @@ FILES = ("vocabulary", "merges", "proto", "filepath")
 SIZES = ("units", "filters", "input_dim", "output_dim", "num_classes", "depth_multiplier", "num_heads", "key_dim")
 """Arguments that are the size of some weight."""
 SMALL = 2**16  # a size that needs no proof
-PRODUCTS = (("input_dim", "output_dim"), ("filters", "kernel_size"), ("kernel_size", "depth_multiplier"))
-PRODUCTS += (("num_heads", "key_dim"), ("input_dim", "units"))
+PRODUCTS = (
+    *(("input_dim", "output_dim"), ("input_dim", "units"), ("num_heads", "key_dim")),
+    *(("filters", "kernel_size"), ("depth_multiplier", "kernel_size")),
+)
 """Arguments of a layer whose product is the size of a weight, or a part of that."""
 LITTLE = 2**24  # numbers that need no proof, in all layers together
 A_BYTE = 2  # numbers: Keras's int4
