@@ -84,6 +84,7 @@ def test_a_fine_tuning_that_diverges_writes_nothing(tiny: str, tmp_path: Path, c
         (["factorize", "STOCK", "--finetune-epochs", "2"], "name the images with --data"),
         (["factorize", "STOCK", "--learning-rate", "nan"], "--learning-rate nan: must be positive and finite"),
         (["factorize", "STOCK", "--learning-rate", "inf"], "--learning-rate inf: must be positive and finite"),
+        (["factorize", "STOCK", "--layers", "two*"], "--layers two*: no layer has such a name"),
         (["factorize", "STOCK", "--data", "digits"], "has no class names and preprocessing"),
     ],
 )

@@ -1,5 +1,6 @@
 """`groupwise accelerate` and `groupwise factorize`: a saved model, rewritten."""
 
+import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +102,8 @@ def factorize(
     before: Any = read_model(model) if dataset is None else load_network(model)
     for text in notes:
         note(text)
+    if not any(fnmatch.fnmatch(layer.name, layers) for layer in before._flatten_layers()):
+        raise UserError(f"--layers {layers}: no layer has such a name; `groupwise describe {model}` lists them")
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}
