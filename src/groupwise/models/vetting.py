@@ -118,7 +118,8 @@ def _least_numbers(part: dict[str, Any]) -> int:
 
 def _sizes(value: Any, name: str) -> list[int]:
     """Return an argument's sizes, of which one alone stands for each of a kernel's sides; 0 for what is none."""
-    sizes = value if isinstance(value, list) else [value] * (2 if name == "kernel_size" else 1)
+    is_kernel = name == "kernel_size"
+    sizes = value if isinstance(value, list) and is_kernel else [value] * (2 if is_kernel else 1)
     return [size if isinstance(size, int) and size > 0 else 0 for size in sizes]
 
 
