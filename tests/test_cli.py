@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -130,16 +131,36 @@ def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys:
         (("train", "digits", "--learning-rate", "-1"), "learning_rate = -1.0: must be positive"),
         (("train", "digits", "-a", "convolution"), "must be NAME=VALUE"),
         (("train", "digits", "-a", "convolution=round"), "must be one of dense"),
+        (("train", "digits", "-a", "num_classes=3"), "--argument num_classes=3: is no argument of the network's own"),
+        (("train", "digits", "-a", "name=x"), "--argument name=x: is no argument of the network's own"),
+        (("train", "digits", "-a", "input_shape=3"), "--argument input_shape=3: is no argument of the network's own"),
+        (("train", "digits", "-a", "include_top=false"), "argument include_top=False: is no argument of the network's"),
+        (("train", "digits", "-a", "dropout=2"), "model 'mnist_cnn' cannot be made with dropout=2: "),
+        (("train", "digits", "-a", "dropout=nan"), "model 'mnist_cnn' cannot be made with dropout='nan': "),
+        (("train", "digits", "-a", "convolution=[1]"), "model 'mnist_cnn' cannot be made with convolution=[1]: "),
+        (("train", "digits", "--seed", "4294967296"), "Invalid value for '--seed'"),
+        (("train", "digits", "--batch-size", "100000000000000000000"), "Invalid value for '--batch-size'"),
+        (("train", "digits", "--image-size", "99999999"), "there is not enough memory for this"),
         (("train", "digits", "-a", "form=a"), "mnist_cnn has no such argument"),
         (("train", "digits", "--weights", "nowhere"), "nowhere does not exist"),
         (("train", "digits", "--resume"), "say which run to go on with: --output RUN"),
         (("train", "digits", "--resume", "--output", "nowhere"), "holds no run to resume"),
         (("train", "digits", "more"), "unexpected extra argument"),
+        (("train", ""), "DATA '': is empty; `--help` says what it takes"),
+        (("train", "digits", "--output", " "), "--output ' ': is empty"),
+        (("train", "digits", "--recipe", ""), "--recipe '': is empty"),
+        (("predict", ".", "a.png", ""), "IMAGE '': is empty"),
+        (("convert", "", "resnet50", "--output", "a.keras"), "SOURCE '': is empty"),
         (("evaluate", "nowhere", "digits"), "nowhere does not exist"),
         (("evaluate", "text.keras", "digits"), "is no .keras file"),
         (("predict", ".", "text.keras"), "holds no last.keras"),
         (("describe", "resnext51_32x4d"), "did you mean"),
         (("describe", "resnext50_32x4d", "--image-size", "16"), "at least 32x32 pixels"),
+        (("describe", "resnet50", "--channels", "0"), "Invalid value for '--channels'"),
+        (("describe", "resnet50", "--classes", "0"), "Invalid value for '--classes'"),
+        (("describe", "resnet50", "--image-size", "0"), "--image-size 0: must be one number of pixels"),
+        (("describe", "mnist_cnn", "--classes", "99999999999999"), "there is not enough memory for this"),
+        (("describe", "mnist_cnn", "-a", "input_shape=null"), "--argument input_shape=null: is no argument"),
         (("models", "nothing*"), "no network's name matches"),
         (("routing",), "name a network, or describe one convolution"),
         (("routing", "--input", "56,56"), "must be height,width,channels"),
@@ -305,6 +326,30 @@ def test_a_signal_ends_every_command_with_a_word(
     before = signal.getsignal(number)
     assert run(capsys, "models") == (128 + number, "", "groupwise: stopped\n")
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_signal_that_comes_where_python_loses_it_ends_the_command_all_the_same(
+    times: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [times]
+
+    class Losing:
+        def __del__(self) -> None:
+            left[0] -= 1
+            signal.raise_signal(signal.SIGTERM)
+
+    def signalled(*_: object) -> None:
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            if left[0]:
+                Losing()
+            time.sleep(0.01)
+
+    monkeypatch.setattr("groupwise.cli.networks.settle_backend", signalled)
+    hook = sys.unraisablehook
+    assert run(capsys, "models") == (128 + signal.SIGTERM, "", "groupwise: stopped\n")
+    assert sys.unraisablehook == hook
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to write to")

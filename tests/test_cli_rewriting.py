@@ -63,6 +63,18 @@ def test_factorize_says_what_is_saved_and_lost(tiny: str, tmp_path: Path, capsys
     assert f"top-1 {tuned[1]}%" in capsys.readouterr().out
 
 
+def test_a_fine_tuning_that_diverges_writes_nothing(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    network = models.create(tiny)
+    network.metadata["class_names"] = ["0", "1", "2"]
+    network.save(tmp_path / "tiny.keras")
+    data, output = small.write_npz(tmp_path / "bars.npz"), tmp_path / "factorized.keras"
+    arguments = ["factorize", str(tmp_path / "tiny.keras"), "--data", str(data), "--output", str(output)]
+    assert main([*arguments, "--finetune-epochs", "2", "--learning-rate", "1e30"]) == 1
+    assert "became" in (said := capsys.readouterr().err)
+    assert "nothing was written. Begin again with a smaller rate: --learning-rate 2e+29" in said
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -70,6 +82,9 @@ def test_factorize_says_what_is_saved_and_lost(tiny: str, tmp_path: Path, capsys
         (["accelerate", "STOCK", "--output", "fast.h5"], "must end in .keras"),
         (["accelerate", "STOCK", "--output", "nowhere/fast.keras"], "there is no folder nowhere"),
         (["factorize", "STOCK", "--finetune-epochs", "2"], "name the images with --data"),
+        (["factorize", "STOCK", "--learning-rate", "nan"], "--learning-rate nan: must be positive and finite"),
+        (["factorize", "STOCK", "--learning-rate", "inf"], "--learning-rate inf: must be positive and finite"),
+        (["factorize", "STOCK", "--layers", "two*"], "--layers two*: no layer has such a name"),
         (["factorize", "STOCK", "--data", "digits"], "has no class names and preprocessing"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,20 @@ def test_what_fails_in_the_second_process_is_said_and_leaves_nothing(tmp_path: P
     request = {"model": str(tmp_path / "no.keras"), "format": "onnx", "title": "ONNX", "modules": [], "paths": []}
     with pytest.raises(UserError, match=r"no.keras does not exist"):
         exporting._run_worker(tmp_path, request, "torch")
+
+
+@pytest.mark.parametrize("written", [None, "", '{"groups": ['])
+def test_a_second_process_that_could_not_say_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str | None
+) -> None:
+    def run(*_: Any, **__: Any) -> Any:
+        if written is not None:
+            (tmp_path / "result.json").write_text(written)
+        return subprocess.CompletedProcess([], 1, "", "Traceback\nOSError: [Errno 28] No space left on device\n")
+
+    monkeypatch.setattr("subprocess.run", run)
+    with pytest.raises(UserError, match=r"ONNX could not be written: the process ended with 1: .* No space left"):
+        exporting._run_worker(tmp_path, {"title": "ONNX"}, "torch")
 
 
 @pytest.mark.parametrize(

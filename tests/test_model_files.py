@@ -16,7 +16,7 @@ from keras import layers
 import groupwise
 from groupwise import models
 from groupwise.errors import UserError
-from groupwise.models.saved import is_model, load_model
+from groupwise.models.saved import _explained, is_model, load_model
 
 
 def a_model() -> keras.Model:
@@ -77,7 +77,7 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
         ("a.tflite", "is LiteRT's, which holds no layers: name a .keras file, or a whole model in an .h5 file"),
         ("a.onnx", "ONNX's"),
         ("saved_model.pb", "TensorFlow's"),
-        ("a.pth", "`groupwise convert a.pth NAME --output MODEL.keras` makes of it"),
+        ("a.pth", "make a model of it with `groupwise convert a.pth NAME --output MODEL.keras`, and name that"),
         ("a.keras", "is no .keras file, or a damaged one"),
         ("a.h5", "is no whole model in an .h5 file, or a damaged one"),
     ):
@@ -296,14 +296,36 @@ def instance(module: str | None, name: str, **config: Any) -> dict[str, Any]:
         (put(-1, bias_initializer=instance("keras.layers", "TorchModuleWrapper")), "holds a pickled program"),
         (put(-1, extra=instance("keras.layers", "StringLookup", vocabulary="/etc/passwd")), "vocabulary='/etc/passwd'"),
         (put(-1, units=10**9), "has not the weights for units=1000000000"),
+        (put(-1, units=2**13, recurrent_initializer="x"), "has not the weights for units=8192"),
+        (put(2, filters=60000, kernel_size=[5000, 5000]), "kernel_size=[5000, 5000]"),
+        (put(2, filters=60000, kernel_size=5000), "kernel_size=5000"),
+        (put(2, depth_multiplier=2, kernel_size=5000), "has not the weights for"),
+        (put(-1, input_dim=60000, output_dim=60000), "input_dim=60000, output_dim=60000"),
+        (put(-1, num_heads=60000, key_dim=60000), "num_heads=60000, key_dim=60000"),
+        (
+            lambda config: [put(place, input_dim=3000, output_dim=3000)(config) for place in (2, -1)][-1],
+            "has not the weights for",
+        ),
         (put(2, filters=1e30), "has not the weights for filters=1e+30"),
         (put(-1, units=float("nan")), "has not the weights for units=nan"),
         (lambda config: [config], "its description is no names and values, but a list"),
+        (put(-1, activation="foo"), "as a Keras model: Could not interpret activation function identifier: foo"),
+        (put(-1, units=-3), "as a Keras model: Received an invalid value for `units`, expected a positive integer"),
         (lambda config: {**config, "config": 3}, "cannot be read as a Keras model"),
     ],
 )
 def test_a_description_that_asks_for_more_than_a_model(tmp_path: Path, change: Any, says: str) -> None:
     assert says in refusal(edited(tmp_path / "a.keras", change))
+
+
+@pytest.mark.parametrize("bold", ["\x1b[1m", r"\x1b[1m"])
+def test_the_innermost_reason_is_said_without_styles(bold: str) -> None:
+    inner = (
+        f"Exception encountered when calling Add.call(). {bold}Shapes differ.{bold} Arguments received by Add.call(): x"
+    )
+    text = f"<class 'Functional'> could not be deserialized. config={{'a': 1}}. Exception encountered: {inner}"
+    said = str(_explained(Path("a.keras"), ValueError(text)))
+    assert said == "a.keras cannot be read as a Keras model: Shapes differ"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +337,10 @@ def test_a_description_that_asks_for_more_than_a_model(tmp_path: Path, change: A
         ({"name": ["a"]}, "must be the arguments of groupwise.models.create"),
         ({"num_classes": 10**12}, "has not the weights for num_classes=1000000000000"),
         ({"input_shape": [10**9, 10**9, 1]}, "has not the weights for input_shape="),
-        ({"input_shape": "big"}, "input_shape"),
+        ({"input_shape": "big"}, "input_shape='big': must be (height, width, channels)"),
+        ({"input_shape": [8, 8, "1"]}, "input_shape=[8, 8, '1']: must be (height, width, channels)"),
+        ({"num_classes": "3"}, "num_classes='3': must be an integer of at least 1"),
+        ({"num_classes": 2.5}, "num_classes=2.5: must be an integer of at least 1"),
         ({"dtype": {"class_name": "x", "config": {}}}, "dtype="),
         ({"dropout": [{}]}, "architecture: dropout=[{}] is refused"),
         ({"form": "a"}, "has no such argument"),

@@ -1,5 +1,6 @@
 """Recipes: files of data, read strictly."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,8 @@ def test_integers_are_numbers_and_lists_are_tuples() -> None:
         ({"warm_up": 2}, "warm_up = 2.0"),
         ({"average": 1}, "average = 1.0"),
         ({"learning_rate": -1}, "learning_rate = -1.0: must be positive"),
+        *(({"learning_rate": rate}, "must be positive and finite") for rate in (math.inf, math.nan, 1e39)),
+        ({"weight_decay": math.nan}, "weight_decay = nan: must be finite"),
     ],
 )
 def test_a_bad_setting_is_named(change: dict[str, object], message: str) -> None:

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,6 +258,44 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
     monkeypatch.undo()
     monkeypatch.setitem(models.variants(), "tiny", bars.VARIANT)
     assert _resume(dataset, tmp_path / "run").epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "finished"),
+    [
+        *((name, 0) for name in ("split.json", "environment.json", "best.keras", "metrics.csv", "last.keras")),
+        *((name, 1) for name in ("metrics.csv", "last.keras")),
+    ],
+)
+def test_a_disk_that_is_full_while_saving_is_said_truly(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, finished: int
+) -> None:
+    counts: Counter[str] = Counter()
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        counts[target.name] += 1
+        if target.name == name and counts[name] == finished + 1:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", full)
+    dataset, folder = bars.dataset(tmp_path), RunFolder(tmp_path / "run")
+    with pytest.raises(UserError) as error:
+        _train(dataset, folder.path, bars.recipe(epochs=3))
+    assert f"{name} cannot be written: no space left on device" in str(error.value)
+    if finished:
+        assert f"{folder.last} holds the model after epoch 1 of 3" in str(error.value)
+        assert _resume(dataset, folder.path).epochs == 3
+    else:
+        assert not folder.path.exists()
+        assert _train(dataset, folder.path, bars.recipe(epochs=1)).epochs == 1
+
+
+def test_the_largest_seed_is_one_for_every_epoch(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2), seed=2**32 - 1)
+    assert train(plan, dataset, tmp_path / "run", console=Console(file=io.StringIO())).epochs == 2
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:

@@ -174,7 +174,10 @@ def test_nested_checkpoints(tmp_path, wrap, chosen):
     assert read_all(tmp_path / "a.pth").keys() <= {"weight", "model"}
 
 
-@pytest.mark.parametrize(("name", "other"), [("state_dict_ema", "state_dict"), ("ema", "model")])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("state_dict_ema", "state_dict"), ("ema", "model"), ("model_ema_state_dict", "model_state_dict")],
+)
 def test_averaged_weights_are_said_to_be_taken(tmp_path, name, other):
     torch.save({other: {"weight": torch.ones(2)}, name: {"weight": torch.zeros(2)}}, tmp_path / "a.pth")
     with open_weights(tmp_path / "a.pth") as file:

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from groupwise.errors import UserError
 
-AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema")
+AVERAGED = (
+    *("state_dict_ema", "model_ema", "model_ema_state_dict", "model_state_dict_ema", "ema_state_dict"),
+    *("ema_model_state_dict", "ema_model", "params_ema", "ema"),
+)
 CURRENT = (
     *("state_dict", "model_state_dict", "model_state", "model", "net_state_dict", "net", "network_state_dict"),
     *("network", "weights", "params", "module", "state"),

@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
 from groupwise.console import make_console, note, say
-from groupwise.errors import UserError
+from groupwise.errors import UserError, lacks_memory
 from groupwise.training.interruption import on_signals
 from groupwise.training.stopped import Stopped
 
@@ -32,6 +33,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+class _Command(TyperCommand):
+    """A command that refuses empty texts, which would mean the current folder where a path is asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            given = ctx.params.get(parameter.name)
+            for text in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(text, str) and not text.strip():
+                    is_option = parameter.param_type_name == "option"
+                    named = max(parameter.opts, key=len) if is_option else parameter.metavar or parameter.name.upper()
+                    raise UserError(f"{named.rstrip('.')} {text!r}: is empty; `--help` says what it takes")
+        return super().invoke(ctx)
 
 
 def _print_version(wanted: bool) -> None:
@@ -69,7 +84,7 @@ for command in (
     training.recipes,
 ):
     needs_none = (networks.models, networks.routing, tuning.tune, training.recipes)
-    app.command(no_args_is_help=command not in needs_none)(command)
+    app.command(cls=_Command, no_args_is_help=command not in needs_none)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,10 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     received: list[int] = []
 
     def end(number: int) -> None:
-        # A second one would only cut the tidying up short.
-        if not received or number == signal.SIGINT:
-            received.append(number)
-            raise KeyboardInterrupt
+        received.append(number)
+        raise KeyboardInterrupt
 
     for stream in (sys.stdout, sys.stderr):
         # No name of a file or a class is one that a console's encoding lacks.
@@ -109,6 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             _let_go_of_output()
         code = _fail(f"{'the output' if error.filename is None else error.filename}: {reason}", 2)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        code = _fail("there is not enough memory for this: take smaller images, batches or networks", 2)
     return 128 + received[-1] if received else code
 
 

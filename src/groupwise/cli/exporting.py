@@ -9,7 +9,6 @@ import typer
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.image_paths import image_paths
 from groupwise.cli.options import Backend, ImageSize, Json, parse_size
-from groupwise.cli.outputs import output_path
 from groupwise.console import make_console, print_json, print_lines
 from groupwise.files import expanded
 
@@ -58,7 +57,7 @@ def export(
 
     size, form = parse_size(image_size), find_format(format)
     paths = image_paths(check or [], recursive=True)
-    target = _default_output(model, form) if output is None else output_path(output)
+    target = _default_output(model, form) if output is None else expanded(output)
     choose_writer(form)
     checked_output(form, target)
     settle_backend(backend)

@@ -54,9 +54,11 @@ def models(
 
 def describe(
     model: Annotated[str, typer.Argument(help="A network's name, any model's file, or a run's folder.")],
-    classes: Annotated[int | None, typer.Option(help="How many classes.", show_default=False)] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="How many classes.", show_default=False)] = None,
     image_size: ImageSize = None,
-    channels: Annotated[int | None, typer.Option(help="1 for grey images, 3 for colour.", show_default=False)] = None,
+    channels: Annotated[
+        int | None, typer.Option(min=1, help="1 for grey images, 3 for colour.", show_default=False)
+    ] = None,
     argument: ModelArguments = None,
     backend: Backend = None,
 ) -> None:
@@ -168,17 +170,12 @@ def find_network(
 
     path = Path(model).expanduser()
     if path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir() or (path.exists() and model not in variants()):
-        if classes or image_size or channels or arguments:
+        if arguments or any(given is not None for given in (classes, image_size, channels)):
             raise UserError(f"{model} is a saved network: its classes, size and arguments are settled")
         return read_model(model)
     height, width, own_channels = find(model).input_shape
-    shape = (*(image_size or (height, width)), channels or own_channels)
-    try:
-        return create(model, num_classes=classes, input_shape=shape, **arguments)
-    except UserError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model {model!r}: {str(error).strip().splitlines()[0]}") from error
+    shape = (*(image_size or (height, width)), own_channels if channels is None else channels)
+    return create(model, num_classes=classes, input_shape=shape, **arguments)
 
 
 def _parse_shape(text: str) -> tuple[int, int, int]:

@@ -32,6 +32,15 @@ ModelArguments = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 
+MOST = 10**6  # epochs, or images at a time: more would only overflow something
+SEEDS = 2**32 - 1  # the largest seed that NumPy takes
+SETTLED = {
+    "name": "name the network itself",
+    "num_classes": "the data or --classes says how many there are",
+    "input_shape": "--image-size says how large the images are",
+}
+"""Arguments of `groupwise.models.create` that the commands settle, and how."""
+
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Return "224" as (224, 224), and "128x256" as (128, 256): height and width in pixels."""
@@ -50,6 +59,8 @@ def parse_arguments(texts: Sequence[str] | None) -> dict[str, Any]:
         name, separator, value = text.partition("=")
         if not separator or not name.isidentifier():
             raise UserError(f"--argument {text}: must be NAME=VALUE, such as form=a")
+        if name in SETTLED:
+            raise UserError(f"--argument {text}: is no argument of the network's own; {SETTLED[name]}")
         try:
             arguments[name] = json.loads(value)
         except ValueError:

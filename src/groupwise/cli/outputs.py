@@ -20,7 +20,7 @@ def output_file(text: str, ending: str, source: str) -> Path:
     Raises:
         UserError: it cannot be written, or should not.
     """
-    path = output_path(text)
+    path = expanded(text)
     if path.suffix != ending:
         raise UserError(f"--output {text}: must end in {ending}")
     for read in (source, os.path.join(source, "last.keras")):  # noqa: PTH118 - it may be a package's name as well
@@ -36,15 +36,8 @@ def output_folder(text: str) -> Path:
     Raises:
         UserError: they cannot.
     """
-    path = output_path(text)
+    path = expanded(text)
     if path.suffix.lower() in OF_FILES and not os.path.lexists(path):
         raise UserError(f"--output {text}: ends as a file does; name the folder to write to")
     check_folder(path, "--output")
     return path
-
-
-def output_path(text: str) -> Path:
-    """Return the path that follows `--output`. Raises UserError where nothing does."""
-    if not text.strip():
-        raise UserError(f"--output {text!r}: is empty; name a file or a folder, as `--help` says")
-    return expanded(text)

@@ -1,15 +1,17 @@
 """`groupwise accelerate` and `groupwise factorize`: a saved model, rewritten."""
 
+import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend
+from groupwise.cli.options import MOST, Backend
 from groupwise.cli.outputs import output_file
 from groupwise.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.errors import UserError
+from groupwise.recipes import is_rate
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +37,7 @@ def accelerate(
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the model before and after, on this machine and backend.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="With --measure: examples a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="With --measure: examples a step.")] = 8,
     backend: Backend = None,
 ) -> None:
     """Put our convolutions in place of Keras's in any Keras model, and say what was replaced, and what not and why.
@@ -75,9 +77,11 @@ def factorize(
         str | None,
         typer.Option(help="As for `groupwise train`: say the accuracy before and after.", show_default=False),
     ] = None,
-    finetune_epochs: Annotated[int, typer.Option(min=0, help="With --data: passes over its training images.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="The highest one of the fine-tuning.")] = 0.01,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    finetune_epochs: Annotated[
+        int, typer.Option(min=0, max=MOST, help="With --data: passes over its training images.")
+    ] = 0,
+    learning_rate: Annotated[float, typer.Option(help="The highest one of the fine-tuning.")] = 0.01,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")] = 64,
     output: Output = None,
     backend: Backend = None,
 ) -> None:
@@ -88,6 +92,8 @@ def factorize(
     path = None if output is None else output_file(output, ".keras", model)
     if finetune_epochs and data is None:
         raise UserError(f"--finetune-epochs {finetune_epochs}: name the images with --data")
+    if not is_rate(learning_rate):
+        raise UserError(f"--learning-rate {learning_rate}: must be positive and finite")
     dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite
@@ -96,6 +102,8 @@ def factorize(
     before: Any = read_model(model) if dataset is None else load_network(model)
     for text in notes:
         note(text)
+    if not any(fnmatch.fnmatch(layer.name, layers) for layer in before._flatten_layers()):
+        raise UserError(f"--layers {layers}: no layer has such a name; `groupwise describe {model}` lists them")
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))
     lines = {}

@@ -9,7 +9,7 @@ import typer
 from rich.console import Group
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.cli.options import MOST, SEEDS, Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.cli.outputs import output_folder
 from groupwise.console import Console, Listing, make_console, note, print_lines, say
 from groupwise.errors import UserError
@@ -63,6 +63,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
+            max=MOST,
             help="Passes over the training images; with --resume of the whole run, whose end may so be moved.",
             show_default=False,
         ),
@@ -75,7 +76,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=MOST, help="Images a step.", show_default=False)] = None,
     image_size: ImageSize = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.", show_default=False)] = None,
     weights: Annotated[
@@ -95,6 +96,7 @@ def train(
         int | None,
         typer.Option(
             min=0,
+            max=SEEDS,
             help="Of all that is random, the test images too. Default: 0; for these, that of --weights.",
             show_default=False,
         ),

@@ -10,7 +10,7 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.image_paths import image_paths
-from groupwise.cli.options import Backend, Json
+from groupwise.cli.options import MOST, SEEDS, Backend, Json
 from groupwise.cli.outputs import output_folder
 from groupwise.console import Listing, Styled, make_console, note, print_json, say
 from groupwise.data.files import CAM_SUFFIX
@@ -36,10 +36,13 @@ def evaluate(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Of the test images set aside where data has none. Default: the run's.", show_default=False
+            min=0,
+            max=SEEDS,
+            help="Of the test images set aside where data has none. Default: the run's.",
+            show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")] = 64,
     output: Annotated[
         str | None,
         typer.Option(

@@ -244,7 +244,7 @@ def _run_worker(folder: Path, request: dict[str, Any], writer: str) -> dict[str,
     )
     try:
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except OSError:
+    except (OSError, ValueError):  # it wrote none, or on a full disk a part of it
         lines = done.stderr.strip().splitlines() or ["nothing was said"]
         raise UserError(
             f"{request['title']} could not be written: the process ended with {done.returncode}: {lines[-1]}"

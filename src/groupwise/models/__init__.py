@@ -3,8 +3,10 @@
 import difflib
 import fnmatch
 import importlib
+import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,14 +102,13 @@ def create(
             warnings.warn(note, stacklevel=2)
         return network
     variant = find(name)
-    shape = tuple(input_shape or variant.input_shape)
     num_classes = variant.num_classes if num_classes is None else num_classes
-    _check_image(variant, shape)
-    if include_top and features is None and num_classes < 1:
-        raise UserError(f"num_classes={num_classes}: must be at least 1")
+    if include_top and features is None and not (isinstance(num_classes, numbers.Integral) and num_classes >= 1):
+        raise UserError(f"num_classes={num_classes!r}: must be an integer of at least 1")
+    shape = _checked_shape(variant, variant.input_shape if input_shape is None else input_shape)
     dtype = dtype or keras.config.dtype_policy().name
     for_build, for_head = variant.split_arguments(arguments)
-    with build_settings(dtype):
+    with _blaming(name, arguments), build_settings(dtype):
         inputs = keras.Input(shape, name="image")
         stages = variant.build(inputs, **for_build)
         if features is not None:
@@ -160,15 +161,36 @@ def describe(model_or_name: keras.Model | str) -> Description:
         return describe_model(create(model_or_name))
 
 
-def _check_image(variant: Variant, shape: tuple[int | None, ...]) -> None:
-    if len(shape) != 3 or shape[2] is None:
-        raise UserError(f"input_shape={shape}: must be (height, width, channels), the channels known")
+@contextmanager
+def _blaming(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what a network's building raises into a sentence about the arguments that were given."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, ArithmeticError) as error:
+        given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"model {name!r} cannot be made{f' with {given}' if given else ''}: {reason}") from error
+
+
+def _checked_shape(variant: Variant, given: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Return an input's shape as a tuple. Raises UserError where the network takes no such images."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 3 or not _are_sizes(given):
+        raise UserError(f"input_shape={given!r}: must be (height, width, channels), the channels known")
+    shape = tuple(given)
     sizes = [size for size in shape[:2] if size is not None]
     if sizes and min(sizes) < variant.reduction:
         raise UserError(
             f"input_shape={shape}: {variant.name} makes an image {variant.reduction} times smaller, so it needs at "
             f"least {variant.reduction}x{variant.reduction} pixels; enlarge the image or choose another network"
         )
+    return shape
+
+
+def _are_sizes(shape: Sequence[Any]) -> bool:
+    sides = [side for side in shape[:2] if side is not None]
+    return all(isinstance(size, numbers.Integral) and int(size) >= 1 for size in (*sides, shape[2]))
 
 
 def _choose(variant: Variant, stages: dict[str, Any], features: Sequence[str]) -> dict[str, Any]:

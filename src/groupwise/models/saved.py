@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tempfile
+import textwrap
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,9 @@ OTHERS = {
     **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".npz", ".tar"), "weights without their network"),
 }
 """What other files are, by their endings."""
-LONGEST = 200  # characters of what Keras says
+LONGEST = 300  # characters of what Keras says
+STYLES = re.compile(r"(?:\x1b|\\x1b)\[[\d;]*m")
+"""Bold and the like for a terminal, where Keras quotes itself as its letters."""
 
 
 def load_model(path: Path) -> keras.Model:
@@ -59,15 +62,14 @@ def load_model(path: Path) -> keras.Model:
 
 
 def _explained(path: Path, error: Exception) -> UserError:
-    """Return what to say of an error of Keras's, whose texts end in whole descriptions of models."""
-    text = " ".join(str(error).split())
+    """Return what to say of an error of Keras's, whose texts lead to the reason and end in whole descriptions."""
+    text = " ".join(STYLES.sub("", str(error)).split())
     own = re.search(r"(?:Unknown \w+:|Could not locate (?:class|function)) '([^']+)'", text)
     if own:
         return unknown(path, own[1])
-    reason = re.split(r" using config=| Full object config| config=\{", text)[0][:LONGEST] or type(error).__name__
-    cause = text.rsplit("Exception encountered: ", 1)
-    if len(cause) == 2:
-        reason += f" {cause[1][:LONGEST]}"
+    reason = re.split(r"Exception encountered(?: when calling \S+)?[:.] ", text)[-1]
+    reason = re.split(r" using config=| Full (?:object )?config\b| config=\{| Arguments received by ", reason)[0]
+    reason = textwrap.shorten(reason, LONGEST, placeholder=" ...").rstrip(".") or type(error).__name__
     return UserError(f"{path} cannot be read as a Keras model: {reason}")
 
 
@@ -96,16 +98,18 @@ def vetted(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield _readable_hdf5(path, Path(folder))
     elif path.suffix.lower() in OTHERS:
-        raise UserError(f"{path} is {OTHERS[path.suffix.lower()]}: name {READ}{_hint(path)}")
+        raise _other(path, path.suffix.lower())
     else:
         kind = "whole model in an .h5 file" if path.suffix.lower() in HDF5 else ".keras file"
         raise UserError(f"{path} is no {kind}, or a damaged one")
 
 
-def _hint(path: Path) -> str:
-    if OTHERS.get(path.suffix.lower()) != OTHERS[".pth"]:
-        return ""
-    return f", which `groupwise convert {path.name} NAME --output MODEL.keras` makes of it"
+def _other(path: Path, ending: str) -> UserError:
+    """Return what to say of a file of another kind, and what to do with it."""
+    if OTHERS[ending] != OTHERS[".pth"]:
+        return UserError(f"{path} is {OTHERS[ending]}: name {READ}")
+    command = f"groupwise convert {path.name} NAME --output MODEL.keras"
+    return UserError(f"{path} is {OTHERS[ending]}: make a model of it with `{command}`, and name that")
 
 
 def _check_zip(path: Path) -> None:
@@ -114,7 +118,7 @@ def _check_zip(path: Path) -> None:
         if "config.json" not in names:
             other = path.suffix.lower() if path.suffix.lower() in OTHERS else ".pth" if _is_torch(names) else None
             if other:
-                raise UserError(f"{path} is {OTHERS[other]}: name {READ}{_hint(path)}")
+                raise _other(path, other)
             raise UserError(f"{path} is no .keras file, or a damaged one")
         if path.suffix != ".keras":
             raise UserError(f"{path} is a .keras file under another name: give it the ending .keras")

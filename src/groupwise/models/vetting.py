@@ -5,6 +5,7 @@ besides depends on its version.
 """
 
 import importlib.util
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,13 @@ FILES = ("vocabulary", "merges", "proto", "filepath")
 SIZES = ("units", "filters", "input_dim", "output_dim", "num_classes", "depth_multiplier", "num_heads", "key_dim")
 """Arguments that are the size of some weight."""
 SMALL = 2**16  # a size that needs no proof
+PRODUCTS = (
+    *(("input_dim", "output_dim"), ("input_dim", "units"), ("num_heads", "key_dim")),
+    *(("filters", "kernel_size"), ("depth_multiplier", "kernel_size")),
+)
+"""Arguments of a layer whose product is the size of a weight, or a part of that."""
+LITTLE = 2**24  # numbers that need no proof, in all layers together
+A_BYTE = 2  # numbers: Keras's int4
 
 
 def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
@@ -57,16 +65,21 @@ def check_config(path: Path, config: dict[str, Any], stored: int) -> None:
     Args:
         path: of the model, for the message.
         config: as Keras serialises a model. What that was compiled with is not looked at, since it is not read.
-        stored: the size of its weights, in bytes: no weight can be longer.
+        stored: the size of its weights, in bytes: no weight can be longer, nor all together have many more numbers.
 
     Raises:
         UserError: the description is refused, or needs a class that is not there.
     """
+    numbers = 0
     for part in _parts({name: value for name, value in config.items() if name != "compile_config"}):
         for name in FILES:
             if isinstance(part.get(name), str):
                 raise UserError(f"{path} is refused, since it would read another file ({name}={part[name]!r})")
         _check_sizes(path, part, SIZES, stored)
+        numbers += _least_numbers(part)
+        if numbers > max(LITTLE, A_BYTE * stored):
+            named = ", ".join(f"{name}={part[name]}" for name in (*SIZES, "kernel_size") if name in part)
+            raise UserError(f"{path} is refused, since it has not the weights for {named}")
         if isinstance(part.get("architecture"), dict):
             _check_sizes(path, part["architecture"], tuple(part["architecture"]), stored)
         if isinstance(part.get("class_name"), str) and "config" in part:
@@ -91,6 +104,23 @@ def _check_sizes(path: Path, part: dict[str, Any], names: tuple[str, ...], store
         for size in value if isinstance(value, list) else [value]:
             if isinstance(size, int | float) and not size <= max(SMALL, stored):
                 raise UserError(f"{path} is refused, since it has not the weights for {name}={value}")
+
+
+def _least_numbers(part: dict[str, Any]) -> int:
+    """Return how many numbers the weights of a layer have at least; 0 for what is no layer."""
+    sizes = {name: math.prod(_sizes(part[name], name)) for names in PRODUCTS for name in names if name in part}
+    most = max((math.prod(sizes.get(name, 0) for name in names) for names in PRODUCTS), default=0)
+    if "recurrent_initializer" in part:  # from each unit, or filter, to each
+        size = max((math.prod(_sizes(part.get(name), name)) for name in ("units", "filters")), default=0)
+        most = max(most, size**2)
+    return most
+
+
+def _sizes(value: Any, name: str) -> list[int]:
+    """Return an argument's sizes, of which one alone stands for each of a kernel's sides; 0 for what is none."""
+    is_kernel = name == "kernel_size"
+    sizes = value if isinstance(value, list) and is_kernel else [value] * (2 if is_kernel else 1)
+    return [size if isinstance(size, int) and size > 0 else 0 for size in sizes]
 
 
 def _check_object(path: Path, part: dict[str, Any]) -> None:

@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from groupwise.data import Augmentation
 from groupwise.errors import UserError
 from groupwise.files import expanded
 
 _FOLDER = Path(__file__).parent
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,21 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
-        _check(self, "learning_rate", self.learning_rate > 0, "must be positive")
+        _check(self, "learning_rate", is_rate(self.learning_rate), "must be positive and finite")
         for name in ("label_smoothing", "average"):
             _check(self, name, 0 <= getattr(self, name) < 1, "lies in 0 to 1, without 1")
         _check(self, "warm_up", 0 <= self.warm_up <= 1, "is a share of the steps: it lies in 0 to 1")
         for name in ("weight_decay", "clip_norm"):
-            _check(self, name, getattr(self, name) >= 0, "must not be negative")
+            _check(self, name, 0 <= getattr(self, name) <= LARGEST, "must be finite, and not negative")
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON, of which `recipe_of` makes it again."""
         return asdict(self)
+
+
+def is_rate(value: float) -> bool:
+    """Return whether a number can be a learning rate: positive, and finite as float32, in which weights are updated."""
+    return 0 < value <= LARGEST
 
 
 def list_recipes() -> list[str]:

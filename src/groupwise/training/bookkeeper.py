@@ -15,6 +15,7 @@ from groupwise.data import ImageBatches
 from groupwise.files import replace_file
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe
+from groupwise.training.diverging import StopTraining, check_loss, check_weights
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import DIGITS, RunFolder, copy_file
 from groupwise.training.interruption import Interruption
@@ -23,10 +24,6 @@ from groupwise.training.seed import seed_epoch
 
 WORTH_SAYING = 0.05
 """From this share on it is said that training waited for its input."""
-
-
-class StopTraining(Exception):  # noqa: N818 - a way out of fit()
-    """Leaves fit() at once. Its text is the reason, empty for Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,8 @@ class Bookkeeper(keras.callbacks.Callback):
         self._started, self._waited = time.perf_counter(), self._batches.seconds_waited
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        check_loss(logs, self._epoch, batch)
         assert logs is not None
-        if not math.isfinite(logs["loss"]):
-            raise StopTraining(f"the loss became {logs['loss']} in epoch {self._epoch + 1}, step {batch + 1}")
         if self._interruption.requested:
             raise StopTraining
         images = self._batches.images_in(batch + 1)
@@ -105,9 +101,7 @@ class Bookkeeper(keras.callbacks.Callback):
             evaluation = evaluate(self.network, self._judge.batches, self._recipe.batch_size)
             if not math.isfinite(evaluation.loss):
                 raise StopTraining(f"the loss of the {self._judge.name} images became {evaluation.loss}")
-            # A ReLU may turn what is not a number into zero, so that no loss tells.
-            if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in self.network.weights):
-                raise StopTraining(f"weights became infinite or not a number in epoch {epoch + 1}")
+            check_weights(self.network, epoch)
             self.evaluation = evaluation
             row = {
                 "epoch": epoch + 1,
@@ -134,15 +128,16 @@ class Bookkeeper(keras.callbacks.Callback):
         row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
         accuracy = f"{self._judge.name}_accuracy"
         is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._rows)
-        self._rows.append(row)
+        rows = [*self._rows, row]
 
         def save(partial: Any) -> None:
             self.network.save(partial)
             if is_best:
                 copy_file(partial, self._folder.best)
-            self._folder.write_metrics(self._rows)
+            self._folder.write_metrics(rows)
 
         replace_file(self._folder.last, save)
+        self._rows.append(row)  # now that the file holds it
 
     def _line(self, row: Mapping[str, float]) -> Text:
         name, waited = self._judge.name, row["share_waited"]

@@ -6,6 +6,7 @@ from groupwise.data import Augmentation, Dataset
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.models.network import Network, RewrittenNetwork
+from groupwise.training.diverging import StopTraining, Watch, diverged
 from groupwise.training.evaluation import evaluate
 from groupwise.training.plan import make_batches
 from groupwise.training.recorded import SPLIT, record_in
@@ -40,6 +41,7 @@ def finetune(
 
     Raises:
         UserError: the data's classes are not the network's, there is nothing to train on, or images are broken.
+        Diverged: a loss or a weight is not finite; the network is of no use then.
     """
     dataset = with_classes(dataset, network.metadata["class_names"])
     if not len(dataset.train):
@@ -52,6 +54,8 @@ def finetune(
         keras.losses.CategoricalCrossentropy(from_logits=True),
     )
     try:
-        network.fit(batches, epochs=epochs, shuffle=False, verbose=0)
+        network.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[Watch()])
+    except StopTraining as reason:
+        raise diverged(reason, "nothing was written", learning_rate) from None
     finally:
         batches.close()

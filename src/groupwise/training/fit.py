@@ -16,7 +16,8 @@ from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.models.saved import vetted
-from groupwise.training.bookkeeper import Bookkeeper, Judge, StopTraining, swap_average
+from groupwise.training.bookkeeper import Bookkeeper, Judge, swap_average
+from groupwise.training.diverging import StopTraining, diverged
 from groupwise.training.evaluation import Evaluation, evaluate
 from groupwise.training.folder import RunFolder, environment, read_json, write_json
 from groupwise.training.interruption import Interruption, on_signals
@@ -27,7 +28,7 @@ from groupwise.training.recorded import SPLIT, divide_for, read_record
 from groupwise.training.saved import with_classes
 from groupwise.training.seed import set_seed
 from groupwise.training.starting import are_published, start_from
-from groupwise.training.stopped import Diverged, Interrupted
+from groupwise.training.stopped import Interrupted
 
 
 @dataclass(frozen=True)
@@ -211,9 +212,13 @@ def _begin(session: _Session) -> int:
     if plan.weights is not None:
         taken = start_from(session.network, plan.weights)
         print_lines(session.console, {"weights": taken})
-    _write_record(session)
-    write_json(folder.recipe, plan.as_dict())
-    write_json(folder.environment, environment(keras.backend.backend()))
+    try:
+        _write_record(session)
+        write_json(folder.recipe, plan.as_dict())
+        write_json(folder.environment, environment(keras.backend.backend()))
+    except BaseException:
+        folder.discard()
+        raise
     return 0
 
 
@@ -278,9 +283,8 @@ def _explaining(session: _Session) -> Iterator[None]:
         yield
     except (StopTraining, KeyboardInterrupt) as reason:
         kept, command = _keep(session), shlex.join(_resume_command(session))
-        if str(reason):
-            rate = session.plan.recipe.learning_rate
-            raise Diverged(f"{reason}; {kept}. Begin again with a smaller rate: --learning-rate {rate / 5:g}") from None
+        if isinstance(reason, StopTraining) and str(reason):
+            raise diverged(reason, kept, session.plan.recipe.learning_rate) from None
         resume = f"; go on with: {command}" if session.rows else ""
         raise Interrupted(f"stopped: {kept}{resume}", session.interruption.number) from None
     except Exception as error:
@@ -296,10 +300,12 @@ def _keep(session: _Session) -> str:
     """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
     folder, rows = session.folder, session.rows
     with on_signals(lambda _: None):  # it takes a moment, and says how to go on
-        if not rows:
+        if not folder.last.exists():
             folder.discard()
             return "no epoch was finished, so nothing was kept"
-        with suppress(UserError):  # a full disk is no reason not to say what was kept
+        if not rows:
+            return f"{folder.last} is as it was"
+        with suppress(UserError, OSError):  # a full disk is no reason not to say what was kept
             report.curves(folder.metrics, folder.curves)
     return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.plan.recipe.epochs}"
 

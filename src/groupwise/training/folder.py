@@ -113,7 +113,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the files of a run that has finished no epoch."""
-        for path in (self.recipe, self.split, self.environment, self.metrics, self.curves):
+        for path in (self.recipe, self.split, self.environment, self.metrics, self.best, self.curves):
             path.unlink(missing_ok=True)
 
     def read_metrics(self) -> list[dict[str, float]]:

@@ -1,6 +1,8 @@
 """What asks a process to end, Ctrl-C first of all: as a function's call, or a request that the running batch obeys."""
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +12,7 @@ from typing import Any
 # Ctrl-C; what the system, a batch queue or a container sends; a terminal that was closed; Windows' Ctrl-Break.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 SIGNALS: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+MOMENT = 0.05  # seconds
 
 
 @contextmanager
@@ -18,17 +21,50 @@ def on_signals(handle: Callable[[int], Any]) -> Iterator[None]:
 
     Signals that are ignored stay so, as under nohup. Python hands signals to the main thread only; elsewhere nothing
     is changed, and the caller has its own way to stop.
+
+    A KeyboardInterrupt that the function raises is lost where Python runs something that nobody called: a destructor,
+    or a callback of the garbage collector, of which JAX has one. The function is then called once more.
     """
     previous = {}
+    heard: list[int] = []
+
+    def hear(number: int, _: Any) -> None:
+        heard.append(number)
+        handle(number)
+
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                previous[number] = signal.signal(number, lambda number, _: handle(number))
+                previous[number] = signal.signal(number, hear)
     try:
-        yield
+        with _repeated(heard):
+            yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _repeated(heard: list[int]) -> Iterator[None]:
+    """Let the newest signal come again, a moment later, where what it raised was lost."""
+    before, timers = sys.unraisablehook, []
+
+    def on_lost(lost: Any) -> None:
+        if not heard or not issubclass(lost.exc_type, KeyboardInterrupt):
+            before(lost)
+            return
+        # Not at once, since that would be lost as well.
+        timers.append(threading.Timer(MOMENT, _thread.interrupt_main, (heard[-1],)))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    sys.unraisablehook = on_lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()
 
 
 class Interruption:

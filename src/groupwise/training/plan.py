@@ -12,7 +12,7 @@ from groupwise.data import Augmentation, Dataset, ImageBatches, Split
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
-from groupwise.training.starting import find_start
+from groupwise.training.starting import SETTLED_BY_THE_DATA, find_start
 
 DIGITS_SIDE, SMALL_SIDE = 32, 64
 
@@ -103,8 +103,12 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     What the weights expect of network and images settles the rest, where the recipe leaves it open.
 
     Raises:
-        UserError: an unknown model, or weights that cannot be had or read.
+        UserError: an unknown model, an argument of it that is settled otherwise, or weights that cannot be had or read.
     """
+    for name in recipe.model_arguments:
+        if name in (*SETTLED_BY_THE_DATA, "weights"):
+            value = recipe.model_arguments[name]
+            raise UserError(f"argument {name}={value!r}: is no argument of the network's own, and settled without it")
     start = None if weights is None else find_start(weights, recipe.model, recipe.model_arguments)
     if recipe.freeze_backbone and start is None:
         raise UserError("freeze_backbone: a backbone of fresh weights is of no use; name trained ones with --weights")

@@ -29,7 +29,7 @@ def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
     """
     if keras.backend.backend() == "torch":
         # Keras's dropout draws from PyTorch's one generator. Elsewhere this does nothing, and takes TensorFlow 0.3 s.
-        set_seed(seed + 1 + epoch)
+        set_seed((seed + 1 + epoch) % 2**32)
     for variable in model.variables:
         if variable.name == "seed_generator_state":
             first, _ = np.asarray(ops.convert_to_numpy(variable))

@@ -20,7 +20,8 @@ from groupwise.weights import is_source
 Array: TypeAlias = NDArray[Any]
 
 HEAD = "head"
-_SETTLED_BY_THE_DATA = ("name", "num_classes", "input_shape", "include_top", "features", "dtype")
+SETTLED_BY_THE_DATA = ("name", "num_classes", "input_shape", "include_top", "features", "dtype")
+"""Arguments of `groupwise.models.create` that are not the network's own."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def find_start(weights: str, model: str, arguments: Mapping[str, Any]) -> Start:
     if model != architecture["name"]:
         # Of another network only those layers are taken that fit.
         return Start(arguments, None, models.find(model).input_shape[:2], channels)
-    own = {name: value for name, value in architecture.items() if name not in _SETTLED_BY_THE_DATA}
+    own = {name: value for name, value in architecture.items() if name not in SETTLED_BY_THE_DATA}
     return Start({**own, **arguments}, network.metadata["preprocessing"], (height, width), channels)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -126,13 +127,15 @@ def open_weights(path: Path) -> WeightFile:
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"{path} is of no kind that can be read; {_other_kind(path)}")
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty: copy or download it again")
     with ExitStack() as opened:
         try:
             contents = kind.open(path, opened)
         except UserError:
             raise
         except Exception as error:  # the libraries raise nearly anything on damaged files
-            raise UserError(f"{path}: is no {kind.name}, or a damaged one: {_reason(error)}") from error
+            raise UserError(f"{path}: is no {kind.name}, or a damaged one: {_cause(error)}") from error
         if not contents.shapes:
             raise UserError(f"{path} holds no tensors")
         resources = opened.pop_all()
@@ -151,6 +154,12 @@ def _other_kind(path: Path) -> str:
     if path.name.endswith(".index.json"):
         return "it lists the parts of weights in several files: load them all, and save one file of the whole"
     return f"the endings of those are {', '.join(KINDS)}"
+
+
+def _cause(error: Exception) -> str:
+    """Return what is wrong with a file: a library's own words, but not what Python says where it ran off the rails."""
+    stumbled = isinstance(error, EOFError | LookupError | TypeError | AttributeError | AssertionError | struct.error)
+    return "what it holds makes no sense" if stumbled else _reason(error)
 
 
 def _reason(error: Exception) -> str:
