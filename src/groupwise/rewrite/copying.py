@@ -140,11 +140,10 @@ def _give_settings(before: Any, after: Any) -> None:
         after.dtype_policy = before.dtype_policy
     if TWINS.get(type(after)) is type(before):
         put_within(after, type(before))
-    own = vars(after)
     of_keras = attributes_of_models() if isinstance(before, keras.Model) else _of_every_layer()
     for name, value in list(vars(before).items()):
-        if name not in of_keras and not (name in own and is_equal(own[name], value)):
-            set_like(after, name, value, own.get(name))
+        if name not in of_keras:
+            _set_like(after, name, value)
 
 
 def _give_own_state(before: Any, after: Any) -> None:
@@ -179,10 +178,12 @@ def plain_copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def set_like(after: Any, name: str, value: Any, own: Any) -> None:
+def _set_like(after: Any, name: str, value: Any) -> None:
     """Give a copy what somebody set on the original, data, tensor or function, if its class does not make its like."""
+    own = vars(after).get(name)
     if is_plain_data(value):
-        setattr(after, name, plain_copy(value))
+        if name not in vars(after) or not is_equal(own, value):
+            setattr(after, name, plain_copy(value))
     elif keras.ops.is_tensor(value) and not isinstance(value, keras.Variable):
         setattr(after, name, keras.ops.convert_to_tensor(np.array(keras.ops.convert_to_numpy(value)), value.dtype))
     elif inspect.isroutine(value) and not hasattr(value, "__self__") and _code(value) is not _code(own):
