@@ -157,13 +157,33 @@ def test_hooks_of_joined_layers_are_called(kind: str) -> None:
 
 
 def test_what_an_optimizer_leaves_out_of_its_weight_decay() -> None:
-    model, convolution = small()
+    model, convolution = small(groups=2)
     optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_list=[convolution.kernel], var_names=["bias"])
     model.compile(optimizer, "mse")
     new = rewrite.accelerate(model)
     new.optimizer.build(new.trainable_variables)
     assert [new.optimizer._use_weight_decay(variable) for variable in new.trainable_variables] == [False, False]
+    dense = rewrite.grouped_to_dense(model)
+    dense.optimizer.build(dense.trainable_variables)
+    assert [dense.optimizer._use_weight_decay(variable) for variable in dense.trainable_variables] == [True, False]
+    assert "weight decay leaves out no single variables" in str(rewrite.report_of(dense))
+
+
+def test_a_frozen_model_within_goes_on_learning_by_itself() -> None:
+    inputs, (judge, _) = image(), small()
+    judge.compile("adam", "mse")
+    arrays = images_for(judge)[0]
+    judge.train_on_batch(arrays, arrays)
+    judge.trainable = False
+    model = keras.Model(inputs, judge(layers.Conv2D(4, 3, padding="same")(inputs)))
+    model.compile("adam", "mse")
+    inner = rewrite.accelerate(model).layers[-1]
+    assert [v.shape for v in inner.optimizer.variables] == [v.shape for v in judge.optimizer.variables]
+    for each in (judge, inner):
+        each.trainable = True
+        each.train_on_batch(arrays, arrays)
+    assert difference(judge, inner) <= 1e-4
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -260,21 +260,26 @@ def _give_optimizer_settings(old: keras.Model, new: keras.Model, keeps_layers: b
     pattern = vars(before).get("_exclude_from_weight_decay_pattern")
     names = {before._var_key(variable): place for place, variable in enumerate(old.variables)}
     excluded = [names[key] for key in vars(before).get("_exclude_from_weight_decay", ()) if key in names]
-    if excluded and not keeps_layers:
-        return "The optimizer decays all weights now: those that were left out of its weight decay are others."
     if pattern is not None or excluded:
-        after.exclude_from_weight_decay([new.variables[place] for place in excluded])
+        after.exclude_from_weight_decay([new.variables[place] for place in excluded if keeps_layers])
         after._exclude_from_weight_decay_pattern = pattern
-    return ""
+    if not excluded or keeps_layers:
+        return ""
+    return "The optimizer's weight decay leaves out no single variables any more: they are others now."
 
 
 def _give_optimizer_state(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:
     anew = "The optimizer starts anew: its state belongs to weights that are others now."
     if not keeps_layers:
         return anew
-    new.optimizer.build(new.trainable_variables)
+    # What the old one was built for need not be what is trainable now.
+    trained = getattr(old.optimizer, "inner_optimizer", old.optimizer)._trainable_variables
+    places = {id(variable): place for place, variable in enumerate(old.variables)}
+    if any(id(variable) not in places for variable in trained):
+        return anew
+    new.optimizer.build([new.variables[places[id(variable)]] for variable in trained])
     shapes = [[tuple(v.shape) for v in model.optimizer.variables] for model in (old, new)]
-    if shapes[0] != shapes[1]:  # what is trainable has changed since
+    if shapes[0] != shapes[1]:
         return anew
     for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):
         hand_over(before, after)
