@@ -77,10 +77,10 @@ def compare(before: Observed, after: keras.Model, is_thorough: bool = False, lea
             continue
         new = _observed(look, subject)
         gone = [place for place, layer in subject.places.items() if layer is None or kind in SOFT]
-        found += [
-            f"{kind}: {line}"
-            for line in _unlike(before.facts(kind), new, before.tolerance, gone if kind in PLACED else ())
-        ]
+        # Adam moves a bias before a batch norm, whose gradient is rounding alone, by its whole rate this way or that.
+        tolerance = before.tolerance * (10 if kind == "step" else 1)
+        lines = _unlike(before.facts(kind), new, tolerance, gone if kind in PLACED else ())
+        found += [f"{kind}: {line}" for line in lines]
     return found
 
 
