@@ -258,7 +258,8 @@ def _extra(kind: str, name: str | None) -> tuple[Any, Any]:
     if kind == "buckets":
         tensor = keras.Input((3,), name=name)
         buckets = layers.Discretization(bin_boundaries=[-0.5, 0.1, 0.6])(tensor)
-        return tensor, layers.Dense(4)(layers.CategoryEncoding(4, output_mode="count")(buckets))
+        # TensorFlow counts nothing in half precision.
+        return tensor, layers.Dense(4)(layers.CategoryEncoding(4, output_mode="count", dtype="float32")(buckets))
     if kind == "numbers":
         tensor = keras.Input((2,), dtype="int64", name=name)
         return tensor, layers.Dense(4)(layers.IntegerLookup(vocabulary=[3, 7, 9], output_mode="multi_hot")(tensor))

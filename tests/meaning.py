@@ -41,7 +41,7 @@ class Observed:
     """A model, and what was observed of it, to be compared with several others."""
 
     def __init__(self, model: keras.Model) -> None:
-        if model.compiled:
+        if model.compiled and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         self.subject = Subject.of(model, Data.of(model))
         self.tolerance = max(TOLERANCES.get(name, 0) for name in _types(self.subject))

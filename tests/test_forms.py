@@ -172,6 +172,23 @@ def test_blocks_that_have_a_form_keep_names_and_what_was_noted(target: str) -> N
         assert converted.get_layer("one_reduce_path2").seen == "by us"
 
 
+@pytest.mark.parametrize("form", "ab")
+def test_paths_cast_what_their_block_casts(form: str) -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        inputs = keras.Input((8, 10, 12))
+        x = keras.layers.Conv2D(8, 1)(inputs)
+        x = keras.layers.Conv2D(8, 3, groups=2, padding="same")(x)
+        x = keras.layers.Activation("relu", dtype="float32", autocast=False)(x)
+        model = keras.Model(inputs, keras.layers.Conv2D(4, 1, use_bias=False)(x))
+        as_given = keras.Model(model.inputs, x)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    converted = rewrite.to_form(model if form == "a" else as_given, form)
+    assert any(layer.name.endswith("_path2") for layer in converted.layers)
+    assert {layer.autocast for layer in converted.layers if layer.name.startswith("activation")} == {False}
+
+
 def test_layers_of_one_name_in_two_models_keep_their_own_biases() -> None:
     inputs = keras.Input((8, 10, 12))
     inner = keras.Sequential([keras.Input((8, 10, 12)), keras.layers.Conv2D(12, 1, use_bias=False, name="conv")])

@@ -10,7 +10,7 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.permuting import PermuteChannels
-from groupwise.rewrite.copying import config_of, marked
+from groupwise.rewrite.copying import copied, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain, is_weightless
 from groupwise.rewrite.probing import selection
@@ -143,7 +143,7 @@ def _step(rewriter: Rewriter, graph: Graph, ends: Sequence[Tensor]) -> list[Node
         nodes.append(node)
     configs = [{k: v for k, v in node.operation.get_config().items() if k not in _OF_ONE_LAYER} for node in nodes]
     shapes = {node.outputs[0].shape for node in nodes}
-    kinds = {(type(node.operation), getattr(node.operation, "groups", 1)) for node in nodes}
+    kinds = {(type(node.operation), getattr(node.operation, "groups", 1), node.operation.autocast) for node in nodes}
     is_one = len(kinds) == len(shapes) == 1 and all(config == configs[0] for config in configs[1:])
     return nodes if is_one else None
 
@@ -203,18 +203,18 @@ def _merged_layer(
     """Return what the merged layer of a step makes of the merged branches; `giver` gave its value until now."""
     made = [node.operation for node in nodes]
     first = made[0]
-    config = {**config_of(first), "name": name}
+    settings: dict[str, Any] = {"name": name}
     if type(first) not in DENSE:
         values = [np.concatenate(parts) for parts in zip(*(layer.get_weights() for layer in made), strict=True)]
-        return apply(_of_giver(type(first).from_config(config), giver), values, x)
+        return apply(_of_giver(copied(first, **settings), giver), values, x)
     kernels, *biases = zip(*(layer.get_weights() for layer in made), strict=True)
     if is_summed:
         values = [np.concatenate(kernels, axis=2), *(sum(bias) for bias in biases)]
     else:
         values = [np.concatenate(kernels, axis=3), *(np.concatenate(bias) for bias in biases)]
-        config["filters"] = sum(layer.filters for layer in made)
-        config["groups"] = first.groups if shares_input else first.groups * len(made)
-    return apply(_of_giver(layers.GroupedConv2D.from_config(config), giver), values, x)
+        settings["filters"] = sum(layer.filters for layer in made)
+        settings["groups"] = first.groups if shares_input else first.groups * len(made)
+    return apply(_of_giver(copied(first, layers.GroupedConv2D, **settings), giver), values, x)
 
 
 def _of_giver(merged: Any, giver: Any) -> Any:

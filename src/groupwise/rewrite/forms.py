@@ -11,7 +11,7 @@ from groupwise import layers
 from groupwise.models.forms import has_forms, in_form
 from groupwise.models.residual import FORMS, check_choice
 from groupwise.rewrite.branches import can_be_a_step, merged_branches
-from groupwise.rewrite.copying import config_of, marked
+from groupwise.rewrite.copying import copied, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, layers_by_path, record_gone
@@ -140,19 +140,19 @@ def _path(block: _Block, x: Tensor, path: int) -> Tensor:
     for place, node in enumerate(block.nodes):
         layer = node.operation
         is_last = place == len(block.nodes) - 1 and block.ends_with_sum
-        config = {**config_of(layer), "name": f"{layer.name}_path{path + 1}"}
+        settings: dict[str, Any] = {"name": f"{layer.name}_path{path + 1}"}
         values = layer.get_weights()
         if type(layer) in DENSE:
-            config["groups"] = 1
+            settings["groups"] = 1
             if is_last:
                 values = [_slice(values[0], block.groups, path, axis=2)]
             else:
-                config["filters"] = layer.filters // block.groups
+                settings["filters"] = layer.filters // block.groups
                 values = [_slice(value, block.groups, path) for value in values]
-            x = apply(layers.GroupedConv2D.from_config(config), values, x)
+            x = apply(copied(layer, layers.GroupedConv2D, **settings), values, x)
         else:
             values = [_slice(value, block.groups, path) for value in values] if type(layer) in NORMS else []
-            x = apply(type(layer).from_config(config), values, x)
+            x = apply(copied(layer, **settings), values, x)
     return x
 
 
