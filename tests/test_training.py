@@ -22,12 +22,10 @@ from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.files import write_text
 from groupwise.training import RunSummary, extend_plan, load_network, make_plan, predict_images, read_plan, train
-from groupwise.training.bookkeeper import swap_average
 from groupwise.training.evaluation import evaluation_of
 from groupwise.training.folder import RunFolder, write_json
 from groupwise.training.interruption import SIGNALS, Interruption
-from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
-from groupwise.training.plan import Plan, build_network, default_recipe, fastest_dtype
+from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged, Interrupted
 from tests import tiny as bars
 
@@ -389,77 +387,3 @@ def test_jpegs_are_predicted_at_their_full_size(tiny: str, tmp_path: Path) -> No
     Image.open(jpeg).save(png)
     one, other = (p.probabilities for p in predict_images(network, [jpeg, png], pytest.fail))
     np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
-def test_the_schedule(shape: str) -> None:
-    schedule = WarmUpThenDecay(2.0, 5, 20, shape)
-    rates = [float(schedule(step)) for step in range(20)]
-    assert rates[:6] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0])
-    middle = {"cosine": 1 + np.cos(np.pi / 3), "linear": 4 / 3, "constant": 2.0}[shape]
-    assert rates[10] == pytest.approx(middle)
-    assert WarmUpThenDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
-    later = WarmUpThenDecay(2.0, 5, 20, shape, first_step=7)
-    assert [float(later(step)) for step in (6, 7, 17)] == [rates[0], rates[0], rates[10]]
-
-
-def test_the_optimizer_decays_kernels_alone(tiny: str) -> None:
-    network = models.create("tiny")
-    optimizer = make_optimizer(bars.recipe(weight_decay=0.1, optimizer_options={}, warm_up=0.0), 10, network)
-    before = [np.array(keras.ops.convert_to_numpy(variable)) for variable in network.trainable_variables]
-    optimizer.apply([keras.ops.zeros(variable.shape) for variable in network.trainable_variables])
-    for variable, value in zip(network.trainable_variables, before, strict=True):
-        share = 1 - 0.1 * 0.05 if len(variable.shape) > 1 else 1.0
-        np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(variable), share * value, rtol=1e-5, err_msg=variable.path
-        )
-
-
-def test_the_average_of_the_weights_can_be_exchanged_for_them(tiny: str) -> None:
-    network = models.create("tiny")
-    changes = {"average": 0.75, "weight_decay": 0.0, "optimizer_options": {}, "warm_up": 0.0, "schedule": "constant"}
-    network.compile(make_optimizer(bars.recipe(**changes), 10, network))
-    first = np.array(keras.ops.convert_to_numpy(network.trainable_variables[0]))
-    for _ in range(2):
-        network.optimizer.apply([keras.ops.ones(variable.shape) for variable in network.trainable_variables])
-    # After the first step the average is the weights themselves; the second step takes off 0.05 more.
-    for expected in (first - 0.05 - 0.25 * 0.05, first - 0.1):
-        swap_average(network)
-        np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(network.trainable_variables[0]), expected, rtol=1e-4, atol=1e-6
-        )
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"optimizer": "adamv"}, "Keras has no optimizer 'adamv'; did you mean adam"),
-        ({"optimizer_options": {"momentumm": 0.9}}, "optimizer 'sgd' takes no 'momentumm'"),
-    ],
-)
-def test_a_bad_optimizer_is_named(tiny: str, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make_optimizer(bars.recipe(**changes), 10, models.create("tiny"))
-
-
-def test_an_evaluation_counts() -> None:
-    logits = np.eye(6, dtype=np.float32)[[0, 1, 1, 5]] * 4
-    logits[3] = np.arange(6)
-    evaluation = evaluation_of(logits, np.array([0, 1, 2, 0]))
-    assert evaluation.top1 == 0.5
-    assert evaluation.top5 == 0.75  # the last image's class is the sixth of six
-    assert evaluation.count == 4
-    assert evaluation.confusion[2, 1] == 1
-    images, recall, precision = evaluation.per_class()[1]
-    assert (images, recall, precision) == (1, 1.0, 0.5)
-    assert np.isnan(evaluation.per_class()[3][1])
-    assert evaluation.loss > 0
-
-
-@pytest.mark.parametrize(("flags", "fast"), [("sse4_2 avx512f avx512_bf16", True), ("avx2 fma avx512f", False)])
-def test_the_fastest_type_is_what_the_processor_multiplies(flags: str, fast: bool, tmp_path: Path) -> None:
-    processor = tmp_path / "cpuinfo"
-    processor.write_text(f"model name\t: some\nflags\t\t: {flags}\n")
-    expected = "mixed_bfloat16" if fast and keras.backend.backend() != "jax" else "float32"
-    assert fastest_dtype(processor) == expected
-    assert fastest_dtype(tmp_path / "none") == "float32"
