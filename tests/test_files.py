@@ -164,11 +164,12 @@ def test_every_command_says_where_it_cannot_write_before_its_work(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_model_is_not_overwritten_by_what_is_made_of_it(tmp_path: Path, capsys: Any) -> None:
+def test_a_model_is_not_overwritten_by_what_is_made_of_it(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run").mkdir()
     path = tmp_path / "run" / "last.keras"
     path.write_text("a model")
-    for source in (path, tmp_path / "run"):
+    for source in (path, tmp_path / "run", "~/run/last.keras"):
         for command in ("accelerate", "factorize"):
             assert main([command, str(source), "--output", str(path)]) == 2
             assert "is the model that is read" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from groupwise import models
 from groupwise.data import load_dataset
@@ -88,6 +89,13 @@ def test_published_heads_are_taken_over_class_by_class(tmp_path: Path) -> None:
     values = network.get_layer("head").get_weights()[0]
     np.testing.assert_array_equal(values[:, [0, 9]], kernel[:, [9, 0]])
     np.testing.assert_array_equal(values[:, 1:9], fresh[:, 1:9])
+
+    order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+    pairs = {name: torch.tensor(value.transpose(order[value.ndim])) for name, value in np.load(path).items()}
+    torch.save({"state_dict": {}, "state_dict_ema": pairs}, tmp_path / "averaged.pth")
+    network.get_layer("head").set_weights([fresh, np.zeros(10, "float32")])
+    assert "averaged" in start_from(network, str(tmp_path / "averaged.pth"))
+    np.testing.assert_array_equal(network.get_layer("head").get_weights()[0], values)
 
     changes = {"output.fc.weight": kernel[:, :3], "output.fc.bias": np.zeros(3, "float32")}
     path = pytorchcv_file(tmp_path / "three.npz", "resnext20_16x4d_cifar10", **changes)

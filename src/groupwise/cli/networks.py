@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from groupwise.cli.backend import settle_backend
 from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.console import Console, Listing, make_console, say
 from groupwise.errors import UserError
+from groupwise.files import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -168,7 +168,7 @@ def find_network(
     from groupwise.models.saved import ENDINGS, OTHERS
     from groupwise.training.saved import read_model
 
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir() or (path.exists() and model not in variants()):
         if arguments or any(given is not None for given in (classes, image_size, channels)):
             raise UserError(f"{model} is a saved network: its classes, size and arguments are settled")

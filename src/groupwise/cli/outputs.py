@@ -5,6 +5,7 @@ from pathlib import Path
 
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, expanded
+from groupwise.training.folder import RunFolder
 
 OF_FILES = (".keras", ".png", ".html", ".json", ".csv")
 
@@ -23,8 +24,10 @@ def output_file(text: str, ending: str, source: str) -> Path:
     path = expanded(text)
     if path.suffix != ending:
         raise UserError(f"--output {text}: must end in {ending}")
-    for read in (source, os.path.join(source, "last.keras")):  # noqa: PTH118 - it may be a package's name as well
-        if os.path.exists(read) and os.path.exists(path) and os.path.samefile(path, read):  # noqa: PTH110, PTH121
+    given = expanded(source)  # it may be a package's name as well
+    for read in (given, RunFolder(given).last):
+        # os.path answers for a name too long for any file, too.
+        if os.path.exists(read) and os.path.exists(path) and path.samefile(read):  # noqa: PTH110
             raise UserError(f"--output {text}: is the model that is read, and would be gone; name another file")
     check_file(path, "--output")
     return path

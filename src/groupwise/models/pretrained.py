@@ -69,15 +69,32 @@ def create_pretrained(
     return network, _joined(fresh_head, published.note)
 
 
-def load_pretrained(network: Network, source: str | Path) -> str | None:
-    """Give a network published weights, and return a note as `create_pretrained` does.
+@dataclass(frozen=True)
+class Loaded:
+    """What a file gave a network.
+
+    Attributes:
+        fresh_head: why the head stayed fresh; None where it did not.
+        beside: what else the file holds; None where that is nothing.
+        class_names: of the file's head, where they are known.
+    """
+
+    fresh_head: str | None
+    beside: str | None
+    class_names: Sequence[str] | None
+
+
+def load_pretrained(network: Network, source: str | Path) -> Loaded:
+    """Give a network published weights, and return what they are.
 
     Args:
         network: made by `create` with the arguments that `read_origin` says.
         source: as for `create`.
     """
-    with open_published(source, models.find(network.architecture["name"]).family) as published:
-        return _joined(_load(network, published), published.note)
+    family = models.find(network.architecture["name"]).family
+    with open_published(source, family) as published:
+        names = class_names_of(published.config, published.num_classes, family)
+        return Loaded(_load(network, published), published.note, names)
 
 
 def read_origin(name: str, source: str | Path, **arguments: Any) -> Origin:

@@ -97,17 +97,18 @@ def are_published(weights: str) -> bool:
 
 
 def _start_from_published(network: Network, weights: str) -> str:
-    class_names = read_origin(network.architecture["name"], weights).class_names
     head = network.get_layer(HEAD)
     fresh = head.get_weights()
-    note = load_pretrained(network, weights)
-    if note is not None:
-        return f"from {weights}; {note}"
-    if class_names is None:
-        return f"all layers from {weights}, which does not name its classes: they are taken in the data's order"
-    places = _places(network, class_names)
+    loaded = load_pretrained(network, weights)
+    beside = f"; {loaded.beside}" if loaded.beside else ""
+    if loaded.fresh_head is not None:
+        return f"from {weights}; {loaded.fresh_head}{beside}"
+    if loaded.class_names is None:
+        unnamed = "which does not name its classes: they are taken in the data's order"
+        return f"all layers from {weights}, {unnamed}{beside}"
+    places = _places(network, loaded.class_names)
     head.set_weights(_by_class(fresh, head.get_weights(), network.metadata["class_names"], places))
-    return f"all layers from {weights}{_fresh_classes(network, places)}"
+    return f"all layers from {weights}{_fresh_classes(network, places)}{beside}"
 
 
 def _places(network: Network, class_names: Sequence[str]) -> dict[str, int]:
@@ -133,16 +134,15 @@ def _transfer(network: Network, source: Network, places: Mapping[str, int]) -> t
         twin = sources.get(layer.name)
         if twin is None:
             continue
-        if layer.name == HEAD:
-            fits = bool(places) and [v.shape[:-1] for v in twin.weights] == [v.shape[:-1] for v in layer.weights]
-        else:
-            fits = [v.shape for v in twin.weights] == [v.shape for v in layer.weights]
-        if fits:
-            values = twin.get_weights()
-            if layer.name == HEAD:
-                values = _by_class(layer.get_weights(), values, network.metadata["class_names"], places)
-            layer.set_weights(values)
-            copied += 1
+        is_head = layer.name == HEAD
+        theirs, own = ([v.shape[:-1] if is_head else v.shape for v in side.weights] for side in (twin, layer))
+        if theirs != own or (is_head and not places):
+            continue
+        values = twin.get_weights()
+        if is_head:
+            values = _by_class(layer.get_weights(), values, network.metadata["class_names"], places)
+        layer.set_weights(values)
+        copied += 1
     return copied, total
 
 
