@@ -82,13 +82,13 @@ def give_state(old: Any, new: Any) -> None:
     Raises:
         UserError: the new layer is made of other parts or variables than the old one.
     """
-    pairs = list(zip(_parts(old), _parts(new), strict=False))
-    if len(_parts(old)) != len(_parts(new)) or [v.shape for v in old.variables] != [v.shape for v in new.variables]:
+    parts, made = _parts(old), _parts(new)
+    if len(parts) != len(made) or [v.shape for v in old.variables] != [v.shape for v in new.variables]:
         raise UserError(
             f"layer {old.name!r}: made anew from its get_config(), {type(old).__name__} has other parts or variables "
             "than it has now; let that method say all that it is made of"
         )
-    for before, after in pairs:
+    for before, after in zip(parts, made, strict=True):
         _give_settings(before, after)
         _give_own_state(before, after)
     for before, after in zip(old.variables, new.variables, strict=True):

@@ -60,8 +60,8 @@ def within(layer: Any, report: Report) -> None:
 
     They stay where they are and keep their weights: a layer of ours differs from Keras's in its methods alone.
     """
-    found = [inner for inner in layer._flatten_layers(include_self=False) if is_stock(inner) and not objection(inner)]
-    found = [inner for inner in found if OURS[type(inner)] in CONVOLUTIONS]
+    inside = layer._flatten_layers(include_self=False)
+    found = [inner for inner in inside if OURS.get(type(inner)) in CONVOLUTIONS and not objection(inner)]
     for inner in found:
         report.changes.append(Change(f"{layer.name}/{inner.name}", described(inner), OURS[type(inner)].__name__))
         put_within(inner, TWINS[type(inner)])

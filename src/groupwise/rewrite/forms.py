@@ -97,10 +97,7 @@ def _cut(rewriter: Rewriter, graph: Graph, node: Node, form: str) -> Replacement
     def build(new: Any) -> Tensor:
         x = new(block.nodes[0].input_tensors[0])
         ends = [_path(block, x, path) for path in range(groups)]
-        if not block.ends_with_sum:
-            kind: Any = keras.layers.Concatenate
-        else:
-            kind = keras.layers.Add
+        kind: Any = keras.layers.Add if block.ends_with_sum else keras.layers.Concatenate
         return marked(last, kind(name=last.name, dtype=last.dtype_policy, autocast=last.autocast))(ends)
 
     change = Change(node.operation.name, "form c", f"form {form}, {groups} paths")

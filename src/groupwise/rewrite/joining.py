@@ -7,6 +7,7 @@ it, as Grad-CAM builds one, runs call by call.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -34,7 +35,7 @@ class Join:
     add: Node | None = None
     relu: Node | None = None
 
-    @property
+    @cached_property
     def nodes(self) -> list[Node]:
         """All calls, in order."""
         return [node for node in (self.pad, self.head, self.add, self.relu) if node is not None]
@@ -44,7 +45,7 @@ class Join:
         """The classes of what runs as one."""
         return ", ".join(type(node.operation).__name__ for node in self.nodes)
 
-    @property
+    @cached_property
     def shortcut(self) -> Tensor | None:
         """What is added."""
         if self.add is None:
@@ -188,7 +189,7 @@ class _Run:
         if call_fn is not None or any(isinstance(x, keras.KerasTensor) for x in arrays):
             own = getattr(type(self.model), RUN)
             return own(self.model, inputs, operation_fn, *([] if call_fn is None else [call_fn]))
-        apart = {id(join) for join in self.last.values() if not join.still_holds()}
+        apart = {id(join) for join in self.joins if not join.still_holds()}
         values = dict(zip(map(id, self.model.inputs), arrays, strict=True))
         for node in self.nodes:
             join, other = self.last.get(id(node)), self.others.get(id(node))

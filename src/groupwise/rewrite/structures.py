@@ -248,15 +248,15 @@ def _to_grouped(
     share = kernels.outside(kernel, groups)
     if share and not approximate:
         return Left(layer.name, kind, f"{share:.1%} of its kernel's norm lies outside the groups' blocks")
-    ins, outs = kernels.group_channels(kernel, groups) if share else (np.arange(n) for n in kernel.shape[2:])
-    ordered = kernel[:, :, ins][..., outs]
-    error = kernels.outside(ordered, groups)
-    weights = [kernels.grouped_of_dense(ordered, groups), *(value[outs] for value in bias)]
     if not rewriter.is_used_once(layer) or not is_plain(node):
         return Left(layer.name, kind, "it is shared, or is called with more than one tensor")
     why_not = objection_to_variables(layer) or objection_to_others(layer, keeps_outputs=not share)
     if why_not:
         return Left(layer.name, kind, why_not)
+    ins, outs = kernels.group_channels(kernel, groups) if share else (np.arange(n) for n in kernel.shape[2:])
+    ordered = kernel[:, :, ins][..., outs]
+    error = kernels.outside(ordered, groups)
+    weights = [kernels.grouped_of_dense(ordered, groups), *(value[outs] for value in bias)]
     regularizer = config_of(layer)["kernel_regularizer"]
     settings = {**_shared(layer), **_kernel_settings(kernel, layer.use_bias), "kernel_regularizer": regularizer}
     is_dealt = bool(np.any(np.diff(outs) < 0))
