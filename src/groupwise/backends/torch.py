@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from groupwise import tuning
+from groupwise.backends import norm
 from groupwise.backends import torch_core as core
 from groupwise.backends import torch_norm as core_norm
 from groupwise.backends.torch_operations import is_transformed
@@ -96,7 +97,9 @@ def batch_normalise(
 ) -> tuple[Any, Any, Any]:
     """Return PyTorch's fused batch norm of NHWC `inputs`, and the statistics: constants, or the batch's."""
     if is_transformed() and not torch.compiler.is_compiling():
-        return _plainly_normalise(inputs, gamma, beta, statistics, epsilon)
+        # The fused one's tangents are constants to further derivatives in training, and of the wrong type in half.
+        outputs, mean, variance = norm.normalise(inputs.to(gamma.dtype), gamma, beta, statistics, epsilon)
+        return outputs.to(inputs.dtype), mean.detach(), variance.detach()
     images = inputs.permute(0, 3, 1, 2)
     if statistics is not None:
         outputs = functional.batch_norm(images, *statistics, gamma, beta, False, 0.0, epsilon)
@@ -105,19 +108,6 @@ def batch_normalise(
     # The operation returns 1 / sqrt(variance + epsilon).
     variance = deviation.detach().pow(-2) - epsilon
     return outputs.permute(0, 2, 3, 1), mean.detach(), variance
-
-
-def _plainly_normalise(
-    inputs: Any, gamma: Any, beta: Any, statistics: tuple[Any, Any] | None, epsilon: float
-) -> tuple[Any, Any, Any]:
-    """Return the same by elementary operations.
-
-    The fused one's tangents are constants to further derivatives in training, and in half precision of the wrong type.
-    """
-    images = inputs.to(gamma.dtype)
-    mean, variance = statistics or (images.mean((0, 1, 2)), images.var((0, 1, 2), correction=0))
-    outputs = (images - mean) * torch.rsqrt(variance + epsilon) * gamma + beta
-    return outputs.to(inputs.dtype), mean.detach(), variance.detach()
 
 
 def pool(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]) -> Any:

@@ -180,14 +180,14 @@ def _sorted_out(
             folders.append(name)
         else:
             (images if _is_image(name, open_named) else left_out).append(name)
-    return ImageFiles(images, read, size, left_out, _empty(folders, (*images, *left_out)))
+    holding = folders_holding((*images, *left_out))
+    return ImageFiles(images, read, size, left_out, [it[:-1] for it in folders if PurePosixPath(it) not in holding])
 
 
-def _empty(folders: Iterable[str], files: Iterable[str]) -> list[str]:
-    """The folders, of names with a slash at the end, in which and below which no file lies."""
-    inner = {file.rpartition("/")[0] for file in files}
-    holding = {str(above) for name in inner for above in (PurePosixPath(name), *PurePosixPath(name).parents)}
-    return [folder[:-1] for folder in folders if str(PurePosixPath(folder)) not in holding]
+def folders_holding(files: Iterable[str]) -> set[PurePosixPath]:
+    """The folders in which, or below which, a file lies."""
+    inner = {file.rpartition("/")[0] for file in files}  # few: paths of all files would take long
+    return {folder for name in inner for folder in (PurePosixPath(name), *PurePosixPath(name).parents)}
 
 
 def _is_image(name: str, open_named: Callable[[str], IO[bytes]]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from groupwise.data.classes import some
-from groupwise.data.files import OTHER_PICTURE_SUFFIXES, ImageFiles, suffix_of, tells_nothing
+from groupwise.data.files import OTHER_PICTURE_SUFFIXES, ImageFiles, folders_holding, suffix_of, tells_nothing
 from groupwise.data.layout import role_of
 from groupwise.errors import UserError
 from groupwise.texts import quoted
@@ -51,7 +51,13 @@ def check_left_out(name: str, files: ImageFiles, class_sizes: Mapping[str, int])
         UserError: nothing of a folder beside the classes' or beside a split's can be read, or more than one and over a
             tenth of a class's pictures cannot.
     """
-    lost = _by_folder(files, class_sizes)
+    places = {PurePosixPath(folder).parent for folder in class_sizes}  # that hold the classes' folders
+    is_split = _lost_splits(files.names)
+
+    def is_beside(folder: PurePosixPath) -> bool:
+        return folder.parent in places or is_split(folder)
+
+    lost = _by_folder(files.left_out, class_sizes, is_beside)
     read = {_stem(image) for image in files.names}
     gone = {}
     for folder, names in lost.items():
@@ -68,34 +74,28 @@ def check_left_out(name: str, files: ImageFiles, class_sizes: Mapping[str, int])
             f"{name}: too much cannot be read: {_counts(gone, class_sizes)}: {CONVERT}, or take them out of the folder"
         )
     notes = [f"{name}: left out, since they cannot be read: {_counts(lost, class_sizes)}"] if lost else []
-    places = _places(class_sizes)
-    beside = [image for image in files.names if PurePosixPath(image).parent in places]
+    outside = {"" if place == PurePosixPath() else str(place) for place in places}
+    beside = [image for image in files.names if image.rpartition("/")[0] in outside]
     if beside:
         notes.append(f"{name}: left out, since in no class's folder: {kinds(beside)}")
-    empty = _empty(files, class_sizes)
+    empty = [name for name in files.empty if is_beside(PurePosixPath(name))]
     if empty:
         notes.append(f"{name}: left out, since empty: {some(empty)}")
     return notes
 
 
-def _empty(files: ImageFiles, class_sizes: Mapping[str, int]) -> list[str]:
-    """The empty folders beside those of classes and of splits."""
-    places, is_split = _places(class_sizes), _lost_splits(files.names)
-    return [name for name in files.empty if (path := PurePosixPath(name)).parent in places or is_split(path)]
-
-
-def _by_folder(files: ImageFiles, class_sizes: Mapping[str, int]) -> dict[str, list[str]]:
+def _by_folder(
+    left_out: Iterable[str], class_sizes: Mapping[str, int], is_beside: Callable[[PurePosixPath], bool]
+) -> dict[str, list[str]]:
     """The files by the folder of, or beside, a class or a split; "" for all other places.
 
     Of these pictures alone count. Texts count where they are all that a folder holds.
     """
-    places = _places(class_sizes)
-    is_split = _lost_splits(files.names)
     lost: dict[str, list[str]] = defaultdict(list)
-    for name in files.left_out:
+    for name in left_out:
         path = PurePosixPath(name)
         folders = [it for it in path.parents if it.parts]
-        folder = next((str(it) for it in folders if it.parent in places or is_split(it)), "")
+        folder = next((str(it) for it in folders if is_beside(it)), "")
         if folder:
             counts = folder not in class_sizes or suffix_of(name) not in TEXT_SUFFIXES
         else:
@@ -107,15 +107,9 @@ def _by_folder(files: ImageFiles, class_sizes: Mapping[str, int]) -> dict[str, l
 
 def _lost_splits(images: Iterable[str]) -> Callable[[PurePosixPath], bool]:
     """Return what tells whether a folder is called a split, lies beside one, and holds no image."""
-    inner = {image.rpartition("/")[0] for image in images}  # few: paths of all images would take long
-    holding = {folder for name in inner for folder in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    holding = folders_holding(images)
     beside = {folder.parent for folder in holding if role_of(folder.name)}
     return lambda folder: folder.parent in beside and folder not in holding and role_of(folder.name) is not None
-
-
-def _places(class_sizes: Mapping[str, int]) -> set[PurePosixPath]:
-    """The folders that hold the classes' folders."""
-    return {PurePosixPath(folder).parent for folder in class_sizes}
 
 
 def _counts(lost: Mapping[str, Sequence[str]], class_sizes: Mapping[str, int]) -> str:

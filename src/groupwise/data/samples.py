@@ -158,12 +158,13 @@ class Samples:
         if len(broken) > most_broken(total):
             finding = f"{len(broken)} of {total} images are broken, more than the {most_broken(total)} that are skipped"
             raise TooManyBroken(self.broken, finding)
-        sizes = np.bincount(self._split.labels)
-        lost = np.bincount(self._split.labels[broken], minlength=len(sizes))
-        if self._every_class and ((lost == sizes) & (lost > 0)).any():
-            label = int(np.flatnonzero((lost == sizes) & (lost > 0))[0])
-            of_class = [index for index in broken.tolist() if self._split.labels[index] == label]
-            named = [(self._split.names[index], self._broken[index]) for index in of_class]
+        if not self._every_class:
+            return
+        labels = self._split.labels
+        sizes = np.bincount(labels)
+        gone = np.flatnonzero((np.bincount(labels[broken], minlength=len(sizes)) == sizes) & (sizes > 0))
+        if gone.size:
+            named = [(self._split.names[i], self._broken[i]) for i in broken.tolist() if labels[i] == gone[0]]
             raise TooManyBroken(named, "every image of one class is broken")
 
     def _should_cache(self) -> bool:

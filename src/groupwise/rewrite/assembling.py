@@ -204,7 +204,7 @@ def _carried(value: Any, copies: Copies) -> Any:
         return keras.Variable(
             np.array(keras.ops.convert_to_numpy(value)), None, value.dtype, value.trainable, name=value.name
         )
-    if hasattr(value, "get_config") and hasattr(value, "from_config") and not isinstance(value, type):
+    if _is_configured(value):
         made = _fresh(value)
         for before, after in zip(_variables_of(value), _variables_of(made), strict=True):
             hand_over(before, after)
@@ -244,10 +244,12 @@ def _fresh_layer(layer: Any) -> Any:
 
 def _fresh(value: Any) -> Any:
     """Return a metric or optimizer as it was before its first step; anything else as it is."""
-    is_stateful = isinstance(value, keras.metrics.Metric | keras.optimizers.Optimizer) or (
-        hasattr(value, "get_config") and hasattr(value, "from_config")
-    )
-    return type(value).from_config(value.get_config()) if is_stateful and not isinstance(value, type) else value
+    return type(value).from_config(value.get_config()) if _is_configured(value) else value
+
+
+def _is_configured(value: Any) -> bool:
+    """Return whether an object, not a class, says how it was made."""
+    return hasattr(value, "get_config") and hasattr(value, "from_config") and not isinstance(value, type)
 
 
 def _give_optimizer_settings(old: keras.Model, new: keras.Model, keeps_layers: bool) -> str:

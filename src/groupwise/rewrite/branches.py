@@ -71,7 +71,7 @@ class _Branches:
             return None
         steps: list[list[Node]] = []
         while (nodes := _step(rewriter, graph, ends)) is not None:
-            if summed and not steps and not _is_linear(nodes[0]):
+            if summed and not steps and not is_linear_convolution(nodes[0]):
                 return None
             steps.insert(0, nodes)
             ends = [made.input_tensors[0] for made in nodes]
@@ -180,7 +180,8 @@ def can_be_a_step(rewriter: Rewriter, node: Node) -> bool:
     return getattr(layer, "data_format", "channels_last") == "channels_last" and getattr(layer, "axis", -1) in (-1, 3)
 
 
-def _is_linear(node: Node) -> bool:
+def is_linear_convolution(node: Node) -> bool:
+    """Return whether a call is of a convolution of one group and without activation."""
     layer = node.operation
     return type(layer) in DENSE and layer.groups == 1 and layer.activation is keras.activations.linear
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise.rewrite.copying import Values, config_of, marked
+from groupwise.rewrite.copying import Values, config_of, copied, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, within
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
@@ -52,10 +52,8 @@ def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | 
     objection_to = _objection(rewriter, node, after)
     if objection_to:
         return Left(norm.name, "BatchNormalization", objection_to)
-    is_dense = type(layer) is keras.layers.Dense
-    kind = keras.layers.Dense if is_dense else ours_for(type(layer))
-    config = {
-        **config_of(layer),
+    kind = keras.layers.Dense if type(layer) is keras.layers.Dense else ours_for(type(layer))
+    settings = {
         "name": norm.name,
         "trainable": norm.trainable,
         "use_bias": True,
@@ -69,7 +67,7 @@ def _fold(rewriter: Rewriter, graph: Graph, node: Node) -> Replacement | Left | 
     def build(new: Any) -> Tensor:
         rewriter.report.note("For inference: the moving statistics have become weights.")
         keywords = {} if residual is None else {"residual": new(residual)}
-        return apply(marked(norm, kind.from_config(config)), values, new(node.input_tensors[0]), **keywords)
+        return apply(marked(norm, copied(layer, kind, **settings)), values, new(node.input_tensors[0]), **keywords)
 
     what = ["bias", *["sum"] * (residual is not None), *_activation_of(norm)]
     change = Change(norm.name, f"{described(layer)}, {norm.name}", f"{kind.__name__} with {', '.join(what)}")

@@ -10,7 +10,7 @@ import numpy as np
 from groupwise import layers
 from groupwise.models.forms import has_forms, in_form
 from groupwise.models.residual import FORMS, check_choice
-from groupwise.rewrite.branches import can_be_a_step, merged_branches
+from groupwise.rewrite.branches import can_be_a_step, is_linear_convolution, merged_branches
 from groupwise.rewrite.copying import copied, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
@@ -121,13 +121,8 @@ def _block(rewriter: Rewriter, graph: Graph, node: Node, form: str) -> _Block | 
         nodes.append(after)
     if form == "b":
         return _Block(nodes, node.operation.groups, False)
-    is_end = after is not None and can_be_a_step(rewriter, after) and after.operation.groups == 1
-    if (
-        after is None
-        or not is_end
-        or after.operation.use_bias
-        or after.operation.activation is not keras.activations.linear
-    ):
+    is_end = after is not None and can_be_a_step(rewriter, after) and is_linear_convolution(after)
+    if after is None or not is_end or after.operation.use_bias:
         return "after it stands no convolution with one group and without bias and activation"
     return _Block([*nodes, after], node.operation.groups, True)
 

@@ -135,7 +135,7 @@ def _train(
     if dataset.channels > plan.channels:
         raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
     dataset = with_classes(dataset, plan.class_names)
-    dataset, record, notes = (_held if resume else _recorded)(plan, dataset, folder)
+    dataset, record, notes = _held(dataset, folder) if resume else _recorded(plan, dataset)
     if announce is not None:
         announce(dataset)
     for text in notes:
@@ -152,7 +152,7 @@ def _train(
         session.judge.batches.close()
 
 
-def _recorded(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+def _recorded(plan: Plan, dataset: Dataset) -> tuple[Dataset, SplitRecord, list[str]]:
     """Return a new run's data, its record, and what in it is known to the weights that the run begins with."""
     copies = copies_in(dataset)
     if plan.weights is None or are_published(plan.weights):
@@ -161,7 +161,7 @@ def _recorded(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset,
     return dataset, record_of(dataset, read_record(plan.weights)), [*copies, *notes]
 
 
-def _held(plan: Plan, dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
+def _held(dataset: Dataset, folder: RunFolder) -> tuple[Dataset, SplitRecord, list[str]]:
     """Return the images that a run began with, its record, and what is other than then."""
     record = read_record(folder.path)
     if record is None:

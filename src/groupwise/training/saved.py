@@ -120,7 +120,8 @@ def match_classes(network: Network | RewrittenNetwork, dataset: Dataset) -> tupl
             f"{dataset.name} has classes that the model does not know: {some(unknown)}{numbers}. It knows {some(known)}"
         )
     note = None
-    other = {name: known[place] for name, place in places.items() if name != known[place] and name not in _ids(known)}
+    ids = _ids(known)
+    other = {name: known[place] for name, place in places.items() if name != known[place] and name not in ids}
     if other:
         name, twin = next(iter(other.items()))
         more = f", and {len(other) - 1} more that are written in another way" if len(other) > 1 else ""
@@ -136,7 +137,8 @@ def with_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     """
     places = places_of(dataset.class_names, class_names)
     extra = [name for name in dataset.class_names if name not in places]
-    missing = [name for place, name in enumerate(class_names) if place not in places.values()]
+    taken = set(places.values())
+    missing = [name for place, name in enumerate(class_names) if place not in taken]
     if extra or missing:
         says = [f"{some(extra)} {'is' if len(extra) == 1 else 'are'} new"] * bool(extra)
         says += [f"it lacks {some(missing)}"] * bool(missing)
