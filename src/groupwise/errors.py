@@ -5,6 +5,16 @@ class UserError(ValueError):
     """Bad input to the command: its text is a clear sentence, shown as it is, and the exit code is 2."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says; its class where it says nothing.
+
+    Examples:
+        >>> first_line(ValueError("no")), first_line(KeyError())
+        ('no', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 _OF_MEMORY = (
     "out of memory",
     "allocate memory",

@@ -54,7 +54,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
             write(partial)
             os.replace(partial, target)  # noqa: PTH105 - Path.replace says the same, os.replace that it is atomic
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # it is in its place, or what went wrong before is what counts
             partial.unlink()
 
 
@@ -99,7 +99,7 @@ def _try(name: str, folder: Path, parts: Sequence[str]) -> None:
     """Make a file without a name in a folder, and look whether the system takes the names of what is to come there."""
     with writing(name):
         for part in parts:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # a name that the system takes
                 os.lstat(folder / part)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -139,7 +139,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     finally:
         if sys.platform == "win32":  # where an open file cannot be removed
             file.close()
-        with suppress(OSError):
+        with suppress(OSError):  # whoever comes next locks the one that is left
             path.unlink()
         file.close()
 

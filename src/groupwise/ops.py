@@ -195,8 +195,6 @@ def explain_routing(
     Examples:
         >>> print(explain_routing((16, 56, 56, 128), (3, 3, 4, 128), groups=32))  # doctest: +SKIP
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     spec = ConvSpec.of(input_shape, kernel_shape, groups, strides, padding, dilation_rate, dtype)
     return routing.explain(spec, backends.active.runtime())
 

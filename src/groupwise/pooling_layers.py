@@ -26,7 +26,7 @@ def _to_first(images: Any) -> Any:
     return ops.transpose(images, (0, 3, 1, 2))
 
 
-def lowest(dtype: str) -> float:
+def _lowest(dtype: str) -> float:
     """Return what is never chosen as the maximum before a number of the type."""
     return int(np.iinfo(dtype).min) if "int" in dtype else float("-inf")
 
@@ -50,7 +50,7 @@ class _Pooling2D:
 
     def _pool(self: Any, inputs: Any) -> Any:
         if self.explicit is not None:
-            fill = lowest(keras.backend.standardize_dtype(inputs.dtype)) if self.kind == "max" else 0
+            fill = _lowest(keras.backend.standardize_dtype(inputs.dtype)) if self.kind == "max" else 0
             inputs = ops.pad(inputs, self._padding(), constant_values=fill)
         pool = backends.active.pool if self.padding == "valid" else backends.active.pool_same
         first = self.data_format == "channels_first"

@@ -224,6 +224,8 @@ def _checked_spec(
     dilation_rate: Pair,
     dtype: str,
 ) -> ConvSpec:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     if len(input_shape) != 4 or input_shape[3] is None:
         raise ValueError(f"input shape {input_shape}: must be (batch, height, width, channels), channels known")
     if len(kernel_shape) != 4 or min(kernel_shape) < 1:

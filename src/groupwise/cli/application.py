@@ -155,5 +155,5 @@ def _fail(message: str, code: int) -> int:
 
 def _let_go_of_output() -> None:
     """Lead what standard output still holds nowhere; Python would complain when it closes the stream."""
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError):  # it is closed, or no file at all
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -130,7 +130,7 @@ def predict(
     class_names: list[str] = network.metadata["class_names"]
     ids = wordnet_ids(class_names)
     labels = distinct_names(class_names)
-    explained = None if cam_class is None else _find_class(cam_class, class_names)
+    explained = None if cam_class is None else _find_class(cam_class, class_names, ids)
     broken: list[str] = []
 
     def on_broken(error: UserError) -> None:
@@ -169,15 +169,12 @@ def predict(
         say(console, f"where it looked: {where}")
 
 
-def _find_class(name: str, class_names: list[str]) -> int:
+def _find_class(name: str, class_names: list[str], ids: list[str | None]) -> int:
     """Return the place of a class, by its name, WordNet id or index.
 
     Raises:
         UserError: there is none, with the nearest names, or there are two of the name.
     """
-    from groupwise.weights import wordnet_ids
-
-    ids = wordnet_ids(class_names)
     places = [place for place, known in enumerate(class_names) if known == name]
     if len(places) > 1:
         choices = " or ".join(str(ids[place] or place) for place in places)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from typing import Literal, TypeAlias
 
@@ -104,6 +105,11 @@ class Split:
 
     def identities(self) -> Identities:
         """What every image is known by, (n,): 48 bits of its mark and its file's size."""
+        return self._identities
+
+    @cached_property
+    def _identities(self) -> Identities:
+        # Asked for once by each that divides, compares and records; every file is looked up.
         sizes = (0 if self.size is None else self.size(index) for index in range(len(self)))
         values = [_hash(b"%d" % size, self._mark(index)) for index, size in enumerate(sizes)]
         return np.array(values, np.uint64) >> np.uint64(64 - IDENTITY_BITS)

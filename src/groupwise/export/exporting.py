@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import groupwise
-from groupwise.errors import UserError
+from groupwise.errors import UserError, first_line
 from groupwise.export.formats import Format, checked_output, choose_writer, find_format
 from groupwise.export.precision import check_quantized, check_types, half_layers, tolerances, widen
 from groupwise.export.signature import SAY_SIZE, TRIED_SIZES, Signature, run_model, signature_of
@@ -145,8 +145,9 @@ def _network_and_source(model: Any, folder: Path, image_size: tuple[int, int] | 
     except OSError:
         raise
     except Exception as error:  # of somebody's own classes
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"model {model.name!r} cannot be saved, which exporting begins with: {first}") from error
+        raise UserError(
+            f"model {model.name!r} cannot be saved, which exporting begins with: {first_line(error)}"
+        ) from error
     finally:
         del vars(model)["get_compile_config"]
     return model, source

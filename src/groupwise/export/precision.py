@@ -89,7 +89,7 @@ def tolerances(model: keras.Model) -> dict[str, float]:
     halves = {layer.compute_dtype for layer in half_layers(model)} | {tensor.dtype for tensor in model.outputs}
     own = max([limit, *(value for dtype, value in HALF_TOLERANCES.items() if dtype in halves)])
     rounded = {HALF_TOLERANCES["float16"] / 8 for tensor in model.outputs if tensor.dtype == "float16"}
-    return {"outputs": own, "widened": max(limit, *rounded) if rounded else limit}
+    return {"outputs": own, "widened": max([limit, *rounded])}
 
 
 def _resizes_integers(layer: Any) -> bool:

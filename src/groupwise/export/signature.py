@@ -101,12 +101,13 @@ def signature_of(model: keras.Model, image_size: tuple[int, int] | None) -> Sign
         raise UserError(
             f"the network takes images of any number of channels: {tuple(shape)}; give its input that number"
         )
+    given, made = structures(model)
     return Signature(
         tuple(shape),
         file_type(inputs[0].dtype),
-        _key(structures(model)[0]) or inputs[0].name,
+        _key(given) or inputs[0].name,
         file_type(outputs[0].dtype),
-        _key(structures(model)[1]) or _last_layer(model),
+        _key(made) or _last_layer(model),
         axes,
     )
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from groupwise import layers
-from groupwise.errors import UserError
+from groupwise.errors import UserError, first_line
 from groupwise.export.formats import Format, find_format
 from groupwise.export.graphs import inspect_onnx, inspect_openvino, keep_openvino_output
 from groupwise.export.precision import relative_difference, widen
@@ -36,9 +36,8 @@ def main(name: str) -> None:
         import traceback
 
         traceback.print_exc()
-        text = str(error).strip() or type(error).__name__
         types = " with {dtype} input and {output_dtype} output".format(**request["signature"])
-        result = {"error": f"{request['title']} could not be written{types}: {text.splitlines()[0][:300]}"}
+        result = {"error": f"{request['title']} could not be written{types}: {first_line(error)[:300]}"}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
@@ -62,16 +61,12 @@ def _export(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
         if not signature.any_size:
             raise
         raise UserError(
-            f"{form.title} cannot hold this network for images of any size ({_first_line(error)}): {SAY_SIZE}"
+            f"{form.title} cannot hold this network for images of any size ({first_line(error)[:200]}): {SAY_SIZE}"
         ) from error
 
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _read_model(request: dict[str, Any]) -> Any:

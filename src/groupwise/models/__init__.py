@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, first_line
 from groupwise.models.costs import Description, describe_model
 from groupwise.models.network import Network, build_settings, without_values
 from groupwise.models.registry import Variant
@@ -170,8 +170,9 @@ def _blaming(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         raise
     except (ValueError, TypeError, ArithmeticError) as error:
         given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"model {name!r} cannot be made{f' with {given}' if given else ''}: {reason}") from error
+        raise UserError(
+            f"model {name!r} cannot be made{f' with {given}' if given else ''}: {first_line(error)}"
+        ) from error
 
 
 def _checked_shape(variant: Variant, given: Sequence[int | None]) -> tuple[int | None, ...]:

@@ -55,7 +55,9 @@ def load_model(path: Path) -> keras.Model:
         with vetted(path) as checked:
             model: keras.Model = keras.saving.load_model(checked, compile=False, safe_mode=True)
     except UserError as error:
-        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+        if str(error).startswith(str(path)):
+            raise
+        raise UserError(f"{path}: {error}") from error
     except Exception as error:  # Keras raises nearly anything on a file that is not its own
         raise _explained(path, error) from error
     return model

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, first_line
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.rewrite.copying import (
     attributes,
@@ -73,10 +73,9 @@ def assembled(
 
 def compile_alike(old: keras.Model, new: keras.Model, copies: Copies, keeps_layers: bool) -> str:
     """Compile a new model as the old one was, the optimizer's state included; return what could not be had, or ""."""
-    again = f"{type(old).__name__}.compile is a method of its own: compile the new model yourself."
     if type(old).compile is not keras.Model.compile:
         if type(old).compile_from_config is keras.Model.compile_from_config:
-            return again
+            return f"{type(old).__name__}.compile is a method of its own: compile the new model yourself."
         new.compile_from_config(old.get_compile_config())
         return ""
     # To save it in HDF5 takes the optimizer out of this.
@@ -86,14 +85,16 @@ def compile_alike(old: keras.Model, new: keras.Model, copies: Copies, keeps_laye
         optimizer = _fresh(given.pop("optimizer"))
         metrics = {name: keras.tree.map_structure(_fresh, given.pop(name)) for name in ("metrics", "weighted_metrics")}
     except (NotImplementedError, TypeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"The old model's optimizer or metrics cannot be copied ({lines[0]}): compile the new one yourself."
+        reason = first_line(error)
+        return f"The old model's optimizer or metrics cannot be copied ({reason}): compile the new one yourself."
     scales_loss = isinstance(old.optimizer, keras.optimizers.LossScaleOptimizer)
     new.compile(optimizer=optimizer, **metrics, **given, auto_scale_loss=scales_loss)
     if old.optimizer is None:
         return ""
-    lost = _give_optimizer_settings(old, new, keeps_layers)
-    return lost or (_give_optimizer_state(old, new, keeps_layers) if old.optimizer.built else "")
+    lost = [_give_optimizer_settings(old, new, keeps_layers)]
+    if old.optimizer.built:
+        lost.append(_give_optimizer_state(old, new, keeps_layers))
+    return " ".join(filter(None, lost))
 
 
 def _kind(model: Any, outputs: Any, keeps_layers: bool, is_copy: bool) -> tuple[Any, str]:

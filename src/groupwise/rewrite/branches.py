@@ -16,7 +16,7 @@ from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain, 
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Left
-from groupwise.rewrite.settings import name_of_result, objection_to_others, objection_to_variables
+from groupwise.rewrite.settings import name_of_result, objection_to_new_values
 from groupwise.rewrite.twins import objection
 
 _OF_ONE_LAYER = ("name", "filters", "groups", "kernel_initializer", "bias_initializer")
@@ -173,7 +173,7 @@ def can_be_a_step(rewriter: Rewriter, node: Node) -> bool:
     is_known = type(layer) in (*DENSE, *NORMS, keras.layers.ReLU, keras.layers.Activation)
     if not is_known or not is_plain(node) or not rewriter.is_used_once(layer) or objection(layer):
         return False
-    if objection_to_others(layer) or objection_to_variables(layer):
+    if objection_to_new_values(layer):
         return False
     if getattr(getattr(layer, "activation", None), "__name__", "") in ACROSS_CHANNELS:
         return False

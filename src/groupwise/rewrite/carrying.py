@@ -14,7 +14,7 @@ from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain, models_within, relu_of
 from groupwise.rewrite.rebuild import Replacement, Rewriter
 from groupwise.rewrite.report import Gone, attach, report_of
-from groupwise.rewrite.settings import objection_to_others, objection_to_variables
+from groupwise.rewrite.settings import objection_to_new_values
 from groupwise.rewrite.twins import objection
 
 _CHANNEL_BY_CHANNEL = (
@@ -69,7 +69,7 @@ def _edits(
             found = step(found)
             continue
         is_free = isinstance(layer, keras.layers.Layer) and rewriter.is_used_once(layer)
-        if not is_free or objection(layer) or objection_to_others(layer) or objection_to_variables(layer):
+        if not is_free or objection(layer) or objection_to_new_values(layer):
             return None
         values = rewriter.weights_of(layer)
         last = ending(layer, values, order)

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, first_line
 from groupwise.rewrite.twins import TWINS
 
 Values = Sequence[np.ndarray]
@@ -46,10 +46,9 @@ def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
 
 
 def _not_made_anew(layer: Any, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    kind = type(layer).__name__
     return UserError(
-        f"layer {layer.name!r}: {kind} cannot be made anew from its get_config() ({reason}); write that method"
+        f"layer {layer.name!r}: {type(layer).__name__} cannot be made anew from its get_config() "
+        f"({first_line(error)}); write that method"
     )
 
 

@@ -15,7 +15,7 @@ from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.probing import pieces_after, sums
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.report import Change, Gone, Left
-from groupwise.rewrite.settings import name_of_result, objection_to_others, objection_to_variables
+from groupwise.rewrite.settings import name_of_result, objection_to_new_values
 from groupwise.rewrite.twins import objection
 
 Groups = list[tuple[list[int], list[int]]]
@@ -88,7 +88,7 @@ def _why_not(depthwise: Any, nodes: Sequence[Node]) -> str | None:
         return f"its type, {depthwise.compute_dtype}, is not that of the calls after it"
     if any(getattr(node.operation, "activity_regularizer", None) is not None for node in nodes):
         return "what it computes in between is penalised"
-    return objection_to_variables(depthwise) or objection_to_others(depthwise)
+    return objection_to_new_values(depthwise)
 
 
 def _grouped(nodes: list[Node], summed: np.ndarray, groups: Groups, name: str) -> Replacement:

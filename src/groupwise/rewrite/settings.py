@@ -9,7 +9,7 @@ from groupwise.rewrite.graph import Graph, Node
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
 
-def objection_to_others(layer: Any, keeps_outputs: bool = False) -> str | None:
+def objection_to_new_values(layer: Any, keeps_outputs: bool = False) -> str | None:
     """Return which setting says that a layer's weights or outputs must stay what they are, or None.
 
     Its new kernel is to have the old one's entries, perhaps with zeros between them, so that sums of their powers stay.
@@ -17,6 +17,9 @@ def objection_to_others(layer: Any, keeps_outputs: bool = False) -> str | None:
     Args:
         keeps_outputs: whether the new outputs, and so the bias, are the old ones.
     """
+    of_variables = objection_to_variables(layer)
+    if of_variables:
+        return of_variables
     for name, value in set_penalties(layer).items():
         is_of_kernel = not name.startswith(("activity", "bias"))
         is_sum = name.endswith("_regularizer") and is_of_kernel and type(value) in _ELEMENTWISE

@@ -19,7 +19,7 @@ from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.handmade import permuted
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
 from groupwise.rewrite.report import Change, Gone, Left, report_of
-from groupwise.rewrite.settings import objection_to_others, objection_to_variables, set_penalties
+from groupwise.rewrite.settings import objection_to_new_values, objection_to_variables, set_penalties
 from groupwise.rewrite.twins import described, objection
 
 _SHARED_SETTINGS = (
@@ -152,9 +152,8 @@ def _layer(
     if made is None:
         return None
     kind, settings, values, change = made
-    why_not = objection_to_variables(layer)
-    if kind is layers.GroupedConv2D and type(layer) not in SEPARABLE:
-        why_not = why_not or objection_to_others(layer, keeps_outputs=True)
+    has_entries = kind is layers.GroupedConv2D and type(layer) not in SEPARABLE
+    why_not = objection_to_new_values(layer, keeps_outputs=True) if has_entries else objection_to_variables(layer)
     if why_not:
         return Left(layer.name, described(layer), why_not)
 
@@ -250,7 +249,7 @@ def _to_grouped(
         return Left(layer.name, kind, f"{share:.1%} of its kernel's norm lies outside the groups' blocks")
     if not rewriter.is_used_once(layer) or not is_plain(node):
         return Left(layer.name, kind, "it is shared, or is called with more than one tensor")
-    why_not = objection_to_variables(layer) or objection_to_others(layer, keeps_outputs=not share)
+    why_not = objection_to_new_values(layer, keeps_outputs=not share)
     if why_not:
         return Left(layer.name, kind, why_not)
     ins, outs = kernels.group_channels(kernel, groups) if share else (np.arange(n) for n in kernel.shape[2:])

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, first_line
 
 REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w.+/-]*))?", re.ASCII)
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -91,7 +91,7 @@ def _explain(error: Exception, source: str, name: str, revision: str | None) -> 
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{source} has no revision {revision!r}; check the branch, the tag or the commit after the @"
     if isinstance(error, errors.HFValidationError):
-        return f"{source} is no name of a repository ({_first_line(error)}); write hf:owner/name"
+        return f"{source} is no name of a repository ({first_line(error).rstrip('.')}); write hf:owner/name"
     missing = isinstance(error, errors.LocalEntryNotFoundError)
     cause = error.__cause__ if missing else error
     if isinstance(cause, errors.HfHubHTTPError) and cause.response is not None:
@@ -102,11 +102,7 @@ def _explain(error: Exception, source: str, name: str, revision: str | None) -> 
         return f"{source}: {name} is not in the cache, and HF_HUB_OFFLINE keeps the hub away; unset it to download"
     if missing:
         return f"{source}: {name} is not in the cache, and the hub cannot be reached; check the connection"
-    return f"{source}: {name} could not be downloaded ({_first_line(error)}); try again"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "").rstrip(".") or type(error).__name__
+    return f"{source}: {name} could not be downloaded ({first_line(error).rstrip('.')}); try again"
 
 
 def _verify(path: Path, name: str) -> None:
