@@ -72,8 +72,8 @@ def measure(shape: tuple[int, ...], rounds: int) -> dict[str, str]:
     """Return a cell for each algorithm that can run this shape on the active backend."""
     from keras import ops
 
-    from groupwise.algorithms import ALGORITHMS
     from groupwise.ops import grouped_conv2d
+    from groupwise.ops.algorithms import ALGORITHMS
 
     batch, height, width, channels, filters, groups, size, stride = shape
     random = np.random.default_rng(0)
@@ -114,8 +114,8 @@ def table(rounds: int, shapes: Path) -> None:
     """Print the active backend's rows."""
     from keras import backend
 
-    from groupwise.algorithms import ALGORITHMS
     from groupwise.ops import explain_routing
+    from groupwise.ops.algorithms import ALGORITHMS
 
     names = ["auto", *ALGORITHMS]
     for shape in read_shapes(shapes):

@@ -27,7 +27,7 @@ from benchmarks import tables
 from benchmarks.algorithms import passes
 from benchmarks.specs import FAMILIES, NETWORKS, family, read_specs, representative, title, with_batch
 from benchmarks.timing import alternate, environment, geometric_mean, ratio, timed
-from groupwise import native
+from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 
 STOCK = {"jax": "stock Keras on JAX", "tensorflow": "stock Keras on TensorFlow", "torch": "PyTorch channels_last"}
@@ -49,7 +49,9 @@ def rivals(spec: ConvSpec) -> dict[str, list[Call]]:
     from groupwise.ops import grouped_conv2d
 
     random = np.random.default_rng(0)
-    images, kernel, gradient = (random.random(shape, "float32") - 0.5 for shape in native.shapes(native.sizes(spec)))
+    images, kernel, gradient = (
+        random.random(shape, "float32") - 0.5 for shape in convolution.shapes(convolution.sizes(spec))
+    )
     tensor = ops.convert_to_tensor
 
     def core(x: Any, w: Any) -> Any:

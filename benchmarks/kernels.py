@@ -30,8 +30,8 @@ import torch
 from benchmarks import tables
 from benchmarks.specs import FAMILIES, NETWORKS, family, read_specs, representative, title, with_batch
 from benchmarks.timing import Times, alternate, environment, geometric_mean, ratio, timed
-from groupwise import native
-from groupwise.backends import torch_core
+from groupwise.backends.torch import core
+from groupwise.core import convolution, library
 from groupwise.spec import ConvSpec
 
 PASSES = ("forward", "input gradient", "kernel gradient")
@@ -63,7 +63,7 @@ class Row:
     @property
     def moved(self) -> int:
         """Bytes of both arguments and the result."""
-        return 4 * sum(map(math.prod, native.shapes(native.sizes(self.spec))))
+        return 4 * sum(map(math.prod, convolution.shapes(convolution.sizes(self.spec))))
 
     @property
     def ratio(self) -> float:
@@ -101,8 +101,8 @@ def measure_machine() -> Machine:
     computing: dict[Callable[[], object], int] = {lambda: torch.conv2d(images, kernel): 2 * images.numel() * 1024}
     for image, size, channels in ((28, 3, 128), (14, 1, 512)):
         spec = ConvSpec.of((8, image, image, channels), (size, size, channels, channels), 1)
-        arrays = [np.ones(shape, "float32") for shape in native.shapes(native.sizes(spec))]
-        computing[core_call(native.FORWARD, spec, *arrays)] = 2 * spec.macs * 8
+        arrays = [np.ones(shape, "float32") for shape in convolution.shapes(convolution.sizes(spec))]
+        computing[core_call(convolution.FORWARD, spec, *arrays)] = 2 * spec.macs * 8
     source, target = torch.rand(64 << 20), torch.zeros(64 << 20)
     halves = list(zip(np.split(target.numpy(), THREADS), np.split(source.numpy(), THREADS), strict=True))
     with ThreadPoolExecutor(THREADS) as pool:
@@ -125,14 +125,14 @@ def peer_call(pass_: int, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> Calla
     if (top, left) != (bottom, right):  # TensorFlow's "same" at a stride: the peer gets a padded image, unmeasured
         top, left = bottom, right
     sizes = (list(spec.strides), [top, left], list(spec.dilation_rate))
-    if pass_ == native.FORWARD:
+    if pass_ == convolution.FORWARD:
         x, w = _images(a), _kernel(b)
         return lambda: torch.conv2d(x, w, None, *sizes, spec.groups)
-    if pass_ == native.INPUT_GRADIENT:
+    if pass_ == convolution.INPUT_GRADIENT:
         x, y, w = _images(np.empty(spec.input_shape, "float32")), _images(a), _kernel(b)
     else:
         x, y, w = _images(a), _images(b), _kernel(np.empty(spec.kernel_shape, "float32"))
-    wanted = [pass_ == native.INPUT_GRADIENT, pass_ == native.KERNEL_GRADIENT, False]
+    wanted = [pass_ == convolution.INPUT_GRADIENT, pass_ == convolution.KERNEL_GRADIENT, False]
     return lambda: torch.ops.aten.convolution_backward(y, x, w, None, *sizes, False, [0, 0], spec.groups, wanted)
 
 
@@ -146,17 +146,17 @@ def _kernel(array: np.ndarray) -> torch.Tensor:
 
 def core_call(pass_: int, spec: ConvSpec, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Callable[[], object]:
     """Return the core's call through its C interface, the arguments converted beforehand."""
-    sizes = native.convolution(native.sizes(spec))
+    sizes = convolution.struct(convolution.sizes(spec))
     pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (a, b, out)]  # these keep their arrays alive
-    function = native.library().gw_convolve
-    threads = torch_core.executor()
+    function = library.load().gw_convolve
+    threads = core.executor()
     return lambda: function(pass_, ctypes.byref(sizes), *pointers, None, threads, None)
 
 
 def measure(spec: ConvSpec, pass_: int, rounds: int) -> Row:
     """Check one pass of one shape, then time it."""
-    shapes = native.shapes(native.sizes(spec))
-    first, second, result = (shapes[role] for role in native.ROLES[pass_])
+    shapes = convolution.shapes(convolution.sizes(spec))
+    first, second, result = (shapes[role] for role in convolution.ROLES[pass_])
     random = np.random.default_rng(0)
     a, b = (random.random(shape, "float32") - 0.5 for shape in (first, second))
     check(spec, pass_, a, b)
@@ -179,13 +179,13 @@ def check(spec: ConvSpec, pass_: int, a: np.ndarray, b: np.ndarray) -> None:
     """Raise AssertionError unless the core agrees with its reference, on two images at most."""
     small = with_batch(spec, min(2, len(a)))
     first = a[:2]
-    second = b[:2] if pass_ == native.KERNEL_GRADIENT else b
-    ours = native.convolve(pass_, small, first, second)
+    second = b[:2] if pass_ == convolution.KERNEL_GRADIENT else b
+    ours = convolution.convolve(pass_, small, first, second)
     truth, bound = (
-        native.convolve(pass_, small, one, two, family="reference")
+        convolution.convolve(pass_, small, one, two, family="reference")
         for one, two in ((first, second), (np.abs(first), np.abs(second)))
     )
-    tolerance = 3e-5 if pass_ == native.KERNEL_GRADIENT else 1e-5
+    tolerance = 3e-5 if pass_ == convolution.KERNEL_GRADIENT else 1e-5
     assert np.all(np.abs(ours - truth) <= tolerance * bound + 1e-30), (spec, PASSES[pass_])
 
 
@@ -233,14 +233,14 @@ def main() -> None:
     for spec in representative(specs) if options.quick else specs:
         if options.family not in (None, family(spec)):
             continue
-        for pass_ in (native.FORWARD,) if options.forward else native.PASSES:
+        for pass_ in (convolution.FORWARD,) if options.forward else convolution.PASSES:
             rows.append(measure(spec, pass_, options.rounds))
             table = tables.table([rows[-1].cells(machine)])
             print("\n".join(table if len(rows) == 1 else table[2:]), flush=True)
     # No shape shall pass the roofline: the fastest of them counts as a measurement of the peak too.
     machine = Machine(max(machine.peak, *(row.operations / row.seconds for row in rows)), machine.bandwidth)
     run = (
-        f"{environment('torch', 'numpy')}, {native.instruction_set()}, {THREADS} threads; {options.rounds} rounds; "
+        f"{environment('torch', 'numpy')}, {library.instruction_set()}, {THREADS} threads; {options.rounds} rounds; "
         f"peak {machine.peak / 1e9:.0f} GFLOP/s, bandwidth {machine.bandwidth / 1e9:.0f} GB/s"
     )
     summary = [run, "", *tables.table(means(rows, machine))]
@@ -248,7 +248,7 @@ def main() -> None:
     if options.output:
         passes = "forward" if options.forward else "all passes"
         parts = [f"Batch {options.batch}", passes, *filter(None, [options.family]), *options.networks]
-        parts += [*["quick"] * options.quick, native.instruction_set()]
+        parts += [*["quick"] * options.quick, library.instruction_set()]
         lines = [*summary, "", *tables.table([row.cells(machine) for row in rows])]
         tables.write_section(options.output, ", ".join(parts), lines)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from groupwise import native
+from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 
 FOLDER = Path(__file__).parent / "shapes" / "networks"
@@ -48,7 +48,7 @@ def with_batch(spec: ConvSpec, batch: int) -> ConvSpec:
 
 def family(spec: ConvSpec) -> str:
     """Return which of FAMILIES runs it in the core; "dense" are the wide ones of one group."""
-    name = native.family(spec)
+    name = convolution.family(spec)
     return "dense" if name == "wide" and spec.groups == 1 else name
 
 

@@ -13,7 +13,8 @@ import hypothesis
 import keras
 import pytest
 
-from groupwise import native, tuning
+from groupwise.core import library
+from groupwise.routing import tuning
 
 hypothesis.settings.register_profile(
     "groupwise",
@@ -39,10 +40,10 @@ def _same_numbers() -> None:
 @pytest.fixture
 def instruction_sets() -> Iterator[list[str]]:
     """The instruction sets that this machine has; afterwards, the one in use and the threads are as before."""
-    before = native.instruction_set()
-    yield [name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name)]
-    native.use_instruction_set(before)
-    native.library().gw_set_threads(0)
+    before = library.instruction_set()
+    yield [name for name in library.INSTRUCTION_SETS if library.use_instruction_set(name)]
+    library.use_instruction_set(before)
+    library.load().gw_set_threads(0)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from groupwise import native
+from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 from tests.frameworks import value_and_every_gradient
 from tests.passes import SPECS, TOLERANCE, near, random_arrays, truth
@@ -22,7 +22,7 @@ def arrays_of(spec: ConvSpec, extras: tuple[str, ...]) -> dict[str, np.ndarray]:
     inputs, kernel, gradient = random_arrays(spec)
     random = np.random.default_rng(1)
     # Outputs on both sides of 0 and of 6.
-    deviation = truth(native.FORWARD, spec, [inputs, kernel]).std()
+    deviation = truth(convolution.FORWARD, spec, [inputs, kernel]).std()
     arrays = {"inputs": inputs, "kernel": (kernel * 4 / deviation).astype("float32")}
     more = {"bias": random.normal(size=spec.out_channels), "residual": 3 * random.normal(size=gradient.shape)}
     return {**arrays, **{name: more[name].astype("float32") for name in extras}, "gradient": gradient}
@@ -36,15 +36,15 @@ def exact(spec: ConvSpec, arrays: dict[str, np.ndarray], activation: str) -> dic
     wide = {name: array.astype("float64") for name, array in arrays.items()}
     size = {name: np.abs(array) for name, array in wide.items()}
     after = [wide[name] for name in ("bias", "residual") if name in wide]
-    total = sum(after, truth(native.FORWARD, spec, [wide["inputs"], wide["kernel"]]))
-    bound = sum(map(np.abs, after), truth(native.FORWARD, spec, [size["inputs"], size["kernel"]]))
-    bound = bound * TOLERANCE[native.FORWARD]
+    total = sum(after, truth(convolution.FORWARD, spec, [wide["inputs"], wide["kernel"]]))
+    bound = sum(map(np.abs, after), truth(convolution.FORWARD, spec, [size["inputs"], size["kernel"]]))
+    bound = bound * TOLERANCE[convolution.FORWARD]
     low, high = LIMITS[activation]
     for limit in (low, high):
         arrays["gradient"][np.abs(total - limit) <= bound] = 0
     passed = np.where((total > low) & (total < high), arrays["gradient"], 0).astype("float64")
     results = {"outputs": (np.clip(total, low, high), bound)}
-    for pass_, name in ((native.INPUT_GRADIENT, "inputs"), (native.KERNEL_GRADIENT, "kernel")):
+    for pass_, name in ((convolution.INPUT_GRADIENT, "inputs"), (convolution.KERNEL_GRADIENT, "kernel")):
         value = truth(pass_, spec, [wide["inputs"], wide["kernel"], passed])
         results[name] = value, TOLERANCE[pass_] * truth(pass_, spec, [size["inputs"], size["kernel"], np.abs(passed)])
     results["bias"] = passed.sum((0, 1, 2)), 1e-5 * np.abs(passed).sum((0, 1, 2))

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
-from groupwise import native
-from groupwise.backends import jax_core, jax_pool
+from groupwise.backends.jax import core, pooling
+from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 from tests import poolings
 from tests.passes import PASS_NAMES, expected, near, random_arrays
@@ -26,7 +26,7 @@ MOVES = ("all-gather", "all-to-all", "collective-permute")
 
 
 def convolve(inputs: Any, kernel: Any) -> Any:
-    return jax_core.convolve(inputs, kernel, SPEC)
+    return core.convolve(inputs, kernel, SPEC)
 
 
 def passes(function: Any) -> Any:
@@ -50,8 +50,8 @@ def check_passes(function: Any, placed: list[Any], arrays: list[np.ndarray], sta
         assert not any(move in text for move in MOVES for text in (forward.as_text(), whole.as_text()))
         assert "all-reduce" not in forward.as_text()
         assert "all-reduce" in whole.as_text()  # the kernel's gradient
-    near(np.asarray(forward(*placed[:2])), *expected(native.FORWARD, SPEC, arrays), "forward alone")
-    for pass_, result in zip((*native.PASSES, native.FORWARD), whole(*placed), strict=True):
+    near(np.asarray(forward(*placed[:2])), *expected(convolution.FORWARD, SPEC, arrays), "forward alone")
+    for pass_, result in zip((*convolution.PASSES, convolution.FORWARD), whole(*placed), strict=True):
         near(np.asarray(result), *expected(pass_, SPEC, arrays), PASS_NAMES[pass_])
 
 
@@ -70,7 +70,7 @@ def mesh() -> None:
     check_passes(convolve, place(square, arrays, ("batch", "other")), arrays)
     bias = np.zeros(SPEC.out_channels, "float32")
     check_passes(
-        lambda x, w: jax_core.convolve(x, w, SPEC, bias), place(Mesh(devices, ("batch",)), arrays, "batch"), arrays
+        lambda x, w: core.convolve(x, w, SPEC, bias), place(Mesh(devices, ("batch",)), arrays, "batch"), arrays
     )
 
 
@@ -96,11 +96,11 @@ def uneven() -> None:
     few = [array[:6] if array.ndim == 4 and array.shape[0] == 8 else array for array in arrays]
     inputs, kernel, gradient = place(devices, arrays, "batch")
     results = jax.jit(lambda x, w, g: passes(convolve)(x[:6], w, g[:6]))(inputs, kernel, gradient)
-    for pass_, result in zip((*native.PASSES, native.FORWARD), results, strict=True):
+    for pass_, result in zip((*convolution.PASSES, convolution.FORWARD), results, strict=True):
         near(np.asarray(result), *expected(pass_, SPEC, few), PASS_NAMES[pass_])
 
 
-def pooling() -> None:
+def max_pooling() -> None:
     """Max pooling and its gradient: every device pools its own images, and nothing is sent."""
     spec = poolings.SPECS[1]
     inputs, gradient = (np.concatenate([array] * 4) for array in poolings.images(spec))
@@ -110,7 +110,7 @@ def pooling() -> None:
         return [jax.device_put(array, NamedSharding(mesh, Partition("batch"))) for array in (inputs, gradient)]
 
     def pool(inputs: Any) -> Any:
-        return jax_pool.max_pool(inputs, spec)
+        return pooling.max_pool(inputs, spec)
 
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     check_pooling(pool, place(mesh), expected)
@@ -143,7 +143,7 @@ class Convolution(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         spec = ConvSpec.of(inputs.shape, SPEC.kernel_shape, SPEC.groups, SPEC.strides, SPEC.padding)
-        return jax_core.convolve(inputs, keras.ops.convert_to_tensor(self.kernel), spec)
+        return core.convolve(inputs, keras.ops.convert_to_tensor(self.kernel), spec)
 
 
 def train() -> list[float]:
@@ -170,7 +170,9 @@ def keras_distribution() -> None:
     assert all("all-reduce" in text for text in steps)
 
 
-CHECKS = {function.__name__: function for function in (mesh, explicit, shard_map, uneven, pooling, keras_distribution)}
+CHECKS = {
+    function.__name__: function for function in (mesh, explicit, shard_map, uneven, max_pooling, keras_distribution)
+}
 
 if __name__ == "__main__":
     assert len(jax.devices()) == 4

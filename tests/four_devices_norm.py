@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
 from groupwise import layers
-from groupwise.backends import jax_norm
+from groupwise.backends.jax import norm
 from tests.four_devices import MOVES
 from tests.normalizations import EPSILON, random_arrays, truth
 
@@ -27,7 +27,7 @@ def passes(inputs: Any, gamma: Any, beta: Any, residual: Any, gradient: Any) -> 
     """Return outputs, statistics, all gradients, and by how much what they say of a tangent is not the tangent."""
 
     def function(inputs: Any, gamma: Any, beta: Any, residual: Any) -> Any:
-        outputs, *statistics = jax_norm.normalise(inputs, gamma, beta, None, EPSILON, residual, "relu")
+        outputs, *statistics = norm.normalise(inputs, gamma, beta, None, EPSILON, residual, "relu")
         return outputs, statistics
 
     arguments, directions = (inputs, gamma, beta, residual), (residual, beta, gamma, inputs)

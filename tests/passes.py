@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from groupwise import native
+from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 from tests.reference import Convolution
 
 # |error| <= tolerance * (the same pass over absolute values).
-TOLERANCE = {native.FORWARD: 1e-5, native.INPUT_GRADIENT: 1e-5, native.KERNEL_GRADIENT: 3e-5}
+TOLERANCE = {convolution.FORWARD: 1e-5, convolution.INPUT_GRADIENT: 1e-5, convolution.KERNEL_GRADIENT: 3e-5}
 PASS_NAMES = ("forward", "input gradient", "kernel gradient")
 
 _ASYMMETRIC = ((0, 2), (3, 1))
@@ -34,16 +34,16 @@ SPECS = {
 def random_arrays(spec: ConvSpec, seed: int = 0) -> list[np.ndarray]:
     """Return normal float32 inputs, kernel and gradient to the outputs."""
     random = np.random.default_rng(seed)
-    return [random.normal(size=shape).astype("float32") for shape in native.shapes(native.sizes(spec))]
+    return [random.normal(size=shape).astype("float32") for shape in convolution.shapes(convolution.sizes(spec))]
 
 
 def truth(pass_: int, spec: ConvSpec, arrays: list[np.ndarray]) -> np.ndarray:
     """Return one pass in float64, by the definition; `arrays` are inputs, kernel and the outputs' gradient."""
     assert spec.explicit_padding is not None
     reference = Convolution(spec.groups, spec.strides, spec.explicit_padding, spec.dilation_rate)
-    if pass_ == native.FORWARD:
+    if pass_ == convolution.FORWARD:
         return reference.forward(*arrays[:2])
-    run = reference.input_gradient if pass_ == native.INPUT_GRADIENT else reference.kernel_gradient
+    run = reference.input_gradient if pass_ == convolution.INPUT_GRADIENT else reference.kernel_gradient
     return run(*arrays)
 
 

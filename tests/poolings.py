@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 
-from groupwise import native, pooling
+from groupwise.core import convolution, pooling
 from groupwise.spec import ConvSpec
 from tests.reference import Pooling, max_pool
 
@@ -29,4 +29,4 @@ def truth(spec: ConvSpec, inputs: np.ndarray, gradient: np.ndarray) -> Pooling:
     """Return the pooling that `spec` describes, by plain NumPy."""
     padding = spec.explicit_padding
     assert padding is not None
-    return max_pool(inputs.astype("float64"), gradient, native.sizes(spec)[7:9], spec.strides, padding)  # type: ignore[arg-type]
+    return max_pool(inputs.astype("float64"), gradient, convolution.sizes(spec)[7:9], spec.strides, padding)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import groupwise
 from groupwise import backends, layers
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.normalizations import EPSILON, random_arrays, truth
@@ -139,7 +140,7 @@ def test_a_model_with_residuals_is_saved_cloned_and_made_of_stock_layers(tmp_pat
     assert not copy.get_layer("bn").fused
     copy.save_weights(tmp_path / "model.weights.h5")
     model.get_layer("bn").set_weights([weight + 1 for weight in model.get_layer("bn").get_weights()])
-    layers.load_keras_weights(model, tmp_path / "model.weights.h5")
+    groupwise.load_keras_weights(model, tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(numpy(model(images)), expected)
 
 

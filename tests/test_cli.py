@@ -13,10 +13,11 @@ import keras
 import pytest
 from PIL import Image
 
-from groupwise import backends, measuring, tuning
+from groupwise import backends
 from groupwise.cli import main
 from groupwise.cli.backend import BACKENDS, settle_backend
 from groupwise.errors import UserError
+from groupwise.routing import measuring, tuning
 from tests import tiny as bars
 
 tiny = bars.tiny
@@ -221,7 +222,7 @@ def test_routing(capsys: Any) -> None:
 
 def test_tune(tiny: str, cache_folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = keras.backend.backend()
-    monkeypatch.setattr(measuring, "KINDS", ((5, 8, 8, 4, 3, 1), (5, 4, 6, 1, 1, 1)))
+    monkeypatch.setattr(measuring, "SUBJECTS", ((5, 8, 8, 4, 3, 1), (5, 4, 6, 1, 1, 1)))
     assert f"nothing that holds here is stored for {backend}" in run(capsys, "tune", "--show")[1]
     assert not cache_folder.exists()
     code, output, errors = run(capsys, "tune", "--batch-size", "2")

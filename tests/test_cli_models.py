@@ -9,12 +9,13 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from groupwise import backends, models, tuning
+from groupwise import backends, models
 from groupwise.cli import main
 from groupwise.errors import UserError
 from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
+from groupwise.routing import tuning
+from groupwise.routing.tuning import Choice
 from groupwise.training import load_network
-from groupwise.tuning import Choice
 
 
 @pytest.fixture(autouse=True)

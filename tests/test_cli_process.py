@@ -10,7 +10,7 @@ import keras
 import pytest
 
 import groupwise
-from groupwise.training.folder import RunFolder
+from groupwise.inference.run_folder import RunFolder
 from tests import tiny as bars
 
 PACKAGES = Path(groupwise.__file__).parents[1]  # the installed package where there is one: it has the C core

@@ -1,4 +1,4 @@
-"""The C core through `native.convolve` against the float64 reference: every family, pass and instruction set."""
+"""The C core through `convolution.convolve` against the float64 reference: every family, pass and instruction set."""
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from groupwise import native, native_norm
+from groupwise.core import convolution, library, norm, threads
 from groupwise.spec import ConvSpec
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
-needs_core = pytest.mark.skipif(not native.is_available(), reason=f"{native.path()}: the core is off, or does not load")
+needs_core = pytest.mark.skipif(
+    not library.is_available(), reason=f"{library.path()}: the core is off, or does not load"
+)
 EVERY_SPEC = [(family, spec) for family, specs in SPECS.items() for spec in specs]
 GUARD = 16  # floats before and behind each array
 
@@ -69,33 +71,33 @@ def guards_hold(array: np.ndarray, around: float) -> bool:
     return int(np.count_nonzero(memory == np.float32(around))) >= memory.size - array.size
 
 
-def check(pass_: int, spec: ConvSpec, arrays: list[np.ndarray], sets: list[str], family: str, threads: int) -> None:
+def check(pass_: int, spec: ConvSpec, arrays: list[np.ndarray], sets: list[str], family: str, count: int) -> None:
     """Compare one pass with its truth on each instruction set; its result must also be the same bits twice."""
-    first, second, result = native.ROLES[pass_]
+    first, second, result = convolution.ROLES[pass_]
     value, bound = expected(pass_, spec, arrays)
     a, b = (guarded(arrays[role], np.nan) for role in (first, second))
-    poison = np.full(native.shapes(native.sizes(spec))[result], np.nan, "float32")
-    native.library().gw_set_threads(threads)
+    poison = np.full(convolution.shapes(convolution.sizes(spec))[result], np.nan, "float32")
+    library.load().gw_set_threads(count)
     for name in sets:
-        native.use_instruction_set(name)
+        library.use_instruction_set(name)
         out, again = guarded(poison, -7), guarded(poison, -7)
-        native.convolve(pass_, spec, a, b, out=out, family=family)
-        native.convolve(pass_, spec, a, b, out=again, family=family)
-        what = f"{PASS_NAMES[pass_]}, {family}, {name}, {threads} threads, {spec}"
+        convolution.convolve(pass_, spec, a, b, out=out, family=family)
+        convolution.convolve(pass_, spec, a, b, out=again, family=family)
+        what = f"{PASS_NAMES[pass_]}, {family}, {name}, {count} threads, {spec}"
         near(out, value, bound, what)
         assert guards_hold(out, -7), f"wrote outside of its output: {what}"
         assert np.array_equal(out, again), f"other bits the second time: {what}"
 
 
 @needs_core
-@pytest.mark.parametrize("family", native.FAMILIES)
+@pytest.mark.parametrize("family", convolution.FAMILIES)
 def test_every_pass_agrees_with_the_reference(family: str, instruction_sets: list[str]) -> None:
     @hypothesis.settings(max_examples=30 if family == "reference" else 120)
-    @hypothesis.given(spec=drawn_spec(family), seed=st.integers(0, 2**16), threads=st.integers(1, 5))
-    def agrees(spec: ConvSpec, seed: int, threads: int) -> None:
+    @hypothesis.given(spec=drawn_spec(family), seed=st.integers(0, 2**16), count=st.integers(1, 5))
+    def agrees(spec: ConvSpec, seed: int, count: int) -> None:
         arrays = random_arrays(spec, seed)
-        for pass_ in native.PASSES:
-            check(pass_, spec, arrays, instruction_sets, family, threads)
+        for pass_ in convolution.PASSES:
+            check(pass_, spec, arrays, instruction_sets, family, count)
 
     agrees()
 
@@ -103,27 +105,29 @@ def test_every_pass_agrees_with_the_reference(family: str, instruction_sets: lis
 @needs_core
 @pytest.mark.parametrize(("family", "spec"), EVERY_SPEC)
 def test_the_fastest_family_runs(family: str, spec: ConvSpec) -> None:
-    assert native.family(spec) == family
+    assert convolution.family(spec) == family
     arrays = random_arrays(spec)
-    for pass_ in native.PASSES:
-        first, second, _ = native.ROLES[pass_]
-        near(native.convolve(pass_, spec, arrays[first], arrays[second]), *expected(pass_, spec, arrays), str(spec))
+    for pass_ in convolution.PASSES:
+        first, second, _ = convolution.ROLES[pass_]
+        near(
+            convolution.convolve(pass_, spec, arrays[first], arrays[second]), *expected(pass_, spec, arrays), str(spec)
+        )
 
 
 @needs_core
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 @pytest.mark.parametrize(("family", "spec"), EVERY_SPEC)
 def test_epilogue_is_the_formula(family: str, spec: ConvSpec, activation: str, instruction_sets: list[str]) -> None:
     inputs, kernel, residual = random_arrays(spec)
     bias = np.random.default_rng(1).normal(size=spec.out_channels).astype("float32")
-    value, bound = expected(native.FORWARD, spec, [inputs, kernel, residual])
+    value, bound = expected(convolution.FORWARD, spec, [inputs, kernel, residual])
     after = {"linear": lambda x: x, "relu": lambda x: np.maximum(x, 0), "relu6": lambda x: np.clip(x, 0, 6)}[activation]
     for name in instruction_sets:
-        native.use_instruction_set(name)
+        library.use_instruction_set(name)
         for way in (family, "reference"):
             for options in ({}, {"bias": bias}, {"residual": residual}, {"bias": bias, "residual": residual}):
-                out = native.convolve(
-                    native.FORWARD, spec, inputs, kernel, activation=activation, family=way, **options
+                out = convolution.convolve(
+                    convolution.FORWARD, spec, inputs, kernel, activation=activation, family=way, **options
                 )
                 added = sum(np.abs(array) for array in options.values())
                 near(out, after(value + sum(options.values())), bound + 1e-5 * added, f"{way}, {name}, {[*options]}")
@@ -135,9 +139,11 @@ def test_relu_keeps_what_is_not_a_number(instruction_sets: list[str]) -> None:
     spec = ConvSpec.of((1, 4, 5, 24), (1, 1, 24, 24), 1)
     inputs, kernel, _ = (array * np.float32(np.nan) for array in random_arrays(spec))
     for name in instruction_sets:
-        native.use_instruction_set(name)
-        for activation in native.ACTIVATIONS:
-            assert np.isnan(native.convolve(native.FORWARD, spec, inputs, kernel, activation=activation)).all()
+        library.use_instruction_set(name)
+        for activation in convolution.ACTIVATIONS:
+            assert np.isnan(
+                convolution.convolve(convolution.FORWARD, spec, inputs, kernel, activation=activation)
+            ).all()
 
 
 def test_other_settings_are_refused_before_the_core_sees_them() -> None:
@@ -166,7 +172,7 @@ def test_other_settings_are_refused_before_the_core_sees_them() -> None:
 )
 def test_impossible_sizes_are_refused(input_shape: tuple, kernel_shape: tuple, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        native.convolution(native.sizes(ConvSpec.of(input_shape, kernel_shape, 1, **settings)))
+        convolution.struct(convolution.sizes(ConvSpec.of(input_shape, kernel_shape, 1, **settings)))
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -191,7 +197,7 @@ def test_wrong_arguments_are_named() -> None:
         (0, inputs, kernel, {"out": gradient, "residual": gradient}, "out: overlaps residual"),
     ):
         with pytest.raises(ValueError, match=message):
-            native.convolve(pass_, spec, a, b, **options)
+            convolution.convolve(pass_, spec, a, b, **options)
 
 
 @needs_core
@@ -200,7 +206,7 @@ def test_a_family_that_cannot_run_it_is_refused() -> None:
     inputs, kernel, _ = random_arrays(spec)
     for name in ("depthwise", "unheard-of"):
         with pytest.raises(ValueError, match="the family does not compute this convolution"):
-            native.convolve(native.FORWARD, spec, inputs, kernel, family=name)
+            convolution.convolve(convolution.FORWARD, spec, inputs, kernel, family=name)
 
 
 SIZES = (1, 5, 5, 4, 5, 5, 4, 3, 3, 2, 1, 1, 1, 1, 1, 1)
@@ -238,22 +244,22 @@ def test_the_core_refuses_what_would_touch_foreign_memory(changes: dict[int, int
     sizes = (ctypes.c_int64 * 16)(*SIZES)
     for index, size in changes.items():
         sizes[index] = size
-    core = native.library()
+    core = library.load()
     assert core.gw_family(sizes) is None
-    for pass_ in native.PASSES:
-        for family in (None, *(name.encode() for name in native.FAMILIES)):
+    for pass_ in convolution.PASSES:
+        for family in (None, *(name.encode() for name in convolution.FAMILIES)):
             assert core.gw_convolve(pass_, sizes, None, None, None, None, None, family) == 1
 
 
 @needs_core
 def test_the_core_refuses_other_passes_and_no_convolution() -> None:
-    core, sizes = native.library(), (ctypes.c_int64 * 16)(*SIZES)
+    core, sizes = library.load(), (ctypes.c_int64 * 16)(*SIZES)
     assert core.gw_family(sizes) == b"narrow"
-    for pass_, convolution in ((-1, sizes), (3, sizes), (0, None)):
-        assert core.gw_convolve(pass_, convolution, None, None, None, None, None, None) == 1
+    for pass_, described in ((-1, sizes), (3, sizes), (0, None)):
+        assert core.gw_convolve(pass_, described, None, None, None, None, None, None) == 1
     assert core.gw_family(None) is None
     epilogue = (ctypes.c_int64 * 3)()
-    assert core.gw_convolve(native.INPUT_GRADIENT, sizes, None, None, None, epilogue, None, None) == 1
+    assert core.gw_convolve(convolution.INPUT_GRADIENT, sizes, None, None, None, epilogue, None, None) == 1
 
 
 def memory(floats: int) -> Any:
@@ -262,17 +268,17 @@ def memory(floats: int) -> Any:
 
 @needs_core
 def test_the_core_refuses_other_activations_and_arrays_that_lack() -> None:
-    core, sizes = native.library(), (ctypes.c_int64 * 16)(*SIZES)
+    core, sizes = library.load(), (ctypes.c_int64 * 16)(*SIZES)
     arrays = [memory(100), memory(72), memory(100)]
     for number, status in ((-1, 1), (0, 0), (2, 0), (3, 1), (2**40, 1)):
         epilogue = (ctypes.c_int64 * 3)(0, 0, number)
-        assert core.gw_convolve(native.FORWARD, sizes, *arrays, epilogue, None, None) == status
+        assert core.gw_convolve(convolution.FORWARD, sizes, *arrays, epilogue, None, None) == status
     for missing in range(3):
         given = [None if index == missing else array for index, array in enumerate(arrays)]
-        assert core.gw_convolve(native.FORWARD, sizes, *given, None, None, None) == 1
-        assert core.gw_convolve(native.INPUT_GRADIENT, sizes, *given, None, None, None) == 1
+        assert core.gw_convolve(convolution.FORWARD, sizes, *given, None, None, None) == 1
+        assert core.gw_convolve(convolution.INPUT_GRADIENT, sizes, *given, None, None, None) == 1
     with pytest.raises(ValueError, match="an array is lacking"):
-        native.run(native.FORWARD, SIZES, 0, 0, 0)
+        convolution.run(convolution.FORWARD, SIZES, 0, 0, 0)
 
 
 LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
@@ -288,34 +294,34 @@ def one_after_the_other(_: int, tasks: int, body: int, argument: int) -> None:
 @needs_core
 @pytest.mark.parametrize("pixels", [1, 400])  # one is computed without threads, the other is not
 def test_an_executor_needs_threads_and_a_loop(pixels: int) -> None:
-    core = native.library()
+    core = library.load()
     sizes = (ctypes.c_int64 * 16)(1, pixels, 1, 256, pixels, 1, 256, 3, 1, 256, 1, 1, 1, 1, 1, 0)
     x, w, y, places = memory(256 * pixels), memory(3 * 256), memory(256 * pixels), memory(64 * pixels)
     statistics = memory(1024)
     fields = {name: ctypes.addressof(array) for name, array in {"inputs": x, "outputs": y}.items()}
     fields |= {name: ctypes.addressof(statistics) for name in ("gamma", "beta", "mean", "variance")}
-    norm = native_norm._Normalization(pixels, 256, 0, 0, 1e-3, **fields)
+    normalization = norm._Normalization(pixels, 256, 0, 0, 1e-3, **fields)
     calls = [
         *(lambda e, n=name: core.gw_convolve(0, sizes, x, w, y, None, e, n) for name in (b"depthwise", b"reference")),
         lambda e: core.gw_max_pool(0, sizes, x, y, places, e),
         lambda e: core.gw_max_pool_gradient(0, sizes, y, places, x, e),
-        lambda e: core.gw_normalize(native_norm.NORMALIZE, ctypes.byref(norm), e),
+        lambda e: core.gw_normalize(norm.NORMALIZE, ctypes.byref(normalization), e),
     ]
     loop = ctypes.cast(one_after_the_other, ctypes.c_void_p)
-    for run, threads, status in ((loop, 0, 1), (loop, -(2**63), 1), (None, 4, 1), (loop, 1, 0), (loop, 2**63 - 1, 0)):
-        executor = native._Executor(run, None, threads)
-        assert [call(ctypes.byref(executor)) for call in calls] == [status] * len(calls), (run, threads)
+    for run, count, status in ((loop, 0, 1), (loop, -(2**63), 1), (None, 4, 1), (loop, 1, 0), (loop, 2**63 - 1, 0)):
+        executor = threads._Executor(run, None, count)
+        assert [call(ctypes.byref(executor)) for call in calls] == [status] * len(calls), (run, count)
     with pytest.raises(ValueError, match="threads=0: must be positive"):
-        native.openmp_executor(None, 0)
+        threads.openmp_executor(None, 0)
 
 
 @needs_core
 def test_many_python_threads_at_once() -> None:
-    cases = [(pass_, spec, random_arrays(spec)) for _, spec in EVERY_SPEC for pass_ in native.PASSES]
+    cases = [(pass_, spec, random_arrays(spec)) for _, spec in EVERY_SPEC for pass_ in convolution.PASSES]
 
     def run(case: tuple[int, ConvSpec, list[np.ndarray]]) -> np.ndarray:
         pass_, spec, arrays = case
-        return native.convolve(pass_, spec, *(arrays[role] for role in native.ROLES[pass_][:2]))
+        return convolution.convolve(pass_, spec, *(arrays[role] for role in convolution.ROLES[pass_][:2]))
 
     alone = [run(case) for case in cases]
     with ThreadPoolExecutor(8) as pool:
@@ -327,7 +333,7 @@ def test_the_truth_of_passes_is_one_sum() -> None:
     """sum(outputs * gradient), by either gradient."""
     spec = SPECS["narrow"][1]
     arrays = random_arrays(spec)
-    sums = [np.sum(truth(pass_, spec, arrays) * arrays[native.ROLES[pass_][2]]) for pass_ in native.PASSES]
+    sums = [np.sum(truth(pass_, spec, arrays) * arrays[convolution.ROLES[pass_][2]]) for pass_ in convolution.PASSES]
     np.testing.assert_allclose(sums, sums[0])
 
 
@@ -342,19 +348,19 @@ def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> No
     # The second has more rows than tasks can be counted over.
     for empty in (sizes, (2**20, 2, 0, channels, 2**38, 0, *sizes[6:])):
         kernel[...] = 1
-        native.run(native.KERNEL_GRADIENT, empty, a, b, out, family=family)
+        convolution.run(convolution.KERNEL_GRADIENT, empty, a, b, out, family=family)
         assert not kernel.any()
 
 
 @needs_core
-@pytest.mark.parametrize("family", native.FAMILIES[1:])
-@pytest.mark.parametrize("pass_", native.PASSES)
+@pytest.mark.parametrize("family", convolution.FAMILIES[1:])
+@pytest.mark.parametrize("pass_", convolution.PASSES)
 def test_outputs_that_end_before_the_image_does(family: str, pass_: int) -> None:
     """Padding at the bottom and right follows from the outputs' size, below zero too: here they see padding alone."""
     sizes = (1, 4, 4, 64, 1, 1, 64, 3, 3, 16, 1, 1, 1, 1, 5, 5)
-    arrays = [np.ones(shape, "float32") for shape in native.shapes(sizes)]
-    first, second, result = (arrays[role] for role in native.ROLES[pass_])
-    native.run(pass_, sizes, first.ctypes.data, second.ctypes.data, result.ctypes.data, family=family)
+    arrays = [np.ones(shape, "float32") for shape in convolution.shapes(sizes)]
+    first, second, result = (arrays[role] for role in convolution.ROLES[pass_])
+    convolution.run(pass_, sizes, first.ctypes.data, second.ctypes.data, result.ctypes.data, family=family)
     assert not result.any()
 
 
@@ -362,8 +368,8 @@ def test_outputs_that_end_before_the_image_does(family: str, pass_: int) -> None
 def test_a_stride_far_larger_than_the_image() -> None:
     spec = ConvSpec.of((2, 3, 3, 8), (2, 2, 4, 8), 2, strides=2**36)
     arrays = random_arrays(spec)
-    for pass_ in native.PASSES:
-        first, second, _ = native.ROLES[pass_]
-        for family in native.FAMILIES[1:]:
-            result = native.convolve(pass_, spec, arrays[first], arrays[second], family=family)
+    for pass_ in convolution.PASSES:
+        first, second, _ = convolution.ROLES[pass_]
+        for family in convolution.FAMILIES[1:]:
+            result = convolution.convolve(pass_, spec, arrays[first], arrays[second], family=family)
             near(result, *expected(pass_, spec, arrays), family)

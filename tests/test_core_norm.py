@@ -1,4 +1,4 @@
-"""Batch norm in the C core, through `native_norm.normalize`, against the definition in float64."""
+"""Batch norm in the C core, through `norm.normalize`, against the definition in float64."""
 
 import ctypes
 import itertools
@@ -8,29 +8,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native, native_norm
-from groupwise.native_norm import GRADIENT, GRADIENT_SUMS, MOMENTS, NORMALIZE
+from groupwise.core import convolution, library, norm
+from groupwise.core.norm import GRADIENT, GRADIENT_SUMS, MOMENTS, NORMALIZE
 from tests.normalizations import EPSILON, random_arrays, truth
 
-if not native.is_available():
-    pytest.skip(f"{native.path()}: the C core is off, or does not load", allow_module_level=True)
+if not library.is_available():
+    pytest.skip(f"{library.path()}: the C core is off, or does not load", allow_module_level=True)
 
 GUARD = 16  # floats before and behind each array
 SHAPES = [(1, 1, 1, 1), (2, 1, 1, 8), (3, 5, 7, 3), (2, 9, 4, 16), (5, 7, 7, 24), (3, 5, 5, 58), (1, 7, 7, 1553)]
 LARGE = [(1 << 16, 20), (700, 1000), (40000, 3)]  # several blocks and tasks; streaming stores
-CASES = list(itertools.product(native.ACTIVATIONS, (False, True)))
+CASES = list(itertools.product(convolution.ACTIVATIONS, (False, True)))
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before = native.instruction_set()
+    before = library.instruction_set()
     yield
-    native.use_instruction_set(before)
-    native.library().gw_set_threads(0)
+    library.use_instruction_set(before)
+    library.load().gw_set_threads(0)
 
 
 def sets() -> list[str]:
-    return [name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name)]
+    return [name for name in library.INSTRUCTION_SETS if library.use_instruction_set(name)]
 
 
 def guarded(shape: tuple[int, ...], offset: int, values: Any = np.nan) -> np.ndarray:
@@ -62,13 +62,13 @@ def every_pass(arrays: dict[str, Any], activation: str, residual: bool, offset: 
     if residual:
         written["residual_gradient"] = guarded(shape, offset)
     options: dict[str, Any] = {"activation": activation, "epsilon": EPSILON, **extra}
-    native_norm.normalize(MOMENTS | NORMALIZE, **given, **written, **options)
+    norm.normalize(MOMENTS | NORMALIZE, **given, **written, **options)
     if not residual:
         # Nothing but the inputs tells then what passed the activation.
         backward = {name: array for name, array in {**given, **written}.items() if name != "outputs"}
     else:
         backward = {**given, **written}
-    native_norm.normalize(GRADIENT_SUMS | GRADIENT, **backward, **options)
+    norm.normalize(GRADIENT_SUMS | GRADIENT, **backward, **options)
     assert all(map(untouched, written.values()))
     return written
 
@@ -100,7 +100,7 @@ def test_every_pass_agrees_with_the_definition(shape: tuple[int, ...], activatio
     arrays = random_arrays(shape)
     exact = truth(arrays, activation, residual)
     for name in sets():
-        native.use_instruction_set(name)
+        library.use_instruction_set(name)
         for offset in (0, 1):
             check(every_pass(arrays, activation, residual, offset), exact, arrays)
 
@@ -111,10 +111,10 @@ def test_threads_change_no_bit(shape: tuple[int, ...], activation: str, residual
     arrays = random_arrays(shape)
     exact = truth(arrays, activation, residual)
     for name in sets():
-        native.use_instruction_set(name)
+        library.use_instruction_set(name)
         results = []
         for threads in range(1, 6):
-            native.library().gw_set_threads(threads)
+            library.load().gw_set_threads(threads)
             results.append(every_pass(arrays, activation, residual))
         check(results[0], exact, arrays)
         for other in results[1:]:
@@ -126,8 +126,8 @@ def test_a_large_mean_leaves_a_small_deviation(shape: tuple[int, ...]) -> None:
     arrays = random_arrays(shape, mean=1000.0, deviation=0.1)
     wide = arrays["inputs"].astype("float64").reshape(-1, shape[-1])
     for name in sets():
-        native.use_instruction_set(name)
-        results = native_norm.normalize(MOMENTS, inputs=arrays["inputs"])
+        library.use_instruction_set(name)
+        results = norm.normalize(MOMENTS, inputs=arrays["inputs"])
         np.testing.assert_allclose(results["mean"], wide.mean(0), rtol=1e-7)
         np.testing.assert_allclose(results["variance"], wide.var(0), rtol=2e-5)
 
@@ -135,11 +135,11 @@ def test_a_large_mean_leaves_a_small_deviation(shape: tuple[int, ...]) -> None:
 def test_an_outlier_at_the_front_spoils_nothing() -> None:
     inputs = np.random.default_rng(0).normal(size=(100000, 8)).astype("float32")
     inputs[0] = 1e4
-    results = native_norm.normalize(MOMENTS, inputs=inputs)
+    results = norm.normalize(MOMENTS, inputs=inputs)
     np.testing.assert_allclose(results["variance"], inputs.astype("float64").var(0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 def test_constant_statistics_take_no_share_of_the_gradient(activation: str) -> None:
     arrays = random_arrays((3, 5, 7, 19))
     random = np.random.default_rng(1)
@@ -147,7 +147,7 @@ def test_constant_statistics_take_no_share_of_the_gradient(activation: str) -> N
     exact = truth(arrays, activation, True, (mean, variance))
     given = {**arrays, "mean": mean, "variance": variance}
     given["residual_gradient"] = np.full_like(arrays["inputs"], np.nan)
-    results = native_norm.normalize(
+    results = norm.normalize(
         NORMALIZE | GRADIENT_SUMS | GRADIENT, activation=activation, epsilon=EPSILON, count=0, **given
     )
     check({name: results[name] for name in exact}, exact, arrays)
@@ -160,12 +160,12 @@ def test_parts_of_a_batch_reduced_between_the_passes_are_the_whole_batch() -> No
     options: dict[str, Any] = {"activation": "relu", "epsilon": EPSILON, "count": 8 * 5 * 5, **statistics}
     options |= {name: arrays[name] for name in ("gamma", "beta")}
     halves = [{name: arrays[name][part] for name in ("inputs", "gradient")} for part in (slice(0, 3), slice(3, 8))]
-    sums = sum(native_norm.normalize(GRADIENT_SUMS, **half, **options)["sums"] for half in halves)
-    parts = [native_norm.normalize(GRADIENT, sums=sums, **half, **options)["inputs_gradient"] for half in halves]
+    sums = sum(norm.normalize(GRADIENT_SUMS, **half, **options)["sums"] for half in halves)
+    parts = [norm.normalize(GRADIENT, sums=sums, **half, **options)["inputs_gradient"] for half in halves]
     check({"inputs_gradient": np.concatenate(parts)}, exact, arrays)
 
 
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 def test_an_empty_batch(activation: str) -> None:
     results = every_pass(random_arrays((0, 4, 4, 5)), activation, True)
     for name in ("mean", "variance", "sums"):
@@ -173,7 +173,7 @@ def test_an_empty_batch(activation: str) -> None:
     assert results["inputs_gradient"].shape == (0, 4, 4, 5)
 
 
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 def test_what_is_not_a_number_stays_so(activation: str) -> None:
     arrays = random_arrays((40, 21))
     arrays["inputs"][3, 4] = np.nan
@@ -188,7 +188,7 @@ def test_the_edges_of_an_activation_pass_no_gradient() -> None:
     one, zero = np.ones(1, "float32"), np.zeros(1, "float32")
     given = {"inputs": inputs, "gamma": one, "beta": zero, "mean": zero, "variance": one, "gradient": inputs * 0 + 1}
     for activation, passes in (("relu", [0, 0, 1, 1, 1]), ("relu6", [0, 0, 1, 0, 0])):
-        results = native_norm.normalize(GRADIENT_SUMS | GRADIENT, activation=activation, epsilon=0.0, count=0, **given)
+        results = norm.normalize(GRADIENT_SUMS | GRADIENT, activation=activation, epsilon=0.0, count=0, **given)
         assert results["inputs_gradient"].ravel().tolist() == passes
 
 
@@ -212,17 +212,17 @@ def test_wrong_arguments_are_named() -> None:
         (GRADIENT_SUMS, {**arrays, **statistics, "activation": "relu"}, "outputs must be given with a residual"),
     ):
         with pytest.raises(ValueError, match=message):
-            native_norm.normalize(passes, **given)
+            norm.normalize(passes, **given)
 
 
 @pytest.mark.parametrize("sizes", [(-1, 4, 0), (4, 0, 0), (4, -1, 0), (1 << 61, 4, 0), (4, 1 << 41, 0), (4, 4, 3)])
 def test_the_core_refuses_what_would_touch_foreign_memory(sizes: tuple[int, int, int]) -> None:
     """Straight to the C function, without any memory, so that believing the sizes crashes."""
-    normalization = native_norm._Normalization(*sizes)
-    assert native.library().gw_normalize(15, ctypes.byref(normalization), None) == 1
+    normalization = norm._Normalization(*sizes)
+    assert library.load().gw_normalize(15, ctypes.byref(normalization), None) == 1
 
 
-@pytest.mark.parametrize("passes", [-1, 0, *native_norm.PASSES, 16])
+@pytest.mark.parametrize("passes", [-1, 0, *norm.PASSES, 16])
 def test_the_core_refuses_arrays_that_lack(passes: int) -> None:
-    normalization = native_norm._Normalization(4, 4, 0, 4, 1e-3)
-    assert native.library().gw_normalize(passes, ctypes.byref(normalization), None) == 1
+    normalization = norm._Normalization(4, 4, 0, 4, 1e-3)
+    assert library.load().gw_normalize(passes, ctypes.byref(normalization), None) == 1

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groupwise import machine, native
+from groupwise import machine
+from groupwise.core import convolution, library
 from groupwise.spec import ConvSpec
 from tests.passes import random_arrays
 
-needs_core = pytest.mark.skipif(not native.is_available(), reason=f"{native.path()}: the core is off, or does not load")
+needs_core = pytest.mark.skipif(
+    not library.is_available(), reason=f"{library.path()}: the core is off, or does not load"
+)
 
 
 def fresh(code: str, **environment: str) -> str:
@@ -21,7 +24,7 @@ def fresh(code: str, **environment: str) -> str:
     before = (
         "import warnings; warned = []\n"
         "warnings.showwarning = lambda message, *rest: warned.append(str(message))\n"
-        "import numpy as np\nfrom groupwise import native\nfrom groupwise.spec import ConvSpec\n"
+        "import numpy as np\nfrom groupwise.core import convolution, library\nfrom groupwise.spec import ConvSpec\n"
         "spec = ConvSpec.of((4, 20, 20, 32), (3, 3, 4, 32), 8)\n"
         "x, w = np.ones(spec.input_shape, 'float32'), np.ones(spec.kernel_shape, 'float32')\n"
     )
@@ -40,7 +43,7 @@ def fresh(code: str, **environment: str) -> str:
 @needs_core
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_threads_follow_affinity_and_the_number_that_was_set() -> None:
-    core, before = native.library(), os.sched_getaffinity(0)
+    core, before = library.load(), os.sched_getaffinity(0)
     assert core.gw_threads() == machine.usable_cores()
     try:
         os.sched_setaffinity(0, {min(before)})
@@ -87,15 +90,15 @@ def test_a_containers_limit_is_read(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert machine.cpu_limit(tmp_path) == limit
-    if native.is_available():
-        assert native.library().gw_cpu_limit(os.fsencode(tmp_path)) == (limit or 0)
+    if library.is_available():
+        assert library.load().gw_cpu_limit(os.fsencode(tmp_path)) == (limit or 0)
 
 
 @needs_core
 def test_a_forked_child_starts_its_own_threads() -> None:
     code = """
 import os, signal
-run = lambda: native.convolve(native.FORWARD, spec, x, w)
+run = lambda: convolution.convolve(convolution.FORWARD, spec, x, w)
 before = run()
 child = os.fork()
 if child == 0:
@@ -112,12 +115,12 @@ def test_without_threads_to_be_had_the_caller_does_the_work() -> None:
     """No memory is left for a thread's stack; later calls have threads again, and nothing was kept for them."""
     code = """
 import os, resource
-run = lambda: native.convolve(native.FORWARD, spec, x, w)
+run = lambda: convolution.convolve(convolution.FORWARD, spec, x, w)
 threads = lambda: len(os.listdir("/proc/self/task"))
 used = lambda kind: int(open("/proc/self/statm").read().split()[kind]) * os.sysconf("SC_PAGESIZE")
-native.library().gw_set_threads(1)
+library.load().gw_set_threads(1)
 alone, before = run(), threads()
-native.library().gw_set_threads(3)
+library.load().gw_set_threads(3)
 resource.setrlimit(resource.RLIMIT_AS, (used(0) + (4 << 20), -1))
 same = [np.array_equal(run(), alone) for _ in range(100)]
 without, resident = threads(), used(1)
@@ -141,28 +144,28 @@ import os, resource, threading
 spec = ConvSpec.of((1, 1, 2, 16), (1, 2, 1, 16), 16, 1, ((0, 0), (0, 499_999)), (1, 500_000))
 x, w = np.ones(spec.input_shape, "float32"), np.ones(spec.kernel_shape, "float32")
 def run():
-    native.convolve(native.FORWARD, spec, x, w)
+    convolution.convolve(convolution.FORWARD, spec, x, w)
 def megabytes():
     return int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE") >> 20
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 before = megabytes()
 after = []
-for action in (run, run, run, native.release_memory):
+for action in (run, run, run, library.release_memory):
     action()
     after.append(megabytes() - before)
 run()
 first = faults()
 for _ in range(20): run()
 first = faults() - first
-native.release_memory()
+library.release_memory()
 threads = len(os.listdir("/proc/self/task"))
 thread = threading.Thread(target=lambda: [run() for _ in range(3)])
 thread.start()
 thread.join()
 while len(os.listdir("/proc/self/task")) > threads: pass  # Python joins a little early
 thread = megabytes()
-native.release_memory()
+library.release_memory()
 print(*after, first, thread - megabytes())
 """
     once, twice, thrice, released, faults, after_thread = map(int, fresh(code, GROUPWISE_THREADS="1").split())
@@ -179,9 +182,9 @@ def test_a_thousand_calls_do_not_grow() -> None:
     code = """
 import os
 def run():
-    y = native.convolve(native.FORWARD, spec, x, w)
-    native.convolve(native.INPUT_GRADIENT, spec, y, w)
-    native.convolve(native.KERNEL_GRADIENT, spec, x, y)
+    y = convolution.convolve(convolution.FORWARD, spec, x, w)
+    convolution.convolve(convolution.INPUT_GRADIENT, spec, y, w)
+    convolution.convolve(convolution.KERNEL_GRADIENT, spec, x, y)
 def used():
     pages, threads = open("/proc/self/statm").read().split()[1], len(os.listdir("/proc/self/task"))
     return int(pages) * os.sysconf("SC_PAGESIZE"), threads
@@ -214,7 +217,7 @@ def memory_flags(address: int) -> list[str]:
 @pytest.mark.skipif(
     not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no transparent large pages"
 )
-@pytest.mark.parametrize("pass_", [native.FORWARD, native.INPUT_GRADIENT])
+@pytest.mark.parametrize("pass_", [convolution.FORWARD, convolution.INPUT_GRADIENT])
 def test_a_large_result_asks_for_large_pages(pass_: int) -> None:
     spec = ConvSpec.of((1, 256, 256, 64), (1, 1, 1, 64), 64)
     with_image, kernel, _ = random_arrays(spec)
@@ -222,22 +225,22 @@ def test_a_large_result_asks_for_large_pages(pass_: int) -> None:
     out = np.frombuffer(mmap.mmap(-1, with_image.nbytes, flags=private), "float32").reshape(with_image.shape)
     middle = out.ctypes.data + out.nbytes // 2
     assert "hg" not in memory_flags(middle)
-    native.convolve(pass_, spec, with_image, kernel, out=out)
+    convolution.convolve(pass_, spec, with_image, kernel, out=out)
     np.testing.assert_array_equal(out, with_image * kernel[0, 0, 0])
     assert "hg" in memory_flags(middle)
 
 
 @needs_core
 def test_environment_chooses_threads_and_instruction_set() -> None:
-    code = "print(native.library().gw_threads(), native.instruction_set())"
-    name = next(name for name in native.INSTRUCTION_SETS if native.use_instruction_set(name))
-    native.use_instruction_set(fresh("print(native.instruction_set())").strip())
+    code = "print(library.load().gw_threads(), library.instruction_set())"
+    name = next(name for name in library.INSTRUCTION_SETS if library.use_instruction_set(name))
+    library.use_instruction_set(fresh("print(library.instruction_set())").strip())
     assert fresh(code, GROUPWISE_THREADS="3", GROUPWISE_INSTRUCTION_SET=name).split() == ["3", name]
 
 
 @needs_core
 def test_what_the_environment_asks_for_in_vain_is_said() -> None:
-    code = "print(native.library().gw_threads() > 0, *warned, sep='\\n')"
+    code = "print(library.load().gw_threads() > 0, *warned, sep='\\n')"
     said = fresh(code, GROUPWISE_THREADS="two", GROUPWISE_INSTRUCTION_SET="sse9").splitlines()
     assert said[0] == "True"
     assert "GROUPWISE_THREADS='two' is ignored: it must be a positive whole number" in said[1]
@@ -246,21 +249,21 @@ def test_what_the_environment_asks_for_in_vain_is_said() -> None:
 
 
 def test_the_core_can_be_turned_off() -> None:
-    code = "print(native.is_available(), native.library.cache_info().misses, warned)"
+    code = "print(library.is_available(), library.load.cache_info().misses, warned)"
     assert fresh(code, GROUPWISE_CORE="0") == "False 0 []\n"
 
 
 @pytest.mark.parametrize("content", ["nothing", "no library", "a library without these functions"])
 def test_one_warning_where_the_core_does_not_load(content: str, tmp_path: Path) -> None:
-    library = tmp_path / native.path().name
+    file = tmp_path / library.path().name
     if content == "no library":
-        library.write_text("not a library")
+        file.write_text("not a library")
     elif content == "a library without these functions":
-        library.symlink_to(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+        file.symlink_to(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
     code = """
-print(native.is_available(), native.is_available(), len(warned))
+print(library.is_available(), library.is_available(), len(warned))
 print(warned[0])
-try: native.convolve(native.FORWARD, spec, x, w)
+try: convolution.convolve(convolution.FORWARD, spec, x, w)
 except RuntimeError as error: print(error)
 """
     said, warning, error = fresh(code, GROUPWISE_CORE_FOLDER=str(tmp_path), GROUPWISE_CORE="1").splitlines()

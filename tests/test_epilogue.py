@@ -10,15 +10,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from groupwise import backends, layers, native, ops
-from groupwise.algorithms import ALGORITHMS
+from groupwise import backends, layers, ops
+from groupwise.core import convolution
+from groupwise.ops.algorithms import ALGORITHMS
 from groupwise.spec import ConvSpec
 from tests import epilogues
 
 core_is_here = backends.active.core.is_available()
 needs_core = pytest.mark.skipif(not core_is_here, reason="the C core is off, or does not load")
 every_spec = pytest.mark.parametrize("spec", epilogues.ONE_EACH, ids=["depthwise", "narrow", "dense", "wide", "1x1"])
-every_end = pytest.mark.parametrize("activation", native.ACTIVATIONS)
+every_end = pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 every_extra = pytest.mark.parametrize("extras", epilogues.EXTRAS, ids=lambda extras: " and ".join(extras) or "nothing")
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from groupwise import explain
 from groupwise.cli import main
 from groupwise.errors import UserError
-from groupwise.explain import connectivity, grouped, low_rank, shuffle, sums, three_forms
+from groupwise.explain import connectivity, depthwise_sum, grouped, low_rank, shuffle, three_forms
 from groupwise.explain.page import Page, Section, render
-from groupwise.explain.sources import literal, source_line
+from groupwise.explain.texts import literal, source_line
 from groupwise.layers import GroupedConv2D
 from groupwise.ops import grouped_conv2d
 from groupwise.spec import ConvSpec
@@ -81,7 +81,7 @@ def test_a_shufflenets_groups() -> None:
 
 
 def test_the_worked_example_of_the_documentation() -> None:
-    example = sums.worked_example()
+    example = depthwise_sum.worked_example()
     right, wrong, strided = example.ways
     assert right.results.tolist() == [6, 6, 6, 6, 22, 22, 22, 22] == example.grouped.tolist()
     assert wrong.results.tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
@@ -97,7 +97,7 @@ def test_the_worked_example_of_the_documentation() -> None:
 
 def test_costs_counted_by_hand() -> None:
     name, spec = grouped.grouped_layer("resnext50_32x4d")
-    groups, depthwise, dense = sums.costs(spec)
+    groups, depthwise, dense = depthwise_sum.costs(spec)
     assert name == "stage1_unit1_spatial_conv"
     assert [cost.kernel_shape for cost in (groups, depthwise, dense)] == [
         (3, 3, 4, 128),
@@ -113,7 +113,7 @@ def test_costs_counted_by_hand() -> None:
 def test_the_ways_agree_on_random_numbers() -> None:
     spec = ConvSpec.of((None, 9, 7, 12), (3, 3, 4, 6), groups=3, strides=2)
     for algorithm in ("depthwise_sum", "block_diagonal"):
-        assert sums.difference(spec, algorithm) < 1e-5
+        assert depthwise_sum.difference(spec, algorithm) < 1e-5
 
 
 def test_a_network_of_depthwise_convolutions_has_groups_of_one() -> None:

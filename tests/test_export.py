@@ -331,7 +331,7 @@ def test_litert_infers_for_images_of_any_size(tmp_path: Path) -> None:
     x = layers.GroupedConv2D(4, 3, 2, "same", groups=2)(x)
     model = keras.Model(inputs, keras.ops.argmax(x, -1))
     assert export_model(model, tmp_path / "any.tflite", "litert").difference == 0
-    from groupwise.backends.tensorflow_export import inspect_litert
+    from groupwise.backends.tensorflow.export import inspect_litert
 
     _, run = inspect_litert(tmp_path / "any.tflite")
     images = np.random.default_rng(3).normal(size=(2, 33, 22, 3)).astype("float32")

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from groupwise import native
+from groupwise.core import convolution, library
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
@@ -25,17 +25,17 @@ from jax import export, lax
 from jax import numpy as jnp
 from jax.test_util import check_grads
 
-from groupwise.backends import jax_core
+from groupwise.backends.jax import core
 
-if not jax_core.is_available():
-    pytest.skip(f"{native.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+if not core.is_available():
+    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
 
 EVERY_SPEC = [spec for specs in SPECS.values() for spec in specs]
 ONE_EACH = [specs[1] for specs in SPECS.values()]
 
 
 def run(spec: ConvSpec) -> Any:
-    return lambda inputs, kernel: jax_core.convolve(inputs, kernel, spec)
+    return lambda inputs, kernel: core.convolve(inputs, kernel, spec)
 
 
 def loss(function: Any) -> Any:
@@ -53,7 +53,7 @@ def close(actual: Any, wanted: Any) -> None:
 def test_values_and_gradients_agree_with_the_reference(spec: ConvSpec, compiled: bool) -> None:
     inputs, kernel, gradient = arrays = random_arrays(spec)
     results = values_and_gradients(run(spec), inputs, kernel, gradient, compiled)
-    for pass_, result in zip(native.PASSES, results, strict=True):
+    for pass_, result in zip(convolution.PASSES, results, strict=True):
         near(result, *expected(pass_, spec, arrays), PASS_NAMES[pass_])
 
 
@@ -65,7 +65,7 @@ def test_the_core_runs_and_no_convolution_of_xla() -> None:
     assert "convolution(" not in text
 
 
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 @pytest.mark.parametrize("extras", [(), ("bias",), ("residual",), ("bias", "residual")])
 def test_what_follows_a_forward_pass(extras: tuple[str, ...], activation: str) -> None:
     spec = SPECS["narrow"][0]
@@ -76,18 +76,16 @@ def test_what_follows_a_forward_pass(extras: tuple[str, ...], activation: str) -
     operands = [arrays[name].astype("float32") for name in extras]
 
     def function(inputs: Any, kernel: Any, *operands: Any) -> Any:
-        return jax_core.convolve(
-            inputs, kernel, spec, **dict(zip(extras, operands, strict=True)), activation=activation
-        )
+        return core.convolve(inputs, kernel, spec, **dict(zip(extras, operands, strict=True)), activation=activation)
 
     outputs, pull = jax.vjp(function, inputs, kernel, *operands)
     to_inputs, to_kernel, *to_extras = pull(gradient)
-    total = truth(native.FORWARD, spec, [inputs, kernel]) + sum(arrays[name].astype("float32") for name in extras)
+    total = truth(convolution.FORWARD, spec, [inputs, kernel]) + sum(arrays[name].astype("float32") for name in extras)
     low, high = {"linear": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[activation]
     close(outputs, np.clip(total, low, high))
     passed = np.where((total > low) & (total < high), gradient, 0)
-    close(to_inputs, truth(native.INPUT_GRADIENT, spec, [inputs, kernel, passed]))
-    close(to_kernel, truth(native.KERNEL_GRADIENT, spec, [inputs, kernel, passed]))
+    close(to_inputs, truth(convolution.INPUT_GRADIENT, spec, [inputs, kernel, passed]))
+    close(to_kernel, truth(convolution.KERNEL_GRADIENT, spec, [inputs, kernel, passed]))
     close(to_extras, [{"bias": passed.sum((0, 1, 2)), "residual": passed}[name] for name in extras])
 
 
@@ -97,7 +95,7 @@ def test_half_precision_is_computed_in_float32(dtype: str, step: float) -> None:
     arrays = [array.astype(getattr(ml_dtypes, dtype, dtype)) for array in random_arrays(spec)]
     outputs, pull = jax.vjp(run(spec), *arrays[:2])
     wide = [np.asarray(array, "float64") for array in arrays]
-    for pass_, result in zip(native.PASSES, (outputs, *pull(jnp.asarray(arrays[2]))), strict=True):
+    for pass_, result in zip(convolution.PASSES, (outputs, *pull(jnp.asarray(arrays[2]))), strict=True):
         assert result.dtype == dtype
         value, bound = expected(pass_, spec, wide)
         near(np.asarray(result, "float64"), value, bound + step * np.abs(value) + 2**-24, PASS_NAMES[pass_])
@@ -233,7 +231,7 @@ def test_a_thousand_calls_leave_the_memory_as_it_is() -> None:
 def test_wrong_arguments_are_named(wrong: dict, words: str) -> None:
     inputs, kernel, _ = random_arrays(ONE_EACH[1])
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        jax_core.convolve(**{"inputs": inputs, "kernel": kernel, "spec": ONE_EACH[1], **wrong})
+        core.convolve(**{"inputs": inputs, "kernel": kernel, "spec": ONE_EACH[1], **wrong})
     assert words in str(error.value)
 
 
@@ -274,26 +272,26 @@ def test_other_types_are_refused_by_the_custom_call() -> None:
 
 
 def test_a_binding_that_does_not_load_is_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "path", lambda name="groupwise_core": tmp_path / f"lib{name}.so")
+    monkeypatch.setattr(library, "path", lambda name="groupwise_core": tmp_path / f"lib{name}.so")
     with pytest.warns(RuntimeWarning, match=r"does not take the C core: .*libgroupwise_jax\.so"):
-        assert not jax_core._register.__wrapped__()
+        assert not core._register.__wrapped__()
 
 
 def test_the_core_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUPWISE_CORE", "0")
-    assert not jax_core.is_available()
+    assert not core.is_available()
     with pytest.raises(RuntimeError, match="GROUPWISE_CORE is 0"):
         run(ONE_EACH[0])(*random_arrays(ONE_EACH[0])[:2])
 
 
 NEEDS = {
     "explicit": (jax.sharding, "auto_axes"),
-    "pooling": (jax.sharding, "auto_axes"),
+    "max_pooling": (jax.sharding, "auto_axes"),
     "shard_map": (jax, "shard_map"),
 }
 
 
-@pytest.mark.parametrize("check", ["mesh", "explicit", "shard_map", "uneven", "pooling", "keras_distribution"])
+@pytest.mark.parametrize("check", ["mesh", "explicit", "shard_map", "uneven", "max_pooling", "keras_distribution"])
 def test_four_devices(check: str, tmp_path: Path) -> None:
     """See tests/four_devices.py: no device sends its images to another one, forward or backward."""
     if check in NEEDS and not hasattr(*NEEDS[check]):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native, pooling
+from groupwise.core import library, pooling
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
 
@@ -17,11 +17,11 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from groupwise.backends import jax as backend
-from groupwise.backends import jax_core, jax_norm
+from groupwise.backends.jax import core, norm
+from groupwise.backends.jax import native as backend
 
 if not backend.core.is_available():
-    pytest.skip(f"{native.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
 
 EPSILON = 1e-3
 
@@ -31,7 +31,7 @@ def strided(x: Any, w: Any) -> ConvSpec:
 
 
 def convolution(x: Any, w: Any) -> Any:
-    return jax_core.convolve(x, w, strided(x, w))
+    return core.convolve(x, w, strided(x, w))
 
 
 def plain_convolution(x: Any, w: Any) -> Any:
@@ -39,7 +39,7 @@ def plain_convolution(x: Any, w: Any) -> Any:
 
 
 def fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
-    return jax_core.convolve(x, w, strided(x, w), bias, residual, "relu6")
+    return core.convolve(x, w, strided(x, w), bias, residual, "relu6")
 
 
 def plain_fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
@@ -65,7 +65,7 @@ def plain_shifted(x: Any) -> Any:
 
 
 def trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
-    outputs, mean, variance = jax_norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")
+    outputs, mean, variance = norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")
     return outputs + mean * variance
 
 
@@ -75,7 +75,7 @@ def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
 
 
 def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
-    return jax_norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, "relu6")[0]
+    return norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, "relu6")[0]
 
 
 def plain_inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:

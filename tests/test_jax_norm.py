@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native
+from groupwise.core import convolution, library
 from tests.frameworks import BACKEND
 from tests.normalizations import EPSILON, random_arrays, truth
 
@@ -22,13 +22,13 @@ from jax import lax
 from jax import numpy as jnp
 from jax.test_util import check_grads
 
-from groupwise.backends import jax_core, jax_norm
+from groupwise.backends.jax import core, norm
 
-if not jax_core.is_available():
-    pytest.skip(f"{native.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+if not core.is_available():
+    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
 
 cases = pytest.mark.parametrize("residual", [False, True])
-activations = pytest.mark.parametrize("activation", native.ACTIVATIONS)
+activations = pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 training = pytest.mark.parametrize("training", [True, False])
 SHAPE = (2, 3, 4, 5)
 
@@ -44,7 +44,7 @@ def statistics(channels: int) -> tuple[Any, Any]:
 
 def run(activation: str, training: bool, inputs: Any, gamma: Any, beta: Any, residual: Any = None) -> Any:
     constant = None if training else statistics(gamma.shape[0])
-    return jax_norm.normalise(inputs, gamma, beta, constant, EPSILON, residual, activation)[0]
+    return norm.normalise(inputs, gamma, beta, constant, EPSILON, residual, activation)[0]
 
 
 def plain(activation: str, training: bool, x: Any, gamma: Any, beta: Any, residual: Any = 0) -> Any:
@@ -76,7 +76,7 @@ def test_values_and_gradients_agree_with_the_definition(
 def test_the_statistics_are_the_batchs() -> None:
     exact = truth(random_arrays(SHAPE), "relu", False)
     inputs, gamma, beta = operands(False)
-    _, mean, variance = jax_norm.normalise(inputs, gamma, beta, None, EPSILON, None, "relu")
+    _, mean, variance = norm.normalise(inputs, gamma, beta, None, EPSILON, None, "relu")
     close((mean, variance), (exact["mean"], exact["variance"]), 1e-6)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native, pooling
+from groupwise.core import library, pooling
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
 from tests.poolings import ROUNDING, SPECS, images, truth
@@ -17,10 +17,10 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from groupwise.backends import jax as backend
+from groupwise.backends.jax import native as backend
 
 if not backend.core.is_available():
-    pytest.skip(f"{native.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
 
 SPEC = SPECS[1]
 SETTINGS = (3, 3, 2, 2, 1, 1)  # of SPEC

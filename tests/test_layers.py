@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import backends, layers, load_keras_weights, models, pooling
+from groupwise import backends, layers, load_keras_weights, models
+from groupwise.core import pooling
 from tests import poolings
 from tests.frameworks import BACKEND, values_and_gradients
 

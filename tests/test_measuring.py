@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import backends, measuring, native
-from groupwise.algorithms import ALGORITHMS
+from groupwise import backends
+from groupwise.core import convolution
 from groupwise.errors import UserError
-from groupwise.routing import KINDS, Runtime, candidates, explain, kind
+from groupwise.ops.algorithms import ALGORITHMS, training_step
+from groupwise.routing import KINDS, Runtime, candidates, explain, kind, measuring
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays
@@ -90,7 +91,7 @@ def test_what_is_measured_is_a_training_step(family: str) -> None:
     for name in candidates(spec, backends.active.runtime()):
         convolve: Any = partial(ALGORITHMS[name], spec=spec)  # type: ignore[call-arg]
         step = backends.active.training_step(convolve, *tensors)
-        for pass_, result in zip(native.PASSES, step(), strict=True):
+        for pass_, result in zip(convolution.PASSES, step(), strict=True):
             what = f"{name}, {PASS_NAMES[pass_]}"
             near(np.asarray(keras.ops.convert_to_numpy(result)), *expected(pass_, spec, arrays), what)
 
@@ -100,7 +101,7 @@ def test_what_is_measured_is_a_training_step(family: str) -> None:
 )
 def test_choose(spec: ConvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "HOPELESS", float("inf"))
-    choice = measuring.choose([spec, spec])
+    choice = measuring.choose([spec, spec], backends.active.runtime(), training_step)
     runtime = backends.active.runtime()
     assert sorted(name for name, _ in choice.times) == sorted(candidates(spec, runtime))
     assert choice.built_in == explain(spec, runtime).algorithm
@@ -110,4 +111,4 @@ def test_choose(spec: ConvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_accelerator_has_nothing_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends.active, "runtime", lambda inputs=None: Runtime(BACKEND, "gpu"))
     with pytest.raises(UserError, match="only CPUs have something to choose from"):
-        measuring.choose([SPECS["narrow"][0]])
+        measuring.choose([SPECS["narrow"][0]], backends.active.runtime(), training_step)

@@ -16,7 +16,7 @@ from keras import layers
 import groupwise
 from groupwise import models
 from groupwise.errors import UserError
-from groupwise.models.saved import _explained, is_model, load_model
+from groupwise.models.reading import _explained, is_model, load_model
 
 
 def a_model() -> keras.Model:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from groupwise import backends, layers, ops
-from groupwise.algorithms import ALGORITHMS
+from groupwise.ops.algorithms import ALGORITHMS
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.reference import Convolution, same_padding
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from groupwise import native, pooling
+from groupwise.core import library, pooling
 from groupwise.spec import ConvSpec
 from tests.poolings import ROUNDING, TYPES, images, truth
 
-pytestmark = pytest.mark.skipif(not native.is_available(), reason=f"{native.path()}: the core is off, or does not load")
+pytestmark = pytest.mark.skipif(
+    not library.is_available(), reason=f"{library.path()}: the core is off, or does not load"
+)
 GUARD = 32  # elements before and behind each array
 
 
@@ -49,9 +51,9 @@ def check(spec: ConvSpec, seed: int, sets: list[str], threads: int) -> None:
     inputs, gradient = guarded(before, spec.dtype, 9), guarded(after, spec.dtype, np.nan)
     inputs[...], gradient[...] = images(spec, seed)
     expected = truth(spec, inputs, gradient)
-    native.library().gw_set_threads(threads)
+    library.load().gw_set_threads(threads)
     for name in sets:
-        native.use_instruction_set(name)
+        library.use_instruction_set(name)
         what = f"{name}, {threads} threads, {spec}"
         outputs, places, total = (
             guarded(after, spec.dtype, 7),
@@ -88,7 +90,7 @@ def test_images_that_no_cache_holds(dtype: str, size: Any, padding: Any, instruc
     start = -memory.ctypes.data % 64
     total = memory[start : start + inputs.nbytes].view(inputs.dtype).reshape(inputs.shape)
     for name in instruction_sets:
-        native.use_instruction_set(name)
+        library.use_instruction_set(name)
         outputs, places = pooling.max_pool(inputs, spec)
         pooling.max_pool_gradient(gradient, places, spec, total)
         np.testing.assert_array_equal(outputs.astype("float64"), expected.outputs)
@@ -102,8 +104,8 @@ def test_threads_and_instruction_sets_give_the_same_bits(dtype: str, instruction
     results = []
     for name in instruction_sets:
         for threads in (1, 2, 5):
-            native.use_instruction_set(name)
-            native.library().gw_set_threads(threads)
+            library.use_instruction_set(name)
+            library.load().gw_set_threads(threads)
             _, places = pooling.max_pool(inputs, spec)
             results.append(pooling.max_pool_gradient(gradient, places, spec).tobytes())
     assert len(set(results)) == 1
@@ -118,7 +120,7 @@ def test_the_last_of_several_that_are_no_numbers_is_the_maximum(instruction_sets
     ):
         inputs = np.repeat(np.array(values, "float32"), 20).reshape(1, 2, 2, 20)
         for name in instruction_sets:
-            native.use_instruction_set(name)
+            library.use_instruction_set(name)
             outputs, places = pooling.max_pool(inputs, pooling.window(inputs.shape, (2, 2), (2, 2)))
             np.testing.assert_array_equal(outputs, inputs.reshape(1, 1, 4, 20)[:, :, place : place + 1])
             assert np.all(places == place)
@@ -150,6 +152,6 @@ def test_windows_of_more_places_than_a_byte_counts_are_refused() -> None:
     most, larger = (pooling.window((1, 40, 40, 2), size, (1, 1)) for size in ((16, 16), (16, 17)))
     assert pooling.objection((16, 16), "float32") is None
     assert "at most 256 pixels" in str(pooling.objection((16, 17), "float32"))
-    check(most, 3, [native.instruction_set()], 2)
+    check(most, 3, [library.instruction_set()], 2)
     with pytest.raises(ValueError, match="the core refuses"):
         pooling.max_pool(np.zeros((1, 40, 40, 2), "float32"), larger)

@@ -14,7 +14,7 @@ from PIL import Image
 from groupwise import models
 from groupwise.cli import main
 from groupwise.cli.image_paths import image_paths
-from groupwise.data.files import files_in_folder
+from groupwise.data.image_files import files_in_folder
 from groupwise.errors import UserError
 from groupwise.weights import distinct_names, imagenet_classes, wordnet_ids
 from tests import tiny as bars

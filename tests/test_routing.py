@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import groupwise
-from groupwise.algorithms import ALGORITHMS
+from groupwise.ops.algorithms import ALGORITHMS
 from groupwise.routing import Runtime, explain
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND

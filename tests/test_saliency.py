@@ -11,9 +11,9 @@ import pytest
 
 from groupwise import models
 from groupwise.errors import UserError
+from groupwise.inference import saliency
+from groupwise.inference.saliency import Explainer
 from groupwise.models.compact import maximum_head
-from groupwise.training import saliency
-from groupwise.training.saliency import Explainer
 from tests import tiny as bars
 from tests.frameworks import values_and_gradients
 
@@ -125,4 +125,4 @@ def test_every_network_of_the_package_can_say_where_it_looked(name: str) -> None
 
 
 def test_the_examples_in_the_documentation_run() -> None:
-    assert doctest.testmod(importlib.import_module("groupwise.training.saliency")).failed == 0
+    assert doctest.testmod(importlib.import_module("groupwise.inference.saliency")).failed == 0

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import native
+from groupwise.core import convolution, library
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
@@ -23,7 +23,7 @@ from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 if BACKEND != "tensorflow":
     pytest.skip("Keras runs on another backend than TensorFlow", allow_module_level=True)
 tf: Any = importlib.import_module("tensorflow")
-core: Any = importlib.import_module("groupwise.backends.tensorflow_core")
+core: Any = importlib.import_module("groupwise.backends.tensorflow.core")
 if not core.is_available():
     pytest.skip("the C core or its binding to TensorFlow is not here, or is turned off", allow_module_level=True)
 
@@ -56,12 +56,12 @@ def every_pass(spec: ConvSpec, compiled: bool = False) -> Any:
 def check(spec: ConvSpec, results: Any) -> None:
     """Compare outputs, inputs' gradient and kernel's gradient with the float64 truth."""
     arrays = random_arrays(spec)
-    for pass_, result in zip(native.PASSES, results, strict=True):
+    for pass_, result in zip(convolution.PASSES, results, strict=True):
         near(np.asarray(result), *expected(pass_, spec, arrays), PASS_NAMES[pass_])
 
 
 def test_the_strided_are_one_of_each_family() -> None:
-    assert [native.family(spec) for spec in STRIDED] == ["depthwise", "narrow", "wide"]
+    assert [convolution.family(spec) for spec in STRIDED] == ["depthwise", "narrow", "wide"]
 
 
 @every_spec
@@ -117,7 +117,7 @@ def test_a_gradient_that_only_the_kernel_needs() -> None:
     with tf.GradientTape() as tape:
         outputs = core.convolve(tf.constant(x), kernel, spec)
     to_kernel = tape.gradient(outputs, kernel, g).numpy()
-    near(to_kernel, *expected(native.KERNEL_GRADIENT, spec, arrays), "kernel gradient")
+    near(to_kernel, *expected(convolution.KERNEL_GRADIENT, spec, arrays), "kernel gradient")
 
 
 @pytest.mark.parametrize("spec", STRIDED)
@@ -136,11 +136,13 @@ def test_second_order_gradients(spec: ConvSpec) -> None:
             slope = tf.reduce_sum(to_inputs * v) + tf.reduce_sum(to_kernel * u)
         return outer.gradient(slope, [x, w])
 
-    outputs = truth(native.FORWARD, spec, [x, w])
-    moved = truth(native.FORWARD, spec, [v, w]) + truth(native.FORWARD, spec, [x, u])
+    outputs = truth(convolution.FORWARD, spec, [x, w])
+    moved = truth(convolution.FORWARD, spec, [v, w]) + truth(convolution.FORWARD, spec, [x, u])
     wanted = (
-        truth(native.INPUT_GRADIENT, spec, [x, w, moved]) + truth(native.INPUT_GRADIENT, spec, [x, u, outputs]),
-        truth(native.KERNEL_GRADIENT, spec, [x, w, moved]) + truth(native.KERNEL_GRADIENT, spec, [v, w, outputs]),
+        truth(convolution.INPUT_GRADIENT, spec, [x, w, moved])
+        + truth(convolution.INPUT_GRADIENT, spec, [x, u, outputs]),
+        truth(convolution.KERNEL_GRADIENT, spec, [x, w, moved])
+        + truth(convolution.KERNEL_GRADIENT, spec, [v, w, outputs]),
     )
     for function in (directional, tf.function(directional)):
         for result, value in zip(function(tf.constant(x), tf.constant(w)), wanted, strict=True):
@@ -153,7 +155,7 @@ def test_other_types_are_computed_in_float32(dtype: str, step: float) -> None:
     arrays = [tf.cast(array, dtype) for array in random_arrays(spec)]
     outputs = core.convolve(*arrays[:2], spec)
     assert outputs.dtype == dtype
-    value, bound = expected(native.FORWARD, spec, [tf.cast(array, tf.float64).numpy() for array in arrays])
+    value, bound = expected(convolution.FORWARD, spec, [tf.cast(array, tf.float64).numpy() for array in arrays])
     near(tf.cast(outputs, tf.float64).numpy(), value, bound + step * abs(value), "forward")
 
 
@@ -228,10 +230,12 @@ def test_an_epilogue_of_unknown_sizes(spec: ConvSpec) -> None:
     for more in range(3):
         known = resized(spec, 1 + more % 2, 10 + more, 9 + more)
         x, w, residual = random_arrays(known)
-        total = truth(native.FORWARD, known, [x, w]) + bias.numpy() + residual
+        total = truth(convolution.FORWARD, known, [x, w]) + bias.numpy() + residual
         passed = np.where(total > 0, 1.0, 0)
         outputs, *gradients = outputs_and_gradients(x, w, residual)
-        wanted = [truth(pass_, known, [x, w, passed]) for pass_ in (native.INPUT_GRADIENT, native.KERNEL_GRADIENT)]
+        wanted = [
+            truth(pass_, known, [x, w, passed]) for pass_ in (convolution.INPUT_GRADIENT, convolution.KERNEL_GRADIENT)
+        ]
         np.testing.assert_allclose(outputs, np.maximum(total, 0), rtol=0, atol=1e-4)
         for actual, value in zip(gradients, [*wanted, passed.sum((0, 1, 2)), passed], strict=True):
             np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-3)
@@ -300,8 +304,8 @@ def test_gradients_are_there_where_tensorflow_has_no_onednn(core: str, algorithm
 
 LOAD = """
 import sys, numpy as np, tensorflow as tf
-from groupwise.backends import tensorflow_core
-assert tensorflow_core.is_available()
+from groupwise.backends.tensorflow import core
+assert core.is_available()
 model, data = tf.saved_model.load(sys.argv[1]), np.load(sys.argv[2])
 results = {}
 for i, (convolve, kernel) in enumerate(zip(model.functions, model.kernels)):
@@ -372,14 +376,14 @@ def test_a_thousand_calls_leave_the_memory_as_it_is() -> None:
 
 FORK = """
 import os, numpy as np, tensorflow as tf
-from groupwise.backends import tensorflow_core
+from groupwise.backends.tensorflow import core
 from groupwise.spec import ConvSpec
-assert tensorflow_core.is_available()
+assert core.is_available()
 spec = ConvSpec.of((8, 16, 16, 32), (3, 3, 4, 32), 8)
 x, w = tf.random.normal(spec.input_shape), tf.random.normal(spec.kernel_shape)
-before = tensorflow_core.convolve(x, w, spec).numpy()
+before = core.convolve(x, w, spec).numpy()
 child = os.fork()
-after = [tensorflow_core.convolve(x, w, spec).numpy() for _ in range(5)]
+after = [core.convolve(x, w, spec).numpy() for _ in range(5)]
 same = all(np.array_equal(before, again) for again in after)
 if child == 0:
     os._exit(0 if same else 1)
@@ -419,21 +423,21 @@ def test_xla_refuses_the_operation_and_keras_turns_xla_off_for_a_layer_that_says
 
 MISSING = """
 import os, warnings
-from groupwise.backends import tensorflow_core
+from groupwise.backends.tensorflow import core
 for wanted in "01":
     os.environ["GROUPWISE_CORE"] = wanted
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert not tensorflow_core.is_available() and not tensorflow_core.is_available()
+        assert not core.is_available() and not core.is_available()
     print(*(warning.message for warning in caught if "groupwise" in str(warning.message)), sep="")
 """
 
 
 def test_a_binding_that_does_not_load_is_one_warning(tmp_path: Path) -> None:
-    (tmp_path / native.path().name).symlink_to(native.path().resolve())
+    (tmp_path / library.path().name).symlink_to(library.path().resolve())
     finished = process(MISSING, GROUPWISE_CORE_FOLDER=str(tmp_path))
     assert finished.returncode == 0, finished.stderr
     turned_off, missing = finished.stdout.splitlines()
     assert turned_off == ""
     assert missing.startswith("groupwise runs on TensorFlow's own convolutions, without the C core")
-    assert missing.count(native.path("groupwise_tensorflow").name) == missing.count("cannot open") == 1
+    assert missing.count(library.path("groupwise_tensorflow").name) == missing.count("cannot open") == 1

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native
+from groupwise.core import library
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
 
@@ -15,18 +15,18 @@ if BACKEND != "tensorflow":
 
 import tensorflow as tf
 
-from groupwise.backends import tensorflow as backend
-from groupwise.backends import tensorflow_core, tensorflow_norm
+from groupwise.backends.tensorflow import core, norm
+from groupwise.backends.tensorflow import native as backend
 
 if not backend.core.is_available():
-    pytest.skip(f"{native.path('groupwise_tensorflow')}: the C core is off, or does not load", allow_module_level=True)
+    pytest.skip(f"{library.path('groupwise_tensorflow')}: the C core is off, or does not load", allow_module_level=True)
 
 EPSILON = 1e-3
 
 
 def fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
     spec = ConvSpec.of(x.shape, w.shape, 2, (1, 2))
-    return tensorflow_core.convolve(x, w, spec, bias, residual, "relu6")
+    return core.convolve(x, w, spec, bias, residual, "relu6")
 
 
 def plain_fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
@@ -37,7 +37,7 @@ def plain_fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
 
 
 def trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
-    return tensorflow_norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")[0]
+    return norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")[0]
 
 
 def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
@@ -48,7 +48,7 @@ def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
 
 
 def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
-    return tensorflow_norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, "relu6")[0]
+    return norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, "relu6")[0]
 
 
 def plain_inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:

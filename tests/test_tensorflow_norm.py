@@ -10,20 +10,21 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import layers, native
-from groupwise.backends import norm
+from groupwise import layers
+from groupwise.backends import plain_norm
+from groupwise.core import convolution
 from tests.frameworks import BACKEND
 from tests.normalizations import EPSILON, random_arrays, truth
 
 if BACKEND != "tensorflow":
     pytest.skip("Keras runs on another backend than TensorFlow", allow_module_level=True)
 tf: Any = importlib.import_module("tensorflow")
-core: Any = importlib.import_module("groupwise.backends.tensorflow_core")
-tensorflow_norm: Any = importlib.import_module("groupwise.backends.tensorflow_norm")
+core: Any = importlib.import_module("groupwise.backends.tensorflow.core")
+tensorflow_norm: Any = importlib.import_module("groupwise.backends.tensorflow.norm")
 if not core.is_available():
     pytest.skip("the C core or its binding to TensorFlow is not here, or is turned off", allow_module_level=True)
 
-CASES = [(activation, residual) for activation in native.ACTIVATIONS for residual in (False, True)]
+CASES = [(activation, residual) for activation in convolution.ACTIVATIONS for residual in (False, True)]
 cases = pytest.mark.parametrize(("activation", "residual"), CASES)
 training = pytest.mark.parametrize("training", [True, False])
 compiled = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "function"])
@@ -146,7 +147,7 @@ def test_the_plain_gradient_is_the_cores() -> None:
     inputs, gradient, gamma, beta = (tensors[name] for name in ("inputs", "gradient", "gamma", "beta"))
     given = (inputs, gradient, gamma, beta, *statistics(5))
     options: dict[str, Any] = {"activation": "relu6", "epsilon": EPSILON, "training": False}
-    exact = norm.gradient(*given, **options)
+    exact = plain_norm.gradient(*given, **options)
     function = core.operations()["GroupwiseNormalizeGradient"]
     found = function(*given, [], activation=2, epsilon=EPSILON, constants=2)
     for actual, value in zip(found[:2], exact, strict=False):
@@ -250,8 +251,8 @@ def test_an_unknown_activation_is_refused() -> None:
 
 LOAD = """
 import sys, numpy as np, tensorflow as tf
-from groupwise.backends import tensorflow_core
-assert tensorflow_core.is_available()
+from groupwise.backends.tensorflow import core
+assert core.is_available()
 model, data = tf.saved_model.load(sys.argv[1]), dict(np.load(sys.argv[2]))
 leaves = {name: tf.constant(array) for name, array in data.items() if name != "gradient"}
 results = {}

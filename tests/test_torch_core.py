@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native
+from groupwise.core import convolution, library
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays
 
 if BACKEND != "torch":
     pytest.skip("the operations are PyTorch's; the backend is another", allow_module_level=True)
-if not native.is_available():
-    pytest.skip(f"{native.path()}: the C core is off, or does not load", allow_module_level=True)
+if not library.is_available():
+    pytest.skip(f"{library.path()}: the C core is off, or does not load", allow_module_level=True)
 
 import torch
 
-from groupwise.backends import torch as stock
-from groupwise.backends import torch_core
+from groupwise.backends.torch import core
+from groupwise.backends.torch import native as stock
 
 EVERY_SPEC = [spec for specs in SPECS.values() for spec in specs]
 ONE_EACH = [specs[1] for specs in SPECS.values()]
@@ -44,8 +44,8 @@ def passes(convolve: Any, spec: ConvSpec, inputs: Any, kernel: Any, gradient: An
 
 @pytest.mark.parametrize("spec", EVERY_SPEC)
 def test_values_and_gradients_agree_with_the_reference(spec: ConvSpec) -> None:
-    results = passes(torch_core.convolve, spec, *leaves(spec))
-    for pass_, result in zip(native.PASSES, results, strict=True):
+    results = passes(core.convolve, spec, *leaves(spec))
+    for pass_, result in zip(convolution.PASSES, results, strict=True):
         assert result.is_contiguous()
         near(result.numpy(), *expected(pass_, spec, random_arrays(spec)), PASS_NAMES[pass_])
 
@@ -57,33 +57,33 @@ def test_any_strides_are_read(spec: ConvSpec) -> None:
     other_inputs = inputs.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1).requires_grad_()
     other_kernel = kernel.permute(3, 2, 0, 1).contiguous().permute(2, 3, 1, 0).requires_grad_()
     one = torch.ones(()).expand_as(gradient)
-    plain = passes(torch_core.convolve, spec, inputs.requires_grad_(), kernel.requires_grad_(), one.contiguous())
-    for actual, value in zip(passes(torch_core.convolve, spec, other_inputs, other_kernel, one), plain, strict=True):
+    plain = passes(core.convolve, spec, inputs.requires_grad_(), kernel.requires_grad_(), one.contiguous())
+    for actual, value in zip(passes(core.convolve, spec, other_inputs, other_kernel, one), plain, strict=True):
         assert torch.equal(actual, value)
 
 
 def test_contiguous_arguments_are_not_copied() -> None:
     """The operation saves the very memory that it was given."""
     inputs, kernel, _ = leaves(EVERY_SPEC[0])
-    outputs = torch_core.convolve(inputs, kernel, EVERY_SPEC[0])
+    outputs = core.convolve(inputs, kernel, EVERY_SPEC[0])
     saved = [tensor.data_ptr() for tensor in outputs.grad_fn.saved_tensors]
     assert saved == [inputs.data_ptr(), kernel.data_ptr()]
 
 
 def test_only_wanted_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, run = EVERY_SPEC[0], native.run
+    spec, run = EVERY_SPEC[0], convolution.run
     ran: list[int] = []
 
     def record(pass_: int, *arguments: Any, **options: Any) -> None:
         ran.append(pass_)
         run(pass_, *arguments, **options)
 
-    monkeypatch.setattr(native, "run", record)
-    for frozen, pass_ in ((0, native.KERNEL_GRADIENT), (1, native.INPUT_GRADIENT)):
+    monkeypatch.setattr(convolution, "run", record)
+    for frozen, pass_ in ((0, convolution.KERNEL_GRADIENT), (1, convolution.INPUT_GRADIENT)):
         inputs, kernel, gradient = leaves(spec)
         (inputs, kernel)[frozen].requires_grad_(False)
-        torch_core.convolve(inputs, kernel, spec).backward(gradient)
-        assert ran == [native.FORWARD, pass_]
+        core.convolve(inputs, kernel, spec).backward(gradient)
+        assert ran == [convolution.FORWARD, pass_]
         ran.clear()
 
 
@@ -92,42 +92,42 @@ def test_half_precision_is_computed_in_float32(dtype: str) -> None:
     spec = ConvSpec.of((2, 9, 10, 32), (3, 3, 4, 32), 8, dtype=dtype)
     arguments = leaves(spec, getattr(torch, dtype))
     wide = [tensor.detach().float() for tensor in arguments]
-    exact = passes(torch_core.convolve, EVERY_SPEC[3], wide[0].requires_grad_(), wide[1].requires_grad_(), wide[2])
-    for actual, value in zip(passes(torch_core.convolve, spec, *arguments), exact, strict=True):
+    exact = passes(core.convolve, EVERY_SPEC[3], wide[0].requires_grad_(), wide[1].requires_grad_(), wide[2])
+    for actual, value in zip(passes(core.convolve, spec, *arguments), exact, strict=True):
         assert torch.equal(actual, value.to(getattr(torch, dtype)))
 
 
 def test_double_precision_is_not_lost_silently() -> None:
     inputs, kernel, _ = leaves(EVERY_SPEC[0], torch.float64)
     with pytest.raises(ValueError, match=r"inputs of type torch.float64: must be one of"):
-        torch_core.convolve(inputs, kernel, EVERY_SPEC[0])
+        core.convolve(inputs, kernel, EVERY_SPEC[0])
 
 
 def test_empty_batch() -> None:
     spec = ConvSpec.of((0, 9, 10, 32), (3, 3, 4, 32), 8)
-    outputs, to_inputs, to_kernel = passes(torch_core.convolve, spec, *leaves(spec))
+    outputs, to_inputs, to_kernel = passes(core.convolve, spec, *leaves(spec))
     assert (outputs.shape, to_inputs.shape) == ((0, 9, 10, 32), (0, 9, 10, 32))
     assert not to_kernel.any()
 
 
-@pytest.mark.parametrize("pass_", native.PASSES)
+@pytest.mark.parametrize("pass_", convolution.PASSES)
 @pytest.mark.parametrize("spec", ONE_EACH)
 def test_opcheck(spec: ConvSpec, pass_: int) -> None:
     tensors = leaves(spec)
-    arguments = [tensors[role].detach().requires_grad_() for role in native.ROLES[pass_][:2]]
+    arguments = [tensors[role].detach().requires_grad_() for role in convolution.ROLES[pass_][:2]]
     operation = (
         torch.ops.groupwise.convolve,
         torch.ops.groupwise.input_gradient,
         torch.ops.groupwise.kernel_gradient,
     )[pass_]
-    results = torch.library.opcheck(operation.default, (*arguments, list(native.sizes(spec))))
+    results = torch.library.opcheck(operation.default, (*arguments, list(convolution.sizes(spec))))
     assert set(results.values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("spec", ONE_EACH)
 def test_operations_refuse_tensors_that_are_not_of_the_sizes(spec: ConvSpec) -> None:
     inputs, kernel, gradient = (tensor.detach() for tensor in leaves(spec))
-    sizes = native.sizes(spec)
+    sizes = convolution.sizes(spec)
     for operation, arguments, message in (
         (torch.ops.groupwise.convolve, (inputs[:, 1:], kernel), "groupwise::convolve: a of shape"),
         (torch.ops.groupwise.convolve, (inputs, kernel.double()), "groupwise::convolve: b of .* type torch.float64"),
@@ -148,7 +148,7 @@ def second_order(convolve: Any, spec: ConvSpec, inputs: Any, kernel: Any, gradie
 
 @pytest.mark.parametrize("spec", EVERY_SPEC)
 def test_second_order_agrees_with_pytorch_in_float64(spec: ConvSpec) -> None:
-    results = second_order(torch_core.convolve, spec, *leaves(spec))
+    results = second_order(core.convolve, spec, *leaves(spec))
     exact = second_order(stock.convolve, spec, *leaves(spec, torch.float64))
     for actual, value in zip(results, exact, strict=True):
         torch.testing.assert_close(actual.double(), value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
@@ -163,7 +163,7 @@ def test_compiles_as_a_whole_graph(spec: ConvSpec, dynamic: bool) -> None:
 
     def run(inputs: Any, kernel: Any, _: ConvSpec) -> Any:
         traced = ConvSpec.of(tuple(inputs.shape), tuple(kernel.shape), *options)
-        convolve = torch_core.convolve if torch_core.is_available() else stock.convolve
+        convolve = core.convolve if core.is_available() else stock.convolve
         return torch.relu(convolve(inputs, kernel, traced))
 
     torch.compiler.reset()
@@ -179,7 +179,7 @@ def test_compiles_as_a_whole_graph(spec: ConvSpec, dynamic: bool) -> None:
 def test_exports(spec: ConvSpec) -> None:
     class Model(torch.nn.Module):
         def forward(self, inputs: Any, kernel: Any) -> Any:
-            return torch_core.convolve(inputs, kernel, spec)
+            return core.convolve(inputs, kernel, spec)
 
     inputs, kernel = (tensor.detach() for tensor in leaves(spec)[:2])
     exported = torch.export.export(Model(), (inputs, kernel))
@@ -188,7 +188,7 @@ def test_exports(spec: ConvSpec) -> None:
     torch.export.save(exported, file)
     file.seek(0)
     loaded = torch.export.load(file).module()
-    assert torch.equal(loaded(inputs, kernel), torch_core.convolve(inputs, kernel, spec))
+    assert torch.equal(loaded(inputs, kernel), core.convolve(inputs, kernel, spec))
 
 
 def with_epilogue(convolve: Any, activation: str) -> Any:
@@ -196,29 +196,31 @@ def with_epilogue(convolve: Any, activation: str) -> Any:
 
     def run(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
         bias = torch.linspace(-1, 1, spec.out_channels, dtype=inputs.dtype)
-        residual = kernel.sum() + inputs.sum() * torch.ones(native.shapes(native.sizes(spec))[2], dtype=inputs.dtype)
-        if convolve is torch_core.convolve:
-            return torch_core.convolve(inputs, kernel, spec, bias * kernel.sum(), residual, activation)
+        residual = kernel.sum() + inputs.sum() * torch.ones(
+            convolution.shapes(convolution.sizes(spec))[2], dtype=inputs.dtype
+        )
+        if convolve is core.convolve:
+            return core.convolve(inputs, kernel, spec, bias * kernel.sum(), residual, activation)
         outputs = convolve(inputs, kernel, spec) + bias * kernel.sum() + residual
         return torch.clamp(outputs, *{"linear": (-torch.inf,), "relu": (0,), "relu6": (0, 6)}[activation])
 
     return run
 
 
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 @pytest.mark.parametrize("spec", ONE_EACH)
 def test_second_order_with_an_epilogue(spec: ConvSpec, activation: str) -> None:
-    results = second_order(with_epilogue(torch_core.convolve, activation), spec, *leaves(spec))
+    results = second_order(with_epilogue(core.convolve, activation), spec, *leaves(spec))
     exact = second_order(with_epilogue(stock.convolve, activation), spec, *leaves(spec, torch.float64))
     for actual, value in zip(results, exact, strict=True):
         torch.testing.assert_close(actual.double(), value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
 
 
-@pytest.mark.parametrize("activation", native.ACTIVATIONS)
+@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
 @pytest.mark.parametrize("spec", ONE_EACH)
 def test_opcheck_of_the_epilogue(spec: ConvSpec, activation: str) -> None:
     inputs, kernel, residual = (tensor.detach() for tensor in leaves(spec))
-    bias, sizes = torch.linspace(-1, 1, spec.out_channels), list(native.sizes(spec))
+    bias, sizes = torch.linspace(-1, 1, spec.out_channels), list(convolution.sizes(spec))
     for extras in ((bias, residual), (None, residual), (bias, None), (None, None)):
         arguments = [t if t is None else t.clone().requires_grad_() for t in (inputs, kernel, *extras)]
         results = torch.library.opcheck(torch.ops.groupwise.fused_convolve.default, (*arguments, activation, sizes))
@@ -236,22 +238,22 @@ def test_an_epilogue_that_does_not_fit_is_refused() -> None:
         ({"activation": "silu"}, "activation='silu': must be one of linear, relu, relu6"),
     ):
         with pytest.raises(ValueError, match=message):
-            torch_core.convolve(inputs, kernel, spec, **options)
+            core.convolve(inputs, kernel, spec, **options)
 
 
 def test_only_wanted_gradients_of_an_epilogue_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, run = EVERY_SPEC[0], native.run
+    spec, run = EVERY_SPEC[0], convolution.run
     ran: list[int] = []
 
     def record(pass_: int, *arguments: Any, **options: Any) -> None:
         ran.append(pass_)
         run(pass_, *arguments, **options)
 
-    monkeypatch.setattr(native, "run", record)
+    monkeypatch.setattr(convolution, "run", record)
     inputs, kernel, gradient = leaves(spec)
     bias = torch.ones(spec.out_channels, requires_grad=True)
-    torch_core.convolve(inputs.detach(), kernel.detach(), spec, bias, activation="relu").backward(gradient)
-    assert ran == [native.FORWARD]
+    core.convolve(inputs.detach(), kernel.detach(), spec, bias, activation="relu").backward(gradient)
+    assert ran == [convolution.FORWARD]
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
@@ -259,7 +261,7 @@ def test_only_wanted_gradients_of_an_epilogue_are_computed(monkeypatch: pytest.M
 def test_an_epilogue_compiles_as_a_whole_graph(dynamic: bool) -> None:
     spec = EVERY_SPEC[3]
     options = (spec.groups, spec.strides, spec.padding, spec.dilation_rate)
-    run = with_epilogue(torch_core.convolve, "relu6")
+    run = with_epilogue(core.convolve, "relu6")
     traced = lambda x, w, _: run(x, w, ConvSpec.of(tuple(x.shape), tuple(w.shape), *options))  # noqa: E731
     torch.compiler.reset()
     compiled = torch.compile(traced, fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -272,7 +274,7 @@ def test_an_epilogue_compiles_as_a_whole_graph(dynamic: bool) -> None:
 
 def test_many_python_threads_at_once() -> None:
     def run(spec: ConvSpec) -> list[Any]:
-        return passes(torch_core.convolve, spec, *leaves(spec))
+        return passes(core.convolve, spec, *leaves(spec))
 
     alone = [run(spec) for spec in EVERY_SPEC]
     with ThreadPoolExecutor(8) as pool:
@@ -287,12 +289,12 @@ def test_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.set_num_threads(threads)
     try:
         for spec in EVERY_SPEC:
-            results = passes(torch_core.convolve, spec, *leaves(spec))
-            for pass_, result in zip(native.PASSES, results, strict=True):
+            results = passes(core.convolve, spec, *leaves(spec))
+            for pass_, result in zip(convolution.PASSES, results, strict=True):
                 near(result.numpy(), *expected(pass_, spec, random_arrays(spec)), PASS_NAMES[pass_])
             with monkeypatch.context() as patch:
-                patch.setattr(torch_core, "_openmp_parallel", lambda: None)
-                again = passes(torch_core.convolve, spec, *leaves(spec))
+                patch.setattr(core, "_openmp_parallel", lambda: None)
+                again = passes(core.convolve, spec, *leaves(spec))
             assert all(torch.equal(actual, value) for actual, value in zip(results, again, strict=True))
     finally:
         torch.set_num_threads(before)
@@ -302,14 +304,14 @@ def fresh(code: str) -> str:
     """Run `code` in a fresh process that has two threads and a convolution to `run`; return what it prints."""
     before = """
 import os, signal, torch
-from groupwise.backends import torch_core
+from groupwise.backends.torch import core
 from groupwise.spec import ConvSpec
 torch.set_num_threads(2)
 spec = ConvSpec.of((4, 20, 20, 32), (3, 3, 4, 32), 8)
 x = torch.ones(spec.input_shape, requires_grad=True)
 w = torch.ones(spec.kernel_shape, requires_grad=True)
 def run():
-    y = torch_core.convolve(x, w, spec)
+    y = core.convolve(x, w, spec)
     return [y.detach(), *torch.autograd.grad(y.sum(), (x, w))]
 def equal(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second))
@@ -330,7 +332,7 @@ before = run()
 child = os.fork()
 if child == 0:
     signal.alarm(60)
-    y = torch_core.convolve(x.detach(), w.detach(), spec)
+    y = core.convolve(x.detach(), w.detach(), spec)
     os._exit(0 if (y.numpy() == before[0].numpy()).all() else 1)
 print(os.waitpid(child, 0)[1], equal(run(), before))
 """
@@ -338,7 +340,7 @@ print(os.waitpid(child, 0)[1], equal(run(), before))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads and memory are read from Linux's /proc")
-@pytest.mark.skipif(torch_core._openmp_parallel() is None, reason="PyTorch runs on no OpenMP that can be called")
+@pytest.mark.skipif(core._openmp_parallel() is None, reason="PyTorch runs on no OpenMP that can be called")
 def test_a_thousand_calls_start_no_thread_and_keep_no_memory() -> None:
     """PyTorch's own threads run them: once it has started these, the core starts none."""
     code = """
@@ -362,10 +364,10 @@ def test_the_numbers_are_numpys() -> None:
     """One core: through NumPy and through PyTorch, the same bits on as many threads."""
     spec = EVERY_SPEC[4]
     arrays = random_arrays(spec)
-    native.library().gw_set_threads(torch.get_num_threads())
+    library.load().gw_set_threads(torch.get_num_threads())
     try:
-        through_numpy = native.convolve(native.FORWARD, spec, arrays[0], arrays[1])
+        through_numpy = convolution.convolve(convolution.FORWARD, spec, arrays[0], arrays[1])
     finally:
-        native.library().gw_set_threads(0)
-    through_torch = torch_core.convolve(torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), spec)
+        library.load().gw_set_threads(0)
+    through_torch = core.convolve(torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), spec)
     assert np.array_equal(through_numpy, through_torch.numpy())

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native, pooling
+from groupwise.core import library, pooling
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
 
 if BACKEND != "torch":
     pytest.skip("the transformations are PyTorch's; the backend is another", allow_module_level=True)
-if not native.is_available():
-    pytest.skip(f"{native.path()}: the C core is off, or does not load", allow_module_level=True)
+if not library.is_available():
+    pytest.skip(f"{library.path()}: the C core is off, or does not load", allow_module_level=True)
 
 import torch
 from torch.autograd import forward_ad
@@ -21,8 +21,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from groupwise.backends import torch as backend
-from groupwise.backends import torch_core, torch_norm
+from groupwise.backends.torch import core, norm
+from groupwise.backends.torch import native as backend
 
 # PyTorch's own, of some of its tangents.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
@@ -34,7 +34,7 @@ def strided(x: Any, w: Any) -> ConvSpec:
 
 
 def convolution(x: Any, w: Any) -> Any:
-    return torch_core.convolve(x, w, strided(x, w))
+    return core.convolve(x, w, strided(x, w))
 
 
 def plain_convolution(x: Any, w: Any) -> Any:
@@ -42,7 +42,7 @@ def plain_convolution(x: Any, w: Any) -> Any:
 
 
 def fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
-    return torch_core.convolve(x, w, strided(x, w), bias, residual, "relu6")
+    return core.convolve(x, w, strided(x, w), bias, residual, "relu6")
 
 
 def plain_fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
@@ -58,7 +58,7 @@ def plain_maxima(x: Any) -> Any:
 
 
 def trained(x: Any, gamma: Any, beta: Any, residual: Any = None) -> Any:
-    return torch_norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")[0]
+    return norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")[0]
 
 
 def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any = 0) -> Any:
@@ -67,7 +67,7 @@ def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any = 0) -> Any:
 
 
 def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
-    return torch_norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, "relu6")[0]
+    return norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, "relu6")[0]
 
 
 def plain_inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:

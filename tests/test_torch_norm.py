@@ -5,20 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native
+from groupwise.core import convolution, library
 from tests.frameworks import BACKEND
 from tests.normalizations import EPSILON, random_arrays, truth
 
 if BACKEND != "torch":
     pytest.skip("the operations are PyTorch's; the backend is another", allow_module_level=True)
-if not native.is_available():
-    pytest.skip(f"{native.path()}: the C core is off, or does not load", allow_module_level=True)
+if not library.is_available():
+    pytest.skip(f"{library.path()}: the C core is off, or does not load", allow_module_level=True)
 
 import torch
 
-from groupwise.backends import norm, torch_norm
+from groupwise.backends import plain_norm
+from groupwise.backends.torch import norm
 
-CASES = [(activation, residual) for activation in native.ACTIVATIONS for residual in (False, True)]
+CASES = [(activation, residual) for activation in convolution.ACTIVATIONS for residual in (False, True)]
 cases = pytest.mark.parametrize(("activation", "residual"), CASES)
 training = pytest.mark.parametrize("training", [True, False])
 LEAVES = ("inputs", "gamma", "beta", "residual")
@@ -38,7 +39,7 @@ def statistics(channels: int) -> tuple[Any, Any]:
 def run(tensors: dict[str, Any], activation: str, training: bool) -> Any:
     constant = None if training else statistics(tensors["gamma"].shape[0])
     inputs, gamma, beta = (tensors[name] for name in ("inputs", "gamma", "beta"))
-    return torch_norm.normalise(inputs, gamma, beta, constant, EPSILON, tensors.get("residual"), activation)[0]
+    return norm.normalise(inputs, gamma, beta, constant, EPSILON, tensors.get("residual"), activation)[0]
 
 
 def plain(tensors: dict[str, Any], activation: str, training: bool) -> Any:
@@ -131,7 +132,7 @@ def test_the_plain_gradient_is_the_cores() -> None:
     given = [tensors[name].detach() for name in ("inputs", "gradient", "gamma", "beta")]
     options: dict[str, Any] = {"activation": "relu6", "epsilon": EPSILON, "training": False}
     inputs, gradient, gamma, beta = given
-    results = norm.gradient(inputs, gradient, gamma, beta, *statistics(5), **options)
+    results = plain_norm.gradient(inputs, gradient, gamma, beta, *statistics(5), **options)
     core = torch.ops.groupwise.normalize_gradient(*given, *statistics(5), None, *options.values())
     for actual, value in zip(core[:2], results, strict=False):
         torch.testing.assert_close(actual, value, rtol=1e-4, atol=1e-5)

@@ -5,20 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise import native, pooling
+from groupwise.core import convolution, library, pooling
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
 from tests.poolings import ROUNDING, SPECS, images, truth
 
 if BACKEND != "torch":
     pytest.skip("the operations are PyTorch's; the backend is another", allow_module_level=True)
-if not native.is_available():
-    pytest.skip(f"{native.path()}: the C core is off, or does not load", allow_module_level=True)
+if not library.is_available():
+    pytest.skip(f"{library.path()}: the C core is off, or does not load", allow_module_level=True)
 
 import torch
 from torch.nn import functional
 
-from groupwise.backends import torch as backend
+from groupwise.backends.torch import native as backend
 
 STOCK = SPECS[1]  # one that functional.max_pool2d computes too
 
@@ -112,7 +112,7 @@ def test_second_order_of_windows_that_see_only_padding() -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_opcheck(spec: ConvSpec) -> None:
     inputs, gradient = tensors(spec)
-    sizes = list(native.sizes(spec))
+    sizes = list(convolution.sizes(spec))
     _, places = torch.ops.groupwise.max_pool(inputs, sizes, True)
     operations = torch.ops.groupwise.max_pool.default, torch.ops.groupwise.max_pool_gradient.default
     for operation, arguments in zip(operations, ((inputs, sizes, True), (gradient, places, sizes)), strict=True):
@@ -132,7 +132,7 @@ def test_compiles_as_one_graph() -> None:
 
 def test_operations_refuse_tensors_that_are_not_of_the_sizes() -> None:
     inputs, gradient = (tensor.detach() for tensor in tensors(STOCK))
-    sizes = native.sizes(STOCK)
+    sizes = convolution.sizes(STOCK)
     _, places = torch.ops.groupwise.max_pool(inputs, sizes, True)
     for operation, arguments, message in (
         ("max_pool", (inputs[1:], sizes, True), "max_pool: inputs of shape"),

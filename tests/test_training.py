@@ -21,9 +21,9 @@ from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.files import write_text
+from groupwise.inference.evaluation import evaluation_of
+from groupwise.inference.run_folder import RunFolder, write_json
 from groupwise.training import RunSummary, extend_plan, load_network, make_plan, predict_images, read_plan, train
-from groupwise.training.evaluation import evaluation_of
-from groupwise.training.folder import RunFolder, write_json
 from groupwise.training.interruption import SIGNALS, Interruption
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged, Interrupted
@@ -250,7 +250,7 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
             raise UserError(f"{path} cannot be written: no space left on device")
         write_text(path, text)
 
-    monkeypatch.setattr("groupwise.training.folder.write_text", full)
+    monkeypatch.setattr("groupwise.inference.run_folder.write_text", full)
     with pytest.raises(UserError, match=r"summary.json cannot be written: .*last.keras holds the model after epoch 2"):
         _train(dataset, tmp_path / "run", bars.recipe(epochs=2), Full())
     monkeypatch.undo()

@@ -10,10 +10,10 @@ import torch
 from groupwise import models
 from groupwise.data import load_dataset
 from groupwise.errors import UserError
+from groupwise.inference.saved import match_classes
 from groupwise.models.network import Network
 from groupwise.training import make_plan
 from groupwise.training.plan import build_network
-from groupwise.training.saved import match_classes
 from groupwise.training.starting import start_from
 from tests import tiny as bars
 from tests.published import pytorchcv_file

@@ -9,8 +9,8 @@ import pytest
 
 from groupwise import models
 from groupwise.errors import UserError
+from groupwise.inference.evaluation import evaluation_of
 from groupwise.training.bookkeeper import swap_average
-from groupwise.training.evaluation import evaluation_of
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
 from groupwise.training.plan import fastest_dtype
 from tests import tiny as bars

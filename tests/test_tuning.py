@@ -12,13 +12,14 @@ import pytest
 from keras import ops
 
 import groupwise
-from groupwise import backends, native, tuning
+from groupwise import backends
+from groupwise.core import convolution, library
 from groupwise.errors import UserError
 from groupwise.files import replace_file
 from groupwise.ops import grouped_conv2d
-from groupwise.routing import Runtime, exact_name, explain, kind
+from groupwise.routing import Runtime, exact_name, explain, kind, tuning
+from groupwise.routing.tuning import Choice, Tuning
 from groupwise.spec import ConvSpec
-from groupwise.tuning import Choice, Tuning
 from tests.frameworks import BACKEND
 from tests.passes import expected, near, random_arrays
 
@@ -56,7 +57,7 @@ def test_what_is_stored_runs(cache_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert "blocks: measured here on 2026-01-31: 2.00 times as fast as core" in str(routing)
     inputs, kernel, _ = arrays = random_arrays(NARROW)
     outputs = ops.convert_to_numpy(grouped_conv2d(inputs, kernel, NARROW.groups))
-    near(outputs, *expected(native.FORWARD, NARROW, arrays), "outputs")
+    near(outputs, *expected(convolution.FORWARD, NARROW, arrays), "outputs")
     with tuning.ignored():
         assert routed().algorithm == built_in.algorithm
     assert routed().algorithm == "blocks"
@@ -146,7 +147,7 @@ def test_without_the_core_the_other_measurements_hold(cache_folder: Path, monkey
     text = stored(measured_with={"instruction set": "of another machine"})
     cache_folder.mkdir()
     tuning.path(BACKEND).write_text(text)
-    if native.is_available():
+    if library.is_available():
         with pytest.raises(ValueError, match="instruction set of another machine, and this is"):
             tuning.read(BACKEND, VERSION)
     monkeypatch.setenv("GROUPWISE_CORE", "0")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from groupwise import layers, ops
-from groupwise.algorithms import ALGORITHMS
+from groupwise.ops.algorithms import ALGORITHMS
 from tests.frameworks import BACKEND, value_and_every_gradient, with_weights
 from tests.reference import Convolution
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from groupwise.weights.files import open_weights
+from groupwise.weights.reading import open_weights
 from tests.weight_files import FORMATS, read_all, refusal, write_hdf5, write_npz, write_safetensors
 
 VALUES = {

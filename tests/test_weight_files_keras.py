@@ -13,7 +13,7 @@ import pytest
 from numpy.lib import format as npy
 
 from groupwise.errors import UserError
-from groupwise.weights.files import open_weights
+from groupwise.weights.reading import open_weights
 from tests.weight_files import Evil, flip, read_all, refusal
 
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-import groupwise.backends
+import groupwise.backends.torch
 import tests.weight_files
-from groupwise.weights.files import open_weights
+from groupwise.weights.reading import open_weights
 from tests.weight_files import Evil, read_all, refusal, write_old_torch, write_safetensors, write_torch
 
 VALUES = {"conv1.weight": np.arange(72, dtype=np.float32).reshape(8, 1, 3, 3), "conv1.bias": np.ones(8, np.float32)}
@@ -241,8 +241,8 @@ def test_only_tensors_are_asked_for(tmp_path, monkeypatch):
 def test_without_pytorch(tmp_path, monkeypatch):
     write_torch(tmp_path / "a.pth", VALUES)
     write_safetensors(tmp_path / "a.safetensors", VALUES)
-    monkeypatch.delitem(sys.modules, "groupwise.backends.torch_files", raising=False)
-    monkeypatch.delattr(groupwise.backends, "torch_files", raising=False)
+    monkeypatch.delitem(sys.modules, "groupwise.backends.torch.weight_files", raising=False)
+    monkeypatch.delattr(groupwise.backends.torch, "weight_files", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert 'pip install "groupwise[torch]", or take a .safetensors file' in refusal(tmp_path / "a.pth")
     assert read_all(tmp_path / "a.safetensors").keys() == VALUES.keys()

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from groupwise.errors import UserError
 from groupwise.weights import hub as weights_hub
-from groupwise.weights.files import open_weights
+from groupwise.weights.reading import open_weights
 from tests import fetching
 from tests.fake_hub import Repository, serve
 

@@ -9,7 +9,7 @@ import pytest
 
 from groupwise import models
 from groupwise.errors import UserError
-from groupwise.weights.shuffle import Convention, exchange, reordered_groups
+from groupwise.weights.channel_orders import Convention, exchange, reordered_groups
 from tests.published import pytorchcv_file
 
 CONVENTIONS = [Convention(shuffle, after) for shuffle in ("paper", "inverse") for after in (False, True)]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from groupwise import models
-from groupwise.blocks import conv_bn
 from groupwise.data import Augmentation, Dataset, load_dataset
+from groupwise.models.blocks import conv_bn
 from groupwise.models.registry import GREY, Variant
 from groupwise.recipes import Recipe
 

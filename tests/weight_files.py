@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 
 from groupwise.errors import UserError
-from groupwise.weights.files import open_weights
+from groupwise.weights.reading import open_weights
 
 
 def write_safetensors(path, values):

@@ -11,7 +11,7 @@ _MEMBERS = {
     "rewrite": "groupwise.rewrite",
     "accelerate": "groupwise.rewrite:accelerate",
     "explain_routing": "groupwise.ops:explain_routing",
-    "load_keras_weights": "groupwise.layers:load_keras_weights",
+    "load_keras_weights": "groupwise.weights.keras_files:load_keras_weights",
 }
 
 __all__ = ["accelerate", "explain_routing", "export", "layers", "load_keras_weights", "models", "ops", "rewrite"]  # noqa: F822

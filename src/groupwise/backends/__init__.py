@@ -31,7 +31,7 @@ class Core(Protocol):
         """Return activation(convolution + bias + residual) in one call; the gradients are the core's too.
 
         `inputs` are NHWC, the `kernel` HWIO, the `bias` (out_channels,), the `residual` of the outputs' shape; the
-        `activation` is one of `native.ACTIVATIONS`.
+        `activation` is one of `convolution.ACTIVATIONS`.
         """
 
 
@@ -96,7 +96,7 @@ class Backend(Protocol):
 def _load(name: str) -> Backend:
     if name not in ("tensorflow", "jax", "torch"):
         raise ValueError(f"Keras backend {name!r}: must be tensorflow, jax or torch; set KERAS_BACKEND")
-    module: Any = importlib.import_module(f"groupwise.backends.{name}")
+    module: Any = importlib.import_module(f"groupwise.backends.{name}.native")
     return module
 
 

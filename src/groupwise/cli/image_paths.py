@@ -4,7 +4,7 @@ import glob
 from pathlib import Path
 
 from groupwise.console import note
-from groupwise.data.files import CAM_SUFFIX, files_in_folder, is_hidden
+from groupwise.data.image_files import CAM_SUFFIX, files_in_folder, is_hidden
 from groupwise.data.left_out import kinds, no_images
 from groupwise.errors import UserError
 from groupwise.files import expanded

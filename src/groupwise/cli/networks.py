@@ -164,9 +164,9 @@ def find_network(
     channels: int | None = None,
 ) -> Any:
     """Return the network of that name, or the saved model, whoever made it."""
+    from groupwise.inference.saved import read_model
     from groupwise.models import create, find, variants
-    from groupwise.models.saved import ENDINGS, OTHERS
-    from groupwise.training.saved import read_model
+    from groupwise.models.reading import ENDINGS, OTHERS
 
     path = expanded(model)
     if path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir() or (path.exists() and model not in variants()):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, expanded
-from groupwise.training.folder import RunFolder
+from groupwise.inference.run_folder import RunFolder
 
 OF_FILES = (".keras", ".png", ".html", ".json", ".csv")
 

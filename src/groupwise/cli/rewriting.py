@@ -51,7 +51,7 @@ def accelerate(
     path = None if output is None else output_file(output, ".keras", model)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.training.saved import read_model
+    from groupwise.inference.saved import read_model
 
     before = read_model(model)
     after = rewrite.accelerate(before)
@@ -97,7 +97,7 @@ def factorize(
     dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.training.saved import load_network, read_model
+    from groupwise.inference.saved import load_network, read_model
 
     before: Any = read_model(model) if dataset is None else load_network(model)
     for text in notes:
@@ -122,7 +122,7 @@ def factorize(
 def _dataset(data: str, model: str) -> tuple["Dataset", list[str]]:
     """Return the data set, divided as for the model's training, and what may mislead."""
     from groupwise.data import load_dataset
-    from groupwise.training.recorded import divide_for
+    from groupwise.inference.recorded import divide_for
 
     dataset, notes = divide_for(load_dataset(data), model)
     return dataset, [*dataset.notes, *notes]

@@ -14,8 +14,8 @@ from groupwise.cli.outputs import output_folder
 from groupwise.console import Console, Listing, make_console, note, print_lines, say
 from groupwise.errors import UserError
 from groupwise.files import check_folder
+from groupwise.inference.run_folder import RunFolder, read_json
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
-from groupwise.training.folder import RunFolder, read_json
 
 if TYPE_CHECKING:
     from groupwise.data import Dataset
@@ -175,7 +175,7 @@ def _planned(
 ) -> tuple["Plan", "Dataset", Path]:
     """Return what a new run is to do, everything checked that can be checked before a framework starts."""
     from groupwise.data import load_dataset
-    from groupwise.training.recorded import divide_for
+    from groupwise.inference.recorded import divide_for
 
     recipe = load_recipe(recipe_name) if recipe_name else None
     if output is None:
@@ -222,8 +222,8 @@ def _resumed(
     if backend is None and folder.environment.exists():
         backend = read_json(folder.environment).get("backend")
     settle_backend(backend)
+    from groupwise.inference.recorded import divide_for
     from groupwise.training import extend_plan, read_plan
-    from groupwise.training.recorded import divide_for
 
     plan = read_plan(output)
     _refuse_changes(plan, output, given)

@@ -16,8 +16,8 @@ from groupwise.errors import UserError
 from groupwise.training.stopped import Interrupted
 
 if TYPE_CHECKING:
+    from groupwise.routing.tuning import Choice
     from groupwise.spec import ConvSpec
-    from groupwise.tuning import Choice
 
 
 def tune(
@@ -57,7 +57,8 @@ def tune(
         return
     size, arguments = parse_size(image_size), parse_arguments(argument)
     name = settle_backend(backend)
-    from groupwise import backends, measuring, routing, tuning
+    from groupwise import backends, routing
+    from groupwise.routing import measuring, tuning
 
     console, version = make_console(), backends.active.version
     specs = [] if model is None else list(convolutions(find_network(model, size, arguments)))
@@ -94,7 +95,9 @@ def tune(
 
 def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict[str, "Choice"]:
     """Return the choice for each of the subjects, with a moving bar where someone looks at a terminal."""
-    from groupwise.measuring import choose
+    from groupwise import backends
+    from groupwise.ops import training_step
+    from groupwise.routing.measuring import choose
 
     description = TextColumn("{task.description}", markup=False)
     columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), description)
@@ -104,7 +107,7 @@ def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict
         try:
             for subject, specs in subjects.items():
                 progress.update(task, description=subject)
-                choices[subject] = choose(specs)
+                choices[subject] = choose(specs, backends.active.runtime(), training_step)
                 progress.advance(task)
         except KeyboardInterrupt:
             raise Interrupted("stopped: nothing was stored, and what was stored before is as it was") from None
@@ -126,7 +129,7 @@ def _table(choices: Mapping[str, "Choice"]) -> Listing:
 
 
 def _clear(backend: str | None) -> None:
-    from groupwise import tuning
+    from groupwise.routing import tuning
 
     if backend is not None and backend not in BACKENDS:
         raise UserError(f"backend {backend!r} (--backend): must be one of {', '.join(BACKENDS)}")

@@ -13,14 +13,14 @@ from groupwise.cli.image_paths import image_paths
 from groupwise.cli.options import MOST, SEEDS, Backend, Json
 from groupwise.cli.outputs import output_folder
 from groupwise.console import Listing, Styled, make_console, note, print_json, say
-from groupwise.data.files import CAM_SUFFIX
+from groupwise.data.image_files import CAM_SUFFIX
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, make_folder
 
 if TYPE_CHECKING:
+    from groupwise.inference.saved import Prediction
     from groupwise.models.network import Network
     from groupwise.training import Evaluation
-    from groupwise.training.saved import Prediction
 
 RunOrModel = Annotated[
     str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a model's file (.keras or .h5).")
@@ -57,17 +57,17 @@ def evaluate(
     Example: groupwise evaluate runs/digits-mnist_cnn digits
     """
     from groupwise.data import load_dataset
-    from groupwise.training.recorded import divide_for
+    from groupwise.inference.recorded import divide_for
 
     given = None if output is None else output_folder(output)
     dataset = load_dataset(data, seed=seed or 0, test_fraction=1 if everything else 0.2)
     dataset, notes = divide_for(dataset, run_or_model, as_given=everything or seed is not None)
     settle_backend(backend)
     from groupwise import report
+    from groupwise.inference.saved import match_classes, model_path
     from groupwise.training import evaluate as test
     from groupwise.training import load_network
     from groupwise.training.plan import make_batches
-    from groupwise.training.saved import match_classes, model_path
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
@@ -122,8 +122,8 @@ def predict(
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
+    from groupwise.inference.evaluation import most_likely
     from groupwise.training import load_network, predict_images
-    from groupwise.training.evaluation import most_likely
     from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
@@ -212,7 +212,7 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
     """Draw where the network looked for a class."""
     from groupwise import report
     from groupwise.data import read_image
-    from groupwise.training.saved import crop_box
+    from groupwise.inference.saved import crop_box
 
     image = read_image(prediction.path)
     assert prediction.activation is not None

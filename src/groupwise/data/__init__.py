@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from groupwise.data.augmentation import Augmentation
 from groupwise.data.dataset import Dataset, Split
 from groupwise.data.images import BrokenImage, centre_crop, prepare_image, read_image
+from groupwise.data.loading import load_dataset
 from groupwise.data.samples import TooManyBroken
-from groupwise.data.sources import load_dataset
 
 if TYPE_CHECKING:
     from groupwise.data.batches import ImageBatches

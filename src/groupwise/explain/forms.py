@@ -7,7 +7,7 @@ from matplotlib.patches import Circle
 
 from groupwise.explain.drawing import arrow, box, canvas, colour, heading, tint, write
 from groupwise.explain.page import Code, Page, Picture, Row, Section, Table
-from groupwise.explain.sources import rounding, source_line
+from groupwise.explain.texts import rounding, source_line
 from groupwise.explain.three_forms import UNIT, Block, Part, describe_block, measure
 from groupwise.models.residual import FORMS
 from groupwise.report.style import FAINT, INK

@@ -4,10 +4,10 @@ import numpy as np
 
 from groupwise.errors import UserError
 from groupwise.explain.connectivity import reach, summing
+from groupwise.explain.depthwise_sum import CHANNELS, GROUPS, Example, costs, difference, worked_example
 from groupwise.explain.drawing import WIDTH, canvas, cell, colour, dots, heading, links, matrix, tint, write
 from groupwise.explain.page import Code, Page, Picture, Section, Table
-from groupwise.explain.sources import rounding, source_line
-from groupwise.explain.sums import CHANNELS, GROUPS, Example, costs, difference, worked_example
+from groupwise.explain.texts import rounding, source_line
 from groupwise.layers import DepthwiseConv2D, GroupedConv2D
 from groupwise.models import create, find
 from groupwise.models.network import without_values

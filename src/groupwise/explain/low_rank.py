@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.errors import UserError
-from groupwise.explain.sources import literal
+from groupwise.explain.texts import literal
 from groupwise.models import create, find
 from groupwise.models.network import without_values
-from groupwise.models.saved import ENDINGS, load_model
+from groupwise.models.reading import ENDINGS, load_model
 from groupwise.ops import grouped_conv2d, separable_conv2d
 
 SIDE, CHANNELS, FILTERS = 5, 3, 32  # of the default kernel

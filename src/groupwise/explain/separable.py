@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from groupwise.explain.drawing import WIDTH, canvas, colour, heading, write
 from groupwise.explain.low_rank import Approximation, Dense, approximate, errors, find_kernel, output_difference
 from groupwise.explain.page import Code, Page, Picture, Section, Table
-from groupwise.explain.sources import rounding, source_line
+from groupwise.explain.texts import rounding, source_line
 from groupwise.report.style import FAINT, GRID, INK, TRAINING, new_figure, plain
 
 SHOWN = 6  # filters side by side

@@ -6,7 +6,7 @@ from groupwise.errors import UserError
 from groupwise.explain.connectivity import Step, by_group, convolutions_to_mix, reach, shuffling, stack
 from groupwise.explain.drawing import WIDTH, canvas, dots, heading, links, matrix, write
 from groupwise.explain.page import Code, Page, Picture, Section, Table
-from groupwise.explain.sources import source_line
+from groupwise.explain.texts import source_line
 from groupwise.layers import ChannelShuffle, GroupedConv2D
 from groupwise.models import create, find
 from groupwise.models.network import without_values

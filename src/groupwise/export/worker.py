@@ -18,7 +18,7 @@ from groupwise.export.formats import Format, find_format
 from groupwise.export.graphs import inspect_onnx, inspect_openvino, keep_openvino_output
 from groupwise.export.precision import relative_difference, widen
 from groupwise.export.signature import SAY_SIZE, Signature, structures
-from groupwise.models.saved import load_model
+from groupwise.models.reading import load_model
 from groupwise.rewrite import accelerate
 
 CONVOLUTIONS = (layers.GroupedConv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
@@ -78,7 +78,7 @@ def _read_model(request: dict[str, Any]) -> Any:
     if keras.backend.backend() == "tensorflow":
         if any(map(_is_compiled, model._flatten_layers())):
             model = accelerate(model)
-        framework = importlib.import_module("groupwise.backends.tensorflow_export")
+        framework = importlib.import_module("groupwise.backends.tensorflow.export")
         framework.use_plain_arguments()
         framework.use_plain_names(model)
     widen(model)
@@ -102,12 +102,12 @@ def _write(form: Format, path: Path, model: Any, signature: Signature, images: A
         return keras.ops.cast(keras.tree.flatten(outputs)[0], signature.output_dtype)
 
     if keras.backend.backend() == "torch":
-        writers = importlib.import_module("groupwise.backends.torch_export")
+        writers = importlib.import_module("groupwise.backends.torch.export")
         getattr(writers, f"write_{form.name}")(path, model, run, images, signature)
         return
     name = signature.name
     if form.name != "openvino":
-        name = importlib.import_module("groupwise.backends.tensorflow_export").plain_name(name)
+        name = importlib.import_module("groupwise.backends.tensorflow.export").plain_name(name)
     spec = keras.InputSpec(shape=signature.shape, dtype=signature.dtype, name=name)
     model = _Inference(model, signature.output_dtype)
     model(keras.tree.pack_sequence_as(structure, [images]))  # the exporters ask whether it ever ran
@@ -146,6 +146,6 @@ def _inspect(form: Format, path: Path) -> tuple[list[int], Any]:
         return inspect_onnx(path)
     if form.name == "openvino":
         return inspect_openvino(path)
-    module = importlib.import_module("groupwise.backends.tensorflow_export")
+    module = importlib.import_module("groupwise.backends.tensorflow.export")
     inspection: tuple[list[int], Any] = getattr(module, f"inspect_{form.name}")(path)
     return inspection

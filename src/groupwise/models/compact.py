@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from groupwise.blocks import MOMENTUM
 from groupwise.layers import BatchNormalization, ChannelShuffle, GroupedConv2D, MaxPooling2D
+from groupwise.models.blocks import MOMENTUM
 from groupwise.models.registry import CIFAR, Variant
 
 # Groups of 64 channels keep oneDNN's matrix kernels full; narrower groups and depthwise kernels wait for memory.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from groupwise.blocks import conv_bn, depthwise_bn
+from groupwise.models.blocks import conv_bn, depthwise_bn
 from groupwise.models.registry import HALF, IMAGENET, Variant
 
 STEM_WIDTH, FINAL_WIDTH = 32, 1280

@@ -6,9 +6,9 @@ why theirs does and this one does not.
 
 from typing import Any
 
-from groupwise.blocks import conv_bn, separable_bn
 from groupwise.errors import UserError
 from groupwise.layers import GroupedConv2D
+from groupwise.models.blocks import conv_bn, separable_bn
 from groupwise.models.registry import GREY, Variant
 from groupwise.spec import symmetric_padding
 

@@ -6,7 +6,7 @@ Source: MobileNets, arXiv 1704.04861, table 1; the width multiplier is section 3
 from dataclasses import replace
 from typing import Any
 
-from groupwise.blocks import conv_bn, depthwise_bn
+from groupwise.models.blocks import conv_bn, depthwise_bn
 from groupwise.models.registry import HALF, Variant
 
 STAGES = ((64,), (128,) * 2, (256,) * 2, (512,) * 6, (1024,) * 2)

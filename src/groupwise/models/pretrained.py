@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise import models
-from groupwise.models.forms import in_form
+from groupwise.models.form_weights import in_form
 from groupwise.models.network import Network, without_values
 from groupwise.models.registry import Variant
 from groupwise.weights import Published, class_names_of, give, input_of, open_published

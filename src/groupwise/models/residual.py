@@ -11,9 +11,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from groupwise.blocks import bn_activation, conv, conv_bn
 from groupwise.errors import UserError
 from groupwise.layers import AveragePooling2D, MaxPooling2D, SqueezeExcite
+from groupwise.models.blocks import bn_activation, conv, conv_bn
 
 SYMMETRIC = ((1, 1), (1, 1))
 CEILING = ((0, 1), (0, 1))

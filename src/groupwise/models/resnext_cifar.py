@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from groupwise.blocks import conv_bn
+from groupwise.models.blocks import conv_bn
 from groupwise.models.registry import CIFAR, Variant
 from groupwise.models.residual import bottleneck, residual_network
 

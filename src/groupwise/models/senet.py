@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from groupwise.blocks import conv_bn
+from groupwise.models.blocks import conv_bn
 from groupwise.models.registry import Variant
 from groupwise.models.residual import bottleneck, residual_network
 

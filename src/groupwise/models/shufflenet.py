@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from groupwise.blocks import conv_bn, depthwise_bn
 from groupwise.errors import UserError
 from groupwise.layers import AveragePooling2D, ChannelShuffle, MaxPooling2D, SqueezeExcite
+from groupwise.models.blocks import conv_bn, depthwise_bn
 from groupwise.models.registry import Variant
 
 ONE = ((1, 1), (1, 1))

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from groupwise.blocks import conv_bn, depthwise_bn
 from groupwise.layers import ChannelShuffle, MaxPooling2D
+from groupwise.models.blocks import conv_bn, depthwise_bn
 from groupwise.models.registry import Variant
 from groupwise.models.residual import CEILING, SYMMETRIC, check_choice
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from groupwise.errors import UserError
-from groupwise.hdf5 import BOMB, EXPANSION
+from groupwise.weights.hdf5 import BOMB, EXPANSION
 
 PARTS = {
     *("activations", "constraints", "dtype_policies", "initializers", "layers", "losses", "metrics", "models", "ops"),

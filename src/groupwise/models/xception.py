@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from groupwise.blocks import conv_bn, separable_bn
 from groupwise.layers import MaxPooling2D
+from groupwise.models.blocks import conv_bn, separable_bn
 from groupwise.models.registry import HALF, Variant
 
 STAGES = (

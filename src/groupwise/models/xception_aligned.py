@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from groupwise.blocks import bn_activation, conv, conv_bn, depthwise_bn, separable, separable_bn
+from groupwise.models.blocks import bn_activation, conv, conv_bn, depthwise_bn, separable, separable_bn
 from groupwise.models.registry import HALF, Variant
 
 Widths = tuple[int, int, int]

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 
 from groupwise import layers
-from groupwise.permuting import PermuteChannels
+from groupwise.layers.permuting import PermuteChannels
+from groupwise.rewrite.changes import Change, Left
 from groupwise.rewrite.copying import copied, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain, is_weightless
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
-from groupwise.rewrite.report import Change, Left
 from groupwise.rewrite.settings import name_of_result, objection_to_new_values
 from groupwise.rewrite.twins import objection
 

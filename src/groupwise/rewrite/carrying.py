@@ -7,13 +7,13 @@ import keras
 import numpy as np
 
 from groupwise import layers
-from groupwise.permuting import PermuteChannels
+from groupwise.layers.permuting import PermuteChannels
 from groupwise.rewrite.branches import ACROSS_CHANNELS
+from groupwise.rewrite.changes import Gone, attach, report_of
 from groupwise.rewrite.copying import Values
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain, models_within, relu_of
 from groupwise.rewrite.rebuild import Replacement, Rewriter
-from groupwise.rewrite.report import Gone, attach, report_of
 from groupwise.rewrite.settings import objection_to_new_values
 from groupwise.rewrite.twins import objection
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 
+from groupwise.rewrite.changes import Change, Left, Report
 from groupwise.rewrite.copying import copied, put_within
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter
-from groupwise.rewrite.report import Change, Left, Report
 from groupwise.rewrite.twins import CONVOLUTIONS, OURS, TWINS, described, is_stock, kinds_of, objection
 
 # Keras's and ours, by what they compute; a subclass may compute something else.

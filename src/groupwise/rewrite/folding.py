@@ -5,11 +5,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from groupwise.rewrite.changes import Change, Gone, Left
 from groupwise.rewrite.copying import Values, config_of, copied, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, within
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
-from groupwise.rewrite.report import Change, Gone, Left
 from groupwise.rewrite.twins import described, objection, ours_for
 
 _FOLDABLE = (*DENSE, *DEPTHWISE, *SEPARABLE, keras.layers.Dense)

@@ -8,14 +8,14 @@ import keras
 import numpy as np
 
 from groupwise import layers
-from groupwise.models.forms import has_forms, in_form
+from groupwise.models.form_weights import has_forms, in_form
 from groupwise.models.residual import FORMS, check_choice
 from groupwise.rewrite.branches import can_be_a_step, is_linear_convolution, merged_branches
+from groupwise.rewrite.changes import Change, Left, Report, attach, report_of
 from groupwise.rewrite.copying import copied, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, layers_by_path, record_gone
-from groupwise.rewrite.report import Change, Left, Report, attach, report_of
 
 
 def to_form(model: keras.Model, form: str) -> keras.Model:

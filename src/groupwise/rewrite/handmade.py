@@ -7,14 +7,14 @@ import keras
 import numpy as np
 
 from groupwise import layers
-from groupwise.permuting import PermuteChannels
+from groupwise.layers.permuting import PermuteChannels
 from groupwise.rewrite.branches import merged_branches
+from groupwise.rewrite.changes import Change, Gone, Left
 from groupwise.rewrite.copying import config_of, marked
 from groupwise.rewrite.drop_ins import DEPTHWISE
 from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.probing import pieces_after, sums
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
-from groupwise.rewrite.report import Change, Gone, Left
 from groupwise.rewrite.settings import name_of_result, objection_to_new_values
 from groupwise.rewrite.twins import objection
 

@@ -10,10 +10,10 @@ import keras
 
 from groupwise.errors import UserError
 from groupwise.rewrite.assembling import assembled, compile_alike, input_like, is_saved_by_layers
+from groupwise.rewrite.changes import Change, Gone, Left, Report, attach, report_of
 from groupwise.rewrite.copying import Values, copied, finish, give_state
 from groupwise.rewrite.graph import Graph, Node, Tensor, functional, is_graph, models_within
 from groupwise.rewrite.joining import joined, run_joined
-from groupwise.rewrite.report import Change, Gone, Left, Report, attach, report_of
 
 New = Callable[[Tensor], Tensor]
 """From a tensor of the old model to the new model's."""

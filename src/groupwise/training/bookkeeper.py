@@ -13,11 +13,11 @@ from rich.text import Text
 
 from groupwise.data import ImageBatches
 from groupwise.files import replace_file
+from groupwise.inference.evaluation import Evaluation, evaluate
+from groupwise.inference.run_folder import DIGITS, RunFolder, copy_file
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe
 from groupwise.training.diverging import StopTraining, check_loss, check_weights
-from groupwise.training.evaluation import Evaluation, evaluate
-from groupwise.training.folder import DIGITS, RunFolder, copy_file
 from groupwise.training.interruption import Interruption
 from groupwise.training.progress import ProgressBar
 from groupwise.training.seed import seed_epoch

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from groupwise import models
 from groupwise.data.classes import some
 from groupwise.errors import UserError
+from groupwise.inference.saved import load_network, places_of
 from groupwise.models.network import Network
 from groupwise.models.pretrained import load_pretrained, read_origin
-from groupwise.models.saved import is_model
-from groupwise.training.saved import load_network, places_of
+from groupwise.models.reading import is_model
 from groupwise.weights import is_source
 
 Array: TypeAlias = NDArray[Any]

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from groupwise.errors import UserError
-from groupwise.weights.shuffle import CONVENTIONS, Convention, Order, exchange, reordered_groups
+from groupwise.weights.channel_orders import CONVENTIONS, Convention, Order, exchange, reordered_groups
 from groupwise.weights.slots import Array, Edit, slots_of
 
 BGR = Edit(lambda kernel: kernel[:, :, ::-1, :])

@@ -12,12 +12,12 @@ import numpy as np
 from groupwise.errors import UserError
 from groupwise.machine import usable_cores
 from groupwise.weights.edits import edits_of
-from groupwise.weights.files import WeightFile, open_weights
 from groupwise.weights.keys import listed, recognise
+from groupwise.weights.locating import locate
 from groupwise.weights.naming import unit_starts
 from groupwise.weights.publishers import arguments_of
+from groupwise.weights.reading import WeightFile, open_weights
 from groupwise.weights.slots import Array, Edit, Shape, Slot, give, slots_of
-from groupwise.weights.sources import locate
 
 
 class Published:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from groupwise.errors import UserError
 from groupwise.layers import reduced_width
-from groupwise.weights.shuffle import CONVENTIONS, POOL_FIRST, Convention, exchange
+from groupwise.weights.channel_orders import CONVENTIONS, POOL_FIRST, Convention, exchange
 from groupwise.weights.slots import Shape
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.layers import DepthwiseConv2D, SeparableConv2D, SqueezeExcite
-from groupwise.weights.files import Layout
+from groupwise.weights.reading import Layout
 
 Array: TypeAlias = NDArray[np.float32]
 Kind: TypeAlias = Literal["kernel", "depthwise", "dense", "vector"]

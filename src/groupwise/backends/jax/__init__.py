@@ -1,0 +1,1 @@
+"""JAX: `native` is what `groupwise.backends.active` is where Keras runs on it."""

@@ -1,0 +1,288 @@
+"""JAX: the core's batch norm with activation and residual as custom calls of XLA, that differentiate and partition.
+
+Under data parallelism every device normalises the images that it holds, with the statistics of the whole batch: only
+these, and the gradients' sums, are reduced over devices. The gradient's own gradient is that of the plain expression in
+`norm`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import zip_longest
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as Partition
+
+from groupwise.backends import plain_norm
+from groupwise.backends.jax import core
+from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
+from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, tangents_of
+from groupwise.core import convolution, library
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """One way to normalise, and whether it is forward or the gradient.
+
+    Attributes:
+        training: whether the statistics are the batch's, not constants among the operands.
+        residual: whether one is added; forward it is the last operand.
+        backward: whether this is the gradient.
+    """
+
+    activation: str
+    epsilon: float
+    training: bool
+    residual: bool
+    backward: bool = False
+
+    @property
+    def masked(self) -> bool:
+        """Whether the gradient reads the outputs; without a residual their mask is computed anew, which is faster."""
+        return self.residual and self.activation != "linear"
+
+    @property
+    def ranks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ranks of operands and results: 4 are images, all else belongs to the channels."""
+        if self.backward:
+            # inputs, gradient, gamma, beta, mean, variance, outputs -> gradients to inputs, beta, gamma, residual
+            images = (4,) if self.masked else ()
+            return (4, 4, 1, 1, 1, 1, *images), (4, 1, 1, *images)
+        # inputs, gamma, beta, mean, variance, residual -> outputs, mean, variance
+        return (4, 1, 1, *([] if self.training else [1, 1]), *([4] if self.residual else [])), (4, 1, 1)
+
+    @property
+    def known(self) -> int:
+        """How many of the tangent's operands are no tangents themselves."""
+        return 6 if self.masked else 5
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the plain expressions in `norm`."""
+        return {"activation": self.activation, "epsilon": self.epsilon, "training": self.training}
+
+    @property
+    def rule(self) -> str:
+        """The arrays' dimensions for Shardy: only the batch has one name everywhere, and stays cut over devices."""
+
+        def text(prefix: str, ranks: Sequence[int]) -> str:
+            names = [[f"{prefix}{index}_{axis}" for axis in range(rank)] for index, rank in enumerate(ranks)]
+            return ", ".join(" ".join(["n", *axes[1:]] if len(axes) == 4 else axes) for axes in names)
+
+        operands, results = self.ranks
+        return f"{text('a', operands)} -> {text('b', results)}"
+
+
+def normalise(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    statistics: tuple[Any, Any] | None,
+    epsilon: float,
+    residual: Any = None,
+    activation: str = "linear",
+) -> tuple[Any, Any, Any]:
+    """Return activation(normalised inputs + residual), and the mean and biased variance that normalised them.
+
+    It differentiates in every mode, any number of times, and under `jax.vmap` normalises one batch after the other.
+
+    Args:
+        inputs: (batch, height, width, channels), float32.
+        gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
+            which the gradient goes.
+        epsilon: added to the variance.
+        residual: of the inputs' shape, or None. activation: one of `convolution.ACTIVATIONS`.
+
+    Raises:
+        ValueError: where a shape or the activation does not fit.
+        RuntimeError: where the core is not available.
+    """
+    if not core.is_available():
+        raise RuntimeError(f"the core is not available here: GROUPWISE_CORE is 0, or JAX cannot load {library.path()}")
+    if activation not in convolution.ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: must be one of {', '.join(convolution.ACTIVATIONS)}")
+    shape = jnp.shape(inputs)
+    operands = [jnp.asarray(operand, "float32") for operand in (inputs, gamma, beta, *(statistics or ()))]
+    operands += [] if residual is None else [jnp.asarray(residual, "float32")]
+    kind = _Norm(activation, epsilon, statistics is None, residual is not None)
+    for operand, rank in zip(operands, kind.ranks[0], strict=True):
+        if operand.shape != (shape if rank == 4 else shape[-1:]) or len(shape) != 4:
+            raise ValueError(
+                f"array of shape {operand.shape}: must be of the inputs' shape {shape}, of rank 4, or of its last size"
+            )
+    return in_any_mesh(partial(_forward, kind), operands, statistics=2)
+
+
+# Transformations: forward and gradient are the core's; the tangent, and what differentiates both, plain expressions.
+
+
+def _results(kind: _Norm, *operands: Any) -> list[jax.ShapeDtypeStruct]:
+    images = operands[0].shape
+    return [jax.ShapeDtypeStruct(images if rank == 4 else images[3:], jnp.float32) for rank in kind.ranks[1]]
+
+
+def _forward_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    results = _forward(kind, *operands)
+    (inputs, gamma, beta, *others), (of_inputs, of_gamma, of_beta, *of_others) = operands, tangents
+    if kind.training:
+        statistics, of_statistics = results[1:], _of_moments(inputs, results[1], of_inputs)
+    else:
+        statistics, of_statistics, of_others = tuple(others[:2]), of_others[:2], of_others[2:]
+        of_mean, of_variance = of_statistics
+        if of_mean is not None or of_variance is not None:
+            to_beta, to_gamma = plain_norm.by_statistics(gamma, statistics[1], kind.epsilon)
+            of_beta = _sum(of_beta, None if of_mean is None else to_beta * of_mean)
+            of_gamma = _sum(of_gamma, None if of_variance is None else to_gamma * of_variance)
+    known = inputs, gamma, beta, *statistics, *(results[:1] if kind.masked else [])
+    moving = _without_none(kind, known, (of_inputs, of_gamma, of_beta, *of_others))
+    return results, [*_tangent(replace(kind, backward=True), *known, *moving), *of_statistics]
+
+
+def _of_moments(inputs: Any, mean: Any, of_inputs: Any) -> Parts:
+    """Return the tangents of the batch's mean and variance."""
+    if of_inputs is None:
+        return None, None
+    return of_inputs.mean((0, 1, 2)), 2 * ((inputs - mean) * of_inputs).mean((0, 1, 2))
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Return the sum of two tangents, of which None is zero."""
+    return a if b is None else b if a is None else a + b
+
+
+def _without_none(kind: _Norm, known: Arrays, moving: Parts) -> list[Any]:
+    """Return the tangents of inputs, gamma, beta and perhaps the residual, with zeros for None."""
+    inputs, gamma = known[:2]
+    like = (inputs, gamma, gamma, *([inputs] if kind.residual else []))
+    return [jnp.zeros_like(array) if part is None else part for array, part in zip_longest(like, moving)]
+
+
+def _gradient_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    return _gradient(kind, *operands), tangents_of(partial(_plain_gradient, kind), operands, tangents)
+
+
+def _gradient_transpose(kind: _Norm, cotangents: Parts, operands: Parts) -> Parts:
+    inputs, _, *rest = operands
+    to_inputs, to_beta, to_gamma, *to_residual = cotangents
+    moving = _without_none(kind, (inputs, *rest), (to_inputs, to_gamma, to_beta, *to_residual))
+    return [None, *_tangent(kind, inputs, *rest, *moving), *(None for _ in rest)]
+
+
+def _plain_gradient(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
+    to_inputs, sums, *to_residual = plain_norm.gradient(*operands, **kind.options)
+    return to_inputs, *sums, *(to_residual if kind.masked else [])
+
+
+def _tangent_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    return _tangent(kind, *operands), tangents_of(partial(_plain_tangent, kind), operands, tangents)
+
+
+def _tangent_transpose(kind: _Norm, cotangents: Parts, operands: Parts) -> Parts:
+    known, moving = operands[: kind.known], operands[kind.known :]
+    to_inputs, to_beta, to_gamma, *to_residual = _gradient(kind, known[0], *cotangents, *known[1:])
+    pairs = zip(moving, (to_inputs, to_gamma, to_beta, *(to_residual or cotangents)), strict=False)
+    return [*(None for _ in known), *(gradient if operand is None else None for operand, gradient in pairs)]
+
+
+def _plain_tangent(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
+    outputs = () if kind.masked else (None,)
+    return (plain_norm.tangent(*operands[: kind.known], *outputs, *operands[kind.known :], **kind.options),)
+
+
+# The operations: the custom calls, partitioned.
+
+
+@lru_cache(maxsize=4096)
+def _operation(kind: _Norm) -> Callable[..., Any]:
+    partitioned = custom_partitioning()(partial(_run, kind, None, 1))
+    partitioned.def_partition(
+        partition=partial(_partition, kind),
+        infer_sharding_from_operands=lambda mesh, operands, _: _shardings(kind, mesh, operands)[0],
+        sharding_rule=kind.rule,
+    )
+    return jax.jit(partitioned, inline=True)
+
+
+_forward = define("normalize", Rules(_operation, _results, _forward_jvp))
+"""Inputs, gamma, beta, constant statistics, residual -> outputs, mean and variance."""
+_gradient = define("normalize_gradient", Rules(_operation, _results, _gradient_jvp, _gradient_transpose))
+"""Inputs, outputs' gradient, gamma, beta, mean, variance, outputs -> the gradients to inputs, beta, gamma, residual."""
+_tangent = define(
+    "normalize_tangent",
+    Rules(
+        lambda kind: partial(_plain_tangent, kind),
+        lambda _, inputs, *others: [jax.ShapeDtypeStruct(inputs.shape, jnp.float32)],
+        _tangent_jvp,
+        _tangent_transpose,
+    ),
+)
+"""The gradient's transpose: inputs, gamma, beta, mean, variance, outputs, the tangents of inputs, gamma, beta, residual
+-> the outputs' tangent."""
+
+
+def _call(kind: _Norm, name: str, parts: int, results: Sequence[tuple[Any, ...]], *operands: Any) -> Any:
+    """Run one pass of csrc/jax_norm.cc; `parts`: into how many such parts the batch is cut."""
+    axes = frozenset[str]().union(*map(varying_axes, operands))
+    call = jax.ffi.ffi_call(f"gw_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results])
+    bits = np.float64(kind.epsilon).view(np.int64)
+    settings = np.array([convolution.ACTIVATIONS.index(kind.activation), parts if kind.training else 0, bits], np.int64)
+    return [vary(result, axes) for result in call(*(vary(o, axes) for o in operands), settings=settings)]
+
+
+def _run(kind: _Norm, cut: Any, parts: int, *operands: Any) -> tuple[Any, ...]:
+    """Normalise, or its gradient; `cut` names the mesh's axes over which the batch lies in so many `parts`, or None."""
+    inputs = operands[0]
+    images, channels = inputs.shape, inputs.shape[-1:]
+    if kind.backward:
+        _, gradient, gamma, beta, mean, variance, *outputs = operands
+        shapes = [(2, *channels), *([images] if kind.masked else [])]
+        sums, *passed = _call(kind, "gradient_sums", parts, shapes, *operands)
+        if cut:
+            sums = lax.psum(sums, cut)
+        # What has passed the activation already passes no other.
+        rest = _Norm("linear", kind.epsilon, kind.training, kind.residual) if passed else kind
+        upstream = passed[0] if passed else gradient
+        (to_inputs,) = _call(rest, "gradient", parts, [images], inputs, upstream, gamma, beta, mean, variance, sums)
+        return to_inputs, sums[0], sums[1], *passed
+    gamma, beta, *others = operands[1:]
+    if kind.training:
+        mean, variance = _call(kind, "moments", parts, [channels, channels], inputs)
+        if cut:
+            # Chan's formula for parts of one size.
+            part = mean
+            mean = lax.pmean(part, cut)
+            variance = lax.pmean(variance + (part - mean) ** 2, cut)
+    else:
+        mean, variance, *others = others
+    (outputs,) = _call(kind, "normalize", parts, [images], inputs, gamma, beta, mean, variance, *others)
+    return outputs, mean, variance
+
+
+def _shardings(kind: _Norm, mesh: Any, operands: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the results' shardings and the operands': every image's batch as the first one is cut, all else whole."""
+    images = [operand for operand, rank in zip(operands, kind.ranks[0], strict=True) if rank == 4]
+    images = [image for image in images if isinstance(image.sharding, NamedSharding)]
+    mesh = images[0].sharding.mesh if images else mesh
+    cut = next((image.sharding.spec[0] for image in images if is_cut_evenly(image)), None)
+    by_batch, whole = NamedSharding(mesh, Partition(cut)), NamedSharding(mesh, Partition())
+    operands_, results = (tuple(by_batch if rank == 4 else whole for rank in ranks) for ranks in kind.ranks)
+    return results, operands_
+
+
+def _partition(kind: _Norm, mesh: Any, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
+    results, shardings = _shardings(kind, mesh, operands)
+    mesh, cut = shardings[0].mesh, shardings[0].spec[0]
+    axes = () if cut is None else (cut,) if isinstance(cut, str) else cut
+    parts = prod(mesh.shape[axis] for axis in axes)
+
+    def run(*arrays: Any) -> Any:
+        with within(mesh):
+            return _run(kind, cut, parts, *arrays)
+
+    return mesh, run, results, shardings

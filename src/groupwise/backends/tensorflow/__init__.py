@@ -1,0 +1,1 @@
+"""TensorFlow: `native` is what `groupwise.backends.active` is where Keras runs on it."""

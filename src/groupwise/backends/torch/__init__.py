@@ -1,0 +1,1 @@
+"""PyTorch: `native` is what `groupwise.backends.active` is where Keras runs on it."""

@@ -1,0 +1,223 @@
+"""PyTorch: the C core as operations with derivatives of any order, on PyTorch's own OpenMP threads.
+
+A convolution and its two gradients are the three partial derivatives of one sum over inputs, kernel and outputs, linear
+in each: the gradient of one operation is the two others.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupwise.backends.torch.operations import Rules, define, total
+from groupwise.core import convolution, library, threads
+from groupwise.spec import ConvSpec
+
+_CASTABLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@torch.compiler.assume_constant_result
+def is_available() -> bool:
+    """Return whether the core is wanted and there; torch.compile asks once, and does not trace into the answer."""
+    return library.is_available()
+
+
+def convolve(
+    inputs: Any,
+    kernel: Any,
+    spec: ConvSpec,
+    bias: Any = None,
+    residual: Any = None,
+    activation: str = "linear",
+) -> Any:
+    """Return activation(convolution + bias + residual), computed in float32 by the core in one call.
+
+    Args:
+        inputs: (batch, height, width, in_channels), float32 or of half precision, as are the others; on the CPU.
+        kernel: (kernel height, kernel width, in_channels // groups, out_channels).
+        spec: the convolution.
+        bias: (out_channels,) or None.
+        residual: of the outputs' shape, or None.
+        activation: "linear", "relu" or "relu6".
+
+    Returns:
+        (batch, out height, out width, out_channels), of the spec's type.
+
+    Raises:
+        ValueError: for float64, whose precision would be lost, where a shape is not the spec's, where the image's size
+            is not known, and where the activation is none of the three.
+    """
+    given = {"inputs": inputs, "kernel": kernel, "bias": bias, "residual": residual}
+    tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _CASTABLE:
+            raise ValueError(f"{name} of type {tensor.dtype}: must be one of {_CASTABLE}; the core computes in float32")
+    # What is saved for the gradients is contiguous, and so is copied no second time.
+    tensors = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
+    inputs, kernel, bias, residual = map(tensors.get, given)
+    sizes = convolution.sizes(spec)
+    if bias is None and residual is None and activation == "linear":
+        outputs = _OPERATIONS[convolution.FORWARD](inputs, kernel, sizes)
+    else:
+        convolution.activation_number(activation)
+        outputs = _FUSED(inputs, kernel, bias, residual, activation, sizes)
+    return outputs.to(getattr(torch, spec.dtype))
+
+
+def _checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return `tensor` as contiguous memory; raise ValueError where it is not float32 of this shape."""
+    if tensor.shape != shape or tensor.dtype != torch.float32:
+        raise ValueError(
+            f"groupwise::{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
+            f"must be float32 of shape {shape}"
+        )
+    return tensor.contiguous()
+
+
+def _operation(name: str, pass_: int) -> Callable[..., Any]:
+    """Register one pass as `torch.ops.groupwise.<name>(a, b, sizes)`; `sizes` are those of `GwConvolution`."""
+    roles = convolution.ROLES[pass_]
+
+    def compute(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
+        known = tuple(sizes)
+        first, second, result = (convolution.shapes(known)[role] for role in roles)
+        a, b = _checked(f"{name}: a", a, first), _checked(f"{name}: b", b, second)
+        out = a.new_empty(result)
+        convolution.run(pass_, known, a.data_ptr(), b.data_ptr(), out.data_ptr(), executor=executor())
+        return out
+
+    def shapes(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
+        return a.new_empty(convolution.shapes(tuple(sizes))[roles[2]])
+
+    def save(context: Any, arguments: tuple[Any, ...], result: Tensor) -> None:
+        a, b, context.sizes = arguments
+        context.save_for_backward(a, b)
+
+    def backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = dict(zip(roles, (*context.saved_tensors, gradient), strict=True))
+        needed = zip(roles[:2], context.needs_input_grad[1:], strict=False)
+        return *(_gradient(role, tensors, context.sizes) if wanted else None for role, wanted in needed), None
+
+    def tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], result: Tensor) -> Tensor | None:
+        return total(_tangents(operation, arguments, tangents))
+
+    images = () if pass_ == convolution.KERNEL_GRADIENT else (0,)
+    rules = Rules(compute, shapes, save, backward, tangent, images=images)
+    operation = define(name, "(Tensor a, Tensor b, SymInt[] sizes) -> Tensor", rules)
+    return operation
+
+
+_OPERATIONS = [
+    _operation(name, pass_)
+    for name, pass_ in zip(("convolve", "input_gradient", "kernel_gradient"), convolution.PASSES, strict=True)
+]
+
+
+def _gradient(role: int, tensors: dict[int, Tensor | None], sizes: list[int]) -> Tensor | None:
+    """Return the derivative by `role` of the sum over all three: the pass that gives it, of the two others."""
+    pass_ = next(pass_ for pass_, roles in enumerate(convolution.ROLES) if roles[2] == role)
+    first, second = (tensors[other] for other in convolution.ROLES[pass_][:2])
+    return None if first is None or second is None else _OPERATIONS[pass_](first, second, sizes)
+
+
+def _tangents(operation: Any, arguments: Sequence[Any], tangents: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the parts of the tangent of a pass, which is linear in both of its arguments."""
+    (a, b, *_), sizes = arguments, arguments[-1]
+    pairs = (tangents[0], b), (a, tangents[1])
+    return [None if x is None or y is None else operation(x, y, sizes) for x, y in pairs]
+
+
+# A forward pass and what follows it.
+
+
+def _fused(
+    inputs: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+    sizes: list[int],
+) -> Tensor:
+    known = tuple(sizes)
+    before, filters, after = convolution.shapes(known)
+    inputs, kernel = (
+        _checked(f"fused_convolve: {name}", tensor, shape)
+        for name, tensor, shape in (("inputs", inputs, before), ("kernel", kernel, filters))
+    )
+    # Held until the core has read them.
+    extras = [
+        None if tensor is None else _checked(f"fused_convolve: {name}", tensor, shape)
+        for name, tensor, shape in (("bias", bias, after[3:]), ("residual", residual, after))
+    ]
+    out = inputs.new_empty(after)
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in extras)
+    epilogue = convolution.epilogue(activation, *addresses)
+    arrays = (inputs.data_ptr(), kernel.data_ptr(), out.data_ptr())
+    convolution.run(convolution.FORWARD, known, *arrays, epilogue, executor())
+    return out
+
+
+def _save_fused(context: Any, arguments: tuple[Any, ...], outputs: Tensor) -> None:
+    inputs, kernel, _, _, context.activation, context.sizes = arguments
+    context.save_for_backward(inputs, kernel, None if context.activation == "linear" else outputs)
+
+
+def _fused_backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+    inputs, kernel, outputs = context.saved_tensors
+    gradient = masked(gradient, outputs, context.activation)
+    tensors = {convolution.INPUTS: inputs, convolution.KERNEL: kernel, convolution.OUTPUTS: gradient}
+    _, to_inputs, to_kernel, to_bias, to_residual, *_ = context.needs_input_grad
+    return (
+        _gradient(convolution.INPUTS, tensors, context.sizes) if to_inputs else None,
+        _gradient(convolution.KERNEL, tensors, context.sizes) if to_kernel else None,
+        gradient.sum((0, 1, 2)) if to_bias and gradient is not None else None,
+        gradient if to_residual else None,
+        *(None, None),
+    )
+
+
+def _fused_tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], outputs: Tensor) -> Tensor | None:
+    tangent = total([*_tangents(_OPERATIONS[convolution.FORWARD], arguments, tangents), *tangents[2:4]])
+    return None if tangent is None else masked(tangent.expand(outputs.shape), outputs, arguments[4])
+
+
+def masked(gradient: Tensor | None, outputs: Tensor, activation: str) -> Tensor | None:
+    """Return what of an activation's gradient, or tangent, passes through it; None stays None."""
+    if gradient is None or activation == "linear":
+        return gradient
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(gradient, outputs, 0)
+    return torch.ops.aten.hardtanh_backward(gradient, outputs, 0, 6)
+
+
+_FUSED = define(
+    "fused_convolve",
+    "(Tensor inputs, Tensor kernel, Tensor? bias, Tensor? residual, str activation, SymInt[] sizes) -> Tensor",
+    Rules(
+        compute=_fused,
+        shapes=lambda inputs, *others: inputs.new_empty(convolution.shapes(tuple(others[-1]))[convolution.OUTPUTS]),
+        save=_save_fused,
+        backward=_fused_backward,
+        tangent=_fused_tangent,
+        images=(0, 3),
+    ),
+)
+
+
+def executor() -> Any:
+    """Return the address of a `GwExecutor` on as many of PyTorch's own threads as it uses now."""
+    return threads.openmp_executor(_openmp_parallel(), torch.get_num_threads())
+
+
+@cache
+def _openmp_parallel() -> int | None:
+    """Return the address of the GOMP_parallel that PyTorch itself calls; None where it runs on no such runtime."""
+    # Where the loader looks for PyTorch: first among the global symbols, then in what PyTorch depends on.
+    for name in (None, torch._C.__file__):
+        with suppress(AttributeError, OSError, TypeError):
+            return ctypes.cast(ctypes.CDLL(name).GOMP_parallel, ctypes.c_void_p).value
+    return None

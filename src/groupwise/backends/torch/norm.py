@@ -1,0 +1,231 @@
+"""PyTorch: the core's batch norm with activation and residual as custom operations, on PyTorch's own threads.
+
+A gradient is an operation of the core too; its own gradient is that of the plain expression in `norm`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupwise.backends import plain_norm
+from groupwise.backends.torch import core
+from groupwise.backends.torch.operations import Rules, define, tangents_of, total
+from groupwise.core import norm
+
+
+def normalise(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    statistics: tuple[Any, Any] | None,
+    epsilon: float,
+    residual: Any = None,
+    activation: str = "linear",
+) -> tuple[Any, Any, Any]:
+    """Return activation(normalised inputs + residual), and the mean and biased variance that normalised them.
+
+    Args:
+        inputs: (..., channels), float32 on the CPU.
+        gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
+            which the gradient goes.
+        epsilon: added to the variance.
+        residual: of the inputs' shape, or None. activation: one of `convolution.ACTIVATIONS`.
+
+    Raises:
+        ValueError: where a type or shape does not fit.
+    """
+    mean, variance = statistics or (None, None)
+    outputs, mean, variance = _NORMALIZE(inputs, gamma, beta, mean, variance, residual, activation, epsilon)
+    return outputs, mean, variance
+
+
+def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+
+
+def _contiguous(tensors: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """Return the tensors as contiguous memory, `inputs` first; images are of its shape, the others of its channels."""
+    shape = next(iter(tensors.values())).shape  # type: ignore[union-attr]
+    for name, tensor in tensors.items():
+        wanted = shape if name in ("inputs", "residual", "gradient", "outputs") else shape[-1:]
+        if tensor is not None and (tensor.shape != wanted or tensor.dtype != torch.float32):
+            raise ValueError(
+                f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
+                f"must be float32 of shape {tuple(wanted)}"
+            )
+    return {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _run(passes: int, tensors: dict[str, Tensor | None], activation: str, epsilon: float, training: bool) -> None:
+    inputs = tensors["inputs"]
+    assert inputs is not None
+    channels = inputs.shape[-1]
+    pixels = inputs.numel() // channels
+    count, executor = pixels if training else 0, core.executor()
+    norm.run(
+        passes,
+        pixels,
+        channels,
+        activation=activation,
+        epsilon=epsilon,
+        count=count,
+        executor=executor,
+        **_addresses(tensors),
+    )
+
+
+def _normalize(
+    inputs: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    training = mean is None
+    given: dict[str, Tensor | None] = {"inputs": inputs, "gamma": gamma, "beta": beta, "residual": residual}
+    tensors = _contiguous(given | {"mean": mean, "variance": variance})
+    # An operation returns nothing of what it was given.
+    mean, variance = (gamma.new_empty(gamma.shape) if s is None else s.clone() for s in (mean, variance))
+    outputs = tensors["inputs"].new_empty(inputs.shape)  # type: ignore[union-attr]
+    written = {"mean": mean, "variance": variance, "outputs": outputs}
+    passes = norm.NORMALIZE | (norm.MOMENTS if training else 0)
+    _run(passes, {**tensors, **written}, activation, epsilon, training)
+    return outputs, mean, variance
+
+
+def _normalize_gradient(
+    inputs: Tensor,
+    gradient: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    outputs: Tensor | None,
+    activation: str,
+    epsilon: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    given: dict[str, Tensor | None] = {"inputs": inputs, "gradient": gradient, "gamma": gamma, "beta": beta}
+    tensors = _contiguous(given | {"mean": mean, "variance": variance, "outputs": outputs})
+    to_inputs, sums, to_residual = _gradient_shapes(inputs, gamma, outputs)
+    written = {"inputs_gradient": to_inputs, "sums": sums}
+    if outputs is not None:
+        written["residual_gradient"] = to_residual
+    passes = norm.GRADIENT_SUMS | norm.GRADIENT
+    _run(passes, {**tensors, **written}, activation, epsilon, training)
+    return to_inputs, sums, to_residual
+
+
+def _gradient_shapes(inputs: Tensor, gamma: Tensor, outputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    to_residual = inputs.new_empty(0 if outputs is None else inputs.shape)
+    return inputs.new_empty(inputs.shape), gamma.new_empty(2, gamma.shape[0]), to_residual
+
+
+def _save(context: Any, arguments: tuple[Any, ...], results: tuple[Tensor, Tensor, Tensor]) -> None:
+    inputs, gamma, beta, mean, variance, residual, context.activation, context.epsilon = arguments
+    context.training, context.has_residual = mean is None, residual is not None
+    outputs, *statistics = results if context.training else (results[0], mean, variance)
+    # Without a residual the activation's mask is computed anew, which is faster than reading the outputs.
+    reads_outputs = context.has_residual and context.activation != "linear"
+    context.save_for_backward(inputs, gamma, beta, *statistics, outputs if reads_outputs else None)
+
+
+def _backward(context: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 8
+    inputs, gamma, beta, mean, variance, outputs = context.saved_tensors
+    to_inputs, sums, to_residual = _NORMALIZE_GRADIENT(
+        inputs, gradient, gamma, beta, mean, variance, outputs, context.activation, context.epsilon, context.training
+    )
+    if outputs is None:
+        to_residual = gradient
+    to_mean = to_variance = None
+    if any(context.needs_input_grad[4:6]):
+        to_beta, to_gamma = plain_norm.by_statistics(gamma, variance, context.epsilon)
+        to_mean, to_variance = to_beta * sums[0], to_gamma * sums[1]
+    return to_inputs, sums[1], sums[0], to_mean, to_variance, to_residual if context.has_residual else None, None, None
+
+
+def _tangent(
+    arguments: Sequence[Any], tangents: Sequence[Tensor | None], outputs: Tensor, *statistics: Tensor
+) -> tuple[Tensor | None, ...]:
+    inputs, gamma, beta, *constants, _, activation, epsilon = arguments
+    of_inputs, of_gamma, of_beta, of_mean, of_variance, of_residual, *_ = tangents
+    training = constants[0] is None
+    if of_mean is not None or of_variance is not None:
+        to_beta, to_gamma = plain_norm.by_statistics(gamma, constants[1], epsilon)
+        of_beta = total([of_beta, None if of_mean is None else to_beta * of_mean])
+        of_gamma = total([of_gamma, None if of_variance is None else to_gamma * of_variance])
+    parts = [of_residual]
+    if of_inputs is not None:
+        # What normalising does to a small change is symmetric: its gradient is its tangent.
+        given = inputs, of_inputs, gamma, beta, *(statistics if training else constants)
+        parts.append(_NORMALIZE_GRADIENT(*given, None, "linear", epsilon, training)[0])
+    if of_gamma is not None or of_beta is not None:
+        scale, shift = (torch.zeros_like(gamma) if t is None else t for t in (of_gamma, of_beta))
+        parts.append(_NORMALIZE(inputs, scale, shift, *constants, None, "linear", epsilon)[0])
+    return core.masked(total(parts), outputs, activation), None, None
+
+
+def _save_gradient(context: Any, arguments: tuple[Any, ...], results: Any) -> None:
+    *tensors, context.activation, context.epsilon, context.training = arguments
+    context.save_for_backward(*tensors)
+
+
+def _backward_gradient(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    *tensors, outputs = context.saved_tensors
+    options = outputs, context.activation, context.epsilon, context.training
+    results, pull = torch.func.vjp(lambda *tensors: _plain_gradient(*tensors, *options), *tensors)
+    pairs = zip(gradients, results, strict=True)
+    return *pull(tuple(torch.zeros_like(r) if g is None else g for g, r in pairs)), *[None] * 4
+
+
+def _tangent_of_gradient(arguments: Sequence[Any], tangents: Sequence[Tensor | None], *_: Tensor) -> Any:
+    return tangents_of(_plain_gradient, arguments, tangents)
+
+
+def _plain_gradient(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_normalize_gradient` does by PyTorch's own operations."""
+    *tensors, activation, epsilon, training = arguments
+    to_inputs, sums, to_residual = plain_norm.gradient(
+        *tensors, activation=activation, epsilon=epsilon, training=training
+    )
+    return to_inputs, sums, to_residual.new_empty(0) if tensors[6] is None else to_residual
+
+
+_NORMALIZE = define(
+    "normalize",
+    "(Tensor inputs, Tensor gamma, Tensor beta, Tensor? mean, Tensor? variance, Tensor? residual, str activation, "
+    "float epsilon) -> (Tensor, Tensor, Tensor)",
+    Rules(
+        compute=_normalize,
+        shapes=lambda inputs, gamma, *_: (
+            inputs.new_empty(inputs.shape),
+            torch.empty_like(gamma),
+            torch.empty_like(gamma),
+        ),
+        save=_save,
+        backward=_backward,
+        tangent=_tangent,
+        constants=(1, 2),
+    ),
+)
+_NORMALIZE_GRADIENT = define(
+    "normalize_gradient",
+    "(Tensor inputs, Tensor gradient, Tensor gamma, Tensor beta, Tensor mean, Tensor variance, Tensor? outputs, "
+    "str activation, float epsilon, bool training) -> (Tensor, Tensor, Tensor)",
+    Rules(
+        compute=_normalize_gradient,
+        shapes=lambda inputs, gradient, gamma, beta, mean, variance, outputs, *_: _gradient_shapes(
+            inputs, gamma, outputs
+        ),
+        save=_save_gradient,
+        backward=_backward_gradient,
+        tangent=_tangent_of_gradient,
+    ),
+)

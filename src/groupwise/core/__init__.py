@@ -1,0 +1,1 @@
+"""The C core by ctypes: pointers and sizes, and NumPy arrays; no framework."""

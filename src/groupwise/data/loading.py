@@ -1,0 +1,93 @@
+"""load_dataset: from what the user names to a data set."""
+
+import difflib
+from pathlib import Path
+
+from groupwise.data.arrays import dataset_of_idx, dataset_of_npz, digits, find_idx_files
+from groupwise.data.cifar import dataset_of_cifar_archive, dataset_of_cifar_folder, is_cifar_folder
+from groupwise.data.dataset import Dataset, SplitRule
+from groupwise.data.folders import dataset_of_files
+from groupwise.data.image_files import files_in_folder, files_in_zip, with_utf8_names
+from groupwise.errors import UserError
+from groupwise.files import expanded
+
+TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
+SUPPORTED = (
+    "digits, a folder of class folders, a .zip of one, CIFAR's folder or .tar.gz, "
+    "a folder with MNIST's idx files, an .npz"
+)
+
+
+def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.2) -> Dataset:
+    """Opens a data set; images are read later, when they are asked for.
+
+    Sources: "digits" (scikit-learn's 1,797 handwritten digits); a folder of class folders, or with train/
+    and test/ or val/ that hold them; a .zip of either, read in place; CIFAR-10's or CIFAR-100's Python folder
+    or .tar.gz; a folder with MNIST's idx files, gzipped or not; an .npz with x_train, y_train, x_test,
+    y_test, or x, y, or images, labels.
+
+    Args:
+        source: "digits" or a path. (A folder of that name is "./digits".)
+        seed: settles the images of the test split that is made where the source has none. What an image is, its class
+            and name or its pixels, decides its side: adding images never moves others.
+        test_fraction: about the share of each class in such a split, in (0, 1]; with 1 everything is tested on.
+
+    Returns:
+        The data set. With train/ and val/ but no test/, val/ is what is tested on.
+
+    Raises:
+        UserError: the path does not exist, is empty, has one class, has class folders that differ between its
+            splits or may be splits themselves, climbs out of its archive, or is of no known kind.
+        ValueError: test_fraction is out of range.
+
+    Example:
+        >>> dataset = load_dataset("digits")
+        >>> len(dataset.train), len(dataset.test), dataset.image_size, dataset.channels
+        (1461, 336, (8, 8), 1)
+    """
+    rule = SplitRule(seed, test_fraction)
+    if str(source) == "digits":
+        return digits(rule)
+    path = expanded(source)
+    try:
+        return _load_path(path, rule)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _load_path(path: Path, rule: SplitRule) -> Dataset:
+    if not path.exists():
+        raise UserError(f"{path} does not exist{_nearest(path)}")
+    name = path.name.lower()
+    if path.is_dir():
+        return _load_folder(path, rule)
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty: it has no bytes")
+    if name.endswith(".zip"):
+        return dataset_of_files(path.name, files_in_zip(path), rule)
+    if name.endswith(TAR_SUFFIXES):
+        return dataset_of_cifar_archive(path)
+    if name.endswith(".npz"):
+        return dataset_of_npz(path, rule)
+    raise UserError(f"{path} is of no kind that can be read; these are: {SUPPORTED}")
+
+
+def _load_folder(path: Path, rule: SplitRule) -> Dataset:
+    for folder in (path, *sorted(entry for entry in path.iterdir() if entry.is_dir())):
+        if is_cifar_folder(folder):
+            return dataset_of_cifar_folder(folder)
+    idx_files = find_idx_files(path)
+    if idx_files:
+        return dataset_of_idx(path, idx_files, rule)
+    return dataset_of_files(path.resolve().name, with_utf8_names(files_in_folder(path)), rule)
+
+
+def _nearest(path: Path) -> str:
+    """A hint at what may have been meant: the most similar name beside it."""
+    try:
+        siblings = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:
+        return f": nor does {path.parent}" if not path.parent.exists() else ""
+    names = siblings if path.parent != Path() else [*siblings, "digits"]
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""

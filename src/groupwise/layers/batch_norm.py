@@ -1,0 +1,118 @@
+"""Batch norm as a Keras layer, in one pass with the residual that is added and the activation that follows."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from groupwise import backends
+from groupwise.backends import plain_norm
+from groupwise.backends.sums import accumulator
+from groupwise.spec import DTYPES
+
+CORE_ACTIVATIONS = {
+    keras.activations.linear: "linear",
+    keras.activations.relu: "relu",
+    keras.activations.relu6: "relu6",
+}
+"""What the core computes while an output is still in a register; others follow as an operation of their own."""
+_ACTIVATIONS = {name: function for function, name in CORE_ACTIVATIONS.items()}
+
+
+@keras.saving.register_keras_serializable("groupwise")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization`, then perhaps a residual and an activation: activation(normalised + residual).
+
+    Where it fits, the C core or the framework's fused operation computes it: images of (batch, height, width, channels)
+    with gamma and beta. Weights and moving statistics are Keras's (biased variance, `momentum` the share that stays),
+    but in half precision the moving statistics are float32 all the same.
+
+    Args:
+        activation: as for Keras's layers; None for none. fused: False runs Keras's own operations.
+        All other arguments: Keras's, with their defaults.
+
+    Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None, and `then`
+        ("relu", "relu6"), which stands for a linear activation in this call.
+
+    Examples:
+        >>> BatchNormalization(activation="relu").compute_output_shape((16, 56, 56, 256))
+        (16, 56, 56, 256)
+    """
+
+    def __init__(self, *args: Any, activation: Any = None, fused: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.activation, self.fused = keras.activations.get(activation), fused
+        if fused and not backends.xla_compiles():
+            # Keras then runs the model without XLA, and says so.
+            self.supports_jit = False
+        self._core_activation = CORE_ACTIVATIONS.get(self.activation, "linear")
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("name") in ("moving_mean", "moving_variance"):
+            # Steps of a hundredth: in half precision the average would stop far from what it follows.
+            kwargs["dtype"] = accumulator(kwargs.get("dtype") or self.variable_dtype)
+        return super().add_weight(*args, **kwargs)
+
+    def call(
+        self,
+        inputs: Any,
+        residual: Any = None,
+        training: bool | None = None,
+        mask: Any = None,
+        then: str | None = None,
+    ) -> Any:
+        function = None if mask is not None else self._function(inputs)
+        if function is None:
+            outputs = super().call(inputs, training=training, mask=mask)
+        elif function is plain_norm.normalise:
+            outputs = self._normalise(function, training, ops.moveaxis(inputs, self.axis, -1))
+            outputs = ops.moveaxis(outputs, -1, self.axis)
+        elif function is backends.active.batch_normalise:
+            outputs = self._normalise(function, training, inputs)
+        else:
+            # The core's, in float32, with all that follows.
+            known = then or self._core_activation
+            inputs, residual = (None if a is None else ops.cast(a, "float32") for a in (inputs, residual))
+            outputs = self._normalise(function, training, inputs, residual, known)
+            outputs = ops.cast(outputs, self.compute_dtype)
+            return self.activation(outputs) if known == "linear" else outputs
+        outputs = ops.cast(outputs, self.compute_dtype)
+        activation = _ACTIVATIONS[then] if then else self.activation
+        return activation(outputs if residual is None else ops.add(outputs, residual))
+
+    def _function(self, inputs: Any) -> Any:
+        """Return the function that normalises these inputs; None where Keras's own operations do."""
+        # Keras before 3.13 has no renorm.
+        if getattr(self, "renorm", False) or self.synchronized:
+            return None
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if dtype == "float64":
+            # On PyTorch and JAX Keras's own computes in float32.
+            return plain_norm.normalise
+        is_image = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        if not (self.fused and self.center and self.scale and is_image) or dtype not in DTYPES:
+            return None
+        runtime = backends.active.runtime(inputs)
+        in_core = backends.active.core_norm is not None and runtime.device == "cpu" and runtime.core
+        # TensorFlow's and PyTorch's fused operations read bfloat16 as it is, and are exact enough for it.
+        if in_core and (dtype != "bfloat16" or backends.active.batch_normalise is None):
+            return backends.active.core_norm.normalise  # type: ignore[union-attr]
+        return backends.active.batch_normalise
+
+    def _normalise(self, function: Any, training: bool | None, inputs: Any, *options: Any) -> Any:
+        """Return what `function` makes of the inputs, and let the moving statistics follow the batch's."""
+        training = bool(training and self.trainable)
+        wide = accumulator(keras.backend.standardize_dtype(inputs.dtype))
+        mean, variance = (ops.cast(moving, wide) for moving in (self.moving_mean, self.moving_variance))
+        gamma = ops.cast(self.gamma, wide) if self.scale else ops.ones_like(mean)
+        beta = ops.cast(self.beta, wide) if self.center else ops.zeros_like(mean)
+        statistics = None if training else (mean, variance)
+        outputs, *batch = function(inputs, gamma, beta, statistics, self.epsilon, *options)
+        if training:
+            for moving, old, new in zip((self.moving_mean, self.moving_variance), (mean, variance), batch, strict=True):
+                moving.assign(old * self.momentum + new * (1.0 - self.momentum))
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"activation": keras.activations.serialize(self.activation), "fused": self.fused}
+        return {**super().get_config(), **own}

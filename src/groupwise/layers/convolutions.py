@@ -1,0 +1,186 @@
+"""Keras's convolution layers that override only the operation: drop-ins for Keras's own, plus explicit padding.
+
+Arguments, weights' shapes and their order are Keras's: `get_weights` and `set_weights` interchange. `padding` also
+takes `((top, bottom), (left, right))`, and `algorithm` names how the convolution is computed (`groupwise.ops`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from groupwise import backends
+from groupwise.layers.batch_norm import CORE_ACTIVATIONS
+from groupwise.ops import checked_algorithm, grouped_conv2d, separable_conv2d
+from groupwise.ops.algorithms import finish
+from groupwise.ops.convolutions import grouped_kernel
+from groupwise.spec import ConvSpec, Padding, normalise_padding, stock_padding
+
+Shape = tuple[int | None, ...]
+_register = keras.saving.register_keras_serializable("groupwise")
+
+
+class _Convolution2D:
+    """What the three convolution layers share: explicit padding, the algorithm's name, what follows, output shapes."""
+
+    padding: Padding
+    algorithm: str
+
+    def _set_padding(self: Any, padding: object, algorithm: str) -> None:
+        self.padding, self.algorithm = normalise_padding(padding), checked_algorithm(algorithm)
+        if not backends.xla_compiles():
+            # Keras then runs the model without XLA, and says so.
+            self.supports_jit = False
+
+    def _options(self) -> dict[str, Any]:
+        names = ("strides", "padding", "dilation_rate", "data_format", "algorithm")
+        return {name: getattr(self, name) for name in names}
+
+    def _arguments(self: Any, residual: Any, then: str | None, zeros: Any) -> dict[str, Any]:
+        """Return the arguments of an operation in one call: the layer's, but for what `zeros` and `then` stand for."""
+        options = self._options() if zeros is None else {**self._options(), "padding": zeros}
+        activation = then or CORE_ACTIVATIONS.get(self.activation)
+        return {**options, "bias": self.bias if self.use_bias else None, "residual": residual, "activation": activation}
+
+    def _activated(self: Any, outputs: Any, then: str | None) -> Any:
+        """Return the outputs after an activation that the operation does not know."""
+        known = then or self.activation is None or self.activation in CORE_ACTIVATIONS
+        return outputs if known else self.activation(outputs)
+
+    def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
+        first = self.data_format == "channels_first"
+        batch, *rest = input_shape
+        height, width, channels = (*rest[1:], rest[0]) if first else rest
+        assert channels is not None  # Keras's layers refuse unknown channels before this
+        filters = getattr(self, "filters", None) or channels * self.depth_multiplier
+        groups = getattr(self, "groups", 1)
+        spec = ConvSpec.of(
+            (batch, height, width, channels),
+            (*self.kernel_size, channels // groups, filters),
+            groups,
+            self.strides,
+            self.padding,
+            self.dilation_rate,
+        )
+        batch, height, width, filters = spec.output_shape
+        return (batch, filters, height, width) if first else (batch, height, width, filters)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return {**config, "algorithm": self.algorithm}
+
+
+def _finish(outputs: Any, bias: Any, residual: Any, activation: str | None, data_format: str, **_: Any) -> Any:
+    """Return what follows a convolution that is computed already."""
+    if bias is not None:
+        bias = ops.reshape(bias, (1, -1, 1, 1) if data_format == "channels_first" else (1, 1, 1, -1))
+    return finish(outputs, bias, residual, activation or "linear")
+
+
+@_register
+class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
+    """`keras.layers.Conv2D`, whose grouped form never goes through a forced XLA compilation.
+
+    Args:
+        padding: "same", "valid" or ((top, bottom), (left, right)).
+        algorithm: as for `groupwise.ops.grouped_conv2d`.
+        All other arguments: Keras's, with their defaults.
+
+    Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise. `call`
+    also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With ReLU, ReLU6
+    or no activation the C core computes it in one call. For one call, `then` ("relu", "relu6") stands for a layer's own
+    linear activation, and `zeros`, ((top, bottom), (left, right)), for its padding.
+
+    Raises:
+        ValueError: where groups does not divide the channels, or an argument is not one of its values.
+
+    Examples:
+        >>> GroupedConv2D(128, 3, groups=32, padding=((1, 1), (1, 1))).compute_output_shape((16, 56, 56, 128))
+        (16, 56, 56, 128)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: object = "valid",
+        *args: Any,
+        algorithm: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
+        self._set_padding(padding, algorithm)
+
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+        arguments = self._arguments(residual, then, zeros)
+        if type(self).convolution_op is GroupedConv2D.convolution_op:
+            return self._activated(grouped_conv2d(inputs, self.kernel, self.groups, **arguments), then)
+        # A subclass's own, as Keras's documentation shows it for weight standardisation.
+        return self._activated(_finish(self.convolution_op(inputs, self.kernel), **arguments), then)
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return grouped_conv2d(inputs, kernel, self.groups, **self._options())
+
+
+@_register
+class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with explicit padding and a choice of algorithm.
+
+    Args, shapes and errors: Keras's; `padding`, `algorithm` and `residual` as for `GroupedConv2D`. Output channel
+    `q * depth_multiplier + r` is filter r of input channel q. The default initialiser is Keras's, whose fan-in is
+    kh * kw * channels where the truth is kh * kw; pass `depthwise_initializer=DepthwiseHeNormal()` for the truth.
+
+    Examples:
+        >>> DepthwiseConv2D(3, depth_multiplier=2, padding="same").compute_output_shape((1, 8, 8, 3))
+        (1, 8, 8, 6)
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: object = "valid",
+        *args: Any,
+        algorithm: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(kernel_size, strides, stock_padding(padding), *args, **kwargs)
+        self._set_padding(padding, algorithm)
+
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+        kernel = grouped_kernel(self.kernel)
+        arguments = self._arguments(residual, then, zeros)
+        return self._activated(grouped_conv2d(inputs, kernel, self.kernel.shape[2], **arguments), then)
+
+
+@_register
+class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` with explicit padding and a choice of algorithm; any depth multiplier.
+
+    Args, shapes and errors: Keras's; `padding` as for `GroupedConv2D`, for the depthwise step; `algorithm` likewise,
+    for both steps; `residual` after the second.
+
+    Examples:
+        >>> SeparableConv2D(4, 3, depth_multiplier=4).compute_output_shape((1, 8, 8, 3))
+        (1, 6, 6, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: object = "valid",
+        *args: Any,
+        algorithm: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
+        self._set_padding(padding, algorithm)
+
+    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+        kernels = self.depthwise_kernel, self.pointwise_kernel
+        arguments = self._arguments(residual, then, zeros)
+        return self._activated(separable_conv2d(inputs, *kernels, **arguments), then)

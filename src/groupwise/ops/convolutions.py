@@ -1,0 +1,297 @@
+"""Grouped, depthwise and separable convolution: on arrays, traced or symbolic tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from groupwise import backends, routing
+from groupwise.ops.algorithms import ACTIVATIONS, ALGORITHMS, check_core, checked_algorithm, finish
+from groupwise.ops.arguments import checked_data_format
+from groupwise.spec import DTYPES, ConvSpec, Pair, known_size
+
+
+def grouped_conv2d(
+    inputs: Any,
+    kernel: Any,
+    groups: int,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    data_format: str | None = None,
+    algorithm: str = "auto",
+    bias: Any = None,
+    residual: Any = None,
+    activation: str | None = None,
+) -> Any:
+    """Convolve each of `groups` equal slices of the channels with its own filters: activation(sums + bias + residual).
+
+    Where the C core runs it, what follows the sums costs no further pass over memory.
+
+    Args:
+        inputs: (batch, height, width, in_channels), or (batch, in_channels, height, width) for channels_first.
+        kernel: (kernel height, kernel width, in_channels // groups, out_channels) in both data formats.
+        groups: a common divisor of in_channels and out_channels; output slice g sees input slice g alone.
+        strides: one integer or (vertical, horizontal).
+        padding: "same" (TensorFlow's), "valid" or ((top, bottom), (left, right)) zeros.
+        dilation_rate: distance between the kernel's taps, one integer or two.
+        data_format: "channels_last" or "channels_first"; None is Keras's setting.
+        algorithm: "auto" (the routing list decides), "native", "core" (the C core), "depthwise_sum", "split_concat",
+            "block_diagonal", "blocks", "matmul" (1x1 kernels) or "shifted_sum" (depthwise kernels): all give the same
+            sums.
+        bias: (out_channels,), or None. residual: of the outputs' shape, in the inputs' data format, or None.
+        activation: "relu", "relu6", or "linear" or None for none.
+
+    Returns:
+        (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of inputs and
+        kernel, which bias and residual are cast to.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+
+    Source: ResNeXt, arXiv 1611.05431, section 3 (figure 3c).
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.arange(8, dtype="float32").reshape(1, 1, 1, 8)
+        >>> y = grouped_conv2d(x, np.ones((1, 1, 4, 8), "float32"), groups=2)
+        >>> np.asarray(y).ravel().tolist()
+        [6.0, 6.0, 6.0, 6.0, 22.0, 22.0, 22.0, 22.0]
+    """
+    arrays = inputs, kernel, bias, residual
+    if any(isinstance(array, keras.KerasTensor) for array in arrays):
+        operation = _Convolution(groups, strides, padding, dilation_rate, data_format, algorithm, activation)
+        return operation(*arrays)
+    activation = _checked_activation(activation)
+    channels_first = checked_data_format(data_format) == "channels_first"
+    checked_algorithm(algorithm)
+    # A Keras variable is autocast on the way.
+    inputs, kernel, bias, residual = (None if array is None else ops.convert_to_tensor(array) for array in arrays)
+    spec = _spec(inputs, kernel, groups, strides, padding, dilation_rate, channels_first)
+    _check_shapes(spec, channels_first, bias, residual)
+    if channels_first:
+        # On PyTorch a transposition is a view; XLA folds it into the convolution.
+        inputs, residual = (
+            None if image is None else ops.transpose(image, (0, 2, 3, 1)) for image in (inputs, residual)
+        )
+    arrays = inputs, kernel, bias, residual
+    inputs, kernel, bias, residual = (None if array is None else ops.cast(array, spec.dtype) for array in arrays)
+    if algorithm == "auto":
+        algorithm = routing.explain(spec, backends.active.runtime(inputs)).algorithm
+    if algorithm == "core":
+        check_core(spec)
+        outputs = backends.active.core.convolve(inputs, kernel, spec, bias, residual, activation)
+    else:
+        outputs = finish(ALGORITHMS[algorithm](inputs, kernel, spec), bias, residual, activation)
+    return ops.transpose(outputs, (0, 3, 1, 2)) if channels_first else outputs
+
+
+def depthwise_conv2d(
+    inputs: Any,
+    kernel: Any,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    data_format: str | None = None,
+    algorithm: str = "auto",
+    bias: Any = None,
+    residual: Any = None,
+    activation: str | None = None,
+) -> Any:
+    """Convolve every channel with its own `depth_multiplier` filters: a grouped convolution of groups of one.
+
+    Args:
+        inputs: as for `grouped_conv2d`.
+        kernel: (kernel height, kernel width, in_channels, depth_multiplier).
+        Others: as for `grouped_conv2d`.
+
+    Returns:
+        (batch, out height, out width, in_channels * depth_multiplier); filter r of channel q gives channel
+        `q * depth_multiplier + r`.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.arange(2, dtype="float32").reshape(1, 1, 1, 2)
+        >>> np.asarray(depthwise_conv2d(x, np.ones((1, 1, 2, 2), "float32"))).ravel().tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
+    channels = _kernel_shape(kernel)[2]
+    options = (strides, padding, dilation_rate, data_format, algorithm)
+    return grouped_conv2d(inputs, grouped_kernel(kernel), channels, *options, bias, residual, activation)
+
+
+def grouped_kernel(depthwise_kernel: Any) -> Any:
+    """Return a depthwise kernel (height, width, channels, multiplier) as that of as many groups as channels."""
+    height, width, channels, multiplier = _kernel_shape(depthwise_kernel)
+    if not isinstance(depthwise_kernel, keras.KerasTensor):
+        depthwise_kernel = ops.convert_to_tensor(depthwise_kernel)
+    return ops.reshape(depthwise_kernel, (height, width, 1, channels * multiplier))
+
+
+def separable_conv2d(
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    data_format: str | None = None,
+    algorithm: str = "auto",
+    bias: Any = None,
+    residual: Any = None,
+    activation: str | None = None,
+) -> Any:
+    """Convolve every channel on its own, then mix the channels at every pixel.
+
+    `out[b,i,j,k] = sum over di,dj,q,r of x[b, s*i+di, s*j+dj, q] * depthwise[di,dj,q,r] * pointwise[0,0,q*M+r,k]`:
+    the sums of a dense convolution whose kernel has rank M for each pair of input and output channel.
+
+    Args:
+        inputs: as for `grouped_conv2d`.
+        depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
+        pointwise_kernel: (1, 1, in_channels * M, out_channels).
+        strides, padding, dilation_rate: of the depthwise step. data_format: as for `grouped_conv2d`.
+        algorithm: as for `grouped_conv2d`, of both steps: it must be able to compute both.
+        bias, residual, activation: as for `grouped_conv2d`, after the second step.
+
+    Returns:
+        (batch, out height, out width, out_channels) in the inputs' data format.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+
+    Source: TensorFlow's `tf.nn.separable_conv2d`; Xception, arXiv 1610.02357, section 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> x, depthwise = np.ones((1, 5, 5, 2), "float32"), np.ones((3, 3, 2, 1), "float32")
+        >>> separable_conv2d(x, depthwise, np.ones((1, 1, 2, 7), "float32"), padding="valid").shape[-1]
+        7
+    """
+    outputs = depthwise_conv2d(inputs, depthwise_kernel, strides, padding, dilation_rate, data_format, algorithm)
+    epilogue = {"bias": bias, "residual": residual, "activation": activation}
+    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, algorithm=algorithm, **epilogue)
+
+
+def explain_routing(
+    input_shape: Sequence[int | None],
+    kernel_shape: Sequence[int],
+    groups: int,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    dtype: str = "float32",
+) -> routing.Routing:
+    """Say which algorithm `"auto"` runs for a convolution on this framework and device, and why.
+
+    Args:
+        input_shape: (batch, height, width, in_channels); None where unknown.
+        kernel_shape: (kernel height, kernel width, in_channels // groups, out_channels).
+        groups, strides, padding, dilation_rate: as for `grouped_conv2d`. dtype: of inputs and kernel.
+
+    Returns:
+        A `Routing`: `.algorithm`, `.reason`, `.passed_over`; its text is a short table.
+
+    Examples:
+        >>> print(explain_routing((16, 56, 56, 128), (3, 3, 4, 128), groups=32))  # doctest: +SKIP
+    """
+    spec = ConvSpec.of(input_shape, kernel_shape, groups, strides, padding, dilation_rate, dtype)
+    return routing.explain(spec, backends.active.runtime())
+
+
+class _Convolution(keras.Operation):
+    """`grouped_conv2d` in a graph of symbolic tensors."""
+
+    def __init__(
+        self,
+        groups: int,
+        strides: int | Pair,
+        padding: object,
+        dilation_rate: int | Pair,
+        data_format: str | None,
+        algorithm: str,
+        activation: str | None,
+    ) -> None:
+        super().__init__()
+        self.activation = _checked_activation(activation)
+        self.geometry = groups, strides, padding, dilation_rate
+        self.data_format, self.algorithm = checked_data_format(data_format), checked_algorithm(algorithm)
+
+    def call(self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None) -> Any:
+        options = self.data_format, self.algorithm, bias, residual, self.activation
+        return grouped_conv2d(inputs, kernel, *self.geometry, *options)
+
+    def compute_output_spec(
+        self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None
+    ) -> keras.KerasTensor:
+        channels_first = self.data_format == "channels_first"
+        spec = _spec(inputs, kernel, *self.geometry, channels_first)
+        _check_shapes(spec, channels_first, bias, residual)
+        return keras.KerasTensor(_output_shape(spec, channels_first), dtype=spec.dtype)
+
+
+def _checked_activation(activation: str | None) -> str:
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: must be one of {', '.join(ACTIVATIONS)} or None")
+    return activation or "linear"
+
+
+def _spec(
+    inputs: Any,
+    kernel: Any,
+    groups: int,
+    strides: int | Pair,
+    padding: object,
+    dilation_rate: int | Pair,
+    channels_first: bool,
+) -> ConvSpec:
+    shape = tuple(inputs.shape)
+    if channels_first and len(shape) == 4:
+        shape = (shape[0], *shape[2:], shape[1])
+    if len(shape) == 4 and shape[3] is not None:
+        # A traced size would stay that of the example; channels are the same in all.
+        shape = (*map(known_size, shape[:3]), int(shape[3]))
+    dtype = _promoted(inputs, kernel)
+    return ConvSpec.of(shape, _kernel_shape(kernel), groups, strides, padding, dilation_rate, dtype)
+
+
+def _output_shape(spec: ConvSpec, channels_first: bool) -> tuple[int | None, ...]:
+    batch, height, width, channels = spec.output_shape
+    return (batch, channels, height, width) if channels_first else (batch, height, width, channels)
+
+
+def _check_shapes(spec: ConvSpec, channels_first: bool, bias: Any, residual: Any) -> None:
+    """Raise ValueError where bias or residual, which would else be broadcast, are not of the outputs' sizes."""
+    wanted = _output_shape(spec, channels_first)
+    for name, array, shape in (("bias", bias, (spec.out_channels,)), ("residual", residual, wanted)):
+        if array is None:
+            continue
+        pairs = zip(array.shape, shape, strict=False)
+        if len(array.shape) != len(shape) or any(
+            found is not None and size is not None and found != size for found, size in pairs
+        ):
+            raise ValueError(f"{name} of shape {tuple(array.shape)}: must be of shape {shape}")
+
+
+def _promoted(inputs: Any, kernel: Any) -> str:
+    """Return the type to compute in, or raise ValueError where there is none."""
+    types = [keras.backend.standardize_dtype(array.dtype) for array in (inputs, kernel)]
+    # On PyTorch and JAX Keras makes float32 of float64.
+    dtype = "float64" if "float64" in types else keras.backend.result_type(*types, float)
+    if dtype not in DTYPES or any("complex" in name for name in types):
+        raise ValueError(
+            f"inputs of type {types[0]} and kernel of type {types[1]}: must be integers or one of {', '.join(DTYPES)}; "
+            "cast them"
+        )
+    return str(dtype)
+
+
+def _kernel_shape(kernel: Any) -> tuple[int, ...]:
+    shape = tuple(kernel.shape)
+    if len(shape) != 4 or None in shape:
+        raise ValueError(f"kernel shape {shape}: must have four known axes, (height, width, in, out)")
+    return tuple(int(size) for size in shape)
