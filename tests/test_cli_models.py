@@ -12,10 +12,10 @@ from PIL import Image
 from groupwise import backends, models
 from groupwise.cli import main
 from groupwise.errors import UserError
+from groupwise.inference import load_network
 from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
 from groupwise.routing import tuning
 from groupwise.routing.tuning import Choice
-from groupwise.training import load_network
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from groupwise import models
 from groupwise.cli import main
-from groupwise.training import load_network
+from groupwise.inference import load_network
 from tests import tiny as bars
 from tests.published import pytorchcv_file
 

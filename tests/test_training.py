@@ -21,9 +21,10 @@ from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.files import write_text
+from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
 from groupwise.inference.run_folder import RunFolder, write_json
-from groupwise.training import RunSummary, extend_plan, load_network, make_plan, predict_images, read_plan, train
+from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
 from groupwise.training.interruption import SIGNALS, Interruption
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged, Interrupted

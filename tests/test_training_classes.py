@@ -10,7 +10,7 @@ import torch
 from groupwise import models
 from groupwise.data import load_dataset
 from groupwise.errors import UserError
-from groupwise.inference.saved import match_classes
+from groupwise.inference.matching import match_classes
 from groupwise.models.network import Network
 from groupwise.training import make_plan
 from groupwise.training.plan import build_network

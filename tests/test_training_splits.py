@@ -11,8 +11,9 @@ from rich.console import Console
 
 from groupwise.data import load_dataset
 from groupwise.data.record import SplitRecord
+from groupwise.inference import load_network
 from groupwise.inference.recorded import read_record
-from groupwise.training import load_network, make_plan, train
+from groupwise.training import make_plan, train
 from tests import tiny as bars
 from tests.test_cli import _backend_of_the_tests, refusal, run  # noqa: F401 - a fixture
 

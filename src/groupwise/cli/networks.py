@@ -164,7 +164,7 @@ def find_network(
     channels: int | None = None,
 ) -> Any:
     """Return the network of that name, or the saved model, whoever made it."""
-    from groupwise.inference.saved import read_model
+    from groupwise.inference.networks import read_model
     from groupwise.models import create, find, variants
     from groupwise.models.reading import ENDINGS, OTHERS
 

@@ -51,7 +51,7 @@ def accelerate(
     path = None if output is None else output_file(output, ".keras", model)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.inference.saved import read_model
+    from groupwise.inference.networks import read_model
 
     before = read_model(model)
     after = rewrite.accelerate(before)
@@ -97,7 +97,7 @@ def factorize(
     dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite
-    from groupwise.inference.saved import load_network, read_model
+    from groupwise.inference.networks import load_network, read_model
 
     before: Any = read_model(model) if dataset is None else load_network(model)
     for text in notes:

@@ -18,9 +18,9 @@ from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, make_folder
 
 if TYPE_CHECKING:
-    from groupwise.inference.saved import Prediction
+    from groupwise.inference import Evaluation
+    from groupwise.inference.prediction import Prediction
     from groupwise.models.network import Network
-    from groupwise.training import Evaluation
 
 RunOrModel = Annotated[
     str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a model's file (.keras or .h5).")
@@ -64,10 +64,11 @@ def evaluate(
     dataset, notes = divide_for(dataset, run_or_model, as_given=everything or seed is not None)
     settle_backend(backend)
     from groupwise import report
-    from groupwise.inference.saved import match_classes, model_path
-    from groupwise.training import evaluate as test
-    from groupwise.training import load_network
-    from groupwise.training.plan import make_batches
+    from groupwise.inference import evaluate as test
+    from groupwise.inference import load_network
+    from groupwise.inference.matching import match_classes
+    from groupwise.inference.networks import model_path
+    from groupwise.inference.preprocessing import make_batches
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
@@ -122,8 +123,8 @@ def predict(
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
+    from groupwise.inference import load_network, predict_images
     from groupwise.inference.evaluation import most_likely
-    from groupwise.training import load_network, predict_images
     from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
@@ -212,7 +213,7 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
     """Draw where the network looked for a class."""
     from groupwise import report
     from groupwise.data import read_image
-    from groupwise.inference.saved import crop_box
+    from groupwise.inference.preprocessing import crop_box
 
     image = read_image(prediction.path)
     assert prediction.activation is not None

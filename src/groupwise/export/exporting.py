@@ -20,7 +20,8 @@ from groupwise.export.formats import Format, checked_output, choose_writer, find
 from groupwise.export.precision import check_quantized, check_types, half_layers, tolerances, widen
 from groupwise.export.signature import SAY_SIZE, TRIED_SIZES, Signature, run_model, signature_of
 from groupwise.files import PARTIAL, expanded, writing
-from groupwise.inference.saved import model_path, prepared_image
+from groupwise.inference.networks import model_path
+from groupwise.inference.preprocessing import prepared_image
 from groupwise.models import create, variants
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.reading import load_model

@@ -6,11 +6,11 @@ from groupwise.data import Augmentation, Dataset
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import evaluate
+from groupwise.inference.matching import match_classes, with_classes
+from groupwise.inference.preprocessing import make_batches
 from groupwise.inference.recorded import SPLIT, record_in
-from groupwise.inference.saved import match_classes, with_classes
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.training.diverging import StopTraining, Watch, diverged
-from groupwise.training.plan import make_batches
 
 MOMENTUM = 0.9
 

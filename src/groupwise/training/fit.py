@@ -15,16 +15,17 @@ from groupwise.data import Dataset, ImageBatches
 from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import Evaluation, evaluate
+from groupwise.inference.matching import with_classes
+from groupwise.inference.preprocessing import make_batches
 from groupwise.inference.recorded import SPLIT, divide_for, read_record
 from groupwise.inference.run_folder import RunFolder, environment, read_json, write_json
-from groupwise.inference.saved import with_classes
 from groupwise.models.network import Network
 from groupwise.models.reading import vetted
 from groupwise.training.bookkeeper import Bookkeeper, Judge, swap_average
 from groupwise.training.diverging import StopTraining, diverged
 from groupwise.training.interruption import Interruption, on_signals
 from groupwise.training.optimizers import make_optimizer
-from groupwise.training.plan import Plan, build_network, make_batches
+from groupwise.training.plan import Plan, build_network
 from groupwise.training.progress import ProgressBar
 from groupwise.training.seed import set_seed
 from groupwise.training.starting import are_published, start_from

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 
 from groupwise import models
-from groupwise.data import Augmentation, Dataset, ImageBatches, Split
+from groupwise.data import Dataset
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
@@ -162,37 +162,6 @@ def build_network(plan: Plan) -> Network:
         preprocessing[name] = _for_channels(preprocessing[name], plan.channels)
     network.metadata.update(preprocessing=preprocessing, class_names=list(plan.class_names))
     return network
-
-
-def make_batches(
-    split: Split,
-    network: Network,
-    batch_size: int,
-    *,
-    augmentation: Augmentation | None = None,
-    label_smoothing: float = 0.0,
-    shuffle: bool = False,
-    seed: int = 0,
-) -> ImageBatches:
-    """Return a split as batches prepared the way the network's metadata says."""
-    height, width, channels = network.architecture["input_shape"]
-    preprocessing = network.metadata["preprocessing"]
-    return ImageBatches(
-        split.with_channels(channels),
-        batch_size,
-        (height, width),
-        channels,
-        len(network.metadata["class_names"]),
-        mean=preprocessing["mean"],
-        std=preprocessing["std"],
-        crop=preprocessing["crop"],
-        offset=preprocessing.get("offset", "even"),
-        interpolation=preprocessing["interpolation"],
-        augmentation=augmentation,
-        label_smoothing=label_smoothing,
-        shuffle=shuffle,
-        seed=seed,
-    )
 
 
 def _for_channels(values: Sequence[float], channels: int) -> list[float]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from groupwise import models
 from groupwise.data.classes import some
 from groupwise.errors import UserError
-from groupwise.inference.saved import load_network, places_of
+from groupwise.inference.matching import places_of
+from groupwise.inference.networks import load_network
 from groupwise.models.network import Network
 from groupwise.models.pretrained import load_pretrained, read_origin
 from groupwise.models.reading import is_model

@@ -1,0 +1,91 @@
+"""Networks that were saved: found in a run or a file, and read with all that using them needs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from groupwise.errors import UserError
+from groupwise.files import expanded
+from groupwise.inference.run_folder import RunFolder
+from groupwise.models.network import Network, RewrittenNetwork
+from groupwise.models.reading import is_model, load_model
+from groupwise.weights.publishers import INTERPOLATIONS
+
+
+def model_path(run_or_model: str | Path) -> Path:
+    """Return the model's file that is meant: the file itself, or the last model of a run's folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = expanded(run_or_model)
+    if path.is_dir() and not is_model(path):
+        folder = RunFolder(path)
+        if not folder.last.exists():
+            raise UserError(f"{path} holds no {folder.last.name}: it is no run's folder, or no epoch was finished")
+        return folder.last
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name the folder of a run, or a model's file (.keras or .h5)")
+    return path
+
+
+def read_model(run_or_model: str | Path) -> keras.Model:
+    """Return any saved Keras model: a run's last one, or that in a file, as `load_model` does."""
+    return load_model(model_path(run_or_model))
+
+
+def load_network(run_or_model: str | Path) -> Network | RewrittenNetwork:
+    """Return a saved network with its weights, class names and preprocessing.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or none of our commands wrote it.
+    """
+    path = model_path(run_or_model)
+    network = load_model(path)
+    if not isinstance(network, Network | RewrittenNetwork) or "class_names" not in network.metadata:
+        raise UserError(
+            f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing. "
+            "Any model can be described, accelerated and exported; to predict and evaluate, train one here"
+        )
+    shape = network.architecture["input_shape"]
+    if len(network.inputs) != 1 or len(shape) != 3:
+        raise UserError(f"{path} is no network from images to classes: its input's shape is {network.input_shape}")
+    if None in shape:
+        raise UserError(
+            f"{path} is a network for images of any size: create it again with an input_shape, and save that"
+        )
+    _check_metadata(path, network)
+    return network
+
+
+def _check_metadata(path: Path, network: Network | RewrittenNetwork) -> None:
+    """Raise UserError where a model's metadata do not say what its classes are and how its images are prepared."""
+    names, outputs = network.metadata["class_names"], network.output_shape
+    classes = outputs[-1] if isinstance(outputs, tuple) and len(outputs) == 2 else None
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} is damaged: its class_names must be {classes or 'as many'} texts, one for each output")
+    given = network.metadata.get("preprocessing")
+    given = given if isinstance(given, dict) else {}
+    channels = network.architecture["input_shape"][2]
+    wrong = [
+        name
+        for name, is_right in (
+            ("mean", _are_numbers(given.get("mean"), channels)),
+            ("std", _are_numbers(given.get("std"), channels) and all(value > 0 for value in given["std"])),
+            ("crop", _are_numbers([given.get("crop", 1)], 1) and 0 < given.get("crop", 1) <= 1),
+            ("interpolation", given.get("interpolation", "bilinear") in INTERPOLATIONS),
+            ("offset", given.get("offset", "even") in ("even", "down")),
+        )
+        if not is_right
+    ]
+    if wrong:
+        raise UserError(f"{path} is damaged: its preprocessing says {wrong[0]}={given.get(wrong[0])!r}")
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    """Return whether values are finite numbers, `count` of them or one for all."""
+    if not isinstance(values, list | tuple) or len(values) not in (1, count):
+        return False
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
