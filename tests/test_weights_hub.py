@@ -223,6 +223,27 @@ def test_a_blob_that_the_cache_shares_under_another_name(client):
     assert not any(place.is_symlink() or place.exists() for place in (path, blob, shared))
 
 
+def test_a_file_is_hashed_once_and_again_when_it_changed(client):
+    path, _ = client.fetch()
+    blob = path.resolve()
+    status = blob.stat()
+    blob.write_bytes(MODEL[:-1] + b"?")
+    os.utime(blob, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert client.fetch()[0] == path  # of the same size and time: nobody looked inside
+    os.utime(blob)
+    assert "is damaged" in client.refusal()
+    assert client.files() == list(blob.parent.glob("*.verified")) == []
+    assert client.fetch()[0].read_bytes() == MODEL
+
+
+def test_a_cache_where_nothing_can_be_noted(client):
+    path, _ = client.fetch()
+    (note,) = path.resolve().parent.glob("*.verified")
+    note.unlink()
+    note.mkdir()
+    assert client.fetch()[0].read_bytes() == MODEL
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -1,12 +1,14 @@
-"""Weights from the Hugging Face hub: fetched into its cache once, and checked each time they are handed out."""
+"""Weights from the Hugging Face hub: fetched into its cache once, and checked whenever they are new or changed."""
 
 import hashlib
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from groupwise.errors import UserError, first_line
+from groupwise.files import write_text
 
 REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w.+/-]*))?", re.ASCII)
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -17,7 +19,8 @@ def fetch(reference: str) -> tuple[Path, dict[str, Any]]:
     """Fetches a network's weights and its config.json from the Hugging Face hub, or from the hub's cache here.
 
     `huggingface_hub` does it, and obeys its own variables: HF_HOME (where the cache lies), HF_HUB_OFFLINE, HF_TOKEN,
-    HF_ENDPOINT and others. Files whose SHA-256 the hub has told are checked each time, those downloaded before too.
+    HF_ENDPOINT and others. A file whose SHA-256 the hub has told is checked once, and again when its size or time of
+    change is another.
 
     Args:
         reference: "owner/name" or "owner/name@revision", a revision being a branch, a tag or a commit.
@@ -109,24 +112,39 @@ def _verify(path: Path, name: str) -> None:
     """Check a file of the cache against its SHA-256, after which the cache names the blob that its link leads to.
 
     Only large files have one; and where a disk has no links, nothing tells it. A blob may be a link itself, to a file
-    that the whole cache shares and that has another name.
+    that the whole cache shares and that has another name. What a file was like when it was right is noted beside its
+    blob: hashing a gigabyte takes seconds, and every load would wait for it.
     """
-    expected = path.readlink().name if path.is_symlink() else ""
-    if not SHA256.fullmatch(expected):
+    blob = _blob(path)
+    if not SHA256.fullmatch(blob.name):
         return
+    note, status = _note(blob), path.stat()
+    seen = f"{status.st_size} {status.st_mtime_ns}"
+    with suppress(OSError):
+        if note.read_bytes() == seen.encode():
+            return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+    if found != blob.name:
         _forget(path)
         raise UserError(
-            f"{name} is damaged: its SHA-256 is {found}, and the hub's is {expected}; it was deleted, so try again"
+            f"{name} is damaged: its SHA-256 is {found}, and the hub's is {blob.name}; it was deleted, so try again"
         )
+    with suppress(UserError):  # a cache that cannot be written to: the next load hashes again
+        write_text(note, seen)
 
 
 def _forget(path: Path) -> None:
-    """Delete a file from the cache, the links to it included."""
-    places = {path.resolve(), path}
-    if path.is_symlink():
-        places.add(path.parent / path.readlink())
-    for place in places:
+    """Delete a file from the cache, the links to it and the note about it included."""
+    blob = _blob(path)
+    for place in {path.resolve(), blob, _note(blob), path}:
         place.unlink(missing_ok=True)
+
+
+def _blob(path: Path) -> Path:
+    """Return where the link of a file in the cache leads; without links, the file itself."""
+    return path.parent / path.readlink() if path.is_symlink() else path
+
+
+def _note(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.verified")
