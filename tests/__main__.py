@@ -1,8 +1,8 @@
 """Run the whole suite once for each backend: `python -m tests [--backend NAME ...] [--slow] [pytest's arguments]`.
 
 Keras settles its backend when it is imported, so every backend gets a process of its own; as many run side by side as
-there are cores. One backend alone prints as it goes, of several each prints when it has ended. The exit status is that
-of the first backend that failed.
+there are cores. Tests marked `once`, to which all backends are one, run with the last of them alone. One backend alone
+prints as it goes, of several each prints when it has ended. The exit status is that of the first backend that failed.
 """
 
 import argparse
@@ -13,7 +13,11 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-BACKENDS = ("tensorflow", "jax", "torch")
+BACKENDS = ("jax", "tensorflow", "torch")
+"""The one that takes the longest first, so that no core waits for it in the end."""
+
+OUTCOMES = {0: "passed", 5: "nothing to run"}
+"""What is no failure; nothing to run on any backend is one."""
 
 
 def run(backend: str, arguments: list[str], is_alone: bool) -> tuple[int, float, str]:
@@ -31,6 +35,12 @@ def run(backend: str, arguments: list[str], is_alone: bool) -> tuple[int, float,
     return process.returncode, time.monotonic() - start, process.stdout or ""
 
 
+def selection(slow: bool, once: bool) -> list[str]:
+    """Return pytest's arguments that leave out the tests marked slow, or once, unless they are wanted."""
+    left_out = [f"not {mark}" for mark, wanted in (("slow", slow), ("once", once)) if not wanted]
+    return ["-m", " and ".join(left_out)] if left_out else []
+
+
 def main() -> int:
     """Run pytest once a backend and print a line for each."""
     parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__.splitlines()[0])
@@ -42,24 +52,26 @@ def main() -> int:
     if missing:
         print(f"not installed: {', '.join(missing)}; pip install '.[test]', or choose others with --backend")
         return 2
-    if not options.slow:
-        arguments = ["-m", "not slow", *arguments]
     print(f"== {', '.join(chosen)}", flush=True)
-    status, lines = 0, []
+    codes, lines = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = {pool.submit(run, name, arguments, len(chosen) == 1): name for name in chosen}
+        runs = {}
+        for name in chosen:
+            marks = selection(slow=options.slow, once=name == chosen[-1])
+            runs[pool.submit(run, name, [*marks, *arguments], len(chosen) == 1)] = name
         try:
             for each in as_completed(runs):
                 code, seconds, output = each.result()
-                lines.append(f"{runs[each]}: {'passed' if code == 0 else f'failed ({code})'} in {seconds:.0f} s")
+                outcome = OUTCOMES.get(code, f"failed ({code})")
+                codes.append(code)
+                lines.append(f"{runs[each]}: {outcome} in {seconds:.0f} s")
                 print(f"{output}== {lines[-1]}", flush=True)
-                status = status or code
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             return 130
     if len(lines) > 1:
         print("\n".join(lines))
-    return status
+    return next((code for code in codes if code not in OUTCOMES), min(codes))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from groupwise.console import Console, Listing, Styled, make_console, print_json
 from groupwise.report.style import of_others
 from groupwise.texts import json_text, printable
 
+pytestmark = pytest.mark.once
 NAMES = {
     "cat [tabby]": "cat [tabby]",
     "dog [/b] [bold red]": "dog [/b] [bold red]",

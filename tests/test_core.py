@@ -14,6 +14,7 @@ from groupwise.core import convolution, library, norm, threads
 from groupwise.spec import ConvSpec
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
+pytestmark = pytest.mark.once
 needs_core = pytest.mark.skipif(
     not library.is_available(), reason=f"{library.path()}: the core is off, or does not load"
 )

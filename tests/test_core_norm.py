@@ -12,6 +12,7 @@ from groupwise.core import convolution, library, norm
 from groupwise.core.norm import GRADIENT, GRADIENT_SUMS, MOMENTS, NORMALIZE
 from tests.normalizations import EPSILON, random_arrays, truth
 
+pytestmark = pytest.mark.once
 if not library.is_available():
     pytest.skip(f"{library.path()}: the C core is off, or does not load", allow_module_level=True)
 

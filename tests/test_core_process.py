@@ -14,6 +14,7 @@ from groupwise.core import convolution, library
 from groupwise.spec import ConvSpec
 from tests.passes import random_arrays
 
+pytestmark = pytest.mark.once
 needs_core = pytest.mark.skipif(
     not library.is_available(), reason=f"{library.path()}: the core is off, or does not load"
 )

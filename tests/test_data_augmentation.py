@@ -10,6 +10,8 @@ from groupwise.data.augmentation import flip_and_crop, random_resized_crop
 from groupwise.data.mixing import cut_mix, mix_up, random_erasing
 from groupwise.data.rand_augment import OPERATIONS, rand_augment
 
+pytestmark = pytest.mark.once
+
 
 def random_images(*shape):
     return np.random.default_rng(7).integers(0, 256, shape, np.uint8)

@@ -5,6 +5,8 @@ import pytest
 from groupwise.data.classes import match_names, some
 from groupwise.errors import UserError
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("names", "known", "places"),

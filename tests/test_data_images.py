@@ -15,6 +15,7 @@ from benchmarks.peers import without_compiled_operations
 from groupwise.data import BrokenImage, prepare_image, read_image
 from groupwise.data.images import centre_crop, read_header
 
+pytestmark = pytest.mark.once
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 

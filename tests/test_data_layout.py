@@ -8,6 +8,8 @@ from groupwise.data import load_dataset
 from groupwise.data.layout import find_layout
 from groupwise.errors import UserError
 
+pytestmark = pytest.mark.once
+
 
 def entries_of(folders, root=""):
     """An image in each of these folders, "train/a test/a", as path's parts and name."""

@@ -8,6 +8,8 @@ from groupwise.data import load_dataset
 from groupwise.errors import UserError
 from tests.test_data_sources import WRITERS, files_of, picture, write_folder, write_zip
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_what_systems_leave_behind_is_ignored(tmp_path, write):

@@ -18,6 +18,8 @@ from PIL import Image
 from groupwise.data import BrokenImage, load_dataset
 from groupwise.errors import UserError
 
+pytestmark = pytest.mark.once
+
 
 def picture(value, size=(4, 4)):
     file = io.BytesIO()

@@ -19,6 +19,7 @@ from groupwise.data.dataset import SplitRule
 from groupwise.data.record import SplitRecord, changes_since, copies_in, divided_as_before, held_to, record_of
 from groupwise.errors import UserError
 
+pytestmark = pytest.mark.once
 E_ACUTE = "\u00e9"
 
 

@@ -12,6 +12,7 @@ from groupwise.cli import converting, explaining, exporting, main, rewriting, tr
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, locked, make_folder, remove_empty, replace_file, write_text
 
+pytestmark = pytest.mark.once
 LONG = "n" * 300
 LONGEST = "n" * 249 + ".keras"  # what ext4, APFS and NTFS take
 

@@ -12,9 +12,10 @@ from groupwise.core import library, pooling
 from groupwise.spec import ConvSpec
 from tests.poolings import ROUNDING, TYPES, images, truth
 
-pytestmark = pytest.mark.skipif(
-    not library.is_available(), reason=f"{library.path()}: the core is off, or does not load"
-)
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(not library.is_available(), reason=f"{library.path()}: the core is off, or does not load"),
+]
 GUARD = 32  # elements before and behind each array
 
 

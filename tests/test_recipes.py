@@ -12,6 +12,7 @@ from groupwise.errors import UserError
 from groupwise.models import variants
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe, recipe_of
 
+pytestmark = pytest.mark.once
 LEAST = {"name": "r", "model": "mnist_cnn", "epochs": 1, "batch_size": 2, "learning_rate": 0.1}
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from groupwise import report
 
+pytestmark = pytest.mark.once
 HEADER = "epoch,learning_rate,loss,accuracy,{0}_loss,{0}_accuracy,seconds,images_per_second,share_waited\n"
 
 

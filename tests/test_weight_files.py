@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from groupwise.weights.reading import open_weights
 from tests.weight_files import FORMATS, read_all, refusal, write_hdf5, write_npz, write_safetensors
 
+pytestmark = pytest.mark.once
 VALUES = {
     "conv1.kernel": np.linspace(-2, 2, 3 * 3 * 4 * 8, dtype=np.float32).reshape(3, 3, 4, 8),
     "conv1.bias": np.arange(8, dtype=np.float32) / 4,

@@ -16,6 +16,8 @@ from groupwise.errors import UserError
 from groupwise.weights.reading import open_weights
 from tests.weight_files import Evil, flip, read_all, refusal
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("top", ["", "model_weights/", "model_weights/inner_model/"])
 @pytest.mark.parametrize("ending", ["", ":0"])

@@ -24,6 +24,7 @@ import tests.weight_files
 from groupwise.weights.reading import open_weights
 from tests.weight_files import Evil, read_all, refusal, write_old_torch, write_safetensors, write_torch
 
+pytestmark = pytest.mark.once
 VALUES = {"conv1.weight": np.arange(72, dtype=np.float32).reshape(8, 1, 3, 3), "conv1.bias": np.ones(8, np.float32)}
 
 

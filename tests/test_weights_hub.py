@@ -19,6 +19,7 @@ from groupwise.weights.reading import open_weights
 from tests import fetching
 from tests.fake_hub import Repository, serve
 
+pytestmark = pytest.mark.once
 NAME = "timm/resnext_toy.a1_in1k"
 MODEL = save({"conv1.weight": np.arange(100_000, dtype=np.float32)})
 CONFIG = {"architecture": "resnext_toy", "num_classes": 5}
