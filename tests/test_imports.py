@@ -13,7 +13,7 @@ PACKAGE = Path(groupwise.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "texts", "console", "files", "machine", "spec"),
+    *("errors", "texts", "console", "files", "machine", "spec", "keras_private"),
     *("core", "routing", "backends", "ops", "layers", "weights", "models"),
     *("data", "report", "recipes", "inference", "rewrite", "explain", "training", "export", "cli"),
 ]
@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "console": {"texts"},
     "files": {"errors"},
     "spec": {"errors"},
+    "keras_private": set(),
     "core": {"errors", "spec"},
     "routing": {"errors", "files", "machine", "spec", "core"},
     "data": {"errors", "files", "machine", "texts"},
@@ -67,6 +68,44 @@ def test_only_a_backend_imports_its_framework() -> None:
         if name.split(".")[0] in FRAMEWORKS - {module.removeprefix("backends.").split(".")[0]}
     ]
     assert not wrong
+
+
+UNDERSCORED = {
+    "backends.tensorflow.export": {"_get_ops_details"},
+    "backends.torch.core": {"_C"},
+    "backends.torch.native": {"_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"},
+    "backends.torch.operations": {
+        *("_AutoDispatchBelowAutograd", "_after_autograd_keyset", "_are_functorch_transforms_active"),
+        *("_current_level", "_set_fwd_grad_enabled"),
+    },
+    "data.rand_augment": {"_Enhance"},
+    "models.efficientnet": {"_replace"},
+    "rewrite.assembling": {"_fields"},
+    "rewrite.copying": {"_set_padding"},
+    "spec": {"_extent"},
+    "weights.hub": {"_CACHED_NO_EXIST"},
+}
+"""The underscored names of other objects than `self` that modules use: other libraries' and ours, none of Keras's."""
+
+
+def underscored(path: Path) -> set[str]:
+    """Return the names with one underscore before them that a file asks of other objects than `self` and `cls`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr", "delattr"):
+            found |= {str(value.value) for value in node.args[1:2] if isinstance(value, ast.Constant)}
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_names_of_keras_stand_in_one_file() -> None:
+    other = {module: names for module, names in modules().items() if module != "keras_private"}
+    assert not [f"{module} imports {name}" for module, names in other.items() for name in names if "keras.src" in name]
+    asked = {module: underscored(PACKAGE / f"{module.replace('.', '/')}.py") for module in other}
+    wrong = {module: found - UNDERSCORED.get(module, set()) for module, found in asked.items()}
+    assert not {module: found for module, found in wrong.items() if found}
+    assert not {module: names - asked[module] for module, names in UNDERSCORED.items() if names - asked[module]}
 
 
 def test_spec_core_and_routing_need_only_the_standard_library_and_numpy() -> None:

@@ -221,13 +221,15 @@ def unrouted(network: "keras.Model") -> Counter[str]:
     """Count the convolutions of a model of which there is no saying how they run, by the reason."""
     from keras import layers
 
+    from groupwise.keras_private import layers_within
+
     stock = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
     found: Counter[str] = Counter()
     for layer in _layers(network):
         if isinstance(layer, stock) and not _is_ours(layer):
             own = f"{type(layer).__name__} of Keras's own"
             found[f"{own}, which runs as Keras does; `groupwise accelerate` puts ours in its place"] += 1
-        inner = [part for part in layer._flatten_layers(include_self=False) if isinstance(part, stock)]
+        inner = [part for part in layers_within(layer, include_self=False) if isinstance(part, stock)]
         if inner:
             found[f"convolution within a {type(layer).__name__}, whose size is not known"] += len(inner)
     return found

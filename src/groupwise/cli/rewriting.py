@@ -98,11 +98,12 @@ def factorize(
     settle_backend(backend)
     from groupwise import rewrite
     from groupwise.inference.networks import load_network, read_model
+    from groupwise.keras_private import layers_within
 
     before: Any = read_model(model) if dataset is None else load_network(model)
     for text in notes:
         note(text)
-    if not any(fnmatch.fnmatch(layer.name, layers) for layer in before._flatten_layers()):
+    if not any(fnmatch.fnmatch(layer.name, layers) for layer in layers_within(before)):
         raise UserError(f"--layers {layers}: no layer has such a name; `groupwise describe {model}` lists them")
     after: Any = rewrite.dense_to_separable(before, rank, layers)
     _show(rewrite.report_of(after))

@@ -22,6 +22,7 @@ from groupwise.export.signature import SAY_SIZE, TRIED_SIZES, Signature, run_mod
 from groupwise.files import PARTIAL, expanded, writing
 from groupwise.inference.networks import model_path
 from groupwise.inference.preprocessing import prepared_image
+from groupwise.keras_private import layers_within
 from groupwise.models import create, variants
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.reading import load_model
@@ -132,7 +133,7 @@ def _network_and_source(model: Any, folder: Path, image_size: tuple[int, int] | 
             return load_model(path), path
         variant = variants()[str(model)]
         model = create(str(model), input_shape=(*image_size, variant.input_shape[2]) if image_size else None)
-    for layer in model._flatten_layers():
+    for layer in layers_within(model):
         if isinstance(layer, keras.layers.Lambda):
             raise UserError(
                 f"layer {layer.name!r} is a Lambda, a program that no file may hold: write its function as keras.ops "
@@ -157,7 +158,7 @@ def _network_and_source(model: Any, folder: Path, image_size: tuple[int, int] | 
 def _own_modules(model: keras.Model) -> list[str]:
     """Return the modules of layers that are neither Keras's nor ours: the second process imports them."""
     modules = set()
-    for layer in model._flatten_layers():
+    for layer in layers_within(model):
         kind = type(layer)
         if kind.__module__.split(".")[0] in ("keras", "groupwise"):
             continue

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from groupwise.errors import UserError
 from groupwise.export.formats import Format
+from groupwise.keras_private import calls_of, layers_within
 
 TOLERANCE = 1e-4
 # Half precision: 16 steps between two numbers of the type, since rounding adds up over the layers.
@@ -50,7 +51,7 @@ def check_types(model: keras.Model) -> None:
 
 def half_layers(model: keras.Model) -> list[Any]:
     """Return the layers that compute in float16 or bfloat16, the model's own at every depth."""
-    layers = (layer for layer in model._flatten_layers() if not _is_quantized(layer))
+    layers = (layer for layer in layers_within(model) if not _is_quantized(layer))
     return [layer for layer in layers if layer.compute_dtype in HALF_TOLERANCES]
 
 
@@ -66,7 +67,7 @@ def widen(model: keras.Model) -> None:
 
 def check_quantized(model: keras.Model, form: Format) -> None:
     """Raise UserError, naming the first, where layers are quantized and a format has no such operations."""
-    for layer in filter(_is_quantized, model._flatten_layers()):
+    for layer in filter(_is_quantized, layers_within(model)):
         if not form.quantized:
             raise UserError(
                 f"layer {layer.name!r} is quantized ({layer.dtype_policy.name}), which {form.title} cannot hold: "
@@ -85,7 +86,7 @@ def tolerances(model: keras.Model) -> dict[str, float]:
         >>> tolerances(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, dtype="mixed_bfloat16")]))
         {'outputs': 0.125, 'widened': 0.0001}
     """
-    limit = RESIZING_TOLERANCE if any(map(_resizes_integers, model._flatten_layers())) else TOLERANCE
+    limit = RESIZING_TOLERANCE if any(map(_resizes_integers, layers_within(model))) else TOLERANCE
     halves = {layer.compute_dtype for layer in half_layers(model)} | {tensor.dtype for tensor in model.outputs}
     own = max([limit, *(value for dtype, value in HALF_TOLERANCES.items() if dtype in halves)])
     rounded = {HALF_TOLERANCES["float16"] / 8 for tensor in model.outputs if tensor.dtype == "float16"}
@@ -95,7 +96,7 @@ def tolerances(model: keras.Model) -> dict[str, float]:
 def _resizes_integers(layer: Any) -> bool:
     if not isinstance(layer, keras.layers.Resizing):
         return False
-    return any("int" in tensor.dtype for node in layer._inbound_nodes for tensor in node.input_tensors)
+    return any("int" in tensor.dtype for node in calls_of(layer) for tensor in node.input_tensors)
 
 
 def relative_difference(outputs: NDArray[Any], expected: NDArray[Any]) -> float:

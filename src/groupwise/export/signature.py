@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from groupwise import keras_private
 from groupwise.errors import UserError
 from groupwise.export.precision import file_type
 
@@ -114,8 +115,9 @@ def signature_of(model: keras.Model, image_size: tuple[int, int] | None) -> Sign
 
 def structures(model: keras.Model) -> tuple[Any, Any]:
     """Return what a functional or sequential model takes and gives: a tensor, or a dict or list of one."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    return tuple(getattr(graph, name, model.inputs[0]) for name in ("_inputs_struct", "_outputs_struct"))  # type: ignore[return-value]
+    graph = keras_private.graph_of(model)
+    one = model.inputs[0]
+    return keras_private.structures(graph) if keras_private.has_calls(graph) else (one, one)
 
 
 def run_model(model: keras.Model, batches: Sequence[NDArray[Any]], dtype: str) -> NDArray[Any]:
@@ -138,6 +140,6 @@ def _last_layer(model: keras.Model) -> str:
 
 
 def _image_axes(model: keras.Model) -> tuple[int, int]:
-    formats = (getattr(layer, "data_format", None) for layer in model._flatten_layers())
+    formats = (getattr(layer, "data_format", None) for layer in keras_private.layers_within(model))
     named = next(filter(None, formats), keras.config.image_data_format())
     return (2, 3) if named == "channels_first" else (1, 2)

@@ -18,6 +18,7 @@ from groupwise.export.formats import Format, find_format
 from groupwise.export.graphs import inspect_onnx, inspect_openvino, keep_openvino_output
 from groupwise.export.precision import relative_difference, widen
 from groupwise.export.signature import SAY_SIZE, Signature, structures
+from groupwise.keras_private import layers_within
 from groupwise.models.reading import load_model
 from groupwise.rewrite import accelerate
 
@@ -76,13 +77,13 @@ def _read_model(request: dict[str, Any]) -> Any:
         importlib.import_module(module)
     model = load_model(Path(request["model"]))
     if keras.backend.backend() == "tensorflow":
-        if any(map(_is_compiled, model._flatten_layers())):
+        if any(map(_is_compiled, layers_within(model))):
             model = accelerate(model)
         framework = importlib.import_module("groupwise.backends.tensorflow.export")
         framework.use_plain_arguments()
         framework.use_plain_names(model)
     widen(model)
-    for layer in model._flatten_layers():
+    for layer in layers_within(model):
         if isinstance(layer, CONVOLUTIONS):
             layer.algorithm = "native"
     return model

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from groupwise.errors import UserError
+from groupwise.keras_private import layers_within
 from groupwise.layers import SqueezeExcite
 
 
@@ -116,7 +117,7 @@ def layer_macs(layer: keras.layers.Layer) -> int:
         return math.prod(layer.reduce.kernel.shape) + math.prod(layer.expand.kernel.shape)
     kernels = _kernels(layer)
     if not kernels:
-        if any(_kernels(inner) for inner in layer._flatten_layers(include_self=False)):
+        if any(_kernels(inner) for inner in layers_within(layer, include_self=False)):
             raise ValueError(f"layer {layer.name!r}: it is made of layers whose outputs' sizes are unknown")
         return 0
     first = getattr(layer, "data_format", None) == "channels_first"

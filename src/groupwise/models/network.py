@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state
 
+from groupwise import keras_private
 from groupwise.errors import UserError
 
 
@@ -127,11 +127,5 @@ def without_values() -> Iterator[None]:
 
     Such a network can be described, not run.
     """
-    key = "uninitialized_variables"
-    waiting = list(global_state.get_global_attribute(key) or [])
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
-    finally:
-        # Keras would give them values when the next such scope ends.
-        global_state.set_global_attribute(key, waiting)
+    with keras_private.forgetting_variables(), keras.StatelessScope(initialize_variables=False):
+        yield

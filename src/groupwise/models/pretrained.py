@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from groupwise import models
+from groupwise import keras_private, models
 from groupwise.models.form_weights import in_form
 from groupwise.models.network import Network, without_values
 from groupwise.models.registry import Variant
@@ -126,8 +126,8 @@ def _load(network: Network, published: Published) -> str | None:
         note = published.load(network, complete)
     for variable in network.variables:
         # A fresh head, and the seeds of dropout.
-        if variable._value is None:
-            variable._deferred_initialize()
+        if not keras_private.has_value(variable):
+            keras_private.initialize(variable)
     return note
 
 

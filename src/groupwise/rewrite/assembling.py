@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from groupwise import keras_private
 from groupwise.errors import UserError, first_line
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.rewrite.copying import (
@@ -61,13 +62,15 @@ def assembled(
     else:
         # Without its own __init__, which would make the old layers again.
         made = kind.__new__(kind)
-        next(base for base in kind.__mro__ if _is_of_keras(base)).__init__(made, inputs, outputs, name=model.name)
+        next(base for base in kind.__mro__ if keras_private.is_of_keras(base)).__init__(
+            made, inputs, outputs, name=model.name
+        )
     made.dtype_policy = model.dtype_policy
     gone, lost = _give_attributes(model, made, {**copies, id(model): made})
     if lost and type(made) is type(model):
         raise UserError(f"model {model.name!r}: {lost}; delete it before and set it on the new model")
     # Keras's setter would also set it for every layer.
-    made._trainable = model._trainable
+    keras_private.set_own_trainable(made, keras_private.own_trainable(model))
     return made, " ".join(filter(None, (note, *(f"Model {model.name!r}: {each}." for each in (*gone, lost) if each))))
 
 
@@ -79,7 +82,7 @@ def compile_alike(old: keras.Model, new: keras.Model, copies: Copies, keeps_laye
         new.compile_from_config(old.get_compile_config())
         return ""
     # To save it in HDF5 takes the optimizer out of this.
-    given = {"optimizer": old.optimizer, **old._compile_config.config}
+    given = {"optimizer": old.optimizer, **keras_private.compile_arguments(old)}
     given = keras.tree.map_structure(lambda value: _rebound(value, copies), given)
     try:
         optimizer = _fresh(given.pop("optimizer"))
@@ -109,7 +112,7 @@ def _kind(model: Any, outputs: Any, keeps_layers: bool, is_copy: bool) -> tuple[
         is_sequence = chain(outputs) is not None
         said = "" if is_sequence else _became(model, "Model", "its layers are no plain sequence any more")
         return (kind if is_sequence else keras.Model), said
-    if _is_of_keras(kind):
+    if keras_private.is_of_keras(kind):
         return keras.Model, ""
     if keeps_layers or is_saved_by_layers(model):
         return kind, ""
@@ -123,7 +126,7 @@ def _became(model: keras.Model, kind: str, reason: str) -> str:
 
 def is_saved_by_layers(model: keras.Model) -> bool:
     """Return whether Keras saves a functional model as its layers, rather than as a call of the class's own."""
-    if _is_of_keras(type(model)) or isinstance(model, Network | RewrittenNetwork):
+    if keras_private.is_of_keras(type(model)) or isinstance(model, Network | RewrittenNetwork):
         return True
     try:
         return "layers" in model.get_config()
@@ -135,11 +138,11 @@ def chain(outputs: Any) -> list[Any] | None:
     """Return the layers from the input to an output that each read just the one before; None where they do not."""
     layers: list[Any] = []
     while isinstance(outputs, keras.KerasTensor):
-        operation, index, _ = outputs._keras_history
+        operation, index, _ = keras_private.origin_of(outputs)
         layers.insert(0, operation)
         if isinstance(operation, keras.layers.InputLayer):
             return layers
-        node = operation._inbound_nodes[index]
+        node = keras_private.calls_of(operation)[index]
         if not isinstance(operation, keras.layers.Layer) or len(node.outputs) != 1 or not _is_call_of_one(node):
             return None
         outputs = node.input_tensors[0]
@@ -157,9 +160,7 @@ def _is_call_of_one(node: Node) -> bool:
 def _sequence(kind: Any, model: Any, inputs: Any, outputs: Any) -> Any:
     made = kind.__new__(kind)
     keras.Sequential.__init__(made, name=model.name)
-    made._layers.extend(chain(outputs) or [])
-    # To add the layers one by one would call them again, so that layer.output were another graph's.
-    made._functional, made.built = keras.Model(inputs, outputs), True
+    keras_private.fill_sequence(made, chain(outputs) or [], keras.Model(inputs, outputs))
     return made
 
 
@@ -260,12 +261,10 @@ def _give_optimizer_settings(old: keras.Model, new: keras.Model, keeps_layers: b
         is_setting = is_plain_data(value) and not name.startswith("_") and name != "built"
         if is_setting and not is_equal(vars(after).get(name), value):
             setattr(after, name, plain_copy(value))
-    pattern = vars(before).get("_exclude_from_weight_decay_pattern")
-    names = {before._var_key(variable): place for place, variable in enumerate(old.variables)}
-    excluded = [names[key] for key in vars(before).get("_exclude_from_weight_decay", ()) if key in names]
+    excluded, pattern = keras_private.without_weight_decay(before, old.variables)
     if pattern is not None or excluded:
         after.exclude_from_weight_decay([new.variables[place] for place in excluded if keeps_layers])
-        after._exclude_from_weight_decay_pattern = pattern
+        keras_private.set_weight_decay_pattern(after, pattern)
     if not excluded or keeps_layers:
         return ""
     return "The optimizer's weight decay leaves out no single variables any more: they are others now."
@@ -276,7 +275,7 @@ def _give_optimizer_state(old: keras.Model, new: keras.Model, keeps_layers: bool
     if not keeps_layers:
         return anew
     # What the old one was built for need not be what is trainable now.
-    trained = getattr(old.optimizer, "inner_optimizer", old.optimizer)._trainable_variables
+    trained = keras_private.built_for(getattr(old.optimizer, "inner_optimizer", old.optimizer))
     places = {id(variable): place for place, variable in enumerate(old.variables)}
     if any(id(variable) not in places for variable in trained):
         return anew
@@ -287,7 +286,3 @@ def _give_optimizer_state(old: keras.Model, new: keras.Model, keeps_layers: bool
     for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):
         hand_over(before, after)
     return ""
-
-
-def _is_of_keras(kind: type) -> bool:
-    return kind.__module__.startswith("keras.")

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from groupwise import keras_private
 from groupwise.errors import UserError, first_line
 from groupwise.rewrite.twins import TWINS
 
@@ -33,7 +34,13 @@ def copied(layer: Any, kind: Any = None, **settings: Any) -> Any:
     kind = kind or type(layer)
     try:
         if kind is keras.layers.Lambda:  # Keras makes no function of a file's again, and need not
-            made = kind(layer.function, layer._output_shape, layer.mask, layer.arguments, dtype=layer.dtype_policy)
+            made = kind(
+                layer.function,
+                keras_private.lambda_output_shape(layer),
+                layer.mask,
+                layer.arguments,
+                dtype=layer.dtype_policy,
+            )
         else:
             made = kind.from_config({**config_of(layer), **settings})
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -129,12 +136,12 @@ def put_within(inner: Any, ours: Any) -> None:
 
 def _parts(layer: Any) -> list[Any]:
     """Return the layer and all within it, outer ones first."""
-    return list(layer._flatten_layers())
+    return keras_private.layers_within(layer)
 
 
 def _give_settings(before: Any, after: Any) -> None:
     # The setter passes the value on to the layers within, which come later and have their own.
-    after.trainable = before._trainable
+    after.trainable = keras_private.own_trainable(before)
     if after.dtype_policy != before.dtype_policy:
         after.dtype_policy = before.dtype_policy
     if TWINS.get(type(after)) is type(before):
@@ -225,8 +232,7 @@ def attributes_of_models() -> frozenset[str]:
     models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
     for model in models:
         model.compile("sgd", "mse", metrics=["mae"])
-    # The last one is how a model runs joined calls.
-    run = ("history", "stop_evaluating", "stop_predicting", "_jax_state", "_run_through_graph")
+    run = ("history", "stop_evaluating", "stop_predicting", *keras_private.RUN_STATE)
     return frozenset(name for model in models for name in attributes(model)) | {"metadata", "architecture", *run}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from groupwise.keras_private import layers_within
 from groupwise.rewrite.changes import Change, Left, Report
 from groupwise.rewrite.copying import copied, put_within
 from groupwise.rewrite.graph import Graph, Node, Tensor
@@ -60,7 +61,7 @@ def within(layer: Any, report: Report) -> None:
 
     They stay where they are and keep their weights: a layer of ours differs from Keras's in its methods alone.
     """
-    inside = layer._flatten_layers(include_self=False)
+    inside = layers_within(layer, include_self=False)
     found = [inner for inner in inside if OURS.get(type(inner)) in CONVOLUTIONS and not objection(inner)]
     for inner in found:
         report.changes.append(Change(f"{layer.name}/{inner.name}", described(inner), OURS[type(inner)].__name__))

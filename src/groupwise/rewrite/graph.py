@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from groupwise import keras_private
 from groupwise.errors import UserError
 
 Node: TypeAlias = Any  # of Keras: one call of an operation, with its arguments and outputs
@@ -21,7 +22,7 @@ def functional(model: keras.Model) -> Any:
     Raises:
         UserError: the model has none: it is a subclass with a program for `call`, or a sequential one not built.
     """
-    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    graph = keras_private.graph_of(model)
     if graph is None:
         raise UserError(f"model {model.name!r}: it has no layers' shapes yet; give it a keras.Input, or call build()")
     if not is_graph(graph):
@@ -43,7 +44,7 @@ class Graph:
 
     def __init__(self, model: keras.Model) -> None:
         own = functional(model)
-        depths = own._nodes_by_depth
+        depths = keras_private.calls_by_depth(own)
         self.nodes: list[Node] = [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
         self.nodes = _in_order([node for node in self.nodes if node.operation and not node.is_input])
         self.inputs, self.outputs = list(own.inputs), list(own.outputs)
@@ -90,7 +91,7 @@ def _in_order(nodes: Sequence[Node]) -> list[Node]:
     made_by = {id(tensor): node for node in nodes for tensor in node.outputs}
     known = {id(node) for node in nodes}
     for node in nodes:
-        calls = [call for call in node.operation._inbound_nodes if id(call) in known]
+        calls = [call for call in keras_private.calls_of(node.operation) if id(call) in known]
         before[id(node)] = [made_by[id(tensor)] for tensor in node.input_tensors if id(tensor) in made_by]
         before[id(node)] += calls[: next(place for place, call in enumerate(calls) if call is node)][-1:]
     ordered: dict[int, Node] = {}
@@ -142,9 +143,9 @@ def models_within(model: keras.Model) -> Iterator[keras.Model]:
 
 def is_graph(operation: Any) -> bool:
     """Return whether an operation is a model whose calls can be followed."""
-    if not isinstance(operation, keras.Model) or not type(operation).call.__module__.startswith("keras."):
+    if not isinstance(operation, keras.Model) or not keras_private.is_of_keras(type(operation).call):
         return False  # a subclass with a program of its own
-    return hasattr(getattr(operation, "_functional", operation), "_nodes_by_depth")
+    return keras_private.has_calls(keras_private.graph_of(operation))
 
 
 def is_plain(node: Node) -> bool:
@@ -161,11 +162,11 @@ def relu_of(node: Node) -> str | None:
         return _RELU.get(operation.max_value) if plain else None
     if type(operation) is keras.layers.Activation:
         return _RELU_FUNCTIONS.get(operation.activation)
-    if type(operation).__module__.startswith("keras."):
+    if keras_private.is_of_keras(type(operation)):
         return _RELU_OPERATIONS.get(type(operation).__name__)
     return None
 
 
 def is_addition(node: Node) -> bool:
     """Return whether a call adds up tensors: Keras's Add layer, or `+`."""
-    return type(node.operation).__name__ == "Add" and type(node.operation).__module__.startswith("keras.")
+    return type(node.operation).__name__ == "Add" and keras_private.is_of_keras(type(node.operation))

@@ -12,12 +12,10 @@ from typing import Any
 
 import keras
 
-from groupwise import layers
+from groupwise import keras_private, layers
 from groupwise.rewrite.graph import Graph, Node, Tensor, functional, is_addition, is_plain, models_within, relu_of
 from groupwise.rewrite.twins import CONVOLUTIONS, is_stock, objection, ours_for
 
-RUN = "_run_through_graph"
-"""How Keras runs a functional model; `run_joined` puts a method of its own before the class's."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -100,14 +98,14 @@ def run_joined(model: keras.Model) -> list[Join]:
         here = [join for join in joins(part) if not is_stock(join.head.operation)]
         if here:
             own = functional(part)
-            object.__setattr__(own, RUN, _Run(own, here))
+            keras_private.replace_run(own, _Run(own, here))
             ready += here
     return ready
 
 
 def joined(model: keras.Model) -> list[Join]:
     """Return what a model, and those within it, run as one."""
-    runs = [vars(functional(part)).get(RUN) for part in models_within(model)]
+    runs = [keras_private.replaced_run(functional(part)) for part in models_within(model)]
     return [join for run in runs if run is not None for join in run.joins]
 
 
@@ -187,8 +185,7 @@ class _Run:
     def __call__(self, inputs: Any, operation_fn: Callable[[Any], Any] = lambda op: op, call_fn: Any = None) -> Any:
         arrays = keras.tree.flatten(inputs)
         if call_fn is not None or any(isinstance(x, keras.KerasTensor) for x in arrays):
-            own = getattr(type(self.model), RUN)
-            return own(self.model, inputs, operation_fn, *([] if call_fn is None else [call_fn]))
+            return keras_private.run_graph(self.model, inputs, operation_fn, call_fn)
         apart = {id(join) for join in self.joins if not join.still_holds()}
         values = dict(zip(map(id, self.model.inputs), arrays, strict=True))
         for node in self.nodes:
@@ -201,4 +198,4 @@ class _Run:
                 arguments, keywords = node.arguments.fill_in(values)
                 outputs = operation_fn(node.operation)(*arguments, **keywords)
             values |= zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=False)
-        return keras.tree.map_structure(lambda x: values[id(x)], self.model._outputs_struct)
+        return keras.tree.map_structure(lambda x: values[id(x)], keras_private.structures(self.model)[1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from groupwise import keras_private
 from groupwise.errors import UserError
 from groupwise.rewrite.assembling import assembled, compile_alike, input_like, is_saved_by_layers
 from groupwise.rewrite.changes import Change, Gone, Left, Report, attach, report_of
@@ -132,7 +133,8 @@ class Rewriter:
         graph, own = Graph(model), functional(model)
         claims = self._match(graph)
         keeps_layers = all(claim.is_drop_in for claim in claims.values())
-        inputs = keras.tree.map_structure(self._input, own._inputs_struct)
+        input_structure, output_structure = keras_private.structures(own)
+        inputs = keras.tree.map_structure(self._input, input_structure)
         tensors = dict(zip(map(id, own.inputs), keras.tree.flatten(inputs), strict=True))
         outer, self.uses_twins = self.uses_twins, keeps_layers and not is_saved_by_layers(model)
         for node in self._needed(graph, claims):
@@ -143,7 +145,7 @@ class Rewriter:
             else:
                 tensors[id(node.outputs[0])] = replacement.build(partial(_of, tensors))
         self.uses_twins = outer
-        outputs = keras.tree.map_structure(lambda x: tensors[id(x)], own._outputs_struct)
+        outputs = keras.tree.map_structure(lambda x: tensors[id(x)], output_structure)
         copies = {**self._copies, **tensors}
         rewritten, note = assembled(model, inputs, outputs, copies, keeps_layers, is_copy=not claims)
         self._keeps_layers &= keeps_layers
@@ -151,7 +153,7 @@ class Rewriter:
         return rewritten
 
     def _input(self, tensor: Tensor) -> Tensor:
-        layer = tensor._keras_history.operation
+        layer = keras_private.origin_of(tensor)[0]
         return self.once(layer, lambda: input_like(layer)).output
 
     def _match(self, graph: Graph) -> dict[int, Replacement]:
@@ -201,7 +203,9 @@ def _check_ties(model: keras.Model) -> None:
     for operation in operations.values():
         if is_graph(operation) or not isinstance(operation, keras.layers.Layer):
             continue
-        inner = {id(layer): layer for layer in operation._flatten_layers(include_self=False) if layer.variables}
+        inner = {
+            id(layer): layer for layer in keras_private.layers_within(operation, include_self=False) if layer.variables
+        }
         for layer in inner.values():
             if id(layer) in taken:
                 raise UserError(

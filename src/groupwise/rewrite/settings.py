@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from groupwise.keras_private import own_trainable_variables
 from groupwise.rewrite.graph import Graph, Node
 
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
@@ -31,7 +32,7 @@ def objection_to_new_values(layer: Any, keeps_outputs: bool = False) -> str | No
 def objection_to_variables(layer: Any) -> str | None:
     """Return which setting of a variable's own, not of its layer, says that it must stay what it is, or None."""
     for variable in layer.variables:
-        if any(variable is own for own in layer._trainable_variables) and variable.trainable != layer.trainable:
+        if any(variable is own for own in own_trainable_variables(layer)) and variable.trainable != layer.trainable:
             return f"its {variable.name} is frozen, or trained, by itself"
         for kind in ("regularizer", "constraint"):
             value = getattr(variable, kind, None)

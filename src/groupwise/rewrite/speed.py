@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from groupwise import keras_private
 from groupwise.errors import UserError
 from groupwise.rewrite.rebuild import Rewriter
 
@@ -56,9 +57,7 @@ def measure(before: keras.Model, after: keras.Model, batch_size: int = 8, rounds
     arrays = [
         random.normal(size=(batch_size, *shape)).astype(x.dtype) for shape, x in zip(shapes, before.inputs, strict=True)
     ]
-    given = keras.tree.pack_sequence_as(
-        before._functional.input if isinstance(before, keras.Sequential) else before.input, arrays
-    )
+    given = keras.tree.pack_sequence_as(keras_private.graph_of(before).input, arrays)
     sides = [Rewriter().rewrite(model) for model in (before, after)]
     inference = _ratio([partial(side.predict_on_batch, given) for side in sides], rounds)
     targets = keras.tree.map_structure(lambda y: np.zeros(np.shape(y), "float32"), sides[1].predict_on_batch(given))

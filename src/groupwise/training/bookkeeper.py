@@ -15,6 +15,7 @@ from groupwise.data import ImageBatches
 from groupwise.files import replace_file
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.inference.run_folder import DIGITS, RunFolder, copy_file
+from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe
 from groupwise.training.diverging import StopTraining, check_loss, check_weights
@@ -155,7 +156,7 @@ def swap_average(network: Network) -> None:
 
     Files are saved exchanged, so that the weights in them are the averaged ones.
     """
-    averages = network.optimizer._model_variables_moving_average
+    averages = moving_averages(network.optimizer)
     for variable, average in zip(network.trainable_variables, averages, strict=True):
         # Copied, since PyTorch's arrays are views of the variables.
         value = np.array(ops.convert_to_numpy(variable))

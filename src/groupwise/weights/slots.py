@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from groupwise import keras_private
 from groupwise.layers import DepthwiseConv2D, SeparableConv2D, SqueezeExcite
 from groupwise.weights.reading import Layout
 
@@ -68,11 +69,10 @@ class Slot:
 
 def give(variable: Any, value: Array) -> None:
     """Make an array the value of a Keras variable, also of one that was built without any."""
-    if variable._value is not None:
+    if keras_private.has_value(variable):
         variable.assign(value)
-        return
-    variable._initializer = lambda _shape, dtype: keras.ops.convert_to_tensor(value, dtype)
-    variable._deferred_initialize()
+    else:
+        keras_private.initialize(variable, lambda _shape, dtype: keras.ops.convert_to_tensor(value, dtype))
 
 
 def in_order(view: Array) -> Array:

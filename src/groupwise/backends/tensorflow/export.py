@@ -8,8 +8,9 @@ from typing import Any
 from unittest import mock
 
 import tensorflow as tf
-from keras.src.backend.tensorflow import numpy
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from groupwise import keras_private
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_./-]|^[_/-]")
 Inspection = tuple[list[int], Callable[[Any], Any]]
@@ -17,6 +18,7 @@ Inspection = tuple[list[int], Callable[[Any], Any]]
 
 def use_plain_arguments() -> None:
     """Let Keras's argmax and argmin be one operation each; its own ask for the bits of zeros, which LiteRT cannot."""
+    numpy = keras_private.tensorflow_operations()
 
     def plain(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
@@ -35,10 +37,10 @@ def plain_name(name: str) -> str:
 
 def use_plain_names(model: Any) -> None:
     """Give layers and variables names that TensorFlow allows in a graph, where others are as good."""
-    for layer in model._flatten_layers():
+    for layer in keras_private.layers_within(model):
         layer.name = plain_name(layer.name)
     for variable in model.variables:
-        variable.value._handle_name = plain_name(variable.path) + ":0"
+        keras_private.name_in_graphs(variable, plain_name(variable.path))
 
 
 def inspect_savedmodel(path: Path) -> Inspection:

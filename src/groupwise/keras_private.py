@@ -1,0 +1,252 @@
+"""Every private name of Keras that this package uses: what for, the public way that is missing, and the versions.
+
+Nothing else here imports `keras.src` or reads an attribute of Keras's that begins with an underscore. When a new Keras
+breaks one of these, `tests/test_keras_private.py` says which. All were seen with Keras 3.12 to 3.15, unless a function
+says otherwise.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+
+RUN_STATE = ("_jax_state", "_run_through_graph")
+"""Attributes that a model has once it ran: its values during an epoch on JAX, and what `replace_run` puts there.
+
+Missing: a list of the attributes that are Keras's own.
+"""
+
+# Layers
+
+
+def layers_within(layer: Any, include_self: bool = True) -> list[Any]:
+    """Return a layer and all layers within it, outer ones first: `Layer._flatten_layers`.
+
+    Missing: the layers that a layer, rather than a model, is made of.
+    """
+    return list(layer._flatten_layers(include_self=include_self))
+
+
+def own_trainable(layer: Any) -> bool:
+    """Return what a layer's `trainable` was set to: `Layer._trainable`.
+
+    Missing: a getter that does not look at the layers within.
+    """
+    return bool(layer._trainable)
+
+
+def set_own_trainable(layer: Any, value: bool) -> None:
+    """Set a layer's `trainable` and leave the layers within alone: `Layer._trainable`.
+
+    Missing: a setter that does not go through all layers within.
+    """
+    layer._trainable = value
+
+
+def own_trainable_variables(layer: Any) -> list[Any]:
+    """Return the variables that a layer itself made as trainable, frozen or not: `Layer._trainable_variables`.
+
+    Missing: `trainable_variables` leaves out what is frozen, and adds what the layers within have.
+    """
+    return list(layer._trainable_variables)
+
+
+def lambda_output_shape(layer: Any) -> Any:
+    """Return the `output_shape` that a `keras.layers.Lambda` was given: `Lambda._output_shape`.
+
+    Missing: the layer's configuration has it, but only together with the function as code.
+    """
+    return layer._output_shape
+
+
+def is_of_keras(kind: type | Callable[..., Any]) -> bool:
+    """Return whether a class or function is Keras's own, by its module: `keras.src...`.
+
+    Missing: what a class is exported as.
+    """
+    return kind.__module__.startswith("keras.")
+
+
+# Graphs of calls
+
+
+def graph_of(model: keras.Model) -> Any:
+    """Return the functional model behind a sequential one, None before it is built: `Sequential._functional`.
+
+    Any other model is returned itself. Missing: the graph of a sequential model.
+    """
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def has_calls(graph: Any) -> bool:
+    """Return whether something is a functional model, whatever its class: it has `Functional._nodes_by_depth`.
+
+    Missing: a public name of the class `Functional`.
+    """
+    return hasattr(graph, "_nodes_by_depth")
+
+
+def calls_by_depth(graph: Any) -> dict[int, list[Any]]:
+    """Return a functional model's calls by their distance from the outputs: `Functional._nodes_by_depth`.
+
+    A call is a `keras.src.ops.node.Node`, with `operation`, `arguments`, `input_tensors`, `outputs` and `is_input`.
+    Missing: the calls; `operations` names each layer once, however often it is called.
+    """
+    calls: dict[int, list[Any]] = graph._nodes_by_depth
+    return calls
+
+
+def calls_of(operation: Any) -> list[Any]:
+    """Return all calls of an operation on symbolic tensors, in order: `Operation._inbound_nodes`.
+
+    Missing: `Operation.input` and `output` know the first call alone.
+    """
+    return list(operation._inbound_nodes)
+
+
+def origin_of(tensor: keras.KerasTensor) -> tuple[Any, int, int]:
+    """Return the operation that made a symbolic tensor, by which of its calls, as which output: `_keras_history`.
+
+    Missing: the way from a tensor to its maker.
+    """
+    operation, call, output = tensor._keras_history
+    return operation, call, output
+
+
+def structures(graph: Any) -> tuple[Any, Any]:
+    """Return a functional model's inputs and outputs as it was given them: `_inputs_struct`, `_outputs_struct`.
+
+    Missing: `Model.inputs` and `outputs` are flat lists, whatever dictionaries the model takes and gives.
+    """
+    return graph._inputs_struct, graph._outputs_struct
+
+
+def fill_sequence(sequence: keras.Sequential, layers: Sequence[Any], graph: keras.Model) -> None:
+    """Make a graph that exists an empty sequential model's: `Sequential._layers`, `Sequential._functional`.
+
+    Missing: `Sequential.add` calls each layer again, so that `layer.output` becomes a tensor of another graph.
+    """
+    sequence._layers.extend(layers)
+    sequence._functional, sequence.built = graph, True
+
+
+def replace_run(graph: Any, run: Callable[..., Any]) -> None:
+    """Let `run(inputs, operation_fn, call_fn)` be how a functional model runs: `Functional._run_through_graph`.
+
+    Missing: a way to run a functional model otherwise that keeps its class, its graph and its file.
+    """
+    object.__setattr__(graph, "_run_through_graph", run)
+
+
+def replaced_run(graph: Any) -> Any:
+    """Return what `replace_run` gave a functional model, or None."""
+    return vars(graph).get("_run_through_graph")
+
+
+def run_graph(graph: Any, inputs: Any, operation_fn: Callable[[Any], Any], call_fn: Any = None) -> Any:
+    """Run a functional model as its class does, whatever `replace_run` gave it: `Functional._run_through_graph`."""
+    return type(graph)._run_through_graph(graph, inputs, operation_fn, call_fn)
+
+
+# Variables
+
+
+def has_value(variable: Any) -> bool:
+    """Return whether a variable has a value yet: `Variable._value`.
+
+    Missing: to ask for `Variable.value` of one without raises, or makes one.
+    """
+    return variable._value is not None
+
+
+def initialize(variable: Any, initializer: Callable[..., Any] | None = None) -> None:
+    """Give a variable without a value one, of another initializer or its own: `Variable._deferred_initialize`.
+
+    Missing: Keras does this for all variables at once, when the outermost scope ends.
+    """
+    if initializer is not None:
+        variable._initializer = initializer
+    variable._deferred_initialize()
+
+
+@contextlib.contextmanager
+def forgetting_variables() -> Iterator[None]:
+    """Let Keras forget the variables that are made without values in here: `global_state`'s list of them.
+
+    Missing: without this it gives them values when the next such scope ends.
+    """
+    key = "uninitialized_variables"
+    waiting = list(global_state.get_global_attribute(key) or [])
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(key, waiting)
+
+
+def name_in_graphs(variable: Any, name: str) -> None:
+    """Give a variable on TensorFlow another name in the graphs that are traced later: `value._handle_name`.
+
+    Missing: a setter, of Keras's variable or of TensorFlow's below it.
+    """
+    variable.value._handle_name = f"{name}:0"
+
+
+# Compiling and optimizers
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """Return the objects that a model was compiled with: `Model._compile_config`.
+
+    Missing: `get_compile_config` turns them into text, which not all of them can be.
+    """
+    return dict(model._compile_config.config)
+
+
+def built_for(optimizer: Any) -> list[Any]:
+    """Return the variables that an optimizer was built for, in order: `Optimizer._trainable_variables`.
+
+    Missing: what its own variables belong to.
+    """
+    return list(optimizer._trainable_variables)
+
+
+def moving_averages(optimizer: Any) -> list[Any]:
+    """Return the averages that an optimizer with `use_ema` keeps: `Optimizer._model_variables_moving_average`.
+
+    Missing: `finalize_variable_values` overwrites the weights with them, and the weights are lost.
+    """
+    return list(optimizer._model_variables_moving_average)
+
+
+def without_weight_decay(optimizer: Any, variables: Sequence[Any]) -> tuple[list[int], Any]:
+    """Return the places of the variables that weight decay leaves out, and the pattern of names that it leaves out.
+
+    `Optimizer._exclude_from_weight_decay`, with `_var_key`, and `_exclude_from_weight_decay_pattern`. Missing: a getter
+    for what `exclude_from_weight_decay` was given.
+    """
+    places = {optimizer._var_key(variable): place for place, variable in enumerate(variables)}
+    keys = vars(optimizer).get("_exclude_from_weight_decay", ())
+    return [places[key] for key in keys if key in places], vars(optimizer).get("_exclude_from_weight_decay_pattern")
+
+
+def set_weight_decay_pattern(optimizer: Any, pattern: Any) -> None:
+    """Give an optimizer the pattern of another one: `Optimizer._exclude_from_weight_decay_pattern`.
+
+    Missing: `exclude_from_weight_decay` takes names and makes the pattern of them.
+    """
+    optimizer._exclude_from_weight_decay_pattern = pattern
+
+
+# Operations of one backend
+
+
+def tensorflow_operations() -> Any:
+    """Return the module of Keras's operations on TensorFlow, whose `argmax`, `argmin` and `signbit` can be replaced.
+
+    `keras.src.backend.tensorflow.numpy`. Missing: `keras.ops.argmax` is fixed when Keras is imported.
+    """
+    from keras.src.backend.tensorflow import numpy
+
+    return numpy
