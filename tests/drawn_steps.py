@@ -87,6 +87,8 @@ class Maker:
         size = pick.choice([1, 3, 3, 3])
         strides = pick.choice([1, 1, 1, 2]) if is_large else 1
         dilation = pick.choice([1, 1, 2]) if size == 3 and strides == 1 else 1
+        if keras.backend.backend() == "tensorflow" and keras.config.dtype_policy().name == "float64":
+            dilation = 1  # of which TensorFlow has no gradient on a CPU
         padding = pick.choice(["same", "valid"]) if is_large and dilation == 1 else "same"
         return {"kernel_size": size, "strides": strides, "dilation_rate": dilation, "padding": padding}
 

@@ -249,7 +249,7 @@ def test_tune(tiny: str, cache_folder: Path, capsys: Any, monkeypatch: pytest.Mo
 
     before = file.read_bytes()
 
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

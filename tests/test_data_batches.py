@@ -305,12 +305,12 @@ def test_images_are_decoded_at_their_full_size_for_a_test_alone():
         "batches",
         "cifar",
         "dataset",
-        "files",
+        "image_files",
         "folders",
         "images",
         "left_out",
         "samples",
-        "sources",
+        "loading",
     ],
 )
 def test_the_examples_in_the_documentation_run(name):

@@ -101,7 +101,7 @@ def test_what_is_measured_is_a_training_step(family: str) -> None:
 )
 def test_choose(spec: ConvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "HOPELESS", float("inf"))
-    choice = measuring.choose([spec, spec], backends.active.runtime(), training_step)
+    choice = measuring.choose([spec, spec], backends.active.runtime, training_step)
     runtime = backends.active.runtime()
     assert sorted(name for name, _ in choice.times) == sorted(candidates(spec, runtime))
     assert choice.built_in == explain(spec, runtime).algorithm
@@ -111,4 +111,4 @@ def test_choose(spec: ConvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_accelerator_has_nothing_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends.active, "runtime", lambda inputs=None: Runtime(BACKEND, "gpu"))
     with pytest.raises(UserError, match="only CPUs have something to choose from"):
-        measuring.choose([SPECS["narrow"][0]], backends.active.runtime(), training_step)
+        measuring.choose([SPECS["narrow"][0]], backends.active.runtime, training_step)

@@ -67,7 +67,7 @@ def test_a_shuffle_that_the_weights_cannot_have_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["classes", "edits", "files", "hub", "naming", "published", "shuffle", "slots", "sources"]
+    "name", ["imagenet", "edits", "reading", "hub", "naming", "published", "channel_orders", "slots", "locating"]
 )
 def test_the_examples_in_the_documentation_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(f"groupwise.weights.{name}")).failed == 0

@@ -107,7 +107,7 @@ def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict
         try:
             for subject, specs in subjects.items():
                 progress.update(task, description=subject)
-                choices[subject] = choose(specs, backends.active.runtime(), training_step)
+                choices[subject] = choose(specs, backends.active.runtime, training_step)
                 progress.advance(task)
         except KeyboardInterrupt:
             raise Interrupted("stopped: nothing was stored, and what was stored before is as it was") from None

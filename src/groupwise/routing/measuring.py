@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from groupwise.errors import UserError
 from groupwise.routing import tuning
@@ -51,20 +50,20 @@ def subjects(batch_size: int) -> dict[str, list[ConvSpec]]:
 
 @tuning.ignored()
 def choose(
-    specs: Iterable[ConvSpec], runtime: Runtime, step: Callable[[str, ConvSpec], Callable[[], object]]
+    specs: Iterable[ConvSpec], runtime_of: Callable[[], Runtime], step: Callable[[str, ConvSpec], Callable[[], object]]
 ) -> Choice:
     """Measure what can run all of `specs`, which are of one kind and whose sizes are known, and return the choice.
 
     What is hopelessly slow for one of them is left out.
 
     Args:
-        specs: the convolutions. runtime: where they run.
+        specs: the convolutions. runtime_of: says where they run.
         step: returns a function that runs an algorithm and its gradients once (`groupwise.ops.training_step`).
 
     Raises:
         UserError: the framework runs on an accelerator, where the routing list has one row.
     """
-    runtime = replace(runtime, tuning=None)
+    runtime = runtime_of()
     if runtime.device != "cpu":
         raise UserError(f"{runtime.framework} runs on a {runtime.device} here; only CPUs have something to choose from")
     ratios: list[Mapping[str, float]] = []
