@@ -1,0 +1,96 @@
+"""What the README and the pages show is so: their Python runs, their commands, options, names, paths and links exist."""
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+import typer
+
+import groupwise
+from groupwise.cli.application import app
+from tests.pages import PAGES, ROOT, SITE, anchors, blocks, commands, inline_code, links, name_of
+
+OTHERS = {"tensorflow", "jax", "torch"} - {keras.backend.backend()}
+# Hundreds of layers are built; a second framework is started.
+SLOW = ("docs/forms.md", "docs/export.md")
+PROGRAM: Any = typer.main.get_command(app)
+
+
+def each(pages: list[Path], *slow: str) -> list[Any]:
+    """Return the pages as parameters of a test, some of them marked slow."""
+    return [
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if name_of(page) in slow else []) for page in pages
+    ]
+
+
+@pytest.mark.parametrize("page", each([page for page in SITE if blocks(page, "python")], *SLOW))
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks(page, "python"):
+        code = compile("\n" * block.line + block.text, name_of(page), "exec")
+        if block.runs and not any(f"import {other}" in block.text for other in OTHERS):
+            exec(code, names)
+
+
+@pytest.mark.parametrize("page", each([page for page in PAGES if any(commands(page, "groupwise"))]))
+def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    for name, *arguments in commands(page, "groupwise"):
+        PROGRAM.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("page", each(PAGES))
+def test_modules_that_are_run_exist(page: Path) -> None:
+    calls = [*(" ".join(call) for call in commands(page, "python")), *inline_code(page)]
+    for call in calls:
+        for module in re.findall(r"-m ((?:benchmarks|tests)(?:\.\w+)?)", call):
+            assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("page", each(PAGES))
+def test_options_in_the_text_exist(page: Path) -> None:
+    for code in inline_code(page):
+        program, name, *words = [*code.split(), "", ""]
+        if program == "groupwise" and name and "|" not in code:
+            assert name in PROGRAM.commands, code
+            known = {option for parameter in PROGRAM.commands[name].params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= known, code
+
+
+@pytest.mark.parametrize("page", each(PAGES))
+def test_names_in_the_text_exist(page: Path) -> None:
+    for code in inline_code(page):
+        match = re.match(r"groupwise((?:\.[A-Za-z_]\w*)+)", code)
+        if match:
+            value: Any = groupwise
+            for name in match[1].split(".")[1:]:
+                value = getattr(value, name, None) or importlib.import_module(f"{value.__name__}.{name}")
+
+
+@pytest.mark.parametrize("page", each(PAGES))
+def test_paths_in_the_text_exist(page: Path) -> None:
+    for code in inline_code(page):
+        if re.match(r"(?:benchmarks|csrc|docs|src|tests)/[\w./-]+$", code):
+            assert (ROOT / code).exists(), code
+
+
+@pytest.mark.parametrize("page", each(PAGES))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "docs/api").glob("*.md") if path.stem != "index"))
+def test_every_public_name_is_documented(module: str) -> None:
+    page = (ROOT / f"docs/api/{module}.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE))
+    assert documented >= set(getattr(importlib.import_module(f"groupwise.{module}"), "__all__", ()))
