@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 SITE = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*SITE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").rglob("*.md"))]
 
-_FENCE = re.compile(r"(?P<before>[^\n]*)\n+^[ ]*```(?P<language>[^\n]*)\n(?P<text>.*?)^[ ]*```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"(?P<before>[^\n]*)\n+^[ ]*```(?P<language>[^\n]*)\n(?P<text>.*?)^[ ]*```$", re.DOTALL | re.MULTILINE
+)
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"(?<!`)`(?P<code>[^`\n]+)`(?!`)")
 

@@ -1,8 +1,9 @@
-"""What the README and the pages show is so: their Python runs, their commands, options, names, paths and links exist."""
+"""What the README and the pages show is so: Python runs, commands, options, names, paths and links exist."""
 
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,29 @@ import groupwise
 from groupwise.cli.application import app
 from tests.pages import PAGES, ROOT, SITE, anchors, blocks, commands, inline_code, links, name_of
 
+API = sorted(path for path in (ROOT / "docs/api").glob("*.md") if path.stem != "index")
 OTHERS = {"tensorflow", "jax", "torch"} - {keras.backend.backend()}
-# Hundreds of layers are built; a second framework is started.
-SLOW = ("docs/forms.md", "docs/export.md")
 PROGRAM: Any = typer.main.get_command(app)
 
-
-def each(pages: list[Path], *slow: str) -> list[Any]:
-    """Return the pages as parameters of a test, some of them marked slow."""
-    return [
-        pytest.param(page, id=name_of(page), marks=[pytest.mark.slow] if name_of(page) in slow else []) for page in pages
-    ]
+# Operations are shown on every backend, the rest on one.
+OPERATIONS = ("docs/grouped.md", "docs/separable.md", "docs/shuffle.md")
+# Hundreds of layers are built; a second framework is started.
+SLOW = ("docs/forms.md", "docs/export.md")
 
 
-@pytest.mark.parametrize("page", each([page for page in SITE if blocks(page, "python")], *SLOW))
+def each(pages: Iterable[Path]) -> list[Any]:
+    """Return the pages as parameters of a test."""
+    return [pytest.param(page, id=name_of(page)) for page in pages]
+
+
+def each_that_runs() -> list[Any]:
+    """Return the pages with Python on them as parameters of a test, with their marks."""
+    pages = [page for page in SITE if blocks(page, "python")]
+    marks = {name: [pytest.mark.once, pytest.mark.slow] for name in SLOW} | {name: [] for name in OPERATIONS}
+    return [pytest.param(page, id=name_of(page), marks=marks.get(name_of(page), [pytest.mark.once])) for page in pages]
+
+
+@pytest.mark.parametrize("page", each_that_runs())
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -37,13 +47,15 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             exec(code, names)
 
 
-@pytest.mark.parametrize("page", each([page for page in PAGES if any(commands(page, "groupwise"))]))
+@pytest.mark.once
+@pytest.mark.parametrize("page", each(page for page in PAGES if any(commands(page, "groupwise"))))
 def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
     for name, *arguments in commands(page, "groupwise"):
         PROGRAM.commands[name].make_context(name, arguments)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", each(PAGES))
 def test_modules_that_are_run_exist(page: Path) -> None:
     calls = [*(" ".join(call) for call in commands(page, "python")), *inline_code(page)]
@@ -52,6 +64,7 @@ def test_modules_that_are_run_exist(page: Path) -> None:
             assert importlib.util.find_spec(module), module
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", each(PAGES))
 def test_options_in_the_text_exist(page: Path) -> None:
     for code in inline_code(page):
@@ -62,6 +75,7 @@ def test_options_in_the_text_exist(page: Path) -> None:
             assert {word for word in words if word.startswith("--")} <= known, code
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", each(PAGES))
 def test_names_in_the_text_exist(page: Path) -> None:
     for code in inline_code(page):
@@ -72,6 +86,7 @@ def test_names_in_the_text_exist(page: Path) -> None:
                 value = getattr(value, name, None) or importlib.import_module(f"{value.__name__}.{name}")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", each(PAGES))
 def test_paths_in_the_text_exist(page: Path) -> None:
     for code in inline_code(page):
@@ -79,18 +94,18 @@ def test_paths_in_the_text_exist(page: Path) -> None:
             assert (ROOT / code).exists(), code
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", each(PAGES))
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links(page):
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
         assert target.exists(), link
-        if anchor:
-            assert anchor in anchors(target), link
+        assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "docs/api").glob("*.md") if path.stem != "index"))
-def test_every_public_name_is_documented(module: str) -> None:
-    page = (ROOT / f"docs/api/{module}.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE))
-    assert documented >= set(getattr(importlib.import_module(f"groupwise.{module}"), "__all__", ()))
+@pytest.mark.once
+@pytest.mark.parametrize("page", each(API))
+def test_every_public_name_is_documented(page: Path) -> None:
+    documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert documented >= set(getattr(importlib.import_module(f"groupwise.{page.stem}"), "__all__", ()))

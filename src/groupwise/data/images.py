@@ -169,7 +169,7 @@ def prepare_image(
         offset: where the crop begins if half a pixel is left over: at the "even" pixel, or the one further "down".
 
     Returns:
-        A uint8 array of shape (*image_size, channels).
+        uint8, (height, width, channels), of `image_size`.
 
     Example:
         >>> prepare_image(np.zeros((100, 200, 3), np.uint8), (56, 56)).shape
