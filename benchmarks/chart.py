@@ -1,4 +1,4 @@
-"""The README's bar chart, from the tables of the result files: `python -m benchmarks.chart`.
+"""The bar chart of docs/speed.md, from the tables of the result files: `python -m benchmarks.chart`.
 
 python -m benchmarks.chart [--models FILE] [--kernels FILE] [--output PNG]
 """

@@ -25,11 +25,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Where it fits, the C core or the framework's fused operation computes it: images of (batch, height, width, channels)
     with gamma and beta. Weights and moving statistics are Keras's (biased variance, `momentum` the share that stays),
-    but in half precision the moving statistics are float32 all the same.
+    but in half precision the moving statistics are float32 all the same. All other arguments are Keras's, with their
+    defaults.
 
     Args:
-        activation: as for Keras's layers; None for none. fused: False runs Keras's own operations.
-        All other arguments: Keras's, with their defaults.
+        activation: as for Keras's layers; None for none.
+        fused: False runs Keras's own operations.
 
     Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None, and `then`
         ("relu", "relu6"), which stands for a linear activation in this call.

@@ -82,10 +82,11 @@ def _finish(outputs: Any, bias: Any, residual: Any, activation: str | None, data
 class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
     """`keras.layers.Conv2D`, whose grouped form never goes through a forced XLA compilation.
 
+    All other arguments are Keras's, with their defaults.
+
     Args:
         padding: "same", "valid" or ((top, bottom), (left, right)).
         algorithm: as for `groupwise.ops.grouped_conv2d`.
-        All other arguments: Keras's, with their defaults.
 
     Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise. `call`
     also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With ReLU, ReLU6

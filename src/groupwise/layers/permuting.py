@@ -16,7 +16,8 @@ class PermuteChannels(keras.layers.Layer):
     """Put the channels into another order: output channel i is input channel `order[i]`.
 
     Args:
-        order: every channel's number once. data_format: "channels_last", "channels_first" or None for Keras's setting.
+        order: every channel's number once.
+        data_format: "channels_last", "channels_first" or None for Keras's setting.
 
     Raises:
         ValueError: where `order` is no permutation.

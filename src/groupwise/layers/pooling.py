@@ -73,10 +73,11 @@ class _Pooling2D:
 class MaxPooling2D(_Pooling2D, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` that also takes explicit padding, never chosen as the maximum.
 
+    All other arguments are Keras's, with their defaults.
+
     Args:
         padding: "same", "valid" or ((top, bottom), (left, right)).
         algorithm: "auto" (the C core where it can), "native" (the framework's own) or "core".
-        All other arguments: Keras's, with their defaults.
 
     Raises:
         ValueError: where an argument is not one of its values; for "core", in a call, where the core cannot pool.

@@ -14,7 +14,8 @@ class ChannelShuffle(keras.layers.Layer):
     """ShuffleNet's channel shuffle as a layer: `groupwise.ops.channel_shuffle`.
 
     Args:
-        groups: a divisor of the channels. inverse: whether to undo the shuffle.
+        groups: a divisor of the channels.
+        inverse: whether to undo the shuffle.
         data_format: "channels_last", "channels_first" or None for Keras's setting.
 
     Examples:

@@ -40,7 +40,8 @@ def grouped_conv2d(
         algorithm: "auto" (the routing list decides), "native", "core" (the C core), "depthwise_sum", "split_concat",
             "block_diagonal", "blocks", "matmul" (1x1 kernels) or "shifted_sum" (depthwise kernels): all give the same
             sums.
-        bias: (out_channels,), or None. residual: of the outputs' shape, in the inputs' data format, or None.
+        bias: (out_channels,), or None.
+        residual: of the outputs' shape, in the inputs' data format, or None.
         activation: "relu", "relu6", or "linear" or None for none.
 
     Returns:
@@ -101,10 +102,10 @@ def depthwise_conv2d(
 ) -> Any:
     """Convolve every channel with its own `depth_multiplier` filters: a grouped convolution of groups of one.
 
+    All other arguments are those of `grouped_conv2d`.
+
     Args:
-        inputs: as for `grouped_conv2d`.
         kernel: (kernel height, kernel width, in_channels, depth_multiplier).
-        Others: as for `grouped_conv2d`.
 
     Returns:
         (batch, out height, out width, in_channels * depth_multiplier); filter r of channel q gives channel
@@ -154,7 +155,8 @@ def separable_conv2d(
         inputs: as for `grouped_conv2d`.
         depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
         pointwise_kernel: (1, 1, in_channels * M, out_channels).
-        strides, padding, dilation_rate: of the depthwise step. data_format: as for `grouped_conv2d`.
+        strides, padding, dilation_rate: of the depthwise step.
+        data_format: as for `grouped_conv2d`.
         algorithm: as for `grouped_conv2d`, of both steps: it must be able to compute both.
         bias, residual, activation: as for `grouped_conv2d`, after the second step.
 
@@ -191,7 +193,8 @@ def explain_routing(
     Args:
         input_shape: (batch, height, width, in_channels); None where unknown.
         kernel_shape: (kernel height, kernel width, in_channels // groups, out_channels).
-        groups, strides, padding, dilation_rate: as for `grouped_conv2d`. dtype: of inputs and kernel.
+        groups, strides, padding, dilation_rate: as for `grouped_conv2d`.
+        dtype: of inputs and kernel.
 
     Returns:
         A `Routing`: `.algorithm`, `.reason`, `.passed_over`; its text is a short table.

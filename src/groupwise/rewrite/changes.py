@@ -42,7 +42,8 @@ class Report:
     """What a rewrite did; its text is a table.
 
     Attributes:
-        changes: what was rewritten. left: what was not.
+        changes: what was rewritten.
+        left: what was not.
         gone: the layers whose values cannot be asked for by name any more.
         notes: what else is to be known.
     """

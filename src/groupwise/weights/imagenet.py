@@ -64,7 +64,8 @@ def class_names_of(config: Mapping[str, Any], num_classes: int | None, family: s
 
     Args:
         config: timm's, as the hub has it.
-        num_classes: of the file's head. family: of the network.
+        num_classes: of the file's head.
+        family: of the network.
     """
     labels = config.get("label_names", config.get("pretrained_cfg", config).get("label_names"))
     if isinstance(labels, list) and len(labels) == num_classes and len(set(map(str, labels))) == num_classes:

@@ -25,7 +25,8 @@ class Published:
 
     Attributes:
         source: as the user named it.
-        file: the open file. config: what the hub says of it, empty for other files.
+        file: the open file.
+        config: what the hub says of it, empty for other files.
         publisher: whose names the layers have: "timm", "torchvision", "pytorchcv", "legacy", ...
         stem: the file's name without its ending.
         note: a sentence where the file holds other weights besides, or something else, else None.

@@ -95,7 +95,9 @@ def input_of(
     """Return in what the images that weights expect differ from the variant's, and their (height, width) in pixels.
 
     Args:
-        publisher: of the weights. family: of the network. config: timm's, as the hub has it; what it says comes first.
+        publisher: of the weights.
+        family: of the network.
+        config: timm's, as the hub has it; what it says comes first.
         size: (height, width) of the variant's own images.
 
     Raises:

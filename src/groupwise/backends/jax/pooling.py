@@ -1,4 +1,4 @@
-"""JAX: the C core's max pooling as custom calls of XLA, that differentiate, batch and partition as `jax_core`'s do.
+"""JAX: the C core's max pooling as custom calls of XLA, that differentiate, batch and partition as those of `core` do.
 
 The gradient is linear in the outputs' gradient; its transpose, the tangent, are the elements at the maxima's places,
 which XLA gathers.
