@@ -13,9 +13,8 @@ from PIL import Image
 from groupwise import explain
 from groupwise.cli import main
 from groupwise.errors import UserError
-from groupwise.explain import connectivity, depthwise_sum, grouped, low_rank, shuffle, three_forms
-from groupwise.explain.page import Page, Section, render
-from groupwise.explain.texts import literal, source_line
+from groupwise.explain import connectivity, depthwise_sum, examples, low_rank, three_forms
+from groupwise.explain.page import Page, literal, render, source_line
 from groupwise.layers import GroupedConv2D
 from groupwise.ops import grouped_conv2d
 from groupwise.spec import ConvSpec
@@ -76,18 +75,18 @@ def test_how_many_convolutions_mix_all_channels(channels: int, groups: int) -> N
 
 def test_a_shufflenets_groups() -> None:
     # arXiv 1707.01083, table 1: 240 and 384 channels in the first stage; the shuffle stands after a quarter of them.
-    assert shuffle.shuffled_channels("shufflenet_g3_w1") == (60, 3)
-    assert shuffle.shuffled_channels("shufflenet_g8_w1") == (96, 8)
+    assert examples.shuffled_channels("shufflenet_g3_w1") == (60, 3)
+    assert examples.shuffled_channels("shufflenet_g8_w1") == (96, 8)
 
 
 def test_the_worked_example_of_the_documentation() -> None:
-    example = depthwise_sum.worked_example()
-    right, wrong, strided = example.ways
-    assert right.results.tolist() == [6, 6, 6, 6, 22, 22, 22, 22] == example.grouped.tolist()
+    products, convolved, ways = depthwise_sum.worked_example()
+    right, wrong, strided = ways
+    assert right.results.tolist() == [6, 6, 6, 6, 22, 22, 22, 22] == convolved.tolist()
     assert wrong.results.tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
     assert strided.results.tolist() == [12, 12, 12, 12, 16, 16, 16, 16]
-    assert [way.is_right for way in example.ways] == [True, False, False]
-    assert example.products.tolist() == [[channel] * 4 for channel in range(8)]
+    assert [way.is_right for way in ways] == [True, False, False]
+    assert products.tolist() == [[channel] * 4 for channel in range(8)]
     for channel in range(8):
         for place in range(4):
             assert right.owners[channel, place] == channel // 4 * 4 + place
@@ -96,8 +95,8 @@ def test_the_worked_example_of_the_documentation() -> None:
 
 
 def test_costs_counted_by_hand() -> None:
-    name, spec = grouped.grouped_layer("resnext50_32x4d")
-    groups, depthwise, dense = depthwise_sum.costs(spec)
+    name, spec = examples.grouped_layer("resnext50_32x4d")
+    groups, depthwise, dense = depthwise_sum.costs(spec).values()
     assert name == "stage1_unit1_spatial_conv"
     assert [cost.kernel_shape for cost in (groups, depthwise, dense)] == [
         (3, 3, 4, 128),
@@ -106,8 +105,9 @@ def test_costs_counted_by_hand() -> None:
     ]
     assert groups.macs == depthwise.macs == 56 * 56 * 9 * 4 * 128
     assert dense.macs == 32 * groups.macs
-    assert (groups.parameters, dense.parameters) == (9 * 4 * 128, 9 * 128 * 128)
     assert (groups.written, depthwise.written) == (56 * 56 * 128, 56 * 56 * 128 * 4)
+    parameters = (9 * 4 * 128, 9 * 4 * 128, 9 * 128 * 128)
+    assert "| parameters | {:,} | {:,} | {:,} |".format(*parameters) in explain.make("grouped", "resnext50_32x4d").text
 
 
 def test_the_ways_agree_on_random_numbers() -> None:
@@ -117,7 +117,7 @@ def test_the_ways_agree_on_random_numbers() -> None:
 
 
 def test_a_network_of_depthwise_convolutions_has_groups_of_one() -> None:
-    _, spec = grouped.grouped_layer("mobilenetv1_100")
+    _, spec = examples.grouped_layer("mobilenetv1_100")
     assert (spec.groups, spec.kernel_shape) == (32, (3, 3, 1, 32))
 
 
@@ -150,16 +150,16 @@ def test_separable_kernels_multiply_to_the_nearest_dense_one(shape: tuple[int, i
 
 
 def test_kernels_of_networks_and_files(tmp_path: Path) -> None:
-    assert low_rank.find_kernel("resnet18").kernel.shape == (7, 7, 3, 64)
+    assert examples.find_kernel("resnet18").kernel.shape == (7, 7, 3, 64)
     inner = keras.Sequential([keras.Input((8, 8, 3)), GroupedConv2D(6, 3, groups=3), GroupedConv2D(4, 1)])
     model = keras.Sequential([keras.Input((8, 8, 3)), inner, keras.layers.Conv2D(5, (1, 3), name="wanted")])
     model.save(tmp_path / "model.keras")
-    found = low_rank.find_kernel(str(tmp_path / "model.keras"))
+    found = examples.find_kernel(str(tmp_path / "model.keras"))
     np.testing.assert_array_equal(found.kernel, keras.ops.convert_to_numpy(model.layers[-1].kernel))
     assert "wanted" in found.origin
     inner.save(tmp_path / "inner.keras")
     with pytest.raises(UserError, match="no dense convolution larger than 1x1"):
-        low_rank.find_kernel(str(tmp_path / "inner.keras"))
+        examples.find_kernel(str(tmp_path / "inner.keras"))
 
 
 def test_a_block_in_three_forms_counted_by_hand() -> None:
@@ -186,15 +186,22 @@ def test_a_squeezed_block() -> None:
     assert block.parameters - plain.parameters == 2 * 256 * 16 + 16 + 256
 
 
+def program(topic: str) -> str:
+    """Return the first program of a topic's page."""
+    found = re.search(r"```\n(.*?)\n```", explain.make(topic).text, re.DOTALL)
+    assert found
+    return found[1]
+
+
 def test_the_programs_on_the_pages_compute_what_they_say() -> None:
     generator = np.random.default_rng(0)
     x, kernel = (generator.normal(size=shape).astype("float32") for shape in ((2, 5, 4, 6), (3, 3, 2, 9)))
     names: dict[str, Any] = {}
-    exec(shuffle.PROGRAM, names)
+    exec(program("shuffle"), names)
     outputs = keras.ops.convert_to_numpy(names["channel_shuffle"](keras.ops.convert_to_tensor(x), 3))
     np.testing.assert_array_equal(outputs, x[..., [0, 2, 4, 1, 3, 5]])
     if keras.backend.backend() == "tensorflow":
-        exec(grouped.EMULATION, names)
+        exec(program("grouped"), names)
         expected = np.asarray(grouped_conv2d(x, kernel, groups=3))
         np.testing.assert_allclose(np.asarray(names["grouped"](x, kernel, 3)), expected, atol=1e-5)
 
@@ -213,7 +220,7 @@ class Elements(HTMLParser):
 
 @pytest.mark.parametrize(
     "name",
-    ["a[x](https://example.org).keras", "`rm`.keras", r"\`a\\[b].keras", "<script>&amp;.keras", "caf\udce9\n.keras"],
+    ["a[x](https://example.org).keras", "`rm`.keras", r"\`a\\[b].keras", "<script>&amp;.keras", "caf\udce9\n|a|.keras"],
 )
 def test_a_file_s_name_is_text_in_a_page(name: str) -> None:
     class Texts(Elements):
@@ -222,8 +229,8 @@ def test_a_file_s_name_is_text_in_a_page(name: str) -> None:
         def handle_data(self, data: str) -> None:
             self.text += data
 
-    section = Section("of others", (f"The layer of {literal(name)}, in `{literal(name)}`.",))
-    page = Texts(render(Page("topic", "title", (), (section,), source_line("separable", name))))
+    text = f"# title\n\n## of others\n\nThe layer of {literal(name)}, in `{literal(name)}`."
+    page = Texts(render(Page("topic", text, {}, source_line("separable", name))))
     shown = printable(name)
     assert f"The layer of {shown}, in {shown}." in page.text
     assert f"groupwise explain separable {shown} --output" in page.text
@@ -298,9 +305,10 @@ def test_pages_say_what_was_computed(written: dict[str, list[Path]]) -> None:
 
 def test_the_default_examples() -> None:
     page: Page = explain.make("shuffle")
-    assert [picture.name for picture in page.pictures] == ["shuffle_lines", "shuffle_matrix"]
-    assert "33%" in page.answer[0]
-    assert "after 2 convolutions" in page.answer[0]
+    assert list(page.figures) == ["shuffle_lines", "shuffle_matrix"]
+    answer = page.text.partition("## ")[0]
+    assert "33%" in answer
+    assert "after 2 convolutions" in answer
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["TOPICS", "check_topic", "make", "write"]
 
 TOPICS = ("grouped", "forms", "shuffle", "separable")
-"""The modules of this room that hold a function `make(name) -> Page`."""
+"""Each has a text here, `page_TOPIC.md`, and a module of this name, whose `make` computes its values and pictures."""
 
 
 def check_topic(topic: str) -> None:
@@ -36,9 +36,11 @@ def make(topic: str, name: str | None = None) -> "Page":
         >>> make("shuffle").title
         'What is channel shuffle for, and how do I write it?'
     """
+    from groupwise.explain.page import Page, source_line, text_of
+
     check_topic(topic)
-    page: Page = importlib.import_module(f"{__name__}.{topic}").make(name)
-    return page
+    values, figures = importlib.import_module(f"{__name__}.page_{topic}").make(name)
+    return Page(topic, text_of(topic, name, values), figures, source_line(topic, name))
 
 
 def write(topic: str, name: str | None, folder: Path) -> list[Path]:

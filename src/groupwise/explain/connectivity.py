@@ -1,8 +1,7 @@
 """Which input channels reach which output channels: found by running the operations, one channel at a time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -24,9 +23,15 @@ def reach(apply: Apply, channels: int) -> NDArray[np.bool_]:
         >>> reach(summing(4, groups=2), 4).astype(int).tolist()
         [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     """
-    inputs = np.eye(channels, dtype="float32").reshape(channels, 1, 1, channels)
-    outputs = keras.ops.convert_to_numpy(apply(keras.ops.convert_to_tensor(inputs)))
-    found: NDArray[np.bool_] = outputs.reshape(channels, -1).T != 0
+    return _reached(apply(_one_by_one(channels)))
+
+
+def _one_by_one(channels: int) -> Any:
+    return keras.ops.reshape(keras.ops.eye(channels, dtype="float32"), (channels, 1, 1, channels))
+
+
+def _reached(outputs: Any) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = keras.ops.convert_to_numpy(outputs)[:, 0, 0].T != 0
     return found
 
 
@@ -41,14 +46,10 @@ def shuffling(groups: int) -> Apply:
     return lambda x: channel_shuffle(x, groups, data_format="channels_last")
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One operation of a stack.
+class Step(NamedTuple):
+    """One operation of a stack, "input", "convolution 1", "shuffle 1" or the like, as two (outputs, inputs).
 
-    Attributes:
-        name: "input", "convolution 1", "shuffle 1", ...
-        alone: (outputs, inputs), which of its own input channels it carries where.
-        reached: (outputs, inputs), which of the whole stack's input channels have come so far.
+    `alone`: which of its own input channels it carries where; `reached`: which of the stack's have come so far.
     """
 
     name: str
@@ -68,14 +69,15 @@ def stack(channels: int, groups: int, depth: int, shuffle: bool) -> list[Step]:
         >>> [round(step.share, 2) for step in stack(12, 3, depth=2, shuffle=True)]
         [0.08, 0.33, 0.33, 1.0]
     """
-    operations: list[tuple[str, Apply]] = [("input", lambda x: x)]
+    operations: dict[str, Apply] = {"input": lambda x: x}
     for number in range(1, depth + 1):
-        operations.append((f"convolution {number}", summing(channels, groups)))
+        operations[f"convolution {number}"] = summing(channels, groups)
         if shuffle and number < depth:
-            operations.append((f"shuffle {number}", shuffling(groups)))
-    steps = []
-    for count, (name, operation) in enumerate(operations, start=1):
-        steps.append(Step(name, reach(operation, channels), reach(_chain(operations[:count]), channels)))
+            operations[f"shuffle {number}"] = shuffling(groups)
+    steps, x = [], _one_by_one(channels)
+    for name, operation in operations.items():
+        x = operation(x)
+        steps.append(Step(name, reach(operation, channels), _reached(x)))
     return steps
 
 
@@ -86,23 +88,11 @@ def convolutions_to_mix(channels: int, groups: int, limit: int = 6) -> int | Non
         >>> convolutions_to_mix(12, 3), convolutions_to_mix(16, 8)
         (2, 4)
     """
-    for step in stack(channels, groups, limit, shuffle=True):
-        if step.reached.all():
-            return int(step.name.split()[-1]) if step.name != "input" else 0
-    return None
+    steps = stack(channels, groups, limit, shuffle=True)
+    return next((int(step.name.split()[-1]) for step in steps[1:] if step.reached.all()), None)
 
 
 def by_group(reached: NDArray[np.bool_], groups: int) -> NDArray[np.bool_]:
     """Return (outputs, groups): from which groups of input channels anything has come."""
-    outputs, channels = reached.shape
-    result: NDArray[np.bool_] = np.any(reached.reshape(outputs, groups, channels // groups), axis=-1)
+    result: NDArray[np.bool_] = np.any(reached.reshape(len(reached), groups, -1), axis=-1)
     return result
-
-
-def _chain(operations: list[tuple[str, Apply]]) -> Apply:
-    def apply(x: Any) -> Any:
-        for _, operation in operations:
-            x = operation(x)
-        return x
-
-    return apply

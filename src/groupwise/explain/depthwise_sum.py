@@ -1,8 +1,7 @@
 """The sum after a depthwise convolution: right, wrong and strided, run on the worked example of docs/grouped.md."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -12,17 +11,20 @@ from groupwise.ops import depthwise_conv2d, grouped_conv2d
 from groupwise.spec import ConvSpec
 
 CHANNELS, GROUPS = 8, 2
+WIDTH = CHANNELS // GROUPS
+SUMS = {
+    "Right: over each group's channels": ((GROUPS, WIDTH, WIDTH), 1, "the middle axis"),
+    "Wrong: over one channel's filters": ((CHANNELS, WIDTH), 1, "the last axis"),
+    "Strided: other groups than were meant": ((WIDTH, CHANNELS), 0, "the first axis"),
+}
+"""To which shape the products go, and over which axis they are added."""
 
 
-@dataclass(frozen=True, eq=False)
-class Way:
-    """One way to sum the depthwise convolution's outputs.
+class Way(NamedTuple):
+    """A way to sum the depthwise convolution's outputs: what it is, how it is written, and what comes of it.
 
-    Attributes:
-        title, code: what it is, and how it is written.
-        results: (outputs,), the sums.
-        owners: (channels, multiplier), into which output each product goes.
-        is_right: whether the sums are the grouped convolution's.
+    `results` are the sums; `owners`, (channels, multiplier), tells into which of them each product goes; `is_right`,
+    whether the sums are the grouped convolution's.
     """
 
     title: str
@@ -32,57 +34,33 @@ class Way:
     is_right: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    """Inputs (channels,), the products (channels, multiplier), the grouped convolution (outputs,), and the ways."""
+def worked_example() -> tuple[NDArray[np.float32], NDArray[np.float32], list[Way]]:
+    """Return the products (channels, multiplier), the grouped convolution's outputs, and the ways to sum.
 
-    groups: int
-    inputs: NDArray[np.float32]
-    products: NDArray[np.float32]
-    grouped: NDArray[np.float32]
-    ways: tuple[Way, ...]
-
-
-def worked_example(channels: int = CHANNELS, groups: int = GROUPS) -> Example:
-    """Return the example, run by the active framework: channels that hold 0, 1, 2, ..., 1x1 kernels of ones.
+    The active framework runs it: channels that hold 0, 1, 2, ..., and 1x1 kernels of ones.
 
     Examples:
-        >>> worked_example().ways[0].results.astype(int).tolist()
+        >>> worked_example()[1].astype(int).tolist()
         [6, 6, 6, 6, 22, 22, 22, 22]
     """
-    n = m = channels // groups
-    inputs = np.arange(channels, dtype="float32")
-    x = inputs.reshape(1, 1, 1, channels)
-    grouped = _numpy(grouped_conv2d(x, np.ones((1, 1, n, channels), "float32"), groups, data_format="channels_last"))
-    every = depthwise_conv2d(x, np.ones((1, 1, channels, m), "float32"), data_format="channels_last")
-    sums: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-        (
-            "Right: over each group's channels",
-            f"reshape({groups}, {n}, {m}), sum over the middle axis",
-            lambda y: keras.ops.sum(keras.ops.reshape(y, (groups, n, m)), axis=1),
-        ),
-        (
-            "Wrong: over one channel's filters",
-            f"reshape({channels}, {m}), sum over the last axis",
-            lambda y: keras.ops.sum(keras.ops.reshape(y, (channels, m)), axis=-1),
-        ),
-        (
-            "Strided: other groups than were meant",
-            f"reshape({n}, {channels}), sum over the first axis",
-            lambda y: keras.ops.sum(keras.ops.reshape(y, (n, channels)), axis=0),
-        ),
-    )
-    ways = tuple(_run(title, code, add, every, grouped) for title, code, add in sums)
-    return Example(groups, inputs, _numpy(every).reshape(channels, m), grouped, ways)
+    x = np.arange(CHANNELS, dtype="float32").reshape(1, 1, 1, CHANNELS)
+    kernel = np.ones((1, 1, WIDTH, CHANNELS), "float32")
+    grouped = _numpy(grouped_conv2d(x, kernel, GROUPS, data_format="channels_last"))
+    products = _numpy(depthwise_conv2d(x, kernel.reshape(1, 1, CHANNELS, WIDTH), data_format="channels_last"))
+    return products.reshape(CHANNELS, WIDTH), grouped, [_run(title, products, grouped) for title in SUMS]
 
 
-def _run(title: str, code: str, add: Callable[[Any], Any], every: Any, grouped: NDArray[np.float32]) -> Way:
-    results = _numpy(add(every))
-    count = int(every.shape[-1])
+def _run(title: str, products: NDArray[np.float32], grouped: NDArray[np.float32]) -> Way:
+    shape, axis, words = SUMS[title]
+
+    def add(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _numpy(keras.ops.sum(keras.ops.reshape(values, shape), axis=axis))
+
+    results = add(products)
     # Each product alone, as a one: the output that is not zero is where it goes.
-    alone = [_numpy(add(keras.ops.convert_to_tensor(row))) for row in np.eye(count, dtype="float32")]
-    owners = np.stack(alone).argmax(axis=1).reshape(len(grouped), -1)
-    return Way(title, code, results, owners, bool(np.array_equal(results, grouped)))
+    owners = np.stack([add(row) for row in np.eye(products.size, dtype="float32")]).argmax(axis=1)
+    code = f"reshape({', '.join(map(str, shape))}), sum over {words}"
+    return Way(title, code, results, owners.reshape(CHANNELS, WIDTH), bool(np.array_equal(results, grouped)))
 
 
 def _numpy(values: Any) -> NDArray[np.float32]:
@@ -90,44 +68,23 @@ def _numpy(values: Any) -> NDArray[np.float32]:
     return result
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one way to compute a grouped convolution costs for one image.
+class Cost(NamedTuple):
+    """What a way to compute a grouped convolution costs for one image: multiply-adds, and the numbers written."""
 
-    Attributes:
-        way: its name.
-        kernel_shape: of the convolution that it runs.
-        macs: its multiply-adds. written: the numbers that its convolution writes.
-    """
-
-    way: str
     kernel_shape: tuple[int, int, int, int]
     macs: int
     written: int
 
-    @property
-    def parameters(self) -> int:
-        """Numbers in the kernel."""
-        return int(np.prod(self.kernel_shape))
 
-
-def costs(spec: ConvSpec) -> tuple[Cost, Cost, Cost]:
-    """Return the costs of a convolution computed as grouped, as depthwise-and-sum, and as a dense one with zeros.
-
-    Examples:
-        >>> [cost.macs for cost in costs(ConvSpec.of((1, 8, 8, 16), (3, 3, 4, 16), groups=4))]
-        [36864, 36864, 147456]
-    """
+def costs(spec: ConvSpec) -> dict[str, Cost]:
+    """Return the costs of a convolution computed as grouped, as depthwise-and-sum, and as a dense one with zeros."""
     height, width, n, filters = spec.kernel_shape
-    channels, options = spec.in_channels, (spec.strides, spec.padding, spec.dilation_rate)
-    multiplier = filters // spec.groups
-    depthwise = ConvSpec.of(spec.input_shape, (height, width, 1, channels * multiplier), channels, *options)
-    dense = ConvSpec.of(spec.input_shape, (height, width, channels, filters), 1, *options)
-    return (
-        Cost("grouped", (height, width, n, filters), spec.macs, _written(spec)),
-        Cost("depthwise and sum", (height, width, channels, multiplier), depthwise.macs, _written(depthwise)),
-        Cost("dense with zeros", (height, width, channels, filters), dense.macs, _written(dense)),
-    )
+    channels, written = spec.in_channels, math.prod(size or 0 for size in spec.output_shape[1:])
+    return {
+        "grouped": Cost(spec.kernel_shape, spec.macs, written),
+        "depthwise and sum": Cost((height, width, channels, filters // spec.groups), spec.macs, n * written),
+        "dense with zeros": Cost((height, width, channels, filters), spec.groups * spec.macs, written),
+    }
 
 
 def difference(spec: ConvSpec, algorithm: str) -> float:
@@ -141,8 +98,3 @@ def difference(spec: ConvSpec, algorithm: str) -> float:
         _numpy(grouped_conv2d(x, kernel, spec.groups, algorithm=name, **options)) for name in ("auto", algorithm)
     )
     return float(np.abs(expected - found).max() / np.abs(expected).max())
-
-
-def _written(spec: ConvSpec) -> int:
-    _, height, width, channels = spec.output_shape
-    return int(np.prod((height or 0, width or 0, channels)))

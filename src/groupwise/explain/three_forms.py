@@ -2,8 +2,9 @@
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -25,27 +26,15 @@ SMALL = 16  # pixels of the first stage, on the image that the outputs are compa
 
 @dataclass(frozen=True)
 class Part:
-    """A convolution of the block, or as many equal ones as there are paths.
-
-    Attributes:
-        name: "reduce", "spatial" or "expand".
-        count: how many of them.
-        output_shape: (height, width, channels) of one.
-        kernel_shape: of one. groups: of one.
-        macs: multiply-adds of all of them for one image.
-    """
+    """A convolution of the block, or as many equal ones as there are paths: shapes of one, costs of all."""
 
     name: str
     count: int
-    output_shape: tuple[int, int, int]
-    kernel_shape: tuple[int, int, int, int]
     groups: int
+    output_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    parameters: int
     macs: int
-
-    @property
-    def parameters(self) -> int:
-        """Weights in all of them."""
-        return self.count * math.prod(self.kernel_shape)
 
     @property
     def in_channels(self) -> int:
@@ -53,30 +42,20 @@ class Part:
         return self.kernel_shape[2] * self.groups
 
 
-@dataclass(frozen=True)
-class Block:
-    """The block in one form.
-
-    Attributes:
-        form: "a", "b" or "c". cardinality: how many paths or groups.
-        input_shape: (height, width, channels).
-        parts: the convolutions.
-        squeezed: the narrow width of its squeeze-and-excitation, or None.
-        parameters: trainable, of the whole block. macs: of the whole block.
-    """
+class Block(NamedTuple):
+    """The block in one form, its convolutions, the narrow width of its squeeze-and-excitation, and all its costs."""
 
     form: str
-    cardinality: int
-    input_shape: tuple[int, int, int]
-    parts: tuple[Part, Part, Part]
+    input_shape: tuple[int, ...]
+    parts: tuple[Part, ...]
     squeezed: int | None
     parameters: int
     macs: int
 
     @property
-    def channels(self) -> int:
-        """Output channels of all paths' 3x3 together."""
-        return self.parts[1].count * self.parts[1].output_shape[-1]
+    def cardinality(self) -> int:
+        """How many paths or groups."""
+        return self.parts[1].count * self.parts[1].groups
 
 
 def describe_block(name: str, form: str) -> Block:
@@ -92,18 +71,33 @@ def describe_block(name: str, form: str) -> Block:
     with without_values():
         network = create(name, features=["stage1"], form=form, **_shortened(name))
     layers = {layer.name: layer for layer in network.layers if layer.name.startswith(UNIT)}
-    parts = [_part(part, layers) for part in PARTS]
-    squeezes = [layer for layer in layers.values() if isinstance(layer, SqueezeExcite)]
-    first = next(layer for layer in layers.values() if layer.name.endswith("reduce_conv"))
-    return Block(
-        form,
-        parts[1].count * parts[1].groups,
-        _image(first.input.shape),
-        (parts[0], parts[1], parts[2]),
-        int(squeezes[0].reduce.units) if squeezes else None,
-        sum(math.prod(weight.shape) for layer in layers.values() for weight in layer.trainable_variables),
-        sum(layer_macs(layer) for layer in layers.values()),
-    )
+    first = next(layer for name, layer in layers.items() if name.endswith("reduce_conv"))
+    squeezed = [int(layer.reduce.units) for layer in layers.values() if isinstance(layer, SqueezeExcite)]
+    parts = tuple(_part(part, layers) for part in PARTS)
+    return Block(form, first.input.shape[1:], parts, next(iter(squeezed), None), *_costs(layers.values()))
+
+
+def _part(part: str, layers: dict[str, keras.layers.Layer]) -> Part:
+    pattern = re.compile(rf"{UNIT}_(path\d+_)?{part}_conv")
+    found = [layer for name, layer in layers.items() if pattern.fullmatch(name)]
+    one = found[0]
+    return Part(part, len(found), one.groups, one.output.shape[1:], tuple(one.kernel.shape), *_costs(found))
+
+
+def _costs(layers: Collection[keras.layers.Layer]) -> tuple[int, int]:
+    """Return how many trainable numbers layers have, and their multiply-adds for one image."""
+    weights = (math.prod(weight.shape) for layer in layers for weight in layer.trainable_variables)
+    return sum(weights), sum(map(layer_macs, layers))
+
+
+def _shortened(name: str) -> dict[str, Any]:
+    """Return the arguments of `create` that leave two blocks in the first stage."""
+    variant = find(name)
+    if not variant.takes("form"):
+        raise UserError(
+            f"model {name!r}: has no forms a, b and c; take a ResNeXt, SE-ResNeXt or SENet such as resnext50_32x4d"
+        )
+    return {"depths": [2]} if variant.takes("depths") else {"blocks": 2}
 
 
 def measure(name: str) -> dict[str, float]:
@@ -125,30 +119,6 @@ def measure(name: str) -> dict[str, float]:
     expected = _outputs(network, image)
     differences = {form: np.abs(_outputs(to_form(network, form), image) - expected).max() for form in FORMS}
     return {form: float(difference / np.abs(expected).max()) for form, difference in differences.items()}
-
-
-def _shortened(name: str) -> dict[str, Any]:
-    """Return the arguments of `create` that leave two blocks in the first stage."""
-    variant = find(name)
-    if not variant.takes("form"):
-        raise UserError(
-            f"model {name!r}: has no forms a, b and c; take a ResNeXt, SE-ResNeXt or SENet such as resnext50_32x4d"
-        )
-    return {"depths": [2]} if variant.takes("depths") else {"blocks": 2}
-
-
-def _part(part: str, layers: dict[str, keras.layers.Layer]) -> Part:
-    pattern = re.compile(rf"{UNIT}_(path\d+_)?{part}_conv")
-    found = [layer for name, layer in layers.items() if pattern.fullmatch(name)]
-    height, width, inputs, outputs = (int(size) for size in found[0].kernel.shape)
-    macs = sum(layer_macs(layer) for layer in found)
-    shape = (height, width, inputs, outputs)
-    return Part(part, len(found), _image(found[0].output.shape), shape, int(found[0].groups), macs)
-
-
-def _image(shape: Any) -> tuple[int, int, int]:
-    height, width, channels = (int(size) for size in shape[1:])
-    return height, width, channels
 
 
 def _outputs(network: Network, image: Any) -> Any:
