@@ -13,9 +13,10 @@ import queue
 from pathlib import Path
 
 from benchmarks import tables
-from benchmarks.models import BACKENDS, TIME_CAP, Worker
+from benchmarks.models import TIME_CAP, Worker
 from benchmarks.stock import SUBJECTS
-from benchmarks.timing import Times, alternate, environment, ratio
+from benchmarks.timing import PACKAGES, Times, alternate, environment, ratio
+from groupwise.frameworks import FRAMEWORKS
 
 KEY = ("model", "step", "backend")
 
@@ -73,16 +74,16 @@ def main() -> None:
     """Print the rows, and merge them into --output as soon as a model is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=SUBJECTS, help="default: all")
-    parser.add_argument("--backend", action="append", choices=BACKENDS)
+    parser.add_argument("--backend", action="append", choices=FRAMEWORKS)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--once", action="store_true", help="one step of the stock model, for those that take minutes")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    run = environment("keras", "tensorflow-cpu", "jax", "torch")
+    run = environment("keras", *PACKAGES.values())
     print(f"{run}\n", flush=True)
     for model in options.model or SUBJECTS:
-        for backend in options.backend or BACKENDS:
+        for backend in options.backend or FRAMEWORKS:
             if options.once:
                 row = compare_once(model, backend, options.batch)
             else:

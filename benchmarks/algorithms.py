@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import alternate, environment, ratio, timed
+from benchmarks.timing import PACKAGES, alternate, environment, ratio, timed
+from groupwise.frameworks import FRAMEWORKS
 
-BACKENDS = ("tensorflow", "torch", "jax")
 HOPELESS = 40.0
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     """Run a process a framework and print one table."""
     from_shapes = Path(__file__).with_name("shapes") / "algorithms.txt"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", action="append", choices=BACKENDS)
+    parser.add_argument("--backend", action="append", choices=FRAMEWORKS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shapes", type=Path, default=from_shapes)
     parser.add_argument("--output", type=Path)
@@ -141,11 +141,11 @@ def main() -> None:
         table(options.rounds, options.shapes)
         return
     columns = ["native", "depthwise_sum", "split_concat", "block_diagonal", "blocks", "matmul", "shifted_sum"]
-    lines = [environment("keras", "tensorflow-cpu", "jax", "torch"), ""]
+    lines = [environment("keras", *PACKAGES.values()), ""]
     lines += ["| framework | shape | runs | auto | " + " | ".join(columns) + " |", "|---" * (len(columns) + 4) + "|"]
     print("\n".join(lines), flush=True)
     start = time.monotonic()
-    for backend in options.backend or BACKENDS:
+    for backend in options.backend or FRAMEWORKS:
         variables = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [sys.executable, "-m", "benchmarks.algorithms", "--here", "--rounds", str(options.rounds)]
         command += ["--shapes", str(options.shapes)]

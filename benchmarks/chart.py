@@ -10,13 +10,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from benchmarks.tables import read_sections, read_tables
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.report.style import FAINT, INK, JUDGED, RATE, new_figure, plain, save
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "speed.png"
 STEP = "train, batch 16"
 KERNELS = "Batch 16, all passes, quick, avx2"
-BACKENDS = {"tensorflow": ("TensorFlow", JUDGED), "jax": ("JAX", RATE), "torch": ("PyTorch", FAINT)}
+COLOURS = {"tensorflow": JUDGED, "jax": RATE, "torch": FAINT}
 
 Ratios = dict[str, float]
 
@@ -57,16 +58,21 @@ def draw(networks: dict[str, Ratios], families: Ratios, png: Path) -> None:
     figure = new_figure(10, 3.6)
     left, right = figure.subplots(1, 2, width_ratios=(2.4, 1))
     plain(left, "Training speed")
-    width = 0.84 / len(BACKENDS)
-    for index, (backend, (name, colour)) in enumerate(BACKENDS.items()):
-        places = [place + (index - (len(BACKENDS) - 1) / 2) * width for place in range(len(networks))]
+    width = 0.84 / len(COLOURS)
+    for index, (backend, colour) in enumerate(COLOURS.items()):
+        places = [place + (index - (len(COLOURS) - 1) / 2) * width for place in range(len(networks))]
         _bars(
-            left, places, [ratios.get(backend, 0.0) for ratios in networks.values()], width * 0.94, colour, f"on {name}"
+            left,
+            places,
+            [ratios.get(backend, 0.0) for ratios in networks.values()],
+            width * 0.94,
+            colour,
+            f"on {FRAMEWORKS[backend].title}",
         )
     left.legend(
         loc="lower right",
         bbox_to_anchor=(1.0, 0.99),
-        ncols=len(BACKENDS),
+        ncols=len(COLOURS),
         frameon=False,
         fontsize=9,
         labelcolor=INK,

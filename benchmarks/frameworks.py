@@ -26,12 +26,15 @@ import numpy as np
 from benchmarks import tables
 from benchmarks.algorithms import passes
 from benchmarks.specs import FAMILIES, NETWORKS, family, read_specs, representative, title, with_batch
-from benchmarks.timing import alternate, environment, geometric_mean, ratio, timed
+from benchmarks.timing import PACKAGES, alternate, environment, geometric_mean, ratio, timed
 from groupwise.core import convolution
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.spec import ConvSpec
 
-STOCK = {"jax": "stock Keras on JAX", "tensorflow": "stock Keras on TensorFlow", "torch": "PyTorch channels_last"}
-PACKAGES = {"jax": "jax", "tensorflow": "tensorflow-cpu", "torch": "torch"}
+STOCK = {
+    name: "PyTorch channels_last" if name == "torch" else f"stock Keras on {framework.title}"
+    for name, framework in FRAMEWORKS.items()
+}
 PASSES = ("forward", "forward and gradients")
 TIME_CAP = 4.0  # seconds of a stock call
 ONCE = 1.0  # seconds; a longer stock call is timed once

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.timing import alternate, environment, ratio
+from benchmarks.timing import PACKAGES, alternate, environment, ratio
+from groupwise.frameworks import FRAMEWORKS
 
-BACKENDS = ("tensorflow", "torch", "jax")
 # network -> (library, its name there)
 PEERS = {
     "resnext50_32x4d": ("timm", "resnext50_32x4d"),
@@ -137,15 +137,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", choices=PEERS, help="default: all four")
     parser.add_argument("--mode", action="append", choices=("train", "infer"))
-    parser.add_argument("--backend", action="append", choices=BACKENDS)
+    parser.add_argument("--backend", action="append", choices=FRAMEWORKS)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stock", action="store_true", help="compare with stock Keras instead of PyTorch")
     parser.add_argument("--fold", action="store_true", help="infer with our batch norms folded, as a user would")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    backends = options.backend or list(BACKENDS)
-    run = environment("keras", "tensorflow-cpu", "jax", "torch", "timm", "pytorchcv")
+    backends = options.backend or list(FRAMEWORKS)
+    run = environment("keras", *PACKAGES.values(), "timm", "pytorchcv")
     print(f"{run}\n", flush=True)
     for network in options.network or PEERS:
         for mode in options.mode or ("train", "infer"):

@@ -62,27 +62,20 @@ def title(spec: ConvSpec) -> str:
 def write_shapes() -> None:
     """Write every network's distinct convolutions: height, width, in, out, groups, kernel, stride, padding."""
     import groupwise
+    from groupwise.keras_private import layers_within
     from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
+    from groupwise.layers.specs import specs_of
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in NETWORKS:
-        specs: dict[tuple[int, ...], None] = {}
-        for layer in groupwise.models.create(name)._flatten_layers(include_self=False):
+        specs: dict[tuple[int | None, ...], None] = {}
+        for layer in layers_within(groupwise.models.create(name), include_self=False):
             if not isinstance(layer, GroupedConv2D | DepthwiseConv2D | SeparableConv2D):
                 continue
-            shape = layer.input.shape
-            steps = [(layer.filters, getattr(layer, "groups", 1))] if hasattr(layer, "filters") else []
-            if not isinstance(layer, GroupedConv2D):
-                steps.insert(0, (shape[3] * layer.depth_multiplier, shape[3]))
-            for step, (out, groups) in enumerate(steps):
-                kernel, stride, padding = layer.kernel_size[0], layer.strides[0], layer.padding
-                if step > 0:  # the pointwise step of a separable convolution
-                    kernel, stride, padding = 1, 1, "valid"
-                kernel_shape = (kernel, kernel, shape[3] // groups, out)
-                spec = ConvSpec.of((1, *shape[1:]), kernel_shape, groups, stride, padding)
+            for spec in specs_of(layer, (1, *layer.input.shape[1:])):
                 assert spec.explicit_padding is not None
-                specs[*shape[1:], out, groups, kernel, stride, *spec.explicit_padding[0]] = None
-                shape = spec.output_shape
+                sizes = (*spec.input_shape[1:], spec.out_channels, spec.groups, spec.kernel_shape[0], spec.strides[0])
+                specs[*sizes, *spec.explicit_padding[0]] = None
         lines = ["# height width in out groups kernel stride top bottom", *(" ".join(map(str, row)) for row in specs)]
         (FOLDER / f"{name}.txt").write_text("\n".join(lines) + "\n")
 

@@ -1,4 +1,4 @@
-"""The only timer: rivals take turns in one run, so that a noisy machine disturbs all of them alike."""
+"""Rivals that take turns in one run, what their times say, and where they were measured."""
 
 import importlib.metadata
 import math
@@ -6,11 +6,17 @@ import os
 import platform
 import statistics
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from functools import partial
+
+from groupwise.frameworks import FRAMEWORKS
+from groupwise.machine import processor
+from groupwise.timing import Work, seconds
 
 Times = dict[str, list[float]]
+
+PACKAGES = {name: framework.packages[0] for name, framework in FRAMEWORKS.items()}
+"""What each framework is installed as."""
 
 
 def alternate(rivals: Mapping[str, Callable[[], float]], rounds: int) -> Times:
@@ -26,15 +32,9 @@ def alternate(rivals: Mapping[str, Callable[[], float]], rounds: int) -> Times:
     return times
 
 
-def timed(work: Callable[[], object]) -> Callable[[], float]:
+def timed(work: Work) -> Callable[[], float]:
     """Return a function that does `work` (which must wait for its own result) and returns the seconds it took."""
-
-    def run() -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
-    return run
+    return partial(seconds, work)
 
 
 def ratio(times: Times, rival: str, ours: str) -> float:
@@ -56,13 +56,5 @@ def environment(*packages: str) -> str:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package} absent")
-    machine = f"{os.cpu_count()} cores {platform.machine()} ({_processor()})"
+    machine = f"{os.cpu_count()} cores {platform.machine()} ({processor()})"
     return ", ".join([f"commit {git.stdout.strip()}", *versions, machine])
-
-
-def _processor() -> str:
-    """Return the processor's name where Linux tells it, else what Python knows."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

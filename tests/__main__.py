@@ -13,7 +13,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-BACKENDS = ("jax", "tensorflow", "torch")
+from groupwise.frameworks import FRAMEWORKS
+
+BACKENDS = sorted(FRAMEWORKS)
 """The one that takes the longest first, so that no core waits for it in the end."""
 
 OUTCOMES = {0: "passed", 5: "nothing to run"}

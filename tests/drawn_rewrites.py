@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from groupwise.frameworks import FRAMEWORKS
+
 BACKEND = os.environ.get("KERAS_BACKEND")
-BACKENDS = ("tensorflow", "jax", "torch")
 
 
 @dataclass(frozen=True)
@@ -182,13 +183,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the first model")
     parser.add_argument("--shrink", type=int, default=0, help="for so many failures of a kind, find the least model")
-    parser.add_argument("--backend", action="append", choices=BACKENDS, help="only this one (repeatable)")
+    parser.add_argument("--backend", action="append", choices=FRAMEWORKS, help="only this one (repeatable)")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return run(options.count, options.seed, options.shrink)
     status = 0
-    for backend in options.backend or BACKENDS:
+    for backend in options.backend or FRAMEWORKS:
         environment = {
             **os.environ,
             "KERAS_BACKEND": backend,

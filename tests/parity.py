@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groupwise.frameworks import FRAMEWORKS
 from tests.parity_cases import CASES, Case
 
-BACKENDS = ("tensorflow", "jax", "torch")
 TOLERANCE = 1e-4
 SIZES = (64, 75)
 LAST_NORMS = {
@@ -210,7 +210,7 @@ def _cell(result: Mapping[str, Any] | None) -> str:
 def _table(results: Mapping[str, Mapping[str, Any]], cases: Sequence[Case]) -> str:
     from importlib.metadata import version
 
-    packages = ("keras", *BACKENDS[1:], "timm", "torchvision", "pytorchcv")
+    packages = ("keras", "jax", "torch", "timm", "torchvision", "pytorchcv")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     worst = max((r.get("difference", 1.0) for rows in results.values() for r in rows.values()), default=1.0)
     lines = [
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__.splitlines()[0])
     parser.add_argument("pattern", nargs="?", default="*", help="which cases, as a shell pattern of PUBLISHER-NETWORK")
     parser.add_argument("--quick", action="store_true", help="only those of the quick suite")
-    parser.add_argument("--backend", action="append", choices=BACKENDS, help="only this one (repeatable)")
+    parser.add_argument("--backend", action="append", choices=FRAMEWORKS, help="only this one (repeatable)")
     parser.add_argument("--output", type=Path, help="a Markdown file for the table")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.worker:
         return _work(cases)
     passed_on = [options.pattern, *(["--quick"] if options.quick else [])]
-    results = {backend: _run(backend, passed_on) for backend in options.backend or BACKENDS}
+    results = {backend: _run(backend, passed_on) for backend in options.backend or FRAMEWORKS}
     table = _table(results, cases)
     print(table)
     if options.output:

@@ -86,14 +86,14 @@ def test_the_chart_reads_both_tables_and_is_drawn(tmp_path: Path) -> None:
     assert families == {"narrow": 2.5, "wide": 0.8}
     chart.draw(networks, families, tmp_path / "speed.png")
     pixels = np.asarray(Image.open(tmp_path / "speed.png").convert("RGB")).reshape(-1, 3)
-    for _, colour in chart.BACKENDS.values():
+    for colour in chart.COLOURS.values():
         wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
         assert (pixels == wanted).all(axis=1).sum() > 1000, f"no bar is {colour}"
 
 
 def test_the_charts_own_files_have_what_it_needs() -> None:
     networks = chart.training((chart.RESULTS / "models.md").read_text())
-    assert all(set(ratios) == set(chart.BACKENDS) for ratios in networks.values())
+    assert all(set(ratios) == set(chart.COLOURS) for ratios in networks.values())
     assert set(chart.kernels((chart.RESULTS / "kernels.md").read_text())) == set(specs.FAMILIES)
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from groupwise import backends
 from groupwise.cli import main
-from groupwise.cli.backend import BACKENDS, settle_backend
+from groupwise.cli.backend import settle_backend
 from groupwise.errors import UserError
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.routing import measuring, tuning
 from tests import tiny as bars
 
@@ -307,7 +308,7 @@ def test_the_backend_is_the_option_then_the_variable_then_the_file_then_what_is_
     installed.clear()
     with pytest.raises(UserError) as error:
         settle_backend()
-    assert all(f'pip install "groupwise[{name}]"' in str(error.value) for name in BACKENDS)
+    assert all(f'pip install "groupwise[{name}]"' in str(error.value) for name in FRAMEWORKS)
 
 
 def test_a_file_of_another_keras_model_is_refused(tmp_path: Path, capsys: Any) -> None:

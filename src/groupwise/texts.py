@@ -1,8 +1,10 @@
 """Names of others as texts that never act: on one line, on any console, in valid JSON, and nothing of them lost."""
 
+import difflib
 import json
 import math
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 # Controls, ends of lines, what turns the reading direction of all that follows, and bytes that are no characters.
@@ -54,6 +56,47 @@ def json_text(content: Any, ascii_only: bool = False) -> str:
     """
     text = json.dumps(_valid(content), indent=2, ensure_ascii=ascii_only)
     return _IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+
+
+def nearest(
+    name: str,
+    known: Iterable[str],
+    count: int = 1,
+    likeness: float = 0.5,
+    words: Callable[[str], Iterable[str]] = lambda each: (each,),
+) -> list[str]:
+    """Return the known names that somebody may have meant by `name`, the likeliest first.
+
+    Args:
+        count: how many at most.
+        likeness: how alike they must be, from 0 to 1.
+        words: what a known name is also called: it is as near as the nearest of them.
+
+    Examples:
+        >>> nearest("sgd_w", ["adam", "sgd", "lion"])
+        ['sgd']
+    """
+    matcher = difflib.SequenceMatcher(b=name)
+
+    def ratio(word: str) -> float:
+        matcher.set_seq1(word)
+        # The first two are quick, and never too small.
+        is_possible = matcher.real_quick_ratio() >= likeness and matcher.quick_ratio() >= likeness
+        return matcher.ratio() if is_possible else 0.0
+
+    ratios = {each: max(map(ratio, words(each))) for each in known}
+    return sorted((each for each in ratios if ratios[each] >= likeness), key=ratios.__getitem__, reverse=True)[:count]
+
+
+def did_you_mean(names: Iterable[object]) -> str:
+    """Return the question whether one of these names was meant; nothing where there is none.
+
+    Examples:
+        >>> did_you_mean(["cat", "dog"]), did_you_mean([])
+        ('did you mean cat or dog?', '')
+    """
+    text = " or ".join(map(str, names))
+    return f"did you mean {text}?" if text else ""
 
 
 def _valid(content: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import keras
 
+from groupwise.frameworks import ANY_OF_THEM, FRAMEWORKS
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
@@ -94,8 +95,8 @@ class Backend(Protocol):
 
 
 def _load(name: str) -> Backend:
-    if name not in ("tensorflow", "jax", "torch"):
-        raise ValueError(f"Keras backend {name!r}: must be tensorflow, jax or torch; set KERAS_BACKEND")
+    if name not in FRAMEWORKS:
+        raise ValueError(f"Keras backend {name!r}: must be {ANY_OF_THEM}; set KERAS_BACKEND")
     module: Any = importlib.import_module(f"groupwise.backends.{name}.native")
     return module
 

@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 from groupwise.errors import UserError
-
-BACKENDS = ("tensorflow", "jax", "torch")
+from groupwise.frameworks import FRAMEWORKS
 
 
 def settle_backend(option: str | None = None) -> str:
@@ -21,13 +20,13 @@ def settle_backend(option: str | None = None) -> str:
     Raises:
         UserError: an unknown name, or what is chosen (or everything) is not installed.
     """
-    installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+    installed = [name for name in FRAMEWORKS if importlib.util.find_spec(name) is not None]
     if not installed:
-        extras = ", ".join(f'pip install "groupwise[{name}]"' for name in BACKENDS)
+        extras = ", ".join(f'pip install "groupwise[{name}]"' for name in FRAMEWORKS)
         raise UserError(f"no backend is installed; install one of them: {extras}")
     name, origin = _chosen(option) or (installed[0], "the first one installed")
-    if name not in BACKENDS:
-        raise UserError(f"backend {name!r} ({origin}): must be one of {', '.join(BACKENDS)}")
+    if name not in FRAMEWORKS:
+        raise UserError(f"backend {name!r} ({origin}): must be one of {', '.join(FRAMEWORKS)}")
     if name not in installed:
         raise UserError(
             f'backend {name!r} ({origin}) is not installed: pip install "groupwise[{name}]", '

@@ -190,9 +190,8 @@ def convolutions(network: "keras.Model") -> Iterator["ConvSpec"]:
     """Yield every convolution of ours in a model, and in the models within it, in order; the batch is not known."""
     import keras
 
-    from groupwise.layers import GroupedConv2D, SeparableConv2D
+    from groupwise.layers.specs import specs_of
     from groupwise.rewrite.graph import is_graph
-    from groupwise.spec import ConvSpec
 
     if not is_graph(network):
         raise UserError(
@@ -200,21 +199,8 @@ def convolutions(network: "keras.Model") -> Iterator["ConvSpec"]:
             "or was not built; name a functional or sequential model"
         )
     for layer in _layers(network):
-        if not _is_ours(layer):
-            continue
-        first = layer.data_format == "channels_first"
-        shape, output = (_nhwc(keras.tree.flatten(ends)[0].shape, first) for ends in (layer.input, layer.output))
-        dtype = layer.compute_dtype
-        options = (layer.strides, layer.padding, layer.dilation_rate, dtype)
-        if isinstance(layer, GroupedConv2D):
-            yield ConvSpec.of(shape, tuple(layer.kernel.shape), layer.groups, *options)
-            continue
-        is_separable = isinstance(layer, SeparableConv2D)
-        height, width, channels, multiplier = (layer.depthwise_kernel if is_separable else layer.kernel).shape
-        yield ConvSpec.of(shape, (height, width, 1, channels * multiplier), channels, *options)
-        if is_separable:
-            between = (*output[:3], channels * multiplier)
-            yield ConvSpec.of(between, tuple(layer.pointwise_kernel.shape), 1, dtype=dtype)
+        if _is_ours(layer):
+            yield from specs_of(layer, keras.tree.flatten(layer.input)[0].shape)
 
 
 def unrouted(network: "keras.Model") -> Counter[str]:
@@ -250,8 +236,3 @@ def _is_ours(layer: Any) -> bool:
     from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
 
     return isinstance(layer, (GroupedConv2D, DepthwiseConv2D, SeparableConv2D))
-
-
-def _nhwc(shape: Any, channels_first: bool) -> tuple[int | None, ...]:
-    batch, *sizes = shape
-    return (batch, *sizes[1:], sizes[0]) if channels_first else (batch, *sizes)

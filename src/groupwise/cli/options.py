@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from groupwise.errors import UserError
+from groupwise.frameworks import ANY_OF_THEM
 
 Backend = Annotated[
     str | None,
     typer.Option(
-        help="tensorflow, jax or torch. Default: KERAS_BACKEND, else keras.json, else the first one installed.",
+        help=f"{ANY_OF_THEM}. Default: KERAS_BACKEND, else keras.json, else the first one installed.",
         show_default=False,
     ),
 ]

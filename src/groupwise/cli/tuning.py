@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from groupwise.cli.backend import BACKENDS, settle_backend
+from groupwise.cli.backend import settle_backend
 from groupwise.cli.networks import convolutions, find_network
 from groupwise.cli.options import MOST, Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.console import Console, Listing, Styled, make_console, say
 from groupwise.errors import UserError
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.training.stopped import Interrupted
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ def _table(choices: Mapping[str, "Choice"]) -> Listing:
 def _clear(backend: str | None) -> None:
     from groupwise.routing import tuning
 
-    if backend is not None and backend not in BACKENDS:
-        raise UserError(f"backend {backend!r} (--backend): must be one of {', '.join(BACKENDS)}")
-    files = tuning.clear((backend,) if backend else BACKENDS)
+    if backend is not None and backend not in FRAMEWORKS:
+        raise UserError(f"backend {backend!r} (--backend): must be one of {', '.join(FRAMEWORKS)}")
+    files = tuning.clear((backend,) if backend else tuple(FRAMEWORKS))
     for text in [f"removed {file}" for file in files] or [f"nothing is stored in {tuning.folder()}"]:
         say(make_console(), text)

@@ -1,6 +1,5 @@
 """`groupwise evaluate` and `groupwise predict`: what a trained network is good for."""
 
-import difflib
 import math
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,7 @@ from groupwise.console import Listing, Styled, make_console, note, print_json, s
 from groupwise.data.image_files import CAM_SUFFIX
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, make_folder
+from groupwise.texts import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from groupwise.inference import Evaluation
@@ -186,8 +186,8 @@ def _find_class(name: str, class_names: list[str], ids: list[str | None]) -> int
         return ids.index(name)
     if name.isdecimal() and int(name) < len(class_names):
         return int(name)
-    near = difflib.get_close_matches(name, class_names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the model has {len(class_names)} classes, none like it"
+    hint = did_you_mean(nearest(name, class_names, count=3))
+    hint = hint or f"the model has {len(class_names)} classes, none like it"
     raise UserError(f"--cam-class {name}: there is no such class; {hint}")
 
 

@@ -1,6 +1,5 @@
 """load_dataset: from what the user names to a data set."""
 
-import difflib
 from pathlib import Path
 
 from groupwise.data.arrays import dataset_of_idx, dataset_of_npz, digits, find_idx_files
@@ -10,6 +9,7 @@ from groupwise.data.folders import dataset_of_files
 from groupwise.data.image_files import files_in_folder, files_in_zip, with_utf8_names
 from groupwise.errors import UserError
 from groupwise.files import expanded
+from groupwise.texts import did_you_mean, nearest
 
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SUPPORTED = (
@@ -89,5 +89,5 @@ def _nearest(path: Path) -> str:
     except OSError:
         return f": nor does {path.parent}" if not path.parent.exists() else ""
     names = siblings if path.parent != Path() else [*siblings, "digits"]
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    question = did_you_mean(path.parent / name for name in nearest(path.name, names))
+    return question and f"; {question}"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from groupwise.errors import UserError
 from groupwise.explain.page import literal
 from groupwise.layers import ChannelShuffle, DepthwiseConv2D, GroupedConv2D
+from groupwise.layers.specs import specs_of
 from groupwise.models import create
 from groupwise.models.network import without_values
 from groupwise.models.reading import ENDINGS, load_model
@@ -44,11 +45,8 @@ def grouped_layer(name: str) -> tuple[str, ConvSpec]:
     if not grouped and not depthwise:
         raise UserError(f"model {name!r}: has no grouped convolution; take another, such as resnext50_32x4d")
     layer = (grouped or depthwise)[0]
-    shape = tuple(layer.input.shape)
-    height, width, inputs, outputs = (int(size) for size in layer.kernel.shape)
-    kernel = (height, width, inputs, outputs) if grouped else (height, width, 1, inputs * outputs)
-    groups = layer.groups if grouped else shape[-1]
-    return layer.name, ConvSpec.of(shape, kernel, groups, layer.strides, layer.padding, layer.dilation_rate)
+    (spec,) = specs_of(layer, layer.input.shape)
+    return layer.name, spec
 
 
 def shuffled_channels(name: str) -> tuple[int, int]:

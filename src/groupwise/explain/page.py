@@ -16,6 +16,7 @@ from PIL import Image
 
 from groupwise.explain.drawing import svg_text
 from groupwise.files import replace_file, write_text
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.texts import printable
 
 _TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
@@ -56,7 +57,7 @@ def text_of(topic: str, name: str | None, values: Mapping[str, Any]) -> str:
 
 def source_line(topic: str, name: str | None) -> str:
     """Return the line that names the framework and the command."""
-    backend = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}[keras.backend.backend()]
+    backend = FRAMEWORKS[keras.backend.backend()].title
     command = f"groupwise explain {topic}{f' {literal(name)}' if name else ''}"
     return f"Every number and line here was computed when the page was made, by {backend}: `{command} --output FOLDER`."
 

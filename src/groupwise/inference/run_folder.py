@@ -15,10 +15,15 @@ from typing import Any
 
 from groupwise.errors import UserError
 from groupwise.files import PARTIAL, check_folder, locked, make_folder, remove_empty, replace_file, write_text
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.machine import processor, usable_cores
 from groupwise.texts import json_text
 
-PACKAGES = ("groupwise", "keras", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "torch", "numpy", "pillow")
+PACKAGES = (
+    *("groupwise", "keras"),
+    *(package for framework in FRAMEWORKS.values() for package in framework.packages),
+    *("numpy", "pillow"),
+)
 
 DIGITS = 6  # of the numbers in metrics.csv
 

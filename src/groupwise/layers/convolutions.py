@@ -12,10 +12,11 @@ from keras import ops
 
 from groupwise import backends
 from groupwise.layers.batch_norm import CORE_ACTIVATIONS
+from groupwise.layers.specs import specs_of
 from groupwise.ops import checked_algorithm, grouped_conv2d, separable_conv2d
 from groupwise.ops.algorithms import finish
 from groupwise.ops.convolutions import grouped_kernel
-from groupwise.spec import ConvSpec, Padding, normalise_padding, stock_padding
+from groupwise.spec import Padding, normalise_padding, stock_padding
 
 Shape = tuple[int | None, ...]
 _register = keras.saving.register_keras_serializable("groupwise")
@@ -49,22 +50,9 @@ class _Convolution2D:
         return outputs if known else self.activation(outputs)
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
-        first = self.data_format == "channels_first"
-        batch, *rest = input_shape
-        height, width, channels = (*rest[1:], rest[0]) if first else rest
-        assert channels is not None  # Keras's layers refuse unknown channels before this
-        filters = getattr(self, "filters", None) or channels * self.depth_multiplier
-        groups = getattr(self, "groups", 1)
-        spec = ConvSpec.of(
-            (batch, height, width, channels),
-            (*self.kernel_size, channels // groups, filters),
-            groups,
-            self.strides,
-            self.padding,
-            self.dilation_rate,
-        )
-        batch, height, width, filters = spec.output_shape
-        return (batch, filters, height, width) if first else (batch, height, width, filters)
+        batch, height, width, filters = specs_of(self, input_shape)[-1].output_shape
+        is_first = self.data_format == "channels_first"
+        return (batch, filters, height, width) if is_first else (batch, height, width, filters)
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()  # type: ignore[misc]

@@ -1,6 +1,5 @@
 """The networks by name: `create`, `list_models`, `describe`."""
 
-import difflib
 import fnmatch
 import importlib
 import numbers
@@ -17,6 +16,7 @@ from groupwise.errors import UserError, first_line
 from groupwise.models.costs import Description, describe_model
 from groupwise.models.network import Network, build_settings, without_values
 from groupwise.models.registry import Variant
+from groupwise.texts import did_you_mean, nearest
 
 __all__ = ["Network", "create", "describe", "find", "list_models", "variants"]
 
@@ -134,15 +134,9 @@ def find(name: str) -> Variant:
         return variants()[name]
     except KeyError:
         # A user's "resnxt50" means resnext50_32x4d: a name is as near as its first word.
-        nearness = {
-            known: max(difflib.SequenceMatcher(None, name, part).ratio() for part in (known, known.split("_")[0]))
-            for known in variants()
-        }
-        near = [known for known in sorted(nearness, key=nearness.__getitem__, reverse=True) if nearness[known] > 0.6][
-            :3
-        ]
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; `groupwise models` lists them"
-        raise UserError(f"model {name!r}: there is no such network{hint}") from None
+        near = nearest(name, variants(), count=3, likeness=0.6, words=lambda known: (known, known.split("_")[0]))
+        hint = did_you_mean(near) or "`groupwise models` lists them"
+        raise UserError(f"model {name!r}: there is no such network; {hint}") from None
 
 
 def describe(model_or_name: keras.Model | str) -> Description:

@@ -3,7 +3,6 @@
 Each `.toml` file beside this one opens with its command, cost and result, and becomes a `Recipe`.
 """
 
-import difflib
 import tomllib
 import types
 import typing
@@ -17,6 +16,7 @@ import numpy as np
 from groupwise.data import Augmentation
 from groupwise.errors import UserError
 from groupwise.files import expanded
+from groupwise.texts import did_you_mean, nearest
 
 _FOLDER = Path(__file__).parent
 LARGEST = float(np.finfo(np.float32).max)
@@ -158,8 +158,7 @@ def _path(name: str) -> Path:
         return expanded(name)
     names = list_recipes()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}, and paths that end in .toml"
+        hint = did_you_mean(nearest(name, names)) or f"there are {', '.join(names)}, and paths that end in .toml"
         raise UserError(f"recipe {name!r}: there is no such recipe; {hint}")
     return _FOLDER / f"{name}.toml"
 
@@ -170,8 +169,7 @@ def _typed(where: str, kind: type, settings: Mapping[str, Any]) -> dict[str, Any
     values = {}
     for name, value in settings.items():
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(hints)}"
+            hint = did_you_mean(nearest(name, hints)) or f"it takes {', '.join(hints)}"
             raise UserError(f"{where}: unknown setting {name!r}; {hint}")
         values[name] = _convert(f"{where}: {name}", value, hints[name])
     return values

@@ -14,11 +14,12 @@ import numpy as np
 
 from groupwise import keras_private
 from groupwise.errors import UserError, first_line
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.rewrite.twins import TWINS
 
 Values = Sequence[np.ndarray]
 
-_FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "jaxlib")
+_FRAMEWORKS = ("keras", *FRAMEWORKS, "jaxlib")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.ndarray, np.generic)
 
 

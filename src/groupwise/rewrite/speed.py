@@ -1,16 +1,14 @@
 """How much faster a rewritten model is here: both take turns, on the same arrays."""
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import islice
 
 import keras
 import numpy as np
 
-from groupwise import keras_private
+from groupwise import keras_private, timing
 from groupwise.errors import UserError
 from groupwise.rewrite.rebuild import Rewriter
 
@@ -67,20 +65,13 @@ def measure(before: keras.Model, after: keras.Model, batch_size: int = 8, rounds
     return Speed(inference, training)
 
 
-def _ratio(steps: list[Callable[[], Any]], rounds: int) -> float:
+def _ratio(steps: list[timing.Work], rounds: int) -> float:
     """Return how many times as long the first step takes as the second one."""
     ratios = []
     for step in steps:
         step()  # compiles
-    for _ in range(rounds):
-        seconds = [_seconds(step) for step in steps]
+    for seconds in islice(timing.rounds(steps), rounds):
         ratios.append(seconds[0] / seconds[1])
         if max(seconds) > LONG:
             break
     return statistics.median(ratios)
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start

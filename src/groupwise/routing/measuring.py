@@ -9,6 +9,7 @@ from groupwise.routing import tuning
 from groupwise.routing.lists import Runtime, candidates, explain, kind
 from groupwise.routing.tuning import Choice
 from groupwise.spec import ConvSpec, symmetric_padding
+from groupwise.timing import Clock, Work, rounds, seconds
 
 ROUNDS = (5, 25)  # at least, and at most
 ENOUGH = 0.6  # seconds of rounds after which no more are begun
@@ -50,7 +51,7 @@ def subjects(batch_size: int) -> dict[str, list[ConvSpec]]:
 
 @tuning.ignored()
 def choose(
-    specs: Iterable[ConvSpec], runtime_of: Callable[[], Runtime], step: Callable[[str, ConvSpec], Callable[[], object]]
+    specs: Iterable[ConvSpec], runtime_of: Callable[[], Runtime], step: Callable[[str, ConvSpec], Work]
 ) -> Choice:
     """Measure what can run all of `specs`, which are of one kind and whose sizes are known, and return the choice.
 
@@ -75,9 +76,7 @@ def choose(
     return Choice.of({name: statistics.geometric_mean(each[name] for each in ratios) for name in finished}, built_in)
 
 
-def race(
-    rivals: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
+def race(rivals: Mapping[str, Work], clock: Clock = time.perf_counter) -> dict[str, float]:
     """Return how long each rival takes over the first: the median over rounds in which all take turns.
 
     Args:
@@ -85,21 +84,17 @@ def race(
             One that then takes over HOPELESS times as long as the fastest is left out, but never the first.
         clock: the seconds.
     """
-
-    def seconds(run: Callable[[], object]) -> float:
-        start = clock()
-        run()
-        return clock() - start
-
     first_times: dict[str, float] = {}
     for name, run in rivals.items():
         run()
-        first_times[name] = seconds(run)
+        first_times[name] = seconds(run, clock)
     bound = HOPELESS * min(first_times.values())
     favourite = next(iter(rivals))
     racing = [name for name, first in first_times.items() if first <= bound or name == favourite]
-    rounds: list[list[float]] = []
+    taken: list[list[float]] = []
     begin = clock()
-    while len(rounds) < ROUNDS[0] or (len(rounds) < ROUNDS[1] and clock() - begin < ENOUGH):
-        rounds.append([seconds(rivals[name]) for name in racing])
-    return {name: statistics.median(times[place] / times[0] for times in rounds) for place, name in enumerate(racing)}
+    for times in rounds([rivals[name] for name in racing], clock):
+        taken.append(times)
+        if len(taken) >= ROUNDS[0] and (len(taken) >= ROUNDS[1] or clock() - begin >= ENOUGH):
+            break
+    return {name: statistics.median(times[place] / times[0] for times in taken) for place, name in enumerate(racing)}

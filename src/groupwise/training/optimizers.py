@@ -1,6 +1,5 @@
 """The optimizer of a recipe: Keras's own, with the schedule, the weight decay and the average that it asks for."""
 
-import difflib
 import inspect
 import math
 from typing import Any
@@ -10,6 +9,7 @@ from keras import ops
 
 from groupwise.errors import UserError
 from groupwise.recipes import Recipe
+from groupwise.texts import did_you_mean, nearest
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -89,7 +89,7 @@ def _optimizer_class(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
     members = inspect.getmembers(keras.optimizers, inspect.isclass)
     classes = {name.lower(): member for name, member in members if issubclass(member, base) and member is not base}
     if recipe.optimizer.lower() not in classes:
-        near = difflib.get_close_matches(recipe.optimizer.lower(), classes, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(classes)}"
-        raise UserError(f"recipe {recipe.name!r}: Keras has no optimizer {recipe.optimizer!r}{hint}")
+        hint = did_you_mean(nearest(recipe.optimizer.lower(), classes, likeness=0.4))
+        hint = hint or f"there are {', '.join(classes)}"
+        raise UserError(f"recipe {recipe.name!r}: Keras has no optimizer {recipe.optimizer!r}; {hint}")
     return classes[recipe.optimizer.lower()]
