@@ -260,7 +260,10 @@ def test_compiled_alike_with_the_optimizer_as_it_stands() -> None:
     assert int(new.optimizer.iterations) == 3
     steps = [[each.train_on_batch(images, targets, return_dict=True) for _ in range(3)] for each in (model, new)]
     for before, after in zip(*steps, strict=True):
-        assert after == pytest.approx(before, rel=1e-3)
+        # Keras before 3.13 gives arrays.
+        assert {name: float(value) for name, value in after.items()} == pytest.approx(
+            {name: float(value) for name, value in before.items()}, rel=1e-3
+        )
     assert "compile" not in str(rewrite.report_of(new))
 
 

@@ -310,7 +310,7 @@ def instance(module: str | None, name: str, **config: Any) -> dict[str, Any]:
         (put(-1, units=float("nan")), "has not the weights for units=nan"),
         (lambda config: [config], "its description is no names and values, but a list"),
         (put(-1, activation="foo"), "as a Keras model: Could not interpret activation function identifier: foo"),
-        (put(-1, units=-3), "as a Keras model: Received an invalid value for `units`, expected a positive integer"),
+        (put(-1, units=-3), "as a Keras model: "),  # and Keras's reason, which is another one before 3.13
         (lambda config: {**config, "config": 3}, "cannot be read as a Keras model"),
     ],
 )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from groupwise.errors import UserError
 from groupwise.explain.page import literal
+from groupwise.keras_private import layers_within
 from groupwise.layers import ChannelShuffle, DepthwiseConv2D, GroupedConv2D
 from groupwise.layers.specs import specs_of
 from groupwise.models import create
@@ -74,7 +75,7 @@ def find_kernel(name: str | None) -> Dense:
     if name is None:
         return Dense(_edge_filters(), f"{FILTERS} filters of edges and stripes", is_random=False)
     is_file = Path(name).suffix in ENDINGS
-    layers = load_model(Path(name))._flatten_layers() if is_file else _layers_of(name)
+    layers = layers_within(load_model(Path(name))) if is_file else _layers_of(name)
     dense = (layer for layer in layers if isinstance(layer, keras.layers.Conv2D) and layer.groups == 1)
     layer = next((layer for layer in dense if max(layer.kernel_size) > 1), None)
     if layer is None:
