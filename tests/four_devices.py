@@ -1,10 +1,15 @@
-"""Data parallelism over four devices, in a process that has them: `python -m tests.four_devices CHECK DUMP_FOLDER`.
+"""Data parallelism over four devices, in a process that has them: `python -m tests.four_devices DUMP_FOLDER`.
 
-XLA_FLAGS must hold --xla_force_host_platform_device_count=4 and --xla_dump_to=DUMP_FOLDER --xla_dump_hlo_as_text.
-Every step is awaited: steps that are not, with a sum over devices in each, can lock XLA's few threads up.
+`outcomes` starts it. Every step is awaited: steps that are not, with a sum over devices in each, can lock XLA's few
+threads up.
 """
 
+import json
+import os
+import subprocess
 import sys
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,57 @@ from tests.reference import Pooling
 
 SPEC = ConvSpec.of((8, 9, 7, 16), (3, 3, 4, 24), 4, 2, ((1, 1), (2, 0)))
 MOVES = ("all-gather", "all-to-all", "collective-permute")
+
+
+def outcomes(module: str, folder: Path) -> dict[str, str]:
+    """Run the checks of a module in one process, and return how each ended: "as expected", or its traceback.
+
+    Args:
+        module: "tests.four_devices" or "tests.four_devices_norm".
+        folder: an empty one, for XLA's own texts of what it compiles.
+
+    Raises:
+        RuntimeError: the process ended before its last check did.
+    """
+    flags = f"--xla_force_host_platform_device_count=4 --xla_dump_to={folder} --xla_dump_hlo_as_text"
+    finished = subprocess.run(
+        [sys.executable, "-m", module, str(folder)],
+        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise RuntimeError(f"{finished.stdout}\n{finished.stderr[-3000:]}")
+    return dict(json.loads(line) for line in finished.stdout.splitlines())
+
+
+def run_checks(checks: Iterable[Callable[[], None]]) -> None:
+    """Run checks, and print a line of JSON for each: its name and how it ended."""
+    assert len(jax.devices()) == 4
+    for check in checks:
+        try:
+            check()
+            outcome = "as expected"
+        except Exception:  # it is the test's, and the others still tell how they end
+            outcome = traceback.format_exc()
+        print(json.dumps([check.__name__, outcome]), flush=True)
+
+
+def texts_of_compiled() -> list[Path]:
+    """Return XLA's texts of all that it has compiled, or of what it has since these were deleted."""
+    return list(Path(sys.argv[1]).glob("*after_optimizations.txt"))
+
+
+def check_compiled(operation: str) -> list[str]:
+    """Return the texts for four devices that hold an operation of the core; none sends images."""
+    texts = [path.read_text() for path in texts_of_compiled()]
+    found = [text for text in texts if operation in text and "num_partitions=4" in text]
+    assert found
+    assert not any(move in text for move in MOVES for text in found)
+    return found
 
 
 def convolve(inputs: Any, kernel: Any) -> Any:
@@ -159,22 +215,15 @@ def train() -> list[float]:
 
 def keras_distribution() -> None:
     """`keras.distribution.DataParallel`: the same losses, and no images sent in anything that Keras compiled."""
+    for path in texts_of_compiled():
+        path.unlink()
     alone = train()
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
     np.testing.assert_allclose(train(), alone, rtol=1e-4)
     assert alone[-1] < alone[0]
-    texts = [path.read_text() for path in Path(sys.argv[2]).glob("*after_optimizations.txt")]
-    steps = [text for text in texts if "gw_jax_kernel_gradient" in text and "num_partitions=4" in text]
-    assert steps
-    assert not any(move in text for move in MOVES for text in steps)
-    assert all("all-reduce" in text for text in steps)
+    assert all("all-reduce" in text for text in check_compiled("gw_jax_kernel_gradient"))
 
-
-CHECKS = {
-    function.__name__: function for function in (mesh, explicit, shard_map, uneven, max_pooling, keras_distribution)
-}
 
 if __name__ == "__main__":
-    assert len(jax.devices()) == 4
-    CHECKS[sys.argv[1]]()
-    print(f"{sys.argv[1]}: as expected")
+    # The distribution is Keras's for all that follows, and so it comes last.
+    run_checks([mesh, explicit, shard_map, uneven, max_pooling, keras_distribution])

@@ -1,10 +1,5 @@
-"""Batch norm over four devices, in a process that has them: `python -m tests.four_devices_norm CHECK DUMP_FOLDER`.
+"""Batch norm over four devices, as tests/four_devices.py: `python -m tests.four_devices_norm DUMP_FOLDER`."""
 
-XLA_FLAGS as for tests/four_devices.py. Every step is awaited.
-"""
-
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +11,7 @@ from jax.sharding import PartitionSpec as Partition
 
 from groupwise import layers
 from groupwise.backends.jax import norm
-from tests.four_devices import MOVES
+from tests.four_devices import MOVES, check_compiled, run_checks, texts_of_compiled
 from tests.normalizations import EPSILON, random_arrays, truth
 
 SHAPE = (8, 6, 5, 7)
@@ -91,19 +86,14 @@ def train() -> list[Any]:
 
 def norm_keras_distribution() -> None:
     """`keras.distribution.DataParallel`: losses and statistics as on one device, and no images sent."""
+    for path in texts_of_compiled():
+        path.unlink()
     alone = train()
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
     for one, other in zip(train(), alone, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
-    texts = [path.read_text() for path in Path(sys.argv[2]).glob("*after_optimizations.txt")]
-    steps = [text for text in texts if "gw_jax_gradient_sums" in text and "num_partitions=4" in text]
-    assert steps
-    assert not any(move in text for move in MOVES for text in steps)
+    check_compiled("gw_jax_gradient_sums")
 
-
-CHECKS = {function.__name__: function for function in (norm_mesh, norm_explicit, norm_keras_distribution)}
 
 if __name__ == "__main__":
-    assert len(jax.devices()) == 4
-    CHECKS[sys.argv[1]]()
-    print(f"{sys.argv[1]}: as expected")
+    run_checks([norm_mesh, norm_explicit, norm_keras_distribution])

@@ -1,8 +1,6 @@
 """The C core as JAX's custom calls: values, gradients of any order, and JAX's transformations around them."""
 
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from jax import numpy as jnp
 from jax.test_util import check_grads
 
 from groupwise.backends.jax import core
+from tests import four_devices
 
 if not core.is_available():
     pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
@@ -291,20 +290,14 @@ NEEDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def on_four_devices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return four_devices.outcomes("tests.four_devices", tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.mark.parametrize("check", ["mesh", "explicit", "shard_map", "uneven", "max_pooling", "keras_distribution"])
-def test_four_devices(check: str, tmp_path: Path) -> None:
+def test_four_devices(check: str, on_four_devices: dict[str, str]) -> None:
     """See tests/four_devices.py: no device sends its images to another one, forward or backward."""
     if check in NEEDS and not hasattr(*NEEDS[check]):
         pytest.skip(f"JAX {jax.__version__} has no {NEEDS[check][1]}")
-    flags = f"--xla_force_host_platform_device_count=4 --xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.four_devices", check, str(tmp_path)],
-        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert finished.stdout.splitlines()[-1] == f"{check}: as expected"
+    assert on_four_devices[check] == "as expected"

@@ -1,10 +1,6 @@
 """The core's batch norm as JAX's custom calls: values, gradients of any order, and JAX's transformations."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +19,7 @@ from jax import numpy as jnp
 from jax.test_util import check_grads
 
 from groupwise.backends.jax import core, norm
+from tests import four_devices
 
 if not core.is_available():
     pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
@@ -167,20 +164,14 @@ def test_a_call_that_would_touch_foreign_memory_is_refused(
         )
 
 
+@pytest.fixture(scope="module")
+def on_four_devices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return four_devices.outcomes("tests.four_devices_norm", tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.mark.parametrize("check", ["norm_mesh", "norm_explicit", "norm_keras_distribution"])
-def test_four_devices(check: str, tmp_path: Path) -> None:
+def test_four_devices(check: str, on_four_devices: dict[str, str]) -> None:
     """See tests/four_devices_norm.py: statistics of the whole batch, and no image leaves its device."""
     if check == "norm_explicit" and not hasattr(jax.sharding, "auto_axes"):
         pytest.skip(f"JAX {jax.__version__} has no auto_axes")
-    flags = f"--xla_force_host_platform_device_count=4 --xla_dump_to={tmp_path} --xla_dump_hlo_as_text"
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.four_devices_norm", check, str(tmp_path)],
-        env={**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    assert finished.stdout.splitlines()[-1] == f"{check}: as expected"
+    assert on_four_devices[check] == "as expected"
