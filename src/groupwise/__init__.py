@@ -1,30 +1,43 @@
 """Fast grouped, depthwise and separable convolutions for Keras 3, and the networks made of them."""
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_MEMBERS = {
-    "export": "groupwise.export",
-    "layers": "groupwise.layers",
-    "models": "groupwise.models",
-    "ops": "groupwise.ops",
-    "rewrite": "groupwise.rewrite",
-    "accelerate": "groupwise.rewrite:accelerate",
-    "explain_routing": "groupwise.ops:explain_routing",
-    "load_keras_weights": "groupwise.weights.keras_files:load_keras_weights",
-}
+from groupwise.lazy import members_at_use
 
-__all__ = ["accelerate", "explain_routing", "export", "layers", "load_keras_weights", "models", "ops", "rewrite"]  # noqa: F822
+if TYPE_CHECKING:
+    from groupwise import data, errors, export, layers, models, ops, rewrite
+    from groupwise.errors import UserError
+    from groupwise.ops import explain_routing
+    from groupwise.rewrite import accelerate
+    from groupwise.training import train
+    from groupwise.weights.keras_files import load_keras_weights
+else:
+    __getattr__, __dir__ = members_at_use(
+        __name__,
+        {
+            "UserError": "errors",
+            "accelerate": "rewrite",
+            "explain_routing": "ops",
+            "load_keras_weights": "weights.keras_files",
+            "train": "training",
+        },
+        modules=("data", "errors", "export", "layers", "models", "ops", "rewrite"),
+    )
 
+__version__ = "0.1.0"
 
-def __getattr__(name: str) -> Any:
-    """Import a public member at its first use: the command must settle Keras's backend before Keras is imported."""
-    if name not in _MEMBERS:
-        raise AttributeError(f"module 'groupwise' has no attribute {name!r}; it has {', '.join(__all__)}")
-    module, _, member = _MEMBERS[name].partition(":")
-    value = importlib.import_module(module)
-    return getattr(value, member) if member else value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = [
+    "UserError",
+    "__version__",
+    "accelerate",
+    "data",
+    "errors",
+    "explain_routing",
+    "export",
+    "layers",
+    "load_keras_weights",
+    "models",
+    "ops",
+    "rewrite",
+    "train",
+]

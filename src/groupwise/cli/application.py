@@ -6,12 +6,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from groupwise import __version__
 from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
 from groupwise.console import make_console, note, say
 from groupwise.errors import UserError, lacks_memory
@@ -51,11 +51,7 @@ class _Command(TyperCommand):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        try:
-            number = version("groupwise")
-        except PackageNotFoundError:
-            number = "(not installed: run from its source)"
-        say(make_console(), f"groupwise {number}")
+        say(make_console(), f"groupwise {__version__}")
         raise typer.Exit
 
 

@@ -3,16 +3,19 @@
 Importing this package imports no framework; Keras comes with the first use of ImageBatches.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from groupwise.data.augmentation import Augmentation
 from groupwise.data.dataset import Dataset, Split
 from groupwise.data.images import BrokenImage, centre_crop, prepare_image, read_image
 from groupwise.data.loading import load_dataset
 from groupwise.data.samples import TooManyBroken
+from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
     from groupwise.data.batches import ImageBatches
+else:
+    __getattr__, __dir__ = members_at_use(__name__, {"ImageBatches": "batches"})
 
 __all__ = [
     "Augmentation",
@@ -26,11 +29,3 @@ __all__ = [
     "prepare_image",
     "read_image",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "ImageBatches":
-        from groupwise.data.batches import ImageBatches
-
-        return ImageBatches
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,19 +3,14 @@
 Importing this package imports no framework; `export_model` does.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from groupwise.export.formats import FORMATS
+from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
     from groupwise.export.exporting import Exported, export_model
+else:
+    __getattr__, __dir__ = members_at_use(__name__, {"Exported": "exporting", "export_model": "exporting"})
 
 __all__ = ["FORMATS", "Exported", "export_model"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from groupwise.export import exporting
-
-        return getattr(exporting, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,22 +3,26 @@
 Importing this package imports no framework; its members do.
 """
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_MEMBERS = {
-    "Evaluation": "evaluation",
-    "Explainer": "saliency",
-    "Prediction": "prediction",
-    "evaluate": "evaluation",
-    "load_network": "networks",
-    "predict_images": "prediction",
-}
+from groupwise.lazy import members_at_use
 
-__all__ = ["Evaluation", "Explainer", "Prediction", "evaluate", "load_network", "predict_images"]  # noqa: F822
+if TYPE_CHECKING:
+    from groupwise.inference.evaluation import Evaluation, evaluate
+    from groupwise.inference.networks import load_network
+    from groupwise.inference.prediction import Prediction, predict_images
+    from groupwise.inference.saliency import Explainer
+else:
+    __getattr__, __dir__ = members_at_use(
+        __name__,
+        {
+            "Evaluation": "evaluation",
+            "Explainer": "saliency",
+            "Prediction": "prediction",
+            "evaluate": "evaluation",
+            "load_network": "networks",
+            "predict_images": "prediction",
+        },
+    )
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MEMBERS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MEMBERS[name]}"), name)
+__all__ = ["Evaluation", "Explainer", "Prediction", "evaluate", "load_network", "predict_images"]

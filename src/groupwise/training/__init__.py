@@ -1,28 +1,23 @@
 """Training. Importing this package imports no framework; its members do."""
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_MEMBERS = {
-    "Plan": "plan",
-    "RunSummary": "fit",
-    "extend_plan": "plan",
-    "make_plan": "plan",
-    "read_plan": "fit",
-    "train": "fit",
-}
+from groupwise.lazy import members_at_use
 
-__all__ = [  # noqa: F822
-    "Plan",
-    "RunSummary",
-    "extend_plan",
-    "make_plan",
-    "read_plan",
-    "train",
-]
+if TYPE_CHECKING:
+    from groupwise.training.fit import RunSummary, read_plan, train
+    from groupwise.training.plan import Plan, extend_plan, make_plan
+else:
+    __getattr__, __dir__ = members_at_use(
+        __name__,
+        {
+            "Plan": "plan",
+            "RunSummary": "fit",
+            "extend_plan": "plan",
+            "make_plan": "plan",
+            "read_plan": "fit",
+            "train": "fit",
+        },
+    )
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MEMBERS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MEMBERS[name]}"), name)
+__all__ = ["Plan", "RunSummary", "extend_plan", "make_plan", "read_plan", "train"]
