@@ -4,6 +4,7 @@ import doctest
 import importlib
 import os
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import keras
@@ -11,10 +12,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupwise.data import Augmentation, BrokenImage, ImageBatches, Split, TooManyBroken, load_dataset, prepare_image
+from groupwise.data import (
+    Augmentation,
+    BrokenImage,
+    Decoding,
+    ImageBatches,
+    Preprocessing,
+    Split,
+    TooManyBroken,
+    Variation,
+    load_dataset,
+    prepare_image,
+)
 from groupwise.errors import UserError
 
-NORMALISATION = {"mean": 0.0, "std": 1 / 255}  # leaves the pixels as they are
+AS_THEY_ARE = {"mean": (0.0,), "std": (1 / 255,)}  # of pixels, by 255 too large
+UNIT = Preprocessing(mean=(0.0,), std=(1.0,))
 
 
 AUGMENTATION = Augmentation(flip=True, crop_padding=1, rand_augment={"num_ops": 1}, erase=0.3, mixup=0.2, cutmix=1.0)
@@ -32,7 +45,12 @@ def numbered_split(count, broken=(), size=(4, 4), classes=2):
 
 
 def batches_of(split, batch_size=4, **options):
-    return ImageBatches(split, batch_size, (4, 4), 1, 2, **{**NORMALISATION, **options})
+    preprocessing, variation, decoding = (
+        kind(**{field.name: options.pop(field.name) for field in fields(kind) if field.name in options})
+        for kind in (Preprocessing, Variation, Decoding)
+    )
+    assert not options
+    return ImageBatches(split, batch_size, (4, 4, 1), 2, replace(preprocessing, **AS_THEY_ARE), variation, decoding)
 
 
 def numbers(images):
@@ -45,7 +63,7 @@ def epoch_of(batches):
 
 def test_pixels_are_normalised_by_channel():
     split = Split(np.array([0]), ["a"], lambda index, side: np.array([[[0, 255, 51]]], np.uint8))
-    batches = ImageBatches(split, 1, (1, 1), 3, 2, mean=(0.5, 0.25, 0.2), std=(0.25, 0.5, 1.0))
+    batches = ImageBatches(split, 1, (1, 1, 3), 2, Preprocessing(mean=(0.5, 0.25, 0.2), std=(0.25, 0.5, 1.0)))
     images, labels = batches[0]
     assert images.dtype == labels.dtype == np.float32
     np.testing.assert_allclose(images[0, 0, 0], [-2, 1.5, 0], atol=1e-6)
@@ -276,7 +294,7 @@ def test_files_go_all_the_way(tmp_path):
             Image.new("RGB", (40 + number, 50), colour).save(tmp_path / class_name / f"{number}.jpg", quality=95)
     (tmp_path / "red" / "7.jpg").write_bytes(b"")
     split = load_dataset(tmp_path, test_fraction=1.0).test
-    batches = ImageBatches(split, 32, (16, 24), 3, 2, mean=0.0, std=1.0)
+    batches = ImageBatches(split, 32, (16, 24, 3), 2, UNIT)
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     assert images.shape == (119, 16, 24, 3)
     assert batches.broken == [("red/7.jpg", "empty file")]
@@ -292,7 +310,7 @@ def test_images_are_decoded_at_their_full_size_for_a_test_alone():
 
     split = Split(np.arange(4) % 2, ["a"] * 4, read)
     for augmentation, side in ((None, None), (Augmentation(), 16), (Augmentation(resized_crop=(0.25, 1.0)), 28)):
-        next(iter(ImageBatches(split, 4, (14, 14), 3, 2, mean=0.5, std=0.5, augmentation=augmentation)))
+        next(iter(ImageBatches(split, 4, (14, 14, 3), 2, UNIT, Variation(augmentation))))
         assert set(sides) == {side}
         sides.clear()
 
@@ -305,12 +323,13 @@ def test_images_are_decoded_at_their_full_size_for_a_test_alone():
         "batches",
         "cifar",
         "dataset",
-        "image_files",
         "folders",
+        "image_files",
         "images",
         "left_out",
-        "samples",
         "loading",
+        "preprocessing",
+        "samples",
     ],
 )
 def test_the_examples_in_the_documentation_run(name):
@@ -329,7 +348,7 @@ def test_cifar_as_files(photos):
     dataset = load_dataset(photos / "cifar10-images.zip")
     assert (len(dataset.train), len(dataset.test), len(dataset.class_names)) == (50_000, 10_000, 10)
     assert (dataset.image_size, dataset.channels) == ((32, 32), 3)
-    batches = ImageBatches(dataset.test, 500, (32, 32), 3, 10, mean=0.0, std=1.0)
+    batches = ImageBatches(dataset.test, 500, (32, 32, 3), 10, UNIT)
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     assert (labels.sum(axis=0) == 1000).all()
     # The published means of CIFAR-10's channels.
@@ -338,7 +357,7 @@ def test_cifar_as_files(photos):
 
 def test_photos(photos):
     split = load_dataset(photos / "imagenet-100-photos.zip", test_fraction=1.0).test
-    batches = ImageBatches(split, 25, (224, 224), 3, 100, mean=0.0, std=1.0)
+    batches = ImageBatches(split, 25, (224, 224, 3), 100, UNIT)
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     assert images.shape == (100, 224, 224, 3)
     np.testing.assert_array_equal(labels, np.eye(100))

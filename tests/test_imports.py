@@ -14,8 +14,8 @@ PACKAGE = Path(groupwise.__file__).parent
 # A room may import itself and those that stand before it.
 ORDER = [
     *("errors", "lazy", "texts", "frameworks", "timing", "console", "files", "machine", "spec", "keras_private"),
-    *("core", "routing", "backends", "ops", "layers", "weights", "models"),
-    *("data", "report", "recipes", "inference", "rewrite", "explain", "training", "export", "cli"),
+    *("core", "data", "routing", "backends", "ops", "layers", "weights", "models"),
+    *("report", "recipes", "inference", "rewrite", "explain", "training", "export", "cli"),
 ]
 ALLOWED: dict[str, set[str]] = {
     "lazy": set(),

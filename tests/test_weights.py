@@ -239,7 +239,7 @@ def test_timms_configuration_says_which_efficientnet_it_is() -> None:
 
     origin: Any = origin_of(Opened(), models.find("efficientnet_lite0"), {})  # type: ignore[arg-type]
     assert (origin.arguments["padding"], origin.arguments["epsilon"]) == ("same", 1e-3)
-    assert origin.preprocessing["mean"] == [0.5, 0.5, 0.5]
+    assert origin.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
 def test_a_network_takes_its_publishers_habits_whatever_name_it_goes_by(tmp_path: Path) -> None:

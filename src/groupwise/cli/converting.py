@@ -1,5 +1,6 @@
 """`groupwise convert`: published weights as a .keras file."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -43,21 +44,22 @@ def convert(
     path = output_file(output, ".keras", source)
     settle_backend(backend)
     from groupwise.files import replace_file
+    from groupwise.inference.preprocessing import preprocessing_of
     from groupwise.models import describe, find
     from groupwise.models.pretrained import create_pretrained
 
     shape = (*size, find(model).input_shape[2]) if size else None
     network, note = create_pretrained(model, source, num_classes=classes, input_shape=shape, **arguments)
     replace_file(path, network.save)
-    preprocessing = network.metadata["preprocessing"]
+    preprocessing = preprocessing_of(network)
     height, width, _ = network.architecture["input_shape"]
-    mean, deviation = (_listed(preprocessing[name]) for name in ("mean", "std"))
+    mean, deviation = (_listed(values) for values in (preprocessing.mean, preprocessing.std))
     lines = {
         "weights": f"{source}, in the names of {network.metadata['weights']['publisher']}",
         "model": f"{model}: {describe(network).trainable_parameters:,} parameters, "
         f"{network.architecture['num_classes']:,} classes",
-        "images": f"{height}x{width} pixels, {preprocessing['interpolation']}, centre crop "
-        f"{preprocessing['crop']:.3f}, mean {mean}, deviation {deviation}",
+        "images": f"{height}x{width} pixels, {preprocessing.interpolation}, centre crop "
+        f"{preprocessing.crop:.3f}, mean {mean}, deviation {deviation}",
         "output": str(path),
     }
     if note:
@@ -65,6 +67,6 @@ def convert(
     print_lines(make_console(), lines)
 
 
-def _listed(values: list[float]) -> str:
+def _listed(values: Sequence[float]) -> str:
     texts = [f"{value:.3f}" for value in values]
     return texts[0] if len(set(texts)) == 1 else " ".join(texts)

@@ -213,12 +213,14 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
     """Draw where the network looked for a class."""
     from groupwise import report
     from groupwise.data import read_image
-    from groupwise.inference.preprocessing import crop_box
+    from groupwise.inference.preprocessing import preprocessing_of
 
     image = read_image(prediction.path)
     assert prediction.activation is not None
     caption = f"{name}, {prediction.probabilities[place]:.1%}"
-    report.activation(image, prediction.activation, crop_box(network, image.shape[:2]), caption, png)
+    height, width, _ = network.architecture["input_shape"]
+    box = preprocessing_of(network).crop_box(image.shape[:2], (height, width))
+    report.activation(image, prediction.activation, box, caption, png)
 
 
 def _as_dict(evaluation: "Evaluation", class_names: list[str], png: str, broken: int) -> dict[str, Any]:

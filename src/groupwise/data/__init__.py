@@ -9,21 +9,25 @@ from groupwise.data.augmentation import Augmentation
 from groupwise.data.dataset import Dataset, Split
 from groupwise.data.images import BrokenImage, centre_crop, prepare_image, read_image
 from groupwise.data.loading import load_dataset
-from groupwise.data.samples import TooManyBroken
+from groupwise.data.preprocessing import Preprocessing
+from groupwise.data.samples import Decoding, TooManyBroken
 from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
-    from groupwise.data.batches import ImageBatches
+    from groupwise.data.batches import ImageBatches, Variation
 else:
-    __getattr__, __dir__ = members_at_use(__name__, {"ImageBatches": "batches"})
+    __getattr__, __dir__ = members_at_use(__name__, {"ImageBatches": "batches", "Variation": "batches"})
 
 __all__ = [
     "Augmentation",
     "BrokenImage",
     "Dataset",
+    "Decoding",
     "ImageBatches",
+    "Preprocessing",
     "Split",
     "TooManyBroken",
+    "Variation",
     "centre_crop",
     "load_dataset",
     "prepare_image",

@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -14,16 +14,43 @@ from numpy.typing import NDArray
 
 from groupwise.data.augmentation import Augmentation, flip_and_crop, random_resized_crop
 from groupwise.data.dataset import Split
-from groupwise.data.images import RESAMPLING, ImageArray, Interpolation, prepare_image
+from groupwise.data.images import ImageArray
 from groupwise.data.mixing import cut_mix, mix_up, random_erasing
+from groupwise.data.preprocessing import Preprocessing
 from groupwise.data.rand_augment import rand_augment
-from groupwise.data.samples import Cache, Progress, Samples
+from groupwise.data.samples import Decoding, Progress, Samples
 from groupwise.errors import UserError
 
 Batch: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 AHEAD = 4  # batches that are made before they are asked for
 CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How a training varies what it sees; a test varies nothing.
+
+    Attributes:
+        augmentation: how images are varied; None for a test.
+        label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
+        shuffle: whether each epoch has a random order.
+        seed: 0 or more; settles order and augmentation.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    augmentation: Augmentation | None = None
+    label_smoothing: float = 0.0
+    shuffle: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: a share lies in 0 to 1")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: a seed is 0 or more")
 
 
 class ImageBatches(keras.utils.PyDataset):
@@ -41,23 +68,14 @@ class ImageBatches(keras.utils.PyDataset):
     Args:
         split: the images.
         batch_size: images a batch.
-        image_size: (height, width) of the images wanted.
-        channels: 1 or 3, as the split has them.
+        input_shape: (height, width, channels) of the images wanted; the channels are 1 or 3, as the split has them.
         num_classes: the labels' length.
-        mean: each channel's mean (or one for all), in units of 0..1.
-        std: each channel's standard deviation, likewise.
-        crop: prepare_image's: the share of the scaled image's side that is kept.
-        offset: prepare_image's: "even" or "down".
-        interpolation: Pillow's filter: "nearest", "bilinear", "bicubic", "lanczos".
-        augmentation: how images are varied; None for a test, for which every image is decoded at its full size, as
+        preprocessing: of the images. For a test, which has no augmentation, every image is decoded at its full size, as
             published accuracies were measured; otherwise a large JPEG may be decoded at a part of it, which is faster.
-        label_smoothing: the share of each label that is spread evenly over all classes.
-        shuffle: whether each epoch has a random order.
-        seed: 0 or more; settles order and augmentation.
-        cache: whether decoded images stay in memory (uint8, at the size wanted unless resized_crop needs
-            more); "auto": if they fit into a quarter of what is free. They are then decoded all at once by
-            load(), which len() and the first batch call.
-        workers: threads that decode. None: one a core.
+        variation: how a training varies images, labels and their order; None for a test.
+        decoding: on how many threads, and what stays in memory; None for what suits the machine. What stays is uint8,
+            at the size wanted unless `resized_crop` needs more, and is decoded all at once by load(), which len() and
+            the first batch call.
 
     Attributes:
         epoch: which epoch's batches are given; fit() counts it up after the last of them. Set it to go on with
@@ -73,7 +91,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     Example:
         >>> split = Split(np.arange(10) % 2, ["a"] * 10, lambda index, side: np.zeros((8, 8, 1), np.uint8))
-        >>> batches = ImageBatches(split, 4, (8, 8), 1, 2, mean=0.5, std=0.25, shuffle=False)
+        >>> batches = ImageBatches(split, 4, (8, 8, 1), 2, Preprocessing(mean=(0.5,), std=(0.25,)))
         >>> [images.shape for images, labels in batches]
         [(4, 8, 8, 1), (4, 8, 8, 1), (2, 8, 8, 1)]
     """
@@ -82,45 +100,34 @@ class ImageBatches(keras.utils.PyDataset):
         self,
         split: Split,
         batch_size: int,
-        image_size: tuple[int, int],
-        channels: int,
+        input_shape: tuple[int, int, int],
         num_classes: int,
-        *,
-        mean: float | Sequence[float],
-        std: float | Sequence[float],
-        crop: float = 0.875,
-        offset: str = "even",
-        interpolation: Interpolation = "bilinear",
-        augmentation: Augmentation | None = None,
-        label_smoothing: float = 0.0,
-        shuffle: bool = False,
-        seed: int = 0,
-        cache: Cache = "auto",
-        workers: int | None = None,
+        preprocessing: Preprocessing,
+        variation: Variation | None = None,
+        decoding: Decoding | None = None,
     ) -> None:
         super().__init__(workers=1)  # no threads of Keras's: these batches are made ahead by their own
-        _check(len(split) > 0, f"the split has {len(split)} images: batches need at least one")
-        _check(batch_size > 0, f"batch_size={batch_size}: a batch has at least one image")
-        _check(0 <= label_smoothing < 1, f"label_smoothing={label_smoothing}: a share lies in 0 to 1")
-        _check(0 < crop <= 1, f"crop={crop}: the share of the side that is kept lies in (0, 1]")
-        _check(seed >= 0, f"seed={seed}: a seed is 0 or more")
-        _check(interpolation in RESAMPLING, f"interpolation={interpolation!r}: not of {', '.join(RESAMPLING)}")
+        if not len(split):
+            raise ValueError("the split has 0 images: batches need at least one")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: a batch has at least one image")
         self._split = split
         self._batch_size = batch_size
-        self._image_size = image_size
-        self._interpolation: Interpolation = interpolation
-        self._augmentation = augmentation or Augmentation()
-        self._shuffle = shuffle
-        self._seed = seed
+        *size, channels = input_shape
+        self._image_size: tuple[int, int] = (size[0], size[1])
+        self._preprocessing = preprocessing
+        self._variation = variation or Variation()
+        self._augmentation = self._variation.augmentation or Augmentation()
         # Normalising is x * scale + shift, by whole rows: eight times as fast as by pixels of three.
-        deviations = np.broadcast_to(np.asarray(std, np.float32), (channels,))
-        means = np.broadcast_to(np.asarray(mean, np.float32), (channels,))
-        self._scale = np.tile(1 / (255 * deviations), image_size[1])
-        self._shift = np.tile(-means / deviations, image_size[1])
+        deviations = np.broadcast_to(np.asarray(preprocessing.std, np.float32), (channels,))
+        means = np.broadcast_to(np.asarray(preprocessing.mean, np.float32), (channels,))
+        self._scale = np.tile(1 / (255 * deviations), self._image_size[1])
+        self._shift = np.tile(-means / deviations, self._image_size[1])
         self._fill = np.rint(255 * means).astype(np.uint8)
         labels = np.eye(num_classes, dtype=np.float32)
-        self._one_hot = labels * (1 - label_smoothing) + label_smoothing / num_classes
-        self._samples = self._make_samples(crop, offset, cache, workers, exact=augmentation is None)
+        smoothing = self._variation.label_smoothing
+        self._one_hot = labels * (1 - smoothing) + smoothing / num_classes
+        self._samples = self._make_samples(decoding or Decoding())
         self._producer = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._pending: dict[tuple[int, int], Future[Batch]] = {}
         self.epoch = 0
@@ -169,7 +176,7 @@ class ImageBatches(keras.utils.PyDataset):
         """Batches an epoch."""
         self.load()
         count = len(self._split)
-        return max(1, count // self._batch_size) if self._shuffle else math.ceil(count / self._batch_size)
+        return max(1, count // self._batch_size) if self._variation.shuffle else math.ceil(count / self._batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         """Batch number index of the current epoch. Raises UserError where it is empty: Keras would make it a NaN."""
@@ -186,7 +193,7 @@ class ImageBatches(keras.utils.PyDataset):
             raise IndexError(f"batch {index}: there are {count}")
         started = time.perf_counter()
         self._reached_end = index == count - 1
-        last = count if not self._shuffle else 2 * count  # a training goes on with the next epoch
+        last = count if not self._variation.shuffle else 2 * count  # a training goes on with the next epoch
         wanted = [
             (self.epoch + position // count, position % count)
             for position in range(index, min(index + 1 + AHEAD, last))
@@ -213,25 +220,24 @@ class ImageBatches(keras.utils.PyDataset):
             self.epoch += 1
         self._reached_end = False
 
-    def _make_samples(self, crop: float, offset: str, cache: Cache, workers: int | None, exact: bool) -> Samples:
+    def _make_samples(self, decoding: Decoding) -> Samples:
         largest = max(self._image_size)
         area = self._augmentation.resized_crop
         if area is not None:
             side = math.ceil(largest / area[0] ** 0.5)
-            return Samples(self._split, lambda image: image, side, cache, workers, self._shuffle)
-        options: dict[str, Any] = {"crop": crop, "interpolation": self._interpolation, "offset": offset}
-        prepare = partial(prepare_image, image_size=self._image_size, **options)
-        side = None if exact else math.ceil(largest / crop)
-        return Samples(self._split, prepare, side, cache, workers, self._shuffle)
+            return Samples(self._split, lambda image: image, side, decoding, self._variation.shuffle)
+        prepare = partial(self._preprocessing.fit, size=self._image_size)
+        side = None if self._variation.augmentation is None else math.ceil(largest / self._preprocessing.crop)
+        return Samples(self._split, prepare, side, decoding, self._variation.shuffle)
 
     def _make_batch(self, epoch: int, index: int) -> Batch:
         started = time.thread_time()
         # Of all images, whichever are known to be broken by now: what is cached must not matter.
         indices = np.arange(len(self._split))
-        if self._shuffle:
-            indices = np.random.default_rng((self._seed, epoch)).permutation(indices)
+        if self._variation.shuffle:
+            indices = np.random.default_rng((self._variation.seed, epoch)).permutation(indices)
         indices = indices[index * self._batch_size : (index + 1) * self._batch_size]
-        generator = np.random.default_rng((self._seed, epoch, index))
+        generator = np.random.default_rng((self._variation.seed, epoch, index))
         images, labels = self._read(indices, generator)
         varied, targets = self._augment(images, self._one_hot[labels], generator)
         rows = varied.reshape(*varied.shape[:2], len(self._scale))
@@ -264,11 +270,13 @@ class ImageBatches(keras.utils.PyDataset):
             draws = generator.random((len(indices), CROP_TRIES, 4))
 
             def finish(position: int, image: ImageArray) -> ImageArray:
-                return random_resized_crop(image, self._image_size, area, draws[position], self._interpolation)
+                return random_resized_crop(
+                    image, self._image_size, area, draws[position], self._preprocessing.interpolation
+                )
 
         chosen = [int(index) for index in indices]
         images = self._samples.read(chosen, finish)
-        if self._shuffle:
+        if self._variation.shuffle:
             while any(image is None for image in images):
                 chosen = [
                     index if image is not None else int(generator.integers(len(self._split)))
@@ -279,8 +287,3 @@ class ImageBatches(keras.utils.PyDataset):
         if not kept:
             return np.empty((0, *self._image_size, len(self._fill)), np.uint8), np.empty(0, np.int64)
         return np.stack([image for _, image in kept]), self._split.labels[[index for index, _ in kept]]
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -46,6 +47,19 @@ def most_broken(total: int) -> int:
     return max(1, min(10, total // 4), total // 100)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How images are decoded.
+
+    Attributes:
+        cache: whether prepared images stay in memory; "auto": if they fit into a quarter of what is free.
+        workers: threads that decode. None: one a core.
+    """
+
+    cache: Cache = "auto"
+    workers: int | None = None
+
+
 class Samples:
     """The images of a split, prepared by a function each, by index.
 
@@ -53,8 +67,7 @@ class Samples:
         split: where they come from.
         prepare: what is done to each image once, right after it is decoded.
         smallest_side: the hint that Split.read takes.
-        cache: whether prepared images stay in memory; "auto": if they fit into a quarter of what is free.
-        workers: threads that decode. None: one a core.
+        decoding: on how many threads, and what stays in memory.
         every_class: whether each class needs a readable image.
 
     Attributes:
@@ -66,20 +79,19 @@ class Samples:
         split: Split,
         prepare: Callable[[ImageArray], ImageArray],
         smallest_side: int | None,
-        cache: Cache,
-        workers: int | None = None,
+        decoding: Decoding,
         every_class: bool = False,
     ) -> None:
         self._every_class = every_class
         self._split = split
         self._prepare = prepare
         self._smallest_side = smallest_side
-        self._cache = cache
+        self._cache = decoding.cache
         self._broken: dict[int, str] = {}
         self._prepared: list[ImageArray | None] | None = None
         self._loaded = False
         self.seconds_working = 0.0
-        self._workers = workers or usable_cores()
+        self._workers = decoding.workers or usable_cores()
         self._decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
     @property

@@ -1,17 +1,15 @@
 """Networks that were saved: found in a run or a file, and read with all that using them needs."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from groupwise.errors import UserError
 from groupwise.files import expanded
+from groupwise.inference.preprocessing import preprocessing_of
 from groupwise.inference.run_folder import RunFolder
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.reading import is_model, load_model
-from groupwise.weights.publishers import INTERPOLATIONS
 
 
 def model_path(run_or_model: str | Path) -> Path:
@@ -66,26 +64,7 @@ def _check_metadata(path: Path, network: Network | RewrittenNetwork) -> None:
     classes = outputs[-1] if isinstance(outputs, tuple) and len(outputs) == 2 else None
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: its class_names must be {classes or 'as many'} texts, one for each output")
-    given = network.metadata.get("preprocessing")
-    given = given if isinstance(given, dict) else {}
-    channels = network.architecture["input_shape"][2]
-    wrong = [
-        name
-        for name, is_right in (
-            ("mean", _are_numbers(given.get("mean"), channels)),
-            ("std", _are_numbers(given.get("std"), channels) and all(value > 0 for value in given["std"])),
-            ("crop", _are_numbers([given.get("crop", 1)], 1) and 0 < given.get("crop", 1) <= 1),
-            ("interpolation", given.get("interpolation", "bilinear") in INTERPOLATIONS),
-            ("offset", given.get("offset", "even") in ("even", "down")),
-        )
-        if not is_right
-    ]
-    if wrong:
-        raise UserError(f"{path} is damaged: its preprocessing says {wrong[0]}={given.get(wrong[0])!r}")
-
-
-def _are_numbers(values: Any, count: int) -> bool:
-    """Return whether values are finite numbers, `count` of them or one for all."""
-    if not isinstance(values, list | tuple) or len(values) not in (1, count):
-        return False
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    try:
+        preprocessing_of(network)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: its {error}") from None

@@ -1,12 +1,17 @@
-"""Images as a network wants them."""
+"""Images prepared the way a network's metadata says: one file, or a split in batches."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise.data import Augmentation, ImageBatches, Split, centre_crop, prepare_image, read_image
+from groupwise.data import ImageBatches, Preprocessing, Split, Variation, read_image
 from groupwise.models.network import Network, RewrittenNetwork
+
+
+def preprocessing_of(network: Network | RewrittenNetwork) -> Preprocessing:
+    """Return how a network wants its images. Raises UserError where its metadata do not say so."""
+    return Preprocessing.of(network.metadata.get("preprocessing"), network.architecture["input_shape"][2])
 
 
 def prepared_image(
@@ -18,47 +23,20 @@ def prepared_image(
         BrokenImage: the file cannot be read.
     """
     height, width, channels = network.architecture["input_shape"]
-    preprocessing = network.metadata["preprocessing"]
-    mean, std = (np.asarray(preprocessing[name], np.float32) for name in ("mean", "std"))
-    options = {name: preprocessing[name] for name in ("crop", "interpolation", "offset") if name in preprocessing}
-    pixels = prepare_image(read_image(path, channels), size or (height, width), **options)
-    return ((pixels / np.float32(255) - mean) / std).astype(np.float32)
-
-
-def crop_box(network: Network | RewrittenNetwork, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return (left, top, right, bottom) of what a network sees of an image of (height, width), in its pixels."""
-    preprocessing, (height, width, _) = network.metadata["preprocessing"], network.architecture["input_shape"]
-    scaled, (top, left) = centre_crop(size, (height, width), preprocessing["crop"], preprocessing.get("offset", "even"))
-    vertical, horizontal = size[0] / scaled[0], size[1] / scaled[1]
-    return left * horizontal, top * vertical, (left + width) * horizontal, (top + height) * vertical
+    return preprocessing_of(network).apply(read_image(path, channels), size or (height, width))
 
 
 def make_batches(
-    split: Split,
-    network: Network,
-    batch_size: int,
-    *,
-    augmentation: Augmentation | None = None,
-    label_smoothing: float = 0.0,
-    shuffle: bool = False,
-    seed: int = 0,
+    split: Split, network: Network | RewrittenNetwork, batch_size: int, variation: Variation | None = None
 ) -> ImageBatches:
-    """Return a split as batches prepared the way the network's metadata says."""
+    """Return a split as batches of what a network wants, varied as for a training or as they are."""
     height, width, channels = network.architecture["input_shape"]
-    preprocessing = network.metadata["preprocessing"]
+    classes = len(network.metadata["class_names"])
     return ImageBatches(
         split.with_channels(channels),
         batch_size,
-        (height, width),
-        channels,
-        len(network.metadata["class_names"]),
-        mean=preprocessing["mean"],
-        std=preprocessing["std"],
-        crop=preprocessing["crop"],
-        offset=preprocessing.get("offset", "even"),
-        interpolation=preprocessing["interpolation"],
-        augmentation=augmentation,
-        label_smoothing=label_smoothing,
-        shuffle=shuffle,
-        seed=seed,
+        (height, width, channels),
+        classes,
+        preprocessing_of(network),
+        variation,
     )

@@ -1,11 +1,12 @@
 """Networks with published weights: what the weights expect of network and images, and the network that fits them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from groupwise import keras_private, models
+from groupwise.data.preprocessing import Preprocessing
 from groupwise.models.form_weights import in_form
 from groupwise.models.network import Network, without_values
 from groupwise.models.registry import Variant
@@ -19,7 +20,7 @@ class Origin:
     Attributes:
         publisher: whose names the file has.
         arguments: of `create`, where the published network differs from the variant.
-        preprocessing: of its images, all of it.
+        preprocessing: of its images.
         image_size: (height, width) of its images, in pixels.
         num_classes: of its head; None where the file has none.
         class_names: of these classes, where they are known.
@@ -27,7 +28,7 @@ class Origin:
 
     publisher: str
     arguments: Mapping[str, Any]
-    preprocessing: Mapping[str, Any]
+    preprocessing: Preprocessing
     image_size: tuple[int, int]
     num_classes: int | None
     class_names: Sequence[str] | None
@@ -61,7 +62,7 @@ def create_pretrained(
                 **origin.arguments,
             )
         fresh_head = _load(network, published)
-    network.metadata["preprocessing"] = dict(origin.preprocessing)
+    network.metadata["preprocessing"] = origin.preprocessing.as_dict()
     network.metadata["weights"] = {"source": str(source), "publisher": origin.publisher}
     has_head = include_top and features is None and fresh_head is None
     if origin.class_names is not None and has_head:
@@ -148,7 +149,7 @@ def origin_of(published: Published, variant: Variant, given: Mapping[str, Any]) 
     return Origin(
         published.publisher,
         {**arguments, **given},
-        {**own.preprocessing.as_dict(), **changes},
+        replace(own.preprocessing, **changes),
         image_size,
         published.num_classes,
         class_names_of(published.config, published.num_classes, variant.family),

@@ -2,36 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
+from groupwise.data.preprocessing import Preprocessing
 from groupwise.errors import UserError
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes a network's input.
-
-    Attributes:
-        mean, std: of each channel, for pixels from 0 to 1.
-        interpolation: the resize's filter, by Pillow's name in lower case.
-        crop: the share of the resized image's side that the centre crop keeps.
-        offset: to which pixel the crop's corner is rounded where half a pixel is left over: "even", as torchvision and
-            timm do, or "down".
-    """
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bilinear"
-    crop: float = 0.875
-    offset: str = "even"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as data for JSON."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
 
 IMAGENET = Preprocessing()
 HALF = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -2,7 +2,7 @@
 
 import keras
 
-from groupwise.data import Augmentation, Dataset
+from groupwise.data import Augmentation, Dataset, Variation
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import evaluate
@@ -47,7 +47,7 @@ def finetune(
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train {network.name} on")
     network.metadata[SPLIT] = record_of(dataset, record_in(network.metadata, network.name)).as_dict()
-    batches = make_batches(dataset.train, network, batch_size, augmentation=Augmentation(), shuffle=True)
+    batches = make_batches(dataset.train, network, batch_size, Variation(Augmentation(), shuffle=True))
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
     network.compile(
         keras.optimizers.SGD(schedule, momentum=MOMENTUM, nesterov=True),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from groupwise import models, report
 from groupwise.console import print_lines, say
-from groupwise.data import Dataset, ImageBatches
+from groupwise.data import Dataset, ImageBatches, Variation
 from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import Evaluation, evaluate
@@ -179,15 +179,8 @@ def _prepare(plan: Plan, dataset: Dataset, record: SplitRecord, folder: RunFolde
     network = build_network(plan)
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
-    batches = make_batches(
-        dataset.train,
-        network,
-        recipe.batch_size,
-        augmentation=recipe.augmentation,
-        label_smoothing=recipe.label_smoothing,
-        shuffle=True,
-        seed=plan.seed,
-    )
+    variation = Variation(recipe.augmentation, recipe.label_smoothing, shuffle=True, seed=plan.seed)
+    batches = make_batches(dataset.train, network, recipe.batch_size, variation)
     if dataset.validation is not None:
         judge = Judge("validation", make_batches(dataset.validation, network, recipe.batch_size))
     else:

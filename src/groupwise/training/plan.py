@@ -1,6 +1,6 @@
 """What settles a training: the complete recipe, the data, the classes and the seed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 
 from groupwise import models
-from groupwise.data import Dataset
+from groupwise.data import Dataset, Preprocessing
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
@@ -41,7 +41,7 @@ class Plan:
     channels: int
     seed: int = 0
     weights: str | None = None
-    preprocessing: Mapping[str, Any] | None = None
+    preprocessing: Preprocessing | None = None
     schedule_start: int = 0
 
     @property
@@ -59,6 +59,8 @@ class Plan:
         """Return the plan that `as_dict` gave."""
         try:
             values = {**content, "recipe": recipe_of(content["recipe"]), "class_names": tuple(content["class_names"])}
+            if content.get("preprocessing") is not None:
+                values["preprocessing"] = Preprocessing.of(content["preprocessing"], content["channels"])
             return Plan(**values)
         except (KeyError, TypeError) as error:
             raise UserError(f"the run's recipe.json is damaged: {error}") from error
@@ -119,15 +121,15 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
         size = dataset.image_size if fits else own
     dtype = fastest_dtype() if recipe.dtype == "auto" else recipe.dtype
     settled = replace(recipe, image_size=size, dtype=dtype)
-    preprocessing = models.find(recipe.model).preprocessing.as_dict()
+    preprocessing = models.find(recipe.model).preprocessing
     channels: int = dataset.channels
     if start is not None:
         settled = replace(settled, model_arguments=dict(start.arguments))
-        preprocessing = dict(start.preprocessing or preprocessing)
+        preprocessing = start.preprocessing or preprocessing
         channels = max(channels, start.channels)
     if dataset.image_size == size:
         # The images have the network's size: nothing is to be cut off them.
-        preprocessing["crop"] = 1.0
+        preprocessing = replace(preprocessing, crop=1.0)
     return Plan(settled, data, dataset.name, dataset.class_names, channels, seed, weights, preprocessing)
 
 
@@ -157,15 +159,8 @@ def build_network(plan: Plan) -> Network:
     if recipe.freeze_backbone:
         for layer in network.layers:
             layer.trainable = layer.name == "head"
-    preprocessing = dict(plan.preprocessing or network.metadata["preprocessing"])
-    for name in ("mean", "std"):
-        preprocessing[name] = _for_channels(preprocessing[name], plan.channels)
-    network.metadata.update(preprocessing=preprocessing, class_names=list(plan.class_names))
+    preprocessing = plan.preprocessing or models.find(recipe.model).preprocessing
+    network.metadata.update(
+        preprocessing=preprocessing.for_channels(plan.channels).as_dict(), class_names=list(plan.class_names)
+    )
     return network
-
-
-def _for_channels(values: Sequence[float], channels: int) -> list[float]:
-    """Return as many values as there are channels: their mean for one, the one for all."""
-    if len(values) == channels:
-        return list(values)
-    return [sum(values) / len(values)] * channels

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise import models
+from groupwise.data import Preprocessing
 from groupwise.data.classes import some
 from groupwise.errors import UserError
 from groupwise.inference.matching import places_of
 from groupwise.inference.networks import load_network
+from groupwise.inference.preprocessing import preprocessing_of
 from groupwise.models.network import Network
 from groupwise.models.pretrained import load_pretrained, read_origin
 from groupwise.models.reading import is_model
@@ -37,7 +39,7 @@ class Start:
     """
 
     arguments: Mapping[str, Any]
-    preprocessing: Mapping[str, Any] | None
+    preprocessing: Preprocessing | None
     image_size: tuple[int, int]
     channels: int
 
@@ -71,7 +73,7 @@ def find_start(weights: str, model: str, arguments: Mapping[str, Any]) -> Start:
         # Of another network only those layers are taken that fit.
         return Start(arguments, None, models.find(model).input_shape[:2], channels)
     own = {name: value for name, value in architecture.items() if name not in SETTLED_BY_THE_DATA}
-    return Start({**own, **arguments}, network.metadata["preprocessing"], (height, width), channels)
+    return Start({**own, **arguments}, preprocessing_of(network), (height, width), channels)
 
 
 def start_from(network: Network, weights: str) -> str:

@@ -4,12 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from groupwise.data.images import RESAMPLING
 from groupwise.errors import UserError
 from groupwise.layers import reduced_width
 from groupwise.weights.channel_orders import CONVENTIONS, POOL_FIRST, Convention, exchange
 from groupwise.weights.slots import Shape
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 class Facts(Protocol):
@@ -108,17 +107,17 @@ def input_of(
         # TensorFlow's recipe: the short side becomes 32 pixels longer than the crop, and the two largest are smaller.
         side = {300: 280, 380: 300}.get(size[0], size[0])
         size = (side, side)
-        changes = {"mean": 3 * [127 / 255], "std": 3 * [128 / 255], "interpolation": "bicubic", "offset": "down"}
+        changes = {"mean": 3 * (127 / 255,), "std": 3 * (128 / 255,), "interpolation": "bicubic", "offset": "down"}
         changes["crop"] = side / (side + 32)
     elif publisher == "megvii":
         # Pixels from 0 to 255 as they are.
-        changes = {"mean": 3 * [0.0], "std": 3 * [1 / 255]}
+        changes = {"mean": 3 * (0.0,), "std": 3 * (1 / 255,)}
     elif publisher.startswith("pytorchcv") and not family.startswith("CIFAR"):
         # One recipe for all of its networks.
-        changes = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        changes = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
         changes |= {"interpolation": "bilinear", "crop": 0.875}
     elif publisher == "timm" and family == "MobileNet v1":
-        changes = {"mean": 3 * [0.5], "std": 3 * [0.5], "interpolation": "bicubic"}
+        changes = {"mean": 3 * (0.5,), "std": 3 * (0.5,), "interpolation": "bicubic"}
     elif publisher == "tensorpack":
         changes = {"interpolation": "bicubic", "offset": "down"}
     try:
@@ -134,12 +133,12 @@ def _configured(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, i
     for name in ("mean", "std"):
         if name in config:
             red, green, blue = (float(value) for value in config[name])
-            changes[name] = [red, green, blue]
+            changes[name] = (red, green, blue)
     if "interpolation" in config:
         # "random" is a habit of training; timm then tests with bicubic.
         name = config["interpolation"] if config["interpolation"] != "random" else "bicubic"
-        if name not in INTERPOLATIONS:
-            raise ValueError(f"interpolation={name!r} is none of {', '.join(INTERPOLATIONS)}")
+        if name not in RESAMPLING:
+            raise ValueError(f"interpolation={name!r} is none of {', '.join(RESAMPLING)}")
         changes["interpolation"] = name
     if "crop_pct" in config:
         changes["crop"] = float(config["crop_pct"])
