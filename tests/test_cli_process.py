@@ -10,7 +10,7 @@ import keras
 import pytest
 
 import groupwise
-from groupwise.inference.run_folder import RunFolder
+from groupwise.training.workspace import Workspace
 from tests import tiny as bars
 
 PACKAGES = Path(groupwise.__file__).parents[1]  # the installed package where there is one: it has the C core
@@ -44,7 +44,7 @@ def test_ctrl_c_stops_and_resume_goes_on_as_if_nothing_had_been(tmp_path: Path) 
     assert process.returncode == 130, errors
     assert errors.startswith("groupwise: stopped: ")  # nothing of the framework's own comes before it
     assert f"of {EPOCHS}; go on with: groupwise train bars.npz --output run --resume" in errors
-    finished = len(RunFolder(tmp_path / "run").read_metrics())
+    finished = len(Workspace(tmp_path / "run").read_metrics())
     assert 2 <= finished < EPOCHS
     # The run's own backend is taken, whatever is set now.
     resumed = subprocess.run(
@@ -60,7 +60,7 @@ def test_ctrl_c_stops_and_resume_goes_on_as_if_nothing_had_been(tmp_path: Path) 
     assert f"epoch {finished + 1}/{EPOCHS}" in resumed.stdout
     assert f"epoch {finished}/{EPOCHS}" not in resumed.stdout
     assert keras.backend.backend() in resumed.stdout
-    assert len(RunFolder(tmp_path / "run").read_metrics()) == EPOCHS
+    assert len(Workspace(tmp_path / "run").read_metrics()) == EPOCHS
 
 
 def test_bad_arguments_are_refused_before_a_framework_starts(tmp_path: Path) -> None:

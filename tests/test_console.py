@@ -12,7 +12,7 @@ import pytest
 
 import groupwise
 from groupwise import report
-from groupwise.console import Console, Listing, Styled, make_console, print_json, print_lines, say
+from groupwise.cli.console import Console, Listing, Styled, make_console, print_json, print_lines, say
 from groupwise.report.style import of_others
 from groupwise.texts import json_text, printable
 
@@ -55,7 +55,7 @@ def test_a_name_is_shown_as_it_is(name: str, shown: str) -> None:
     text = written.getvalue().decode()
     assert text.count(shown) == 7
     assert "\x1b[31m" not in text
-    # A console of rich's own, which others may hand to train().
+    # A console of rich's own.
     plain = Console(file=io.StringIO(), width=20)
     say(plain, name)
     assert plain.file.getvalue() == shown + "\n"  # type: ignore[attr-defined]

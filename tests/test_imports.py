@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.frameworks import BACKEND
 PACKAGE = Path(groupwise.__file__).parent
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "lazy", "texts", "frameworks", "timing", "console", "files", "machine", "spec", "keras_private"),
+    *("errors", "lazy", "texts", "frameworks", "timing", "files", "machine", "spec", "keras_private"),
     *("core", "data", "routing", "backends", "ops", "layers", "weights", "models"),
     *("report", "recipes", "inference", "rewrite", "explain", "training", "export", "cli"),
 ]
@@ -21,7 +22,6 @@ ALLOWED: dict[str, set[str]] = {
     "lazy": set(),
     "frameworks": set(),
     "timing": set(),
-    "console": {"texts"},
     "files": {"errors"},
     "spec": {"errors"},
     "keras_private": set(),
@@ -147,3 +147,35 @@ def test_importing_the_package_loads_no_framework_that_keras_does_not() -> None:
 
 def test_importing_the_command_loads_neither_keras_nor_a_framework() -> None:
     assert loaded("import groupwise.cli; assert 'keras' not in sys.modules") == set()
+
+
+def test_below_the_command_nothing_prints_for_it() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, imports in modules().items()
+        for name in imports
+        if module.split(".")[0] != "cli"
+        and (name.split(".")[0] in ("rich", "typer") or name.startswith("groupwise.cli"))
+    ]
+    assert not wrong
+
+
+def test_below_the_command_no_text_speaks_of_options() -> None:
+    """Docstrings and comments may show a command, and so may a page of `explain`, which says how it was made."""
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.relative_to(PACKAGE).parts[0] in ("cli", "explain"):
+            continue
+        tree = ast.parse(path.read_text())
+        documentation = {
+            id(node.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        }
+        wrong += [
+            f"{path.relative_to(PACKAGE)}:{node.lineno} {node.value!r}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
+            if re.search(r"(?<![\w-])--[a-z]", node.value)
+        ]
+    assert not wrong

@@ -13,9 +13,11 @@ from PIL import Image
 
 from groupwise import models
 from groupwise.cli import main
-from groupwise.cli.image_paths import image_paths
+from groupwise.cli.console import note
+from groupwise.cli.options import option
 from groupwise.data.image_files import files_in_folder
-from groupwise.errors import UserError
+from groupwise.data.image_paths import image_paths
+from groupwise.errors import UserError, naming
 from groupwise.weights import distinct_names, imagenet_classes, wordnet_ids
 from tests import tiny as bars
 
@@ -50,7 +52,8 @@ def write(*names: str, kind: str = "PNG") -> None:
 
 
 def names(*given: str, recursive: bool = False) -> list[str]:
-    return [path.as_posix() for path in image_paths(list(given), recursive)]
+    with naming(option):
+        return [path.as_posix() for path in image_paths(given, recursive, note)]
 
 
 def test_of_a_folder_the_images_are_taken_that_training_reads(folder: Path, capsys: Any) -> None:

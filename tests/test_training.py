@@ -17,17 +17,18 @@ from PIL import Image
 from rich.console import Console
 
 from groupwise import models
+from groupwise.cli.watching import ConsoleObserver
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.files import write_text
 from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
-from groupwise.inference.run_folder import RunFolder, write_json
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
 from groupwise.training.interruption import SIGNALS, Interruption
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged, Interrupted
+from groupwise.training.workspace import Workspace, write_json
 from tests import tiny as bars
 
 tiny = bars.tiny
@@ -48,11 +49,11 @@ class CtrlC(io.StringIO):
 
 def _train(dataset: Dataset, folder: Path, recipe: Any = bars.RECIPE, file: Any = None) -> RunSummary:
     plan = make_plan(dataset, "bars.npz", recipe)
-    return train(plan, dataset, folder, console=Console(file=file or io.StringIO(), width=200))
+    return train(plan, dataset, folder, observer=ConsoleObserver(Console(file=file or io.StringIO(), width=200)))
 
 
 def _resume(dataset: Dataset, folder: Path) -> RunSummary:
-    return train(read_plan(folder), dataset, folder, resume=True, console=Console(file=io.StringIO()))
+    return train(read_plan(folder), dataset, folder, resume=True, observer=ConsoleObserver(Console(file=io.StringIO())))
 
 
 def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["backend"] == keras.backend.backend()
     assert environment["versions"]["keras"] == keras.__version__
-    rows = RunFolder(tmp_path / "run").read_metrics()
+    rows = Workspace(tmp_path / "run").read_metrics()
     assert [row["epoch"] for row in rows] == list(range(1, 11))
     for row in rows:  # 96 images in batches of 16
         assert row["images_per_second"] * row["seconds"] == pytest.approx(96, rel=1e-4)
@@ -85,11 +86,11 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     network = load_network(tmp_path / "run")
     assert network.metadata["class_names"] == ["0", "1", "2"]
     assert network.metadata["preprocessing"]["mean"] == [0.5]
-    with pytest.raises(UserError, match="already holds another run: choose another --output, or add --resume"):
+    with pytest.raises(UserError, match="already holds another run: choose another output, or add resume=True"):
         _train(dataset, tmp_path / "run")
     # Its weights are where another training may begin.
     plan = make_plan(dataset, "x", bars.recipe(epochs=1, learning_rate=1e-6), weights=str(tmp_path / "run"))
-    second = train(plan, dataset, tmp_path / "second", console=Console(file=io.StringIO()))
+    second = train(plan, dataset, tmp_path / "second", observer=ConsoleObserver(Console(file=io.StringIO())))
     assert second.test_accuracy == pytest.approx(summary.test_accuracy, abs=0.1)
 
 
@@ -97,8 +98,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path:
     recipe = bars.recipe(model_arguments={"dropout": 0.2}, average=0.9, optimizer="adamw", optimizer_options={})
     dataset = bars.dataset(tmp_path)
     whole = _train(dataset, tmp_path / "whole", recipe)
-    with pytest.raises(Interrupted, match=r"after epoch 2 of 4; go on with: groupwise train bars.npz .* --resume"):
+    with pytest.raises(Interrupted, match=r"after epoch 2 of 4$") as stopped:
         _train(dataset, tmp_path / "parts", recipe, CtrlC("epoch 2/4"))
+    assert stopped.value.resumable
     assert (tmp_path / "parts" / "curves.png").exists()
     parts = _resume(dataset, tmp_path / "parts")
     for one, other in zip(
@@ -106,7 +108,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny: str, tmp_path:
     ):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
     assert parts.test_loss == pytest.approx(whole.test_loss, rel=1e-4)
-    assert [row["epoch"] for row in RunFolder(tmp_path / "parts").read_metrics()] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in Workspace(tmp_path / "parts").read_metrics()] == [1, 2, 3, 4]
     assert _resume(dataset, tmp_path / "parts").test_accuracy == parts.test_accuracy  # nothing is left to do
 
 
@@ -114,20 +116,20 @@ def test_a_run_killed_in_its_first_epoch_begins_again_from_its_weights(tiny: str
     dataset = bars.dataset(tmp_path)
     _train(dataset, tmp_path / "first", bars.recipe(epochs=1))
     plan = make_plan(dataset, "x", bars.recipe(epochs=1), weights=str(tmp_path / "first"))
-    whole = train(plan, dataset, tmp_path / "run", console=Console(file=io.StringIO()))
+    whole = train(plan, dataset, tmp_path / "run", observer=ConsoleObserver(Console(file=io.StringIO())))
     for name in ("last.keras", "best.keras", "metrics.csv", "summary.json", "curves.png"):
         (tmp_path / "run" / name).unlink()
     assert _resume(dataset, tmp_path / "run").test_loss == pytest.approx(whole.test_loss, rel=1e-4)
 
 
 def _go_on(dataset: Dataset, folder: Path, epochs: int, restart: bool = False, file: Any = None) -> RunSummary:
-    finished = len(RunFolder(folder).read_metrics())
+    finished = len(Workspace(folder).read_metrics())
     plan = extend_plan(read_plan(folder), finished, epochs, restart)
-    return train(plan, dataset, folder, resume=True, console=Console(file=file or io.StringIO()))
+    return train(plan, dataset, folder, resume=True, observer=ConsoleObserver(Console(file=file or io.StringIO())))
 
 
 def _rates(folder: Path) -> list[float]:
-    return [row["learning_rate"] for row in RunFolder(folder).read_metrics()]
+    return [row["learning_rate"] for row in Workspace(folder).read_metrics()]
 
 
 def test_a_finished_run_goes_on_as_if_it_had_been_planned_so(tiny: str, tmp_path: Path) -> None:
@@ -136,13 +138,13 @@ def test_a_finished_run_goes_on_as_if_it_had_been_planned_so(tiny: str, tmp_path
     dataset = bars.dataset(tmp_path)
     whole = _train(dataset, tmp_path / "whole", recipe)
     _train(dataset, tmp_path / "parts", replace(recipe, epochs=2))
-    first = RunFolder(tmp_path / "parts").read_metrics()
+    first = Workspace(tmp_path / "parts").read_metrics()
     parts = _go_on(dataset, tmp_path / "parts", 4)
     for one, other in zip(
         bars.weights(tmp_path / "whole" / "last.keras"), bars.weights(tmp_path / "parts" / "last.keras"), strict=True
     ):
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
-    rows = RunFolder(tmp_path / "parts").read_metrics()
+    rows = Workspace(tmp_path / "parts").read_metrics()
     assert rows[:2] == first
     assert (len(rows), parts.epochs, read_plan(tmp_path / "parts").recipe.epochs) == (4, 4, 4)
     assert parts.best_epoch == whole.best_epoch
@@ -171,8 +173,8 @@ def test_the_rate_beyond_the_end_is_continued_or_begun_anew(tiny: str, tmp_path:
     assert _go_on(dataset, tmp_path / "anew", 6).epochs == 6
     assert _rates(tmp_path / "anew")[5] == four[3]
     for arguments, says in (
-        ((5,), "--epochs 5: the run has finished 6 epochs: they can become more, not fewer"),
-        ((6, True), "--schedule restart: none of the run's 6 epochs is left: ask for more with --epochs"),
+        ((5,), "epochs=5: the run has finished 6 epochs: they can become more, not fewer"),
+        ((6, True), "restart=True: none of the run's 6 epochs is left: ask for more with epochs"),
     ):
         with pytest.raises(UserError, match=says):
             _go_on(dataset, tmp_path / "anew", *arguments)
@@ -194,7 +196,7 @@ def test_an_interruption_in_the_first_epoch_leaves_nothing(
     before = [signal.getsignal(number) for number in SIGNALS]
     with pytest.raises(Interrupted, match="nothing was kept") as caught:
         _train(dataset, tmp_path / "new" / "run")
-    assert caught.value.exit_code == 128 + number
+    assert caught.value.number == number
     assert not (tmp_path / "new").exists()
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
@@ -216,7 +218,7 @@ def test_a_second_signal_does_not_wait_for_the_step_and_an_ignored_one_is_none()
 
 
 def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(tiny: str, tmp_path: Path) -> None:
-    dataset, folder = bars.dataset(tmp_path), RunFolder(tmp_path / "run")
+    dataset, folder = bars.dataset(tmp_path), Workspace(tmp_path / "run")
     first = _train(dataset, tmp_path / "first", bars.recipe(epochs=10))
     with folder.at_work(), pytest.raises(UserError, match=r"another training is at work in .*run: wait for its end"):
         _train(dataset, folder.path)
@@ -240,7 +242,7 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
 ) -> None:
     class Full(io.StringIO):
         def write(self, text: str) -> int:
-            if "epoch" in text:
+            if text.startswith("epoch"):
                 raise OSError(28, "No space left on device")
             return super().write(text)
 
@@ -251,7 +253,7 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
             raise UserError(f"{path} cannot be written: no space left on device")
         write_text(path, text)
 
-    monkeypatch.setattr("groupwise.inference.run_folder.write_text", full)
+    monkeypatch.setattr("groupwise.training.workspace.write_text", full)
     with pytest.raises(UserError, match=r"summary.json cannot be written: .*last.keras holds the model after epoch 2"):
         _train(dataset, tmp_path / "run", bars.recipe(epochs=2), Full())
     monkeypatch.undo()
@@ -279,7 +281,7 @@ def test_a_disk_that_is_full_while_saving_is_said_truly(
         replace(source, target)
 
     monkeypatch.setattr("os.replace", full)
-    dataset, folder = bars.dataset(tmp_path), RunFolder(tmp_path / "run")
+    dataset, folder = bars.dataset(tmp_path), Workspace(tmp_path / "run")
     with pytest.raises(UserError) as error:
         _train(dataset, folder.path, bars.recipe(epochs=3))
     assert f"{name} cannot be written: no space left on device" in str(error.value)
@@ -294,7 +296,7 @@ def test_a_disk_that_is_full_while_saving_is_said_truly(
 def test_the_largest_seed_is_one_for_every_epoch(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2), seed=2**32 - 1)
-    assert train(plan, dataset, tmp_path / "run", console=Console(file=io.StringIO())).epochs == 2
+    assert train(plan, dataset, tmp_path / "run", observer=ConsoleObserver(Console(file=io.StringIO()))).epochs == 2
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
@@ -312,7 +314,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_pa
 
 
 def test_a_rate_that_is_far_too_high_leaves_nothing(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="smaller rate: --learning-rate"):
+    with pytest.raises(Diverged, match="smaller rate: learning_rate=2e"):
         _train(bars.dataset(tmp_path), tmp_path / "run", bars.recipe(learning_rate=1e30, warm_up=0.0))
     assert not (tmp_path / "run").exists()
 
@@ -321,7 +323,7 @@ def test_validation_images_choose_the_best_model(tiny: str, tmp_path: Path) -> N
     dataset = bars.dataset(tmp_path, with_validation=True)
     summary = _train(dataset, tmp_path / "run", bars.recipe(epochs=2, average=0.5))
     assert summary.judged_by == "validation"
-    assert "validation_accuracy" in RunFolder(tmp_path / "run").read_metrics()[0]
+    assert "validation_accuracy" in Workspace(tmp_path / "run").read_metrics()[0]
     # The file holds the weights that were tested: the averaged ones.
     network = load_network(tmp_path / "run")
     images = np.stack([dataset.test.read(index) for index in range(len(dataset.test))])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from groupwise.cli.watching import ConsoleObserver
 from groupwise.data import load_dataset
 from groupwise.data.record import SplitRecord
 from groupwise.inference import load_network
@@ -120,7 +121,7 @@ def test_a_run_goes_on_when_its_broken_images_are_repaired_or_removed(
 def test_a_resumed_run_finds_its_classes_by_name(tiny: str, tmp_path: Path, capsys: Any) -> None:
     root = bars.write_classes(tmp_path / "photos", range(10))
     plan = make_plan(load_dataset(root), "photos", bars.recipe(epochs=1))
-    train(plan, load_dataset(root), tmp_path / "run", console=Console(quiet=True))
+    train(plan, load_dataset(root), tmp_path / "run", observer=ConsoleObserver(Console(quiet=True)))
     before, _ = evaluated(capsys, tmp_path / "run", root)
     (root / "slant").rename(root / "SLANT")  # which comes first now
     assert load_dataset(root).class_names == ("SLANT", "across", "down")

@@ -135,7 +135,7 @@ def test_a_file_that_does_not_hold_here_is_ignored_with_one_warning(
     (warning,) = (str(one.message) for one in caught)
     assert str(file) in warning
     assert reason in warning
-    assert f"`groupwise tune --backend {BACKEND}`" in warning
+    assert f"Measure {BACKEND} again with `groupwise tune`, or remove it" in warning
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert routed() == first

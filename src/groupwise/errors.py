@@ -1,8 +1,50 @@
-"""The one kind of error that a user, not a programmer, causes."""
+"""The one kind of error that a user, not a programmer, causes, and how its sentences name an argument."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeAlias
+
+Words: TypeAlias = Callable[[str, object], str]
 
 
 class UserError(ValueError):
-    """Bad input to the command: its text is a clear sentence, shown as it is, and the exit code is 2."""
+    """Bad input: its text is a clear sentence, shown as it is."""
+
+
+def _as_in_python(name: str, value: object) -> str:
+    return name if value is None else f"{name}={value}"
+
+
+_words: ContextVar[Words] = ContextVar("words", default=_as_in_python)
+
+
+def argument(name: str, value: object = None) -> str:
+    """Return how a sentence names an argument, with a value or, for None, without.
+
+    That is Python's way, unless whoever shows the sentences to a user has other words: `naming`.
+
+    Examples:
+        >>> argument("epochs", 3), argument("weights")
+        ('epochs=3', 'weights')
+    """
+    return _words.get()(name, value)
+
+
+@contextmanager
+def naming(words: Words) -> Iterator[None]:
+    """While it is entered, let sentences name arguments as `words` does, which takes what `argument` takes.
+
+    Examples:
+        >>> with naming(lambda name, value: f"the {name}"):
+        ...     argument("weights", "run")
+        'the weights'
+    """
+    before = _words.set(words)
+    try:
+        yield
+    finally:
+        _words.reset(before)
 
 
 def first_line(error: Exception) -> str:

@@ -63,36 +63,42 @@ def write_text(path: Path, text: str) -> None:
     replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def check_file(path: Path, argument: str = "output") -> None:
+def check_file(path: Path, label: str = "") -> None:
     """Try whether a file can be made at a path, and leave nothing.
 
     Args:
         path: of the file; what is there would be replaced.
-        argument: what errors call it.
+        label: what errors call it. Default: the output and its path.
 
     Raises:
         UserError: it cannot, there is no folder for it, or a folder has its name.
     """
+    label = label or f"output {path}"
     if os.path.isdir(path):  # noqa: PTH112 - Path's own raises where a name is too long
-        raise UserError(f"{argument} {path}: is a folder; name a file")
+        raise UserError(f"{label}: is a folder; name a file")
     if not os.path.isdir(path.parent):  # noqa: PTH112
         what = "is no folder" if os.path.lexists(path.parent) else "does not exist; make it first"
-        raise UserError(f"{argument} {path}: there is no folder {path.parent}: it {what}")
-    _try(f"{argument} {path}", Path(os.path.realpath(path)).parent, [path.name])
+        raise UserError(f"{label}: there is no folder {path.parent}: it {what}")
+    _try(label, Path(os.path.realpath(path)).parent, [path.name])
 
 
-def check_folder(path: Path, argument: str = "output") -> None:
+def check_folder(path: Path, label: str = "") -> None:
     """Try whether files can be made in a folder that is there or is to be made, and leave nothing.
+
+    Args:
+        path: of the folder.
+        label: what errors call it. Default: the output and its path.
 
     Raises:
         UserError: they cannot, or a file has its name or that of a folder above it.
     """
+    label = label or f"output {path}"
     whole = path.absolute()
     base = next(folder for folder in (whole, *whole.parents) if os.path.lexists(folder))
     if not base.is_dir():
         what = "is a file; name a folder" if base == whole else f"{base} is no folder"
-        raise UserError(f"{argument} {path}: {what}")
-    _try(f"{argument} {path}", base, whole.parts[len(base.parts) :])
+        raise UserError(f"{label}: {what}")
+    _try(label, base, whole.parts[len(base.parts) :])
 
 
 def _try(name: str, folder: Path, parts: Sequence[str]) -> None:

@@ -42,10 +42,11 @@ def quoted(text: str) -> str:
     return f"{mark}{printable(text)}{mark}"
 
 
-def json_text(content: Any, ascii_only: bool = False) -> str:
-    r"""Return data as indented JSON that every reader takes: NaN and infinities are null, and all texts are valid.
+def json_text(content: Any, ascii_only: bool = False, indent: int | None = 2) -> str:
+    r"""Return data as JSON that every reader takes: NaN and infinities are null, and all texts are valid.
 
-    What is no character in a file's name is escaped as Python has it, so that Python reads the same name back.
+    It is indented, or for None on one line. What is no character in a file's name is escaped as Python has it, so that
+    Python reads the same name back.
 
     Examples:
         >>> print(json_text(["caf\udce9", float("nan")]), end="")
@@ -54,7 +55,7 @@ def json_text(content: Any, ascii_only: bool = False) -> str:
           null
         ]
     """
-    text = json.dumps(_valid(content), indent=2, ensure_ascii=ascii_only)
+    text = json.dumps(_valid(content), indent=indent, ensure_ascii=ascii_only)
     return _IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
 
 

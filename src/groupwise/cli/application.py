@@ -13,10 +13,11 @@ from typer.core import TyperCommand
 
 from groupwise import __version__
 from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
-from groupwise.console import make_console, note, say
-from groupwise.errors import UserError, lacks_memory
+from groupwise.cli.console import make_console, note, say
+from groupwise.cli.options import option
+from groupwise.errors import UserError, lacks_memory, naming
 from groupwise.training.interruption import on_signals
-from groupwise.training.stopped import Stopped
+from groupwise.training.stopped import Diverged, Interrupted
 
 # Typer carries Click's classes along under a private name; this is its UsageError.
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with on_signals(end):
+        with on_signals(end), naming(option):
             code = _run(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -130,8 +131,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(args=None if arguments is None else list(arguments), prog_name="groupwise", standalone_mode=False)
     except UserError as error:
         return _fail(str(error), 2)
-    except Stopped as stopped:
-        return _fail(str(stopped), stopped.exit_code)
+    except Interrupted as stopped:
+        return _fail(str(stopped), 128 + stopped.number)
+    except Diverged as stopped:
+        return _fail(str(stopped), 1)
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""

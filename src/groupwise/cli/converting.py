@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from groupwise.cli.backend import settle_backend
+from groupwise.cli.console import make_console, print_lines
 from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.cli.outputs import output_file
-from groupwise.console import make_console, print_lines
 
 
 def convert(

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from groupwise.cli.backend import settle_backend
+from groupwise.cli.console import make_console, print_lines
 from groupwise.cli.options import Backend
 from groupwise.cli.outputs import output_folder
-from groupwise.console import make_console, print_lines
 
 
 def explain(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.image_paths import image_paths
+from groupwise.cli.console import make_console, note, print_json, print_lines
 from groupwise.cli.options import Backend, ImageSize, Json, parse_size
-from groupwise.console import make_console, print_json, print_lines
+from groupwise.data.image_paths import image_paths
 from groupwise.files import expanded
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def export(
     from groupwise.export.formats import checked_output, choose_writer, find_format
 
     size, form = parse_size(image_size), find_format(format)
-    paths = image_paths(check or [], recursive=True)
+    paths = image_paths(check or [], recursive=True, on_note=note)
     target = _default_output(model, form) if output is None else expanded(output)
     choose_writer(form)
     checked_output(form, target)

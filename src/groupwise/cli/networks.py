@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise.cli.backend import settle_backend
+from groupwise.cli.console import Console, Listing, make_console, say
 from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
-from groupwise.console import Console, Listing, make_console, say
 from groupwise.errors import UserError
-from groupwise.files import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -68,9 +67,10 @@ def describe(
     """
     size, arguments = parse_size(image_size), parse_arguments(argument)
     settle_backend(backend)
+    from groupwise.inference.networks import named_model
     from groupwise.models import describe as count
 
-    description = count(find_network(model, size, arguments, classes, channels))
+    description = count(named_model(model, size, channels, classes, arguments))
     table = Listing("layer", "kind", show_footer=True)
     table.columns[0].footer = description.name
     table.add_column("output", justify="right")
@@ -123,12 +123,13 @@ def routing(
     size, arguments = parse_size(image_size), parse_arguments(argument)
     settle_backend(backend)
     from groupwise import backends
+    from groupwise.inference.networks import named_model
     from groupwise.ops import explain_routing
     from groupwise.routing import explain
 
     console = make_console()
     if model is not None:
-        runtime, network = backends.active.runtime(), find_network(model, size, arguments)
+        runtime, network = backends.active.runtime(), named_model(model, size, arguments=arguments)
         routes = Counter(str(explain(spec, runtime)) for spec in convolutions(network))
         routes += unrouted(network)
         for text, count in routes.items():
@@ -154,28 +155,6 @@ def routing(
 def _say_lines(console: Console, text: str) -> None:
     for line in text.splitlines():
         say(console, line)
-
-
-def find_network(
-    model: str,
-    image_size: tuple[int, int] | None,
-    arguments: dict[str, Any],
-    classes: int | None = None,
-    channels: int | None = None,
-) -> Any:
-    """Return the network of that name, or the saved model, whoever made it."""
-    from groupwise.inference.networks import read_model
-    from groupwise.models import create, find, variants
-    from groupwise.models.reading import ENDINGS, OTHERS
-
-    path = expanded(model)
-    if path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir() or (path.exists() and model not in variants()):
-        if arguments or any(given is not None for given in (classes, image_size, channels)):
-            raise UserError(f"{model} is a saved network: its classes, size and arguments are settled")
-        return read_model(model)
-    height, width, own_channels = find(model).input_shape
-    shape = (*(image_size or (height, width)), own_channels if channels is None else channels)
-    return create(model, num_classes=classes, input_shape=shape, **arguments)
 
 
 def _parse_shape(text: str) -> tuple[int, int, int]:

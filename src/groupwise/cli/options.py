@@ -42,6 +42,24 @@ SETTLED = {
 }
 """Arguments of `groupwise.models.create` that the commands settle, and how."""
 
+_NAMES = {"explained_class": "--cam-class", "images": "--check", "restart": "--schedule restart"}
+"""Options that are not called as the library's argument is."""
+
+
+def option(name: str, value: object = None) -> str:
+    """Return what an argument of the library's is called here, where sentences name it.
+
+    Examples:
+        >>> option("batch_size", 8), option("resume", True), option("image_size", (128, 256))
+        ('--batch-size 8', '--resume', '--image-size 128x256')
+    """
+    words = _NAMES.get(name, f"--{name.replace('_', '-')}")
+    if value is None or value is True:
+        return words
+    if isinstance(value, tuple):
+        return f"{words} {value[0] if len(set(value)) == 1 else 'x'.join(map(str, value))}"
+    return f"{words} {value}"
+
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Return "224" as (224, 224), and "128x256" as (128, 256): height and width in pixels."""

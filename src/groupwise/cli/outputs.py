@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from groupwise.cli.options import option
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, expanded
 from groupwise.inference.run_folder import RunFolder
@@ -29,7 +30,7 @@ def output_file(text: str, ending: str, source: str) -> Path:
         # os.path answers for a name too long for any file, too.
         if os.path.exists(read) and os.path.exists(path) and path.samefile(read):  # noqa: PTH110
             raise UserError(f"--output {text}: is the model that is read, and would be gone; name another file")
-    check_file(path, "--output")
+    check_file(path, option("output", path))
     return path
 
 
@@ -42,5 +43,5 @@ def output_folder(text: str) -> Path:
     path = expanded(text)
     if path.suffix.lower() in OF_FILES and not os.path.lexists(path):
         raise UserError(f"--output {text}: ends as a file does; name the folder to write to")
-    check_folder(path, "--output")
+    check_folder(path, option("output", path))
     return path

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise.cli.backend import settle_backend
+from groupwise.cli.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.cli.options import MOST, Backend
 from groupwise.cli.outputs import output_file
-from groupwise.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.errors import UserError
 from groupwise.recipes import is_rate
 
@@ -109,7 +109,8 @@ def factorize(
     _show(rewrite.report_of(after))
     lines = {}
     if dataset is not None:
-        from groupwise.training.finetuning import accuracy, finetune
+        from groupwise.inference.evaluation import accuracy
+        from groupwise.training.finetuning import finetune
 
         lines["before"] = f"{accuracy(before, dataset, batch_size):.2%} of the test images"
         lines["after"] = f"{accuracy(after, dataset, batch_size):.2%}"

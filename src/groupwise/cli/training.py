@@ -1,6 +1,7 @@
 """`groupwise train` and `groupwise recipes`."""
 
-from dataclasses import replace
+import shlex
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,17 +10,20 @@ import typer
 from rich.console import Group
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.options import MOST, SEEDS, Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.cli.console import Listing, make_console
+from groupwise.cli.options import MOST, SEEDS, Backend, ImageSize, ModelArguments, option, parse_arguments, parse_size
 from groupwise.cli.outputs import output_folder
-from groupwise.console import Console, Listing, make_console, note, print_lines, say
+from groupwise.cli.watching import ConsoleObserver
 from groupwise.errors import UserError
 from groupwise.files import check_folder
-from groupwise.inference.run_folder import RunFolder, read_json
+from groupwise.inference.run_folder import read_json
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
+from groupwise.training.stopped import Interrupted
+from groupwise.training.workspace import RUNS, Workspace, new_folder
 
 if TYPE_CHECKING:
     from groupwise.data import Dataset
-    from groupwise.training import Plan, RunSummary
+    from groupwise.training import Plan
 
 
 class Schedule(StrEnum):
@@ -29,8 +33,24 @@ class Schedule(StrEnum):
     RESTART = "restart"
 
 
-RUNS = Path("runs")
-NAMED_BROKEN = 10
+@dataclass(frozen=True)
+class _Wishes:
+    """What the options say of a training; None, or nothing, for what is left open.
+
+    Attributes:
+        recipe, model, weights: as they were named.
+        arguments: of the network.
+        changes: of the recipe.
+        seed, backend: of it.
+    """
+
+    recipe: str | None
+    model: str | None
+    weights: str | None
+    arguments: dict[str, Any]
+    changes: dict[str, Any]
+    seed: int | None
+    backend: str | None
 
 
 def train(
@@ -124,32 +144,25 @@ def train(
         "freeze_backbone": freeze_backbone or None,
     }
     changes = {name: value for name, value in settings.items() if value is not None}
-    arguments = parse_arguments(argument)
-    console = make_console()
+    wishes = _Wishes(recipe, model, weights, parse_arguments(argument), changes, seed, backend)
     chosen = None if output is None else output_folder(output)
     if resume:
-        given = {
-            **changes,
-            "model": model,
-            "recipe": recipe and Path(recipe).stem,
-            "weights": weights,
-            "argument": arguments or None,
-            "seed": seed,
-        }
-        plan, dataset, folder = _resumed(data, chosen, given, epochs, schedule is Schedule.RESTART, backend)
+        plan, dataset, folder = _resumed(data, chosen, wishes, epochs, schedule is Schedule.RESTART)
     else:
         if schedule is not None:
             raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
         if epochs is not None:
             changes["epochs"] = epochs
-        plan, dataset, folder = _planned(data, recipe, model, chosen, changes, arguments, weights, seed, backend)
+        plan, dataset, folder = _planned(data, chosen, wishes)
     from groupwise.training import train as run
 
-    def announce(dataset: "Dataset") -> None:
-        _announce(console, plan, dataset, folder)
-
-    summary = run(plan, dataset, folder, resume=resume, console=console, announce=announce)
-    _conclude(console, summary, folder)
+    try:
+        run(plan, dataset, folder, resume=resume, observer=ConsoleObserver(make_console()))
+    except Interrupted as stopped:
+        if not stopped.resumable:
+            raise
+        command = shlex.join(["groupwise", "train", plan.data, "--output", str(folder), "--resume"])
+        raise Interrupted(f"{stopped}; go on with: {command}", stopped.number) from None
 
 
 def recipes() -> None:
@@ -162,30 +175,21 @@ def recipes() -> None:
     make_console().print(table)
 
 
-def _planned(
-    data: str,
-    recipe_name: str | None,
-    model: str | None,
-    output: Path | None,
-    changes: dict[str, Any],
-    arguments: dict[str, Any],
-    weights: str | None,
-    seed: int | None,
-    backend: str | None,
-) -> tuple["Plan", "Dataset", Path]:
+def _planned(data: str, output: Path | None, wishes: _Wishes) -> tuple["Plan", "Dataset", Path]:
     """Return what a new run is to do, everything checked that can be checked before a framework starts."""
     from groupwise.data import load_dataset
     from groupwise.inference.recorded import divide_for
 
-    recipe = load_recipe(recipe_name) if recipe_name else None
+    recipe, model, weights = wishes.recipe and load_recipe(wishes.recipe), wishes.model, wishes.weights
     if output is None:
-        check_folder(RUNS, "--output")
+        check_folder(RUNS, option("output", RUNS))
     else:
-        RunFolder(output).open(resume=False)
-    dataset = load_dataset(data, seed=seed or 0)
-    if weights is not None and seed is None:
+        Workspace(output).open(resume=False)
+    seed = wishes.seed or 0
+    dataset = load_dataset(data, seed=seed)
+    if weights is not None and wishes.seed is None:
         dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
-    settle_backend(backend)
+    settle_backend(wishes.backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
     from groupwise.training.starting import model_of
@@ -193,31 +197,31 @@ def _planned(
     recipe = recipe or load_recipe(default_recipe(dataset))
     if weights is not None and model is None:
         model = model_of(weights)
-    plan = make_plan(dataset, data, _changed(recipe, model, arguments, changes), seed=seed or 0, weights=weights)
-    return plan, dataset, output or _new_folder(dataset.name, plan.recipe.model)
+    recipe = _changed(recipe, model, wishes)
+    plan = make_plan(dataset, data, recipe, seed=seed, weights=weights)
+    return plan, dataset, output or new_folder(dataset.name, recipe.model)
 
 
-def _changed(recipe: Recipe, model: str | None, arguments: dict[str, Any], changes: dict[str, Any]) -> Recipe:
+def _changed(recipe: Recipe, model: str | None, wishes: _Wishes) -> Recipe:
     """Return the recipe with what the options say instead."""
     if model is not None and model != recipe.model:
         recipe = replace(recipe, model=model, model_arguments={})
-    return replace(recipe, model_arguments={**recipe.model_arguments, **arguments}, **changes)
+    return replace(recipe, model_arguments={**recipe.model_arguments, **wishes.arguments}, **wishes.changes)
 
 
 def _resumed(
     data: str,
     output: Path | None,
-    given: dict[str, Any],
+    wishes: _Wishes,
     epochs: int | None,
     restart: bool,
-    backend: str | None,
 ) -> tuple["Plan", "Dataset", Path]:
     """Return what the run in a folder is to do from now on, on the backend that it ran on."""
     from groupwise.data import load_dataset
 
     if output is None:
         raise UserError("--resume: say which run to go on with: --output RUN")
-    folder = RunFolder(output)
+    folder, backend = Workspace(output), wishes.backend
     folder.open(resume=True)
     if backend is None and folder.environment.exists():
         backend = read_json(folder.environment).get("backend")
@@ -226,70 +230,33 @@ def _resumed(
     from groupwise.training import extend_plan, read_plan
 
     plan = read_plan(output)
-    _refuse_changes(plan, output, given)
+    _refuse_changes(plan, output, wishes)
     plan = extend_plan(plan, len(folder.read_metrics()), epochs, restart)
     dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
     return plan, dataset, output
 
 
-def _refuse_changes(plan: "Plan", folder: Path, given: dict[str, Any]) -> None:
-    """Raise UserError for an option, given or None, that says something else than a run's plan."""
+def _refuse_changes(plan: "Plan", folder: Path, wishes: _Wishes) -> None:
+    """Raise UserError for an option that says something else than a run's plan."""
     recipe = plan.recipe
+    given = {
+        **wishes.changes,
+        "model": wishes.model,
+        "recipe": wishes.recipe and Path(wishes.recipe).stem,
+        "weights": wishes.weights,
+        "argument": wishes.arguments or None,
+        "seed": wishes.seed,
+    }
     settled = {
         **recipe.as_dict(),
         "recipe": recipe.name,
         "weights": plan.weights,
         "seed": plan.seed,
-        "argument": {name: recipe.model_arguments.get(name) for name in given["argument"] or ()},
+        "argument": {name: recipe.model_arguments.get(name) for name in wishes.arguments},
     }
     for name, value in given.items():
         if value is not None and value != settled[name]:
             raise UserError(
-                f"--{name.replace('_', '-')} cannot be changed by --resume: the run in {folder} goes on as it began; "
+                f"{option(name)} cannot be changed by --resume: the run in {folder} goes on as it began; "
                 f"begin a new one from what it has learnt with --weights {folder}"
             )
-
-
-def _new_folder(dataset: str, model: str) -> Path:
-    """Return a name below runs/ that is free."""
-    stem = f"{Path(dataset).stem}-{model}"
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 10_000))]
-    return next(RUNS / name for name in names if not (RUNS / name).exists())
-
-
-def _announce(console: Console, plan: "Plan", dataset: "Dataset", folder: Path) -> None:
-    import keras
-
-    recipe, (height, width) = plan.recipe, plan.image_size
-    size = "of several sizes" if dataset.image_size is None else f"of {dataset.image_size[0]}x{dataset.image_size[1]}"
-    validation = f", {len(dataset.validation):,} for validation" if dataset.validation is not None else ""
-    lines = {
-        "data": f"{dataset.name}: {len(dataset.train):,} images to train on{validation}, {len(dataset.test):,} to test "
-        f"on, {len(dataset.class_names)} classes, {'grey' if dataset.channels == 1 else 'colour'}, {size}",
-        "model": f"{recipe.model} for {height}x{width} pixels",
-        "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
-        f"learning rate up to {recipe.learning_rate:g}",
-        "backend": f"{keras.backend.backend()}, {recipe.dtype}",
-        "output": str(folder),
-    }
-    print_lines(console, lines)
-    for text in dataset.notes:
-        note(text)
-
-
-def _conclude(console: Console, summary: "RunSummary", folder: Path) -> None:
-    broken = summary.broken_images
-    if broken:
-        say(console, f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:")
-        for name, reason in broken[:NAMED_BROKEN]:
-            say(console, f"  {name}: {reason}")
-        if len(broken) > NAMED_BROKEN:
-            say(console, f"  and {len(broken) - NAMED_BROKEN} more, in {folder / 'summary.json'}")
-    say(
-        console,
-        f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: {summary.test_top5:.2%}) "
-        f"after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of training",
-    )
-    best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
-    say(console, f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images")
-    say(console, f"{folder} holds last.keras, best.keras, metrics.csv and curves.png")

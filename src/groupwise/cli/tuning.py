@@ -9,9 +9,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.networks import convolutions, find_network
+from groupwise.cli.console import Console, Listing, Styled, make_console, say
+from groupwise.cli.networks import convolutions
 from groupwise.cli.options import MOST, Backend, ImageSize, ModelArguments, parse_arguments, parse_size
-from groupwise.console import Console, Listing, Styled, make_console, say
 from groupwise.errors import UserError
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.training.stopped import Interrupted
@@ -59,10 +59,11 @@ def tune(
     size, arguments = parse_size(image_size), parse_arguments(argument)
     name = settle_backend(backend)
     from groupwise import backends, routing
+    from groupwise.inference.networks import named_model
     from groupwise.routing import measuring, tuning
 
     console, version = make_console(), backends.active.version
-    specs = [] if model is None else list(convolutions(find_network(model, size, arguments)))
+    specs = [] if model is None else list(convolutions(named_model(model, size, arguments=arguments)))
     if model is not None and not specs:
         raise UserError(f"tune: {model} has no convolutions of ours; `groupwise accelerate` puts them in a model")
     if show:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groupwise.cli.backend import settle_backend
-from groupwise.cli.image_paths import image_paths
-from groupwise.cli.options import MOST, SEEDS, Backend, Json
+from groupwise.cli.console import Listing, Styled, make_console, note, print_json, say
+from groupwise.cli.options import MOST, SEEDS, Backend, Json, option
 from groupwise.cli.outputs import output_folder
-from groupwise.console import Listing, Styled, make_console, note, print_json, say
 from groupwise.data.image_files import CAM_SUFFIX
+from groupwise.data.image_paths import image_paths
 from groupwise.errors import UserError
 from groupwise.files import check_file, check_folder, make_folder
-from groupwise.texts import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from groupwise.inference import Evaluation
@@ -73,7 +72,7 @@ def evaluate(
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
     png = (given or model_path(run_or_model).parent) / "confusion.png"
-    check_folder(png.parent, "--output")
+    check_folder(png.parent, option("output", png.parent))
     split, guess = match_classes(network, dataset)
     for text in (*dataset.notes, *notes, *([guess] if guess else [])):
         note(text)
@@ -89,7 +88,8 @@ def evaluate(
     make_folder(png.parent)
     report.confusion(evaluation.confusion, class_names, png)
     if json:
-        print_json(_as_dict(evaluation, class_names, str(png), len(batches.broken)))
+        images, *others = evaluation.as_dict(class_names).items()
+        print_json(dict([images, ("broken", len(batches.broken)), *others, ("confusion_png", str(png))]))
     else:
         _show(evaluation, class_names, png)
 
@@ -118,20 +118,21 @@ def predict(
 
     groupwise predict lite0.keras dog.jpg --cam
     """
-    paths = image_paths(images, recursive)
+    paths = image_paths(images, recursive, on_note=note)
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
     from groupwise.inference import load_network, predict_images
     from groupwise.inference.evaluation import most_likely
+    from groupwise.inference.matching import place_of
     from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
     ids = wordnet_ids(class_names)
     labels = distinct_names(class_names)
-    explained = None if cam_class is None else _find_class(cam_class, class_names, ids)
+    explained = None if cam_class is None else place_of(cam_class, class_names, ids)
     broken: list[str] = []
 
     def on_broken(error: UserError) -> None:
@@ -170,27 +171,6 @@ def predict(
         say(console, f"where it looked: {where}")
 
 
-def _find_class(name: str, class_names: list[str], ids: list[str | None]) -> int:
-    """Return the place of a class, by its name, WordNet id or index.
-
-    Raises:
-        UserError: there is none, with the nearest names, or there are two of the name.
-    """
-    places = [place for place, known in enumerate(class_names) if known == name]
-    if len(places) > 1:
-        choices = " or ".join(str(ids[place] or place) for place in places)
-        raise UserError(f"--cam-class {name}: {len(places)} classes have this name; say which one: {choices}")
-    if places:
-        return places[0]
-    if name in ids:
-        return ids.index(name)
-    if name.isdecimal() and int(name) < len(class_names):
-        return int(name)
-    hint = did_you_mean(nearest(name, class_names, count=3))
-    hint = hint or f"the model has {len(class_names)} classes, none like it"
-    raise UserError(f"--cam-class {name}: there is no such class; {hint}")
-
-
 def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
     """Return where each image's picture goes: dog.jpg's to dog.cam.png, or dog.jpg.cam.png beside a dog.png.
 
@@ -205,7 +185,7 @@ def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
     for picture in pictures.values():
         if picture in pictures:
             raise UserError(f"--cam: {picture} would be drawn over, and is one of the images; leave it out")
-        check_file(picture, "--cam")
+        check_file(picture, option("cam", picture))
     return pictures
 
 
@@ -221,27 +201,6 @@ def _draw(network: "Network", prediction: "Prediction", name: str, place: int, p
     height, width, _ = network.architecture["input_shape"]
     box = preprocessing_of(network).crop_box(image.shape[:2], (height, width))
     report.activation(image, prediction.activation, box, caption, png)
-
-
-def _as_dict(evaluation: "Evaluation", class_names: list[str], png: str, broken: int) -> dict[str, Any]:
-    classes = [
-        {"class": name, "images": images, "recall": _or_none(recall), "precision": _or_none(precision)}
-        for name, (images, recall, precision) in zip(class_names, evaluation.per_class(), strict=True)
-    ]
-    return {
-        "images": evaluation.count,
-        "broken": broken,
-        "top1": evaluation.top1,
-        "top5": evaluation.top5,
-        "loss": evaluation.loss,
-        "classes": classes,
-        "confusion": evaluation.confusion.tolist(),
-        "confusion_png": png,
-    }
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:

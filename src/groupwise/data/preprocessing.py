@@ -74,7 +74,7 @@ class Preprocessing:
         return replace(self, mean=spread(self.mean), std=spread(self.std))
 
     def apply(self, pixels: ImageArray, size: tuple[int, int]) -> NDArray[np.float32]:
-        """Return an image as the network wants it: float32, (*size, channels).
+        """Return an image as the network wants it: float32, of the size wanted and its own channels.
 
         Args:
             pixels: uint8, (height, width, channels), of any size.

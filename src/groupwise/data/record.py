@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from groupwise.data.dataset import IDENTITY_BITS, Dataset, Identities, Split, SplitRule
 from groupwise.data.images import BrokenImage
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 
 SIDES = ("train", "validation", "test")
 NONE: Identities = np.zeros(0, np.uint64)
@@ -183,7 +183,7 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
     Raises:
         UserError: images to train on are gone, all of a side are, or the data set's own splits are others.
     """
-    again = "begin a new run, from this one's weights with --weights"
+    again = f"begin a new run, from this one's weights with {argument('weights')}"
     has_validation = "validation" in record.images
     if (dataset.undivided is None) != (record.rule is None) or (dataset.validation is not None) != has_validation:
         raise UserError(f"{dataset.name} has other splits of its own than when the run began: {again}")

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import groupwise
-from groupwise.errors import UserError, first_line
+from groupwise.errors import UserError, argument, first_line
 from groupwise.export.formats import Format, checked_output, choose_writer, find_format
 from groupwise.export.precision import check_quantized, check_types, half_layers, tolerances, widen
-from groupwise.export.signature import SAY_SIZE, TRIED_SIZES, Signature, run_model, signature_of
+from groupwise.export.signature import TRIED_SIZES, Signature, run_model, say_size, signature_of
 from groupwise.files import PARTIAL, expanded, writing
 from groupwise.inference.networks import model_path
 from groupwise.inference.preprocessing import prepared_image
@@ -107,6 +107,7 @@ def export_model(
             "arrays": list(samples[0]),
             "samples": len(samples),
             "limits": limits,
+            "say_size": say_size(),
             "modules": _own_modules(network),
             "paths": [str(Path(entry).absolute()) for entry in sys.path],
         }
@@ -176,9 +177,10 @@ def _prepared(model: keras.Model, images: Sequence[Path], signature: Signature) 
     if not images:
         return np.empty((0,))
     if not isinstance(model, Network | RewrittenNetwork) or "preprocessing" not in model.metadata:
-        raise UserError("the model does not say how its images are prepared: leave --check out, for noise")
+        nothing = f"leave {argument('images')} out"
+        raise UserError(f"the model does not say how its images are prepared: {nothing}, for noise")
     if signature.any_size:
-        raise UserError(f"the network takes images of any size: {SAY_SIZE}")
+        raise UserError(f"the network takes images of any size: {say_size()}")
     height, width = (signature.shape[axis] for axis in signature.axes)
     assert height is not None
     assert width is not None
@@ -207,7 +209,7 @@ def _samples(
             continue  # a network of any size need not take every size
         samples.append({"inputs": noise, "outputs": outputs})
     if len(samples) < (2 if signature.any_size else 1):
-        raise UserError(f"the network takes images of any size, but none that was tried: {SAY_SIZE}")
+        raise UserError(f"the network takes images of any size, but none that was tried: {say_size()}")
     if len(given):
         samples.append({"inputs": given, "outputs": run_model(model, signature.batches(given), dtype)})
     for sample in samples:

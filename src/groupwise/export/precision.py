@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 from groupwise.export.formats import Format
 from groupwise.keras_private import calls_of, layers_within
 
@@ -71,7 +71,7 @@ def check_quantized(model: keras.Model, form: Format) -> None:
         if not form.quantized:
             raise UserError(
                 f"layer {layer.name!r} is quantized ({layer.dtype_policy.name}), which {form.title} cannot hold: "
-                "export the model as it was before quantize(), or to --format savedmodel"
+                f"export the model as it was before quantize(), or to {argument('format', 'savedmodel')}"
             )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise import keras_private
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 from groupwise.export.precision import file_type
 
 # Two of the size that is traced: the third shows that the file's batch is of any size.
@@ -17,7 +17,11 @@ DRAWN = 3
 AT_ONCE = 2
 # (height, width) that a network of any size is compared on, those of them that it can take itself; the first is traced.
 TRIED_SIZES = ((64, 64), (75, 101), (96, 160))
-SAY_SIZE = "say of which one, such as --image-size 224"
+
+
+def say_size() -> str:
+    """Return what to do where a network takes images of any size, and one is needed."""
+    return f"say of which one, such as {argument('image_size', (224, 224))}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from groupwise.errors import UserError, first_line
 from groupwise.export.formats import Format, find_format
 from groupwise.export.graphs import inspect_onnx, inspect_openvino, keep_openvino_output
 from groupwise.export.precision import relative_difference, widen
-from groupwise.export.signature import SAY_SIZE, Signature, structures
+from groupwise.export.signature import Signature, structures
 from groupwise.keras_private import layers_within
 from groupwise.models.reading import load_model
 from groupwise.rewrite import accelerate
@@ -62,7 +62,8 @@ def _export(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
         if not signature.any_size:
             raise
         raise UserError(
-            f"{form.title} cannot hold this network for images of any size ({first_line(error)[:200]}): {SAY_SIZE}"
+            f"{form.title} cannot hold this network for images of any size ({first_line(error)[:200]}): "
+            f"{request['say_size']}"
         ) from error
 
 

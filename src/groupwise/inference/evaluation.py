@@ -1,5 +1,7 @@
 """What a network says of a split: its logits, and the counts made of them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +9,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise.data import ImageBatches
+from groupwise.data import Dataset, ImageBatches
+from groupwise.inference.matching import match_classes
+from groupwise.inference.preprocessing import make_batches
+from groupwise.models.network import Network, RewrittenNetwork
 
 TOP = 5
 
@@ -39,6 +44,25 @@ class Evaluation:
         shares = [np.where(total > 0, right / np.maximum(total, 1), np.nan) for total in (images, taken)]
         return list(zip(images.tolist(), shares[0].tolist(), shares[1].tolist(), strict=True))
 
+    def as_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Return it as data for JSON, the classes by name; None where a share is of nothing."""
+        classes = [
+            {"class": name, "images": images, "recall": _or_none(recall), "precision": _or_none(precision)}
+            for name, (images, recall, precision) in zip(class_names, self.per_class(), strict=True)
+        ]
+        return {
+            "images": self.count,
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss,
+            "classes": classes,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def _or_none(share: float) -> float | None:
+    return None if math.isnan(share) else share
+
 
 def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Evaluation:
     """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
@@ -52,6 +76,20 @@ def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Eval
         logits.append(predict_logits(model, images, batch_size))
         labels.append(one_hot)
     return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
+
+
+def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: int) -> float:
+    """Return the share of a data set's test images whose class a network names first.
+
+    Raises:
+        UserError: the data has classes that the network does not know, or too many of its images are broken.
+    """
+    split, _ = match_classes(network, dataset)
+    batches = make_batches(split, network, batch_size)
+    try:
+        return evaluate(network, batches, batch_size).top1
+    finally:
+        batches.close()
 
 
 def evaluation_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Evaluation:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from groupwise.data import Dataset, Split
 from groupwise.data.classes import match_names, some
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 from groupwise.models.network import Network, RewrittenNetwork
-from groupwise.texts import quoted
+from groupwise.texts import did_you_mean, nearest, quoted
 from groupwise.weights import imagenet_classes
 
 
@@ -62,6 +62,32 @@ def places_of(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
     ids = _ids(known)
     by_id = {name: ids[name] for name in names if name in ids}
     return {**match_names([name for name in names if name not in ids], known), **by_id}
+
+
+def place_of(name: str, class_names: Sequence[str], ids: Sequence[str | None]) -> int:
+    """Return the place of the class that a user names: by its name, WordNet id or index.
+
+    Args:
+        name: the user's.
+        class_names, ids: of a network's classes, in their order; `groupwise.weights.wordnet_ids` has the ids.
+
+    Raises:
+        UserError: there is none, with the nearest names, or there are two of the name.
+    """
+    named = argument("explained_class", name)
+    places = [place for place, known in enumerate(class_names) if known == name]
+    if len(places) > 1:
+        choices = " or ".join(str(ids[place] or place) for place in places)
+        raise UserError(f"{named}: {len(places)} classes have this name; say which one: {choices}")
+    if places:
+        return places[0]
+    if name in ids:
+        return ids.index(name)
+    if name.isdecimal() and int(name) < len(class_names):
+        return int(name)
+    hint = did_you_mean(nearest(name, class_names, count=3))
+    hint = hint or f"the model has {len(class_names)} classes, none like it"
+    raise UserError(f"{named}: there is no such class; {hint}")
 
 
 def _ids(known: Sequence[str]) -> dict[str, int]:

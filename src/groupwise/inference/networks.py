@@ -1,6 +1,8 @@
 """Networks that were saved: found in a run or a file, and read with all that using them needs."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -8,8 +10,9 @@ from groupwise.errors import UserError
 from groupwise.files import expanded
 from groupwise.inference.preprocessing import preprocessing_of
 from groupwise.inference.run_folder import RunFolder
+from groupwise.models import create, find, variants
 from groupwise.models.network import Network, RewrittenNetwork
-from groupwise.models.reading import is_model, load_model
+from groupwise.models.reading import ENDINGS, OTHERS, is_model, load_model
 
 
 def model_path(run_or_model: str | Path) -> Path:
@@ -32,6 +35,34 @@ def model_path(run_or_model: str | Path) -> Path:
 def read_model(run_or_model: str | Path) -> keras.Model:
     """Return any saved Keras model: a run's last one, or that in a file, as `load_model` does."""
     return load_model(model_path(run_or_model))
+
+
+def named_model(
+    model: str,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> keras.Model:
+    """Return the network of a name, with fresh weights, or the model that a run or a file holds, whoever made it.
+
+    Args:
+        model: a name of `groupwise.models.list_models`, a run's folder or a model's file.
+        image_size: (height, width) of the network's images, in pixels. Default: the name's own.
+        channels, classes: likewise.
+        arguments: of the network's own.
+
+    Raises:
+        UserError: there is no such network, or a saved one is to be another.
+    """
+    path = expanded(model)
+    if path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir() or (path.exists() and model not in variants()):
+        if arguments or any(given is not None for given in (classes, image_size, channels)):
+            raise UserError(f"{model} is a saved network: its classes, size and arguments are settled")
+        return read_model(model)
+    height, width, own_channels = find(model).input_shape
+    shape = (*(image_size or (height, width)), own_channels if channels is None else channels)
+    return create(model, num_classes=classes, input_shape=shape, **(arguments or {}))
 
 
 def load_network(run_or_model: str | Path) -> Network | RewrittenNetwork:

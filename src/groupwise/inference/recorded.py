@@ -10,7 +10,7 @@ import h5py
 
 from groupwise.data import Dataset
 from groupwise.data.record import SplitRecord, changes_since, divided_as_before
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 from groupwise.files import expanded
 from groupwise.inference.run_folder import RunFolder, read_json
 
@@ -28,7 +28,7 @@ def read_record(run_or_model: str | Path) -> SplitRecord | None:
     folder = RunFolder(path)
     if not folder.split.exists():
         return record_in(_metadata(path), str(path))
-    remedy = f"begin a new run, with --weights {path}"
+    remedy = f"begin a new run, with {argument('weights', path)}"
     if SPLIT in _metadata(path):
         remedy = f"remove that file, since {folder.last.name} holds the record, too"
     try:

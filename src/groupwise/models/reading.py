@@ -110,7 +110,7 @@ def _other(path: Path, ending: str) -> UserError:
     """Return what to say of a file of another kind, and what to do with it."""
     if OTHERS[ending] != OTHERS[".pth"]:
         return UserError(f"{path} is {OTHERS[ending]}: name {READ}")
-    command = f"groupwise convert {path.name} NAME --output MODEL.keras"
+    command = f"groupwise convert {path.name} NAME"
     return UserError(f"{path} is {OTHERS[ending]}: make a model of it with `{command}`, and name that")
 
 

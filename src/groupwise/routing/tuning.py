@@ -109,8 +109,7 @@ def current(framework: str, version: str) -> Tuning | None:
         return None
     except (OSError, ValueError) as error:
         warnings.warn(
-            f"{path(framework)} is ignored: {error}. Measure again with `groupwise tune --backend {framework}`, or "
-            "forget it with `groupwise tune --clear`.",
+            f"{path(framework)} is ignored: {error}. Measure {framework} again with `groupwise tune`, or remove it.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -187,7 +186,7 @@ def store(framework: str, version: str, choices: Mapping[str, Choice]) -> Path:
 def check_folder() -> None:
     """Raise UserError where the cache folder cannot be made or written to."""
     try:
-        files.check_folder(folder(), "the cache folder")
+        files.check_folder(folder(), f"the cache folder {folder()}")
     except UserError as error:
         raise UserError(
             f"{folder()} cannot be written to: set GROUPWISE_CACHE to a folder that can ({error})"

@@ -5,14 +5,18 @@ from typing import TYPE_CHECKING
 from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
-    from groupwise.training.fit import RunSummary, read_plan, train
+    from groupwise.training.fit import read_plan, train
+    from groupwise.training.observers import FileObserver, TextObserver
     from groupwise.training.plan import Plan, extend_plan, make_plan
+    from groupwise.training.summary import RunSummary
 else:
     __getattr__, __dir__ = members_at_use(
         __name__,
         {
+            "FileObserver": "observers",
             "Plan": "plan",
-            "RunSummary": "fit",
+            "RunSummary": "summary",
+            "TextObserver": "observers",
             "extend_plan": "plan",
             "make_plan": "plan",
             "read_plan": "fit",
@@ -20,4 +24,4 @@ else:
         },
     )
 
-__all__ = ["Plan", "RunSummary", "extend_plan", "make_plan", "read_plan", "train"]
+__all__ = ["FileObserver", "Plan", "RunSummary", "TextObserver", "extend_plan", "make_plan", "read_plan", "train"]

@@ -3,71 +3,38 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from rich.text import Text
 
-from groupwise.data import ImageBatches
 from groupwise.files import replace_file
 from groupwise.inference.evaluation import Evaluation, evaluate
-from groupwise.inference.run_folder import DIGITS, RunFolder, copy_file
 from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
-from groupwise.recipes import Recipe
 from groupwise.training.diverging import StopTraining, check_loss, check_weights
-from groupwise.training.interruption import Interruption
-from groupwise.training.progress import ProgressBar
+from groupwise.training.events import EpochEnded, StepDone
 from groupwise.training.seed import seed_epoch
-
-WORTH_SAYING = 0.05
-"""From this share on it is said that training waited for its input."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The images that tell after each epoch how good the network is: the split's name and its batches."""
-
-    name: str
-    batches: ImageBatches
+from groupwise.training.session import Session
+from groupwise.training.workspace import DIGITS, copy_file
 
 
 class Bookkeeper(keras.callbacks.Callback):
     """Tests, records and saves the network after each epoch; stops on Ctrl-C and on a loss that is not finite.
 
     Args:
-        folder: of the run.
-        recipe: of which the epochs, the batch size and the average are looked at.
-        seed: of what is random in the network itself, such as dropout.
-        batches: that are trained on.
-        judge: that the network is tested on.
-        bar: that shows the progress.
-        interruption: that may be requested.
-        rows: of metrics.csv, one a finished epoch; more are appended.
+        session: that is at work; its observer is told of each step and epoch.
 
     Attributes:
         evaluation: the newest one of the judge, or None.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        recipe: Recipe,
-        seed: int,
-        batches: ImageBatches,
-        judge: Judge,
-        bar: ProgressBar,
-        interruption: Interruption,
-        rows: list[dict[str, float]],
-    ) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self._folder, self._recipe, self._seed = folder, recipe, seed
-        self._batches, self._judge = batches, judge
-        self._bar, self._interruption, self._rows = bar, interruption, rows
-        self._steps = len(batches)
+        self._session, self._folder, self._observer = session, session.run.folder, session.run.observer
+        self._recipe, self._judge = session.run.plan.recipe, session.judge
+        self._batches, self._steps = session.batches, len(session.batches)
         self._started = self._waited = 0.0
         self._epoch = 0
         self.evaluation: Evaluation | None = None
@@ -78,19 +45,26 @@ class Bookkeeper(keras.callbacks.Callback):
         return self.model
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        seed_epoch(self.network, self._seed, epoch)
+        seed_epoch(self.network, self._session.run.plan.seed, epoch)
         self._epoch = epoch
         self._started, self._waited = time.perf_counter(), self._batches.seconds_waited
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         check_loss(logs, self._epoch, batch)
         assert logs is not None
-        if self._interruption.requested:
+        if self._session.interruption.requested:
             raise StopTraining
-        images = self._batches.images_in(batch + 1)
-        seconds = time.perf_counter() - self._started
-        waited = self._batches.seconds_waited - self._waited
-        self._bar.update(self._epoch * self._steps + batch + 1, self._epoch + 1, logs, images, seconds, waited)
+        self._observer(
+            StepDone(
+                epoch=self._epoch + 1,
+                step=batch + 1,
+                loss=float(logs["loss"]),
+                accuracy=float(logs["accuracy"]),
+                images=self._batches.images_in(batch + 1),
+                seconds=time.perf_counter() - self._started,
+                seconds_waited=self._batches.seconds_waited - self._waited,
+            )
+        )
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         assert logs is not None
@@ -119,8 +93,8 @@ class Bookkeeper(keras.callbacks.Callback):
         finally:
             if self._recipe.average:
                 swap_average(self.network)
-        self._bar.say(self._line(row))
-        if self._interruption.requested and epoch + 1 < self._recipe.epochs:
+        self._observer(EpochEnded(epoch + 1, self._recipe.epochs, self._judge.name, row))
+        if self._session.interruption.requested and epoch + 1 < self._recipe.epochs:
             raise StopTraining
 
     def _save(self, row: dict[str, float]) -> None:
@@ -128,8 +102,8 @@ class Bookkeeper(keras.callbacks.Callback):
         # As a resumed run reads it: of equal accuracies the first is the best, in both.
         row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
         accuracy = f"{self._judge.name}_accuracy"
-        is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._rows)
-        rows = [*self._rows, row]
+        is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._session.rows)
+        rows = [*self._session.rows, row]
 
         def save(partial: Any) -> None:
             self.network.save(partial)
@@ -138,17 +112,7 @@ class Bookkeeper(keras.callbacks.Callback):
             self._folder.write_metrics(rows)
 
         replace_file(self._folder.last, save)
-        self._rows.append(row)  # now that the file holds it
-
-    def _line(self, row: Mapping[str, float]) -> Text:
-        name, waited = self._judge.name, row["share_waited"]
-        return Text.assemble(
-            f"epoch {row['epoch']:>{len(str(self._recipe.epochs))}.0f}/{self._recipe.epochs}  "
-            f"accuracy {row['accuracy']:.2%}  loss {row['loss']:.4f}  {name} accuracy ",
-            (f"{row[f'{name}_accuracy']:.2%}", "bold"),
-            f"  loss {row[f'{name}_loss']:.4f}  {row['images_per_second']:,.0f} images/s",
-            "" if waited < WORTH_SAYING else f", {waited:.0%} of the time waiting for images",
-        )
+        self._session.rows.append(row)  # now that the file holds it
 
 
 def swap_average(network: Network) -> None:

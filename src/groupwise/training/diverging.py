@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from groupwise.errors import argument
 from groupwise.training.stopped import Diverged
 
 
@@ -30,8 +31,8 @@ def check_weights(network: keras.Model, epoch: int) -> None:
 
 def diverged(reason: StopTraining, kept: str, learning_rate: float) -> Diverged:
     """Return what to say of a training that came to no result, and of what is left of it."""
-    advice = f"Begin again with a smaller rate: --learning-rate {learning_rate / 5:g}"
-    return Diverged(f"{reason}; {kept}. {advice}")
+    smaller = argument("learning_rate", f"{learning_rate / 5:g}")
+    return Diverged(f"{reason}; {kept}. Begin again with a smaller rate: {smaller}")
 
 
 class Watch(keras.callbacks.Callback):

@@ -1,32 +1,17 @@
-"""A few more epochs of a network that was rewritten, and how good it is."""
+"""A few more epochs of a network that was rewritten."""
 
 import keras
 
 from groupwise.data import Augmentation, Dataset, Variation
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
-from groupwise.inference.evaluation import evaluate
-from groupwise.inference.matching import match_classes, with_classes
+from groupwise.inference.matching import with_classes
 from groupwise.inference.preprocessing import make_batches
 from groupwise.inference.recorded import SPLIT, record_in
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.training.diverging import StopTraining, Watch, diverged
 
 MOMENTUM = 0.9
-
-
-def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: int) -> float:
-    """Return the share of a data set's test images whose class a network names first.
-
-    Raises:
-        UserError: the data has classes that the network does not know, or too many of its images are broken.
-    """
-    split, _ = match_classes(network, dataset)
-    batches = make_batches(split, network, batch_size)
-    try:
-        return evaluate(network, batches, batch_size).top1
-    finally:
-        batches.close()
 
 
 def finetune(

@@ -9,7 +9,7 @@ import keras
 
 from groupwise import models
 from groupwise.data import Dataset, Preprocessing
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
 from groupwise.training.starting import SETTLED_BY_THE_DATA, find_start
@@ -82,9 +82,11 @@ def extend_plan(plan: Plan, finished: int, epochs: int | None = None, restart: b
     """
     total = plan.recipe.epochs if epochs is None else epochs
     if total < finished:
-        raise UserError(f"--epochs {total}: the run has finished {finished} epochs: they can become more, not fewer")
+        says = f"the run has finished {finished} epochs: they can become more, not fewer"
+        raise UserError(f"{argument('epochs', total)}: {says}")
     if restart and total == finished:
-        raise UserError(f"--schedule restart: none of the run's {total} epochs is left: ask for more with --epochs")
+        says = f"none of the run's {total} epochs is left: ask for more with {argument('epochs')}"
+        raise UserError(f"{argument('restart', True)}: {says}")
     start = finished if restart else plan.schedule_start
     return replace(plan, recipe=replace(plan.recipe, epochs=total), schedule_start=start)
 
@@ -113,7 +115,8 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
             raise UserError(f"argument {name}={value!r}: is no argument of the network's own, and settled without it")
     start = None if weights is None else find_start(weights, recipe.model, recipe.model_arguments)
     if recipe.freeze_backbone and start is None:
-        raise UserError("freeze_backbone: a backbone of fresh weights is of no use; name trained ones with --weights")
+        use = f"name trained ones with {argument('weights')}"
+        raise UserError(f"freeze_backbone: a backbone of fresh weights is of no use; {use}")
     own = models.find(recipe.model).input_shape[:2] if start is None else start.image_size
     size = recipe.image_size
     if size is None:

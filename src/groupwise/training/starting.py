@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from groupwise import models
 from groupwise.data import Preprocessing
 from groupwise.data.classes import some
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 from groupwise.inference.matching import places_of
 from groupwise.inference.networks import load_network
 from groupwise.inference.preprocessing import preprocessing_of
@@ -47,7 +47,8 @@ class Start:
 def model_of(weights: str) -> str:
     """Return the name of the network that trained weights belong to. Raises UserError where only the user knows it."""
     if are_published(weights):
-        raise UserError(f"--weights {weights}: say which network they belong to: --model NAME")
+        which = f"say which network they belong to: {argument('model', 'NAME')}"
+        raise UserError(f"{argument('weights', weights)}: {which}")
     return str(load_network(weights).architecture["name"])
 
 

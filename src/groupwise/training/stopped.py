@@ -4,25 +4,21 @@ import signal
 
 
 class Stopped(Exception):  # noqa: N818 - not an error of the program's
-    """A training ended early; its text says what was kept and what to do.
-
-    Attributes:
-        exit_code: the command's.
-    """
-
-    exit_code = 1
+    """A training ended early; its text says what was kept."""
 
 
 class Interrupted(Stopped):
     """Someone pressed Ctrl-C, or a signal asked the process to end.
 
     Attributes:
-        exit_code: 128 and the signal's number, as shells have it.
+        number: the signal's.
+        resumable: whether a run was kept that can go on.
     """
 
-    def __init__(self, text: str, number: int = signal.SIGINT) -> None:
+    def __init__(self, text: str, number: int = signal.SIGINT, resumable: bool = False) -> None:
         super().__init__(text)
-        self.exit_code = 128 + number
+        self.number = number
+        self.resumable = resumable
 
 
 class Diverged(Stopped):

@@ -1,0 +1,224 @@
+"""What a training tells whoever observes it. Importing this imports no framework.
+
+An observer is any function of an event; most events have lines for a reader.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from groupwise.texts import printable
+
+if TYPE_CHECKING:
+    from groupwise.data import Dataset
+    from groupwise.training.plan import Plan
+    from groupwise.training.summary import RunSummary
+
+WORTH_SAYING = 0.05
+"""From this share on it is said that training waited for its input."""
+NAMED_BROKEN = 10
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a training."""
+
+    def lines(self) -> list[str]:
+        """Return what a reader should see of it; names of others in it are as they are."""
+        return []
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, self.lines()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as data for JSON, its kind as "event"."""
+        kind = re.sub(r"(?<=.)(?=[A-Z])", "_", type(self).__name__).lower()
+        return {"event": kind, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+
+@dataclass(frozen=True)
+class Begun(Event):
+    """A training begins, or goes on.
+
+    Attributes:
+        plan: of it.
+        dataset: as this run has it: one that is resumed keeps to the images that it began with.
+        folder: of the run.
+        backend: Keras's.
+    """
+
+    plan: "Plan"
+    dataset: "Dataset"
+    folder: Path
+    backend: str
+
+    def facts(self) -> dict[str, str]:
+        """Return what is trained on what, by name."""
+        dataset, recipe, (height, width) = self.dataset, self.plan.recipe, self.plan.image_size
+        sizes = "of several sizes" if dataset.image_size is None else "of {}x{}".format(*dataset.image_size)
+        validation = f", {len(dataset.validation):,} for validation" if dataset.validation is not None else ""
+        return {
+            "data": f"{dataset.name}: {len(dataset.train):,} images to train on{validation}, {len(dataset.test):,} to "
+            f"test on, {len(dataset.class_names)} classes, {'grey' if dataset.channels == 1 else 'colour'}, {sizes}",
+            "model": f"{recipe.model} for {height}x{width} pixels",
+            "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
+            f"learning rate up to {recipe.learning_rate:g}",
+            "backend": f"{self.backend}, {recipe.dtype}",
+            "output": str(self.folder),
+        }
+
+    def lines(self) -> list[str]:
+        return [*(f"{name:<9}{text}" for name, text in self.facts().items()), *self.dataset.notes]
+
+    def as_dict(self) -> dict[str, Any]:
+        given = {"folder": str(self.folder), "backend": self.backend, "notes": list(self.dataset.notes)}
+        return {"event": "begun", **self.plan.as_dict(), **given}
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    """Something about the data that may mislead, or is other than it was."""
+
+    text: str
+
+    def lines(self) -> list[str]:
+        return [self.text]
+
+
+@dataclass(frozen=True)
+class WeightsTaken(Event):
+    """The network has its first weights from elsewhere: a clause that says which, and from where."""
+
+    text: str
+
+    def lines(self) -> list[str]:
+        return [f"{'weights':<9}{self.text}"]
+
+
+@dataclass(frozen=True)
+class ReadingBegun(Event):
+    """Images are read, as many as memory is to hold."""
+
+
+@dataclass(frozen=True)
+class ReadingEnded(Event):
+    """They have been read, or could not be."""
+
+
+@dataclass(frozen=True)
+class FitBegun(Event):
+    """The first step is about to be made.
+
+    Attributes:
+        epochs: of the whole training.
+        steps: of one epoch.
+        finished: epochs that were finished before.
+    """
+
+    epochs: int
+    steps: int
+    finished: int
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """A step was made.
+
+    Attributes:
+        epoch, step: which one of which epoch, both from 1.
+        loss, accuracy: of the epoch so far.
+        images, seconds: trained on in this epoch, and how long that took.
+        seconds_waited: of these, in which there was no input.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    accuracy: float
+    images: int
+    seconds: float
+    seconds_waited: float
+
+
+@dataclass(frozen=True)
+class EpochEnded(Event):
+    """An epoch was finished, tested and saved.
+
+    Attributes:
+        epoch, epochs: which one, from 1, of how many.
+        judged_by: "validation" or "test", the images that the network was tested on.
+        numbers: the epoch's row of metrics.csv.
+    """
+
+    epoch: int
+    epochs: int
+    judged_by: str
+    numbers: Mapping[str, float]
+
+    def lines(self) -> list[str]:
+        numbers, judge = self.numbers, self.judged_by
+        waited = numbers["share_waited"]
+        line = (
+            f"epoch {self.epoch:>{len(str(self.epochs))}}/{self.epochs}  "
+            f"accuracy {numbers['accuracy']:.2%}  loss {numbers['loss']:.4f}  "
+            f"{judge} accuracy {numbers[f'{judge}_accuracy']:.2%}  loss {numbers[f'{judge}_loss']:.4f}  "
+            f"{numbers['images_per_second']:,.0f} images/s"
+            f"{'' if waited < WORTH_SAYING else f', {waited:.0%} of the time waiting for images'}"
+        )
+        return [line]
+
+
+@dataclass(frozen=True)
+class FitEnded(Event):
+    """The last step was made, whatever the reason."""
+
+
+@dataclass(frozen=True)
+class EndedEarly(Event):
+    """A training ended early.
+
+    Attributes:
+        reason: why; empty where somebody asked for it.
+        kept: a clause that says what is left of it.
+    """
+
+    reason: str
+    kept: str
+
+    def lines(self) -> list[str]:
+        return [f"{self.reason or 'stopped'}: {self.kept}"]
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """All epochs are done, and the last model was tested."""
+
+    summary: "RunSummary"
+    folder: Path
+
+    def lines(self) -> list[str]:
+        summary = self.summary
+        broken = summary.broken_images
+        lines = []
+        if broken:
+            lines = [f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:"]
+            lines += [f"  {name}: {reason}" for name, reason in broken[:NAMED_BROKEN]]
+        if len(broken) > NAMED_BROKEN:
+            lines.append(f"  and {len(broken) - NAMED_BROKEN} more, in {self.folder / 'summary.json'}")
+        best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
+        lines += [
+            f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: "
+            f"{summary.test_top5:.2%}) after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of "
+            "training",
+            f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images",
+            f"{self.folder} holds last.keras, best.keras, metrics.csv and curves.png",
+        ]
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"event": "finished", **vars(self.summary), "folder": str(self.folder)}
+
+
+Observer: TypeAlias = Callable[[Event], object]

@@ -1,0 +1,72 @@
+"""A run at work: what belongs together from its first step to its summary."""
+
+from dataclasses import dataclass, field
+
+from groupwise.data import Dataset, ImageBatches
+from groupwise.data.record import SplitRecord
+from groupwise.inference.recorded import SPLIT
+from groupwise.models.network import Network
+from groupwise.training.events import Observer
+from groupwise.training.interruption import Interruption
+from groupwise.training.plan import Plan
+from groupwise.training.workspace import Workspace, write_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be done, on which images, where, and who is told.
+
+    Attributes:
+        plan: of it.
+        dataset: its images, as it keeps to them.
+        record: of which images these are.
+        folder: of the run.
+        observer: of its events.
+    """
+
+    plan: Plan
+    dataset: Dataset
+    record: SplitRecord
+    folder: Workspace
+    observer: Observer
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The images that tell after each epoch how good the network is: the split's name and its batches."""
+
+    name: str
+    batches: ImageBatches
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run at work.
+
+    Attributes:
+        run: what is to be done.
+        network: that learns.
+        batches: that it is trained on.
+        judge: that it is tested on after each epoch.
+        rows: of metrics.csv, one a finished epoch; more are appended.
+        interruption: that may be requested.
+    """
+
+    run: Run
+    network: Network
+    batches: ImageBatches
+    judge: Judge
+    rows: list[dict[str, float]] = field(default_factory=list)
+    interruption: Interruption = field(default_factory=Interruption)
+
+    def close(self) -> None:
+        """End the threads that read images."""
+        self.batches.close()
+        self.judge.batches.close()
+
+    def write_record(self) -> None:
+        """Write down which images are trained on: not those that turned out to be broken."""
+        is_first = not self.rows
+        record = self.run.record.as_read(self.run.dataset.train, self.batches.broken_places, is_first)
+        self.network.metadata[SPLIT] = record.as_dict()
+        write_json(self.run.folder.split, self.network.metadata[SPLIT])

@@ -1,0 +1,36 @@
+"""What came out of a training."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What came out of a training, as summary.json has it.
+
+    Attributes:
+        test_accuracy, test_top5, test_loss: of the last model (with averaged weights where the recipe averages).
+        test_images: how many images were tested on.
+        best_epoch, best_accuracy: of best.keras, by the split `judged_by`.
+        judged_by: "validation" where the data has such a split, else "test".
+        epochs: finished, in all.
+        training_seconds: of all epochs' steps, without tests and saving.
+        images_per_second: the last epoch's.
+        share_waited: the last epoch's share of time in which there was no input.
+        trainable_parameters, macs: of the network; MACs for one image.
+        broken_images: the (name, reason) of every image that was skipped.
+    """
+
+    test_accuracy: float
+    test_top5: float
+    test_loss: float
+    test_images: int
+    best_epoch: int
+    best_accuracy: float
+    judged_by: str
+    epochs: int
+    training_seconds: float
+    images_per_second: float
+    share_waited: float
+    trainable_parameters: int
+    macs: int
+    broken_images: list[tuple[str, str]]
