@@ -1,7 +1,11 @@
 """What the tests need of each framework beside Keras: values and gradients, eager and compiled."""
 
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -41,6 +45,14 @@ def with_weights(layer: Any, **options: Any) -> Callable[..., Any]:
             return layer(inputs, **options)
 
     return call
+
+
+def in_new_process(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run `code` in a new process on the same backend, from the folder above the tests."""
+    variables = {**os.environ, "KERAS_BACKEND": BACKEND, **environment}
+    command = [sys.executable, "-c", code, *arguments]
+    root = Path(__file__).parents[1]
+    return subprocess.run(command, env=variables, cwd=root, capture_output=True, text=True, timeout=300, check=False)
 
 
 def _tensorflow(function: Any, arguments: list[Any], gradient: Any, compiled: bool) -> Any:

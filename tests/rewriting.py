@@ -1,5 +1,6 @@
 """Models to rewrite, with weights and statistics that are not the initial ones, and how to compare them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,6 +10,14 @@ from keras import layers
 from groupwise.rewrite.joining import joined
 
 TOLERANCE = 1e-5
+
+GROUPS, WIDTH = 3, 4  # of the hand-made grouped convolutions
+CHANNELS = GROUPS * WIDTH
+
+
+def model_of(build: Callable[[Any], Any], shape: tuple[int | None, ...] = (8, 6, CHANNELS)) -> keras.Model:
+    inputs = keras.Input(shape)
+    return disturbed(keras.Model(inputs, build(inputs)))
 
 
 def disturbed(model: keras.Model, seed: int = 0) -> keras.Model:

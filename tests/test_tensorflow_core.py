@@ -3,8 +3,6 @@
 import gc
 import importlib
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -15,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise.core import convolution, library
+from groupwise.core import convolution
 from groupwise.spec import ConvSpec
-from tests.frameworks import BACKEND, values_and_gradients
+from tests.frameworks import BACKEND, in_new_process, values_and_gradients
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
 if BACKEND != "tensorflow":
@@ -267,41 +265,6 @@ def test_second_order_gradients_with_an_epilogue(compiled: bool) -> None:
         np.testing.assert_allclose(actual, value, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(abs(value))))
 
 
-def process(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run `code` in a new process, from the tests' own folder."""
-    variables = {**os.environ, "KERAS_BACKEND": "tensorflow", **environment}
-    command = [sys.executable, "-c", code, *arguments]
-    root = Path(__file__).parents[1]
-    return subprocess.run(command, env=variables, cwd=root, capture_output=True, text=True, timeout=300, check=False)
-
-
-WITHOUT_ONEDNN = """
-import keras
-from groupwise import backends
-from groupwise.ops import grouped_conv2d
-from groupwise.routing import explain
-from groupwise.spec import DTYPES, ConvSpec
-import tensorflow as tf
-for dtype in DTYPES:
-    inputs, kernel = tf.random.normal((2, 6, 6, 8), dtype=dtype), tf.random.normal((3, 3, 4, 8), dtype=dtype)
-    with tf.GradientTape() as tape:
-        tape.watch([inputs, kernel])
-        outputs = grouped_conv2d(inputs, kernel, groups=2)
-    gradients = tape.gradient(outputs, [inputs, kernel])
-    assert all(bool(tf.reduce_all(tf.math.is_finite(gradient))) for gradient in gradients)
-    spec = ConvSpec.of(inputs.shape, kernel.shape, groups=2, dtype=dtype)
-    print(explain(spec, backends.active.runtime()).algorithm)
-"""
-
-
-@pytest.mark.parametrize(("core", "algorithms"), [("1", ["core", "core", "core", "blocks"]), ("0", ["blocks"] * 4)])
-def test_gradients_are_there_where_tensorflow_has_no_onednn(core: str, algorithms: list[str]) -> None:
-    """TensorFlow's input gradient works without it, its kernel gradient fails: a probe of the first alone was wrong."""
-    finished = process(WITHOUT_ONEDNN, TF_ENABLE_ONEDNN_OPTS="0", GROUPWISE_CORE=core)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.split() == algorithms
-
-
 LOAD = """
 import sys, numpy as np, tensorflow as tf
 from groupwise.backends.tensorflow import core
@@ -331,7 +294,7 @@ def test_a_saved_model_in_a_new_process(tmp_path: Path) -> None:
         module.functions.append(tf.function(function, input_signature=signature))
     tf.saved_model.save(module, str(tmp_path / "model"))
     np.savez(tmp_path / "data.npz", **arrays)
-    finished = process(LOAD, *(str(tmp_path / name) for name in ("model", "data.npz", "results.npz")))
+    finished = in_new_process(LOAD, *(str(tmp_path / name) for name in ("model", "data.npz", "results.npz")))
     assert finished.returncode == 0, finished.stderr
     results = np.load(tmp_path / "results.npz")
     for number, spec in enumerate(STRIDED):
@@ -374,30 +337,6 @@ def test_a_thousand_calls_leave_the_memory_as_it_is() -> None:
         assert resident() - before < 32e6, "one array leaked at each call would be 500 MB"
 
 
-FORK = """
-import os, numpy as np, tensorflow as tf
-from groupwise.backends.tensorflow import core
-from groupwise.spec import ConvSpec
-assert core.is_available()
-spec = ConvSpec.of((8, 16, 16, 32), (3, 3, 4, 32), 8)
-x, w = tf.random.normal(spec.input_shape), tf.random.normal(spec.kernel_shape)
-before = core.convolve(x, w, spec).numpy()
-child = os.fork()
-after = [core.convolve(x, w, spec).numpy() for _ in range(5)]
-same = all(np.array_equal(before, again) for again in after)
-if child == 0:
-    os._exit(0 if same else 1)
-assert same
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_use_after_fork() -> None:
-    finished = process(FORK)
-    assert finished.returncode == 0, finished.stderr
-
-
 def test_xla_refuses_the_operation_and_keras_turns_xla_off_for_a_layer_that_says_so() -> None:
     spec = ConvSpec.of((None, 6, 6, 8), (3, 3, 2, 8), 4)
     x, w = tf.ones((1, 6, 6, 8)), tf.ones((3, 3, 2, 8))
@@ -419,25 +358,3 @@ def test_xla_refuses_the_operation_and_keras_turns_xla_off_for_a_layer_that_says
     before = model.get_weights()[0]
     model.fit(np.ones((4, 6, 6, 8), "float32"), np.zeros((4, 8), "float32"), verbose=0)
     assert not np.array_equal(model.get_weights()[0], before)
-
-
-MISSING = """
-import os, warnings
-from groupwise.backends.tensorflow import core
-for wanted in "01":
-    os.environ["GROUPWISE_CORE"] = wanted
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert not core.is_available() and not core.is_available()
-    print(*(warning.message for warning in caught if "groupwise" in str(warning.message)), sep="")
-"""
-
-
-def test_a_binding_that_does_not_load_is_one_warning(tmp_path: Path) -> None:
-    (tmp_path / library.path().name).symlink_to(library.path().resolve())
-    finished = process(MISSING, GROUPWISE_CORE_FOLDER=str(tmp_path))
-    assert finished.returncode == 0, finished.stderr
-    turned_off, missing = finished.stdout.splitlines()
-    assert turned_off == ""
-    assert missing.startswith("groupwise runs on TensorFlow's own convolutions, without the C core")
-    assert missing.count(library.path("groupwise_tensorflow").name) == missing.count("cannot open") == 1
