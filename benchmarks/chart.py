@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.tables import read_sections, read_tables
 from groupwise.frameworks import FRAMEWORKS
-from groupwise.report.style import FAINT, INK, JUDGED, RATE, new_figure, plain, save
+from groupwise.report.style import FAINT, INK, JUDGED, RATE, new_figure, plain, save, write_beside
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "speed.png"
@@ -98,17 +98,7 @@ def _bars(axes: Axes, places: Sequence[float], heights: Sequence[float], width: 
 
 def _line_at_one(axes: Axes) -> None:
     axes.axhline(1.0, color=INK, linewidth=1.2)
-    axes.annotate(
-        "PyTorch = 1",
-        (1.0, 1.0),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=9,
-        color=INK,
-        annotation_clip=False,
-    )
+    write_beside(axes, 1.0, "PyTorch = 1", INK)
     axes.set_yticks([])
     axes.tick_params(axis="x", labelcolor=INK)
     axes.margins(x=0.02)

@@ -70,15 +70,22 @@ def test_contiguous_arguments_are_not_copied() -> None:
     assert saved == [inputs.data_ptr(), kernel.data_ptr()]
 
 
-def test_only_wanted_gradients_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, run = EVERY_SPEC[0], convolution.run
-    ran: list[int] = []
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The passes that the core has run in this test."""
+    passes: list[int] = []
+    run = convolution.run
 
     def record(pass_: int, *arguments: Any, **options: Any) -> None:
-        ran.append(pass_)
+        passes.append(pass_)
         run(pass_, *arguments, **options)
 
     monkeypatch.setattr(convolution, "run", record)
+    return passes
+
+
+def test_only_wanted_gradients_are_computed(ran: list[int]) -> None:
+    spec = EVERY_SPEC[0]
     for frozen, pass_ in ((0, convolution.KERNEL_GRADIENT), (1, convolution.INPUT_GRADIENT)):
         inputs, kernel, gradient = leaves(spec)
         (inputs, kernel)[frozen].requires_grad_(False)
@@ -241,15 +248,8 @@ def test_an_epilogue_that_does_not_fit_is_refused() -> None:
             core.convolve(inputs, kernel, spec, **options)
 
 
-def test_only_wanted_gradients_of_an_epilogue_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, run = EVERY_SPEC[0], convolution.run
-    ran: list[int] = []
-
-    def record(pass_: int, *arguments: Any, **options: Any) -> None:
-        ran.append(pass_)
-        run(pass_, *arguments, **options)
-
-    monkeypatch.setattr(convolution, "run", record)
+def test_only_wanted_gradients_of_an_epilogue_are_computed(ran: list[int]) -> None:
+    spec = EVERY_SPEC[0]
     inputs, kernel, gradient = leaves(spec)
     bias = torch.ones(spec.out_channels, requires_grad=True)
     core.convolve(inputs.detach(), kernel.detach(), spec, bias, activation="relu").backward(gradient)

@@ -81,14 +81,14 @@ def stack(channels: int, groups: int, depth: int, shuffle: bool) -> list[Step]:
     return steps
 
 
-def convolutions_to_mix(channels: int, groups: int, limit: int = 6) -> int | None:
-    """Return after how many grouped convolutions, shuffled in between, every output sees every input; None: never.
+def convolutions_to_mix(channels: int, groups: int) -> int | None:
+    """Return after how many grouped convolutions, shuffled in between, each output sees each input; None: over six.
 
     Examples:
         >>> convolutions_to_mix(12, 3), convolutions_to_mix(16, 8)
         (2, 4)
     """
-    steps = stack(channels, groups, limit, shuffle=True)
+    steps = stack(channels, groups, depth=6, shuffle=True)
     return next((int(step.name.split()[-1]) for step in steps[1:] if step.reached.all()), None)
 
 

@@ -96,7 +96,6 @@ def separable(
     *,
     name: str,
     depth_multiplier: int = 1,
-    padding: object = None,
 ) -> Any:
     """Return separable convolution without bias, nothing between its steps: the layer `name_conv`.
 
@@ -106,7 +105,7 @@ def separable(
         filters,
         kernel_size,
         strides,
-        symmetric_padding(kernel_size) if padding is None else padding,
+        symmetric_padding(kernel_size),
         depth_multiplier=depth_multiplier,
         use_bias=False,
         depthwise_initializer=DepthwiseHeNormal(),
@@ -125,12 +124,11 @@ def separable_bn(
     name: str,
     depth_multiplier: int = 1,
     activation: str | None = "relu",
-    padding: object = None,
     epsilon: float = 1e-5,
     residual: Any = None,
 ) -> Any:
     """Return separable convolution, batch norm and activation; the arguments are `separable`'s and `conv_bn`'s."""
-    x = separable(x, filters, kernel_size, strides, name=name, depth_multiplier=depth_multiplier, padding=padding)
+    x = separable(x, filters, kernel_size, strides, name=name, depth_multiplier=depth_multiplier)
     return bn_activation(x, name=name, activation=activation, epsilon=epsilon, residual=residual)
 
 

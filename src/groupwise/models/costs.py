@@ -27,7 +27,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Description:
-    """A model's layers and totals; `str()` of it is a table in plain text.
+    """A model's layers and totals.
 
     Attributes:
         rows: one a layer, in the model's order.
@@ -62,18 +62,6 @@ class Description:
     def uncounted(self) -> tuple[str, ...]:
         """The names of the others."""
         return tuple(row.name for row in self.rows if row.macs is None)
-
-    def __str__(self) -> str:
-        lines = [f"{'layer':<40} {'kind':<24} {'output':<22} {'parameters':>12} {'MACs':>16}"]
-        for row in self.rows:
-            shape = "x".join("?" if size is None else str(size) for size in row.output_shape[1:])
-            macs = "?" if row.macs is None else f"{row.macs:,}"
-            lines.append(f"{row.name:<40} {row.kind:<24} {shape:<22} {row.parameters:>12,} {macs:>16}")
-        lines.append(
-            f"{self.name}: {self.trainable_parameters:,} trainable parameters ({self.parameters:,} in all), "
-            f"{'at least ' if self.uncounted else ''}{self.counted_macs:,} MACs"
-        )
-        return "\n".join(lines)
 
 
 def describe_model(model: keras.Model) -> Description:

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from groupwise.report.style import FAINT, GRID, INK, as_it_is, new_figure, of_others, save
+from groupwise.report.style import FAINT, GRID, INK, as_it_is, new_figure, of_others, save, title
 
 NUMBERED, NAMED = 20, 60
 """Up to so many classes the cells hold numbers, and the rows and columns names."""
@@ -42,8 +42,7 @@ def confusion(matrix: NDArray[np.int64], class_names: Sequence[str], png: Path) 
     # The root makes the rare mistakes visible beside the diagonal.
     picture = axes.imshow(shares, cmap=COLOURS, norm=PowerNorm(0.5, 0, 1), interpolation=_interpolation(count))
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-    title = f"{accuracy:.1%} of {matrix.sum():,} images right"
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
+    title(axes, f"{accuracy:.1%} of {matrix.sum():,} images right")
     axes.set_xlabel("taken for", color=FAINT, fontsize=10)
     axes.set_ylabel("class", color=FAINT, fontsize=10)
     axes.tick_params(colors=INK, labelsize=_name_size(count), length=0)

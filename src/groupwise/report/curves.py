@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from groupwise.report.style import FAINT, JUDGED, RATE, TRAINING, new_figure, plain, save
+from groupwise.report.style import FAINT, JUDGED, RATE, TRAINING, new_figure, plain, save, write_beside
 
 
 def curves(metrics_csv: Path, png: Path) -> None:
@@ -51,17 +51,7 @@ def _pair(axes: Axes, columns: dict[str, list[float]], quantity: str, judge: str
     low, high = axes.get_ylim()
     places = _apart(columns[quantity][-1], columns[f"{judge}_{quantity}"][-1], (high - low) * 0.06)
     for place, (label, colour) in zip(places, ends, strict=True):
-        axes.annotate(
-            label,
-            (1.0, place),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points",
-            xytext=(6, 0),
-            va="center",
-            fontsize=9,
-            color=colour if colour != TRAINING else FAINT,
-            annotation_clip=False,
-        )
+        write_beside(axes, place, label, colour if colour != TRAINING else FAINT)
 
 
 def _line(axes: Axes, epochs: Sequence[float], values: Sequence[float], colour: str) -> None:

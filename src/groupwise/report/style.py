@@ -57,15 +57,35 @@ def _characters() -> set[int]:
     return {code for name in _fonts() for code in get_font(findfont(name)).get_charmap()}
 
 
-def plain(axes: Axes, title: str) -> None:
+def title(axes: Axes, text: str) -> None:
+    """Write a title at the left."""
+    axes.set_title(text, loc="left", fontsize=11, color=INK, fontweight="bold")
+
+
+def plain(axes: Axes, heading: str) -> None:
     """Give axes a title at the left, a light grid, and no frame but the bottom."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
+    title(axes, heading)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=FAINT, labelsize=9, length=0)
     for side in ("left", "top", "right"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
+
+
+def write_beside(axes: Axes, height: float, text: str, colour: str) -> None:
+    """Write a text to the right of axes, at a height in their own numbers."""
+    axes.annotate(
+        text,
+        (1.0, height),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        color=colour,
+        annotation_clip=False,
+    )
 
 
 def save(figure: Figure, path: Path) -> None:
