@@ -7,6 +7,8 @@ from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
 from sphinx.util.inspect import signature, stringify_signature
 
+from groupwise import __version__ as release
+
 project = "groupwise"
 author = "the groupwise authors"
 project_copyright = "the groupwise authors, Apache-2.0"
@@ -26,7 +28,7 @@ python_maximum_signature_line_length = 88
 default_role = "py:name"
 
 html_theme = "furo"
-html_title = "groupwise"
+html_title = f"groupwise {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

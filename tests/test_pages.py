@@ -105,6 +105,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.once
+def test_every_name_of_the_package_is_listed() -> None:
+    listed = set(inline_code(ROOT / "docs/api/index.md"))
+    assert listed >= {f"groupwise.{name}" for name in groupwise.__all__}
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("page", each(API))
 def test_every_public_name_is_documented(page: Path) -> None:
     documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
