@@ -5,6 +5,7 @@
 #include <atomic>
 #include <initializer_list>
 
+#include "epilogue.h"
 #include "kernels.h"
 #include "pages.h"
 #include "parallel.h"
@@ -107,7 +108,7 @@ bool is_valid(const GwConvolution& c) {
          is_below(volume(rows, columns, c.out_channels, 1), kMostSeen);
 }
 
-bool is_valid(int64_t activation) { return activation >= GW_LINEAR && activation <= GW_RELU6; }
+bool is_valid(int64_t activation) { return activation >= 0 && activation < GW_ACTIVATIONS; }
 bool is_valid(const GwExecutor* executor) { return !executor || (executor->run && executor->threads >= 1); }
 
 enum Role { kInputs, kKernel, kOutputs };
@@ -214,6 +215,10 @@ extern "C" const char* gw_family(const GwConvolution* c) {
 }
 
 extern "C" const char* gw_instruction_set(void) { return current()->name; }
+
+extern "C" int gw_gradient_reads_outputs(int64_t activation) {
+  return with_activation(activation, [](auto row) { return int(row.reads_outputs); });
+}
 
 extern "C" int gw_use_instruction_set(const char* name) {
   const GwKernels* kernels = name ? find(name) : nullptr;

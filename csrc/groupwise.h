@@ -23,7 +23,18 @@ typedef enum GwPass {
   GW_KERNEL_GRADIENT = 2,  // inputs, outputs' gradient -> kernel's gradient
 } GwPass;
 
-typedef enum GwActivation { GW_LINEAR = 0, GW_RELU = 1, GW_RELU6 = 2 } GwActivation;
+// epilogue.h says what they are.
+typedef enum GwActivation {
+  GW_LINEAR = 0,
+  GW_RELU = 1,
+  GW_RELU6 = 2,
+  GW_SILU = 3,
+  GW_HARD_SWISH = 4,
+  GW_ACTIVATIONS  // how many there are
+} GwActivation;
+
+// Whether the gradient of an activation is computed from its outputs; otherwise from what it was computed from.
+GW_PUBLIC int gw_gradient_reads_outputs(int64_t activation);
 
 // What follows a forward pass while its outputs are still in registers: activation(outputs + bias + residual).
 typedef struct GwEpilogue {
@@ -76,7 +87,9 @@ typedef struct GwNormalization {
   const float *inputs, *residual;  // residual: or null
   const float *gamma, *beta;       // as are mean and variance: one for each channel
   float *mean, *variance;          // the variance biased; both 0 where there are no pixels
-  float* outputs;                  // the gradient passes read it; null: they compute it anew, without a residual
+  // The gradient passes read it where the activation's gradient does; null, or another activation: what the activation
+  // saw is computed anew, from inputs and residual.
+  float* outputs;
   const float* gradient;           // of the outputs
   float* sums;                     // the gradients of beta, then those of gamma
   float *residual_gradient, *inputs_gradient;
@@ -86,9 +99,10 @@ typedef struct GwNormalization {
 typedef enum GwNormalizationPass {
   GW_MOMENTS = 1,    // inputs -> mean, variance
   GW_NORMALIZE = 2,  // inputs, residual, gamma, beta, mean, variance -> outputs
-  GW_GRADIENT_SUMS =
-      4,            // inputs, outputs, gradient, gamma, beta, mean, variance -> sums, residual_gradient unless null
-  GW_GRADIENT = 8,  // the same and sums -> inputs_gradient; reads residual_gradient, unless null, for gradient
+  // inputs, outputs or residual, gradient, gamma, beta, mean, variance -> sums, residual_gradient unless null
+  GW_GRADIENT_SUMS = 4,
+  // the same and sums -> inputs_gradient; reads residual_gradient, unless null, for gradient
+  GW_GRADIENT = 8,
 } GwNormalizationPass;
 
 // Computes the passes that `passes` is the sum of; executor and bits as for gw_convolve.

@@ -39,7 +39,7 @@ bool read_epilogue(const XlaItems& arguments, const int64_t* outputs, int64_t ac
       return false;
     }
   }
-  return activation >= GW_LINEAR && activation <= GW_RELU6;
+  return activation >= 0 && activation < GW_ACTIVATIONS;
 }
 
 // Returns what is wrong with the call, or null. What is checked here guards memory; the core checks the rest.

@@ -35,6 +35,7 @@ struct Pass {
 
 const Fields kMomentsIn = {kInputs}, kMomentsOut = {kMean, kVariance};
 const Fields kNormalizeIn = {kInputs, kGamma, kBeta, kMean, kVariance, kResidual}, kNormalizeOut = {kOutputs};
+// The last one is the residual where the activation's gradient reads what it saw.
 const Fields kSumsIn = {kInputs, kGradient, kGamma, kBeta, kMean, kVariance, kOutputs};
 const Fields kSumsOut = {kSums, kResidualGradient};
 const Fields kGradientIn = {kInputs, kGradient, kGamma, kBeta, kMean, kVariance, kSums};
@@ -77,6 +78,10 @@ const char* read_call(const Pass& pass, const XlaCallFrame& frame, GwNormalizati
   memcpy(&n->epsilon, settings + 2, sizeof n->epsilon);
   if (!read_fields(arguments, pass.arguments, shape, n) || !read_fields(results, pass.results, shape, n)) {
     return "groupwise: an array is not float32 of the inputs' shape or channels";
+  }
+  if (pass.number == GW_GRADIENT_SUMS && !gw_gradient_reads_outputs(n->activation)) {
+    n->residual = n->outputs;
+    n->outputs = nullptr;
   }
   return nullptr;
 }

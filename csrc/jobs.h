@@ -1,5 +1,6 @@
 // What the families share: loops over tasks, rows of an image copied into scratch memory, the end of a forward pass.
 #pragma once
+#include "epilogue.h"
 #include "geometry.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -174,17 +175,15 @@ class Finish {
   // cache line, scattered ones took twice as long.
   void write_pixels(const float* sums, int64_t distance, int64_t position, int64_t pixels, int64_t channels) const {
     if (plain_ && distance == channels) return write_row(sums, position, pixels * channels);
-    for (int64_t p = 0; p < pixels; ++p, sums += distance, position += channels) {
-      for (int64_t c = 0; c < channels; c += kLanes) {
-        const int64_t count = channels - c;
-        Vector sum = load_some(sums + c, count);
-        if (epilogue_.bias) sum += load_some(epilogue_.bias + c, count);
-        if (epilogue_.residual) sum += load_some(epilogue_.residual + position + c, count);
-        if (epilogue_.activation != GW_LINEAR) sum = relu(sum);
-        if (epilogue_.activation == GW_RELU6) sum = at_most(sum, splat(6));
-        store_some(out_ + position + c, sum, count);
+    with_activation(epilogue_.activation, [&](auto activation) {
+      for (int64_t p = 0; p < pixels; ++p, sums += distance, position += channels) {
+        for (int64_t c = 0; c < channels; c += kLanes) {
+          const int64_t count = channels - c;
+          const Vector total = with_summands(load_some(sums + c, count), c, position + c, count);
+          store_some(out_ + position + c, activation.value(total), count);
+        }
       }
-    }
+    });
   }
 
   ~Finish() {
@@ -205,18 +204,23 @@ class Finish {
       for (int64_t p = 0; p < pixels; ++p) write_pixel(sums + p * vectors, vectors, position + p * distance);
       return;
     }
-    for (int64_t p = 0; p < pixels; ++p, position += distance) {
-      for (int64_t q = 0; q < vectors && q * kLanes < channels; ++q) {
-        const int64_t at = position + q * kLanes, c = channel + q * kLanes, count = channels - q * kLanes;
-        Vector sum = sums[p * vectors + q];
-        if (epilogue_.bias) sum += load_some(epilogue_.bias + c, count);
-        if (epilogue_.residual) sum += load_some(epilogue_.residual + at, count);
-        if (epilogue_.activation != GW_LINEAR) sum = relu(sum);
-        if (epilogue_.activation == GW_RELU6) sum = at_most(sum, splat(6));
-        if (streaming_) store_streaming(out_ + at, sum);
-        else store_some(out_ + at, sum, count);
+    with_activation(epilogue_.activation, [&](auto activation) {
+      for (int64_t p = 0; p < pixels; ++p, position += distance) {
+        for (int64_t q = 0; q < vectors && q * kLanes < channels; ++q) {
+          const int64_t at = position + q * kLanes, c = channel + q * kLanes, count = channels - q * kLanes;
+          const Vector result = activation.value(with_summands(sums[p * vectors + q], c, at, count));
+          if (streaming_) store_streaming(out_ + at, result);
+          else store_some(out_ + at, result, count);
+        }
       }
-    }
+    });
+  }
+
+  // The sums of `count` channels from `channel` on, at `position` in the outputs, with their bias and residual.
+  GW_INLINE Vector with_summands(Vector sums, int64_t channel, int64_t position, int64_t count) const {
+    if (epilogue_.bias) sums += load_some(epilogue_.bias + channel, count);
+    if (epilogue_.residual) sums += load_some(epilogue_.residual + position, count);
+    return sums;
   }
 
   void write_row(const float* from, int64_t position, int64_t count) const {

@@ -3,6 +3,7 @@
 // The pixels are cut into rows of as many as fill whole vectors, so that any number of channels is as fast; what
 // belongs to a channel is repeated along a row. Blocks of rows are the tasks. Their number does not depend on the
 // threads', and what they sum is added in order, in double precision.
+#include "epilogue.h"
 #include "jobs.h"
 
 namespace {
@@ -61,17 +62,6 @@ GW_INLINE Vector first_lanes(Vector v, int64_t count) {
   return kept;
 }
 
-GW_INLINE Vector activate(Vector v, int64_t activation) {
-  if (activation != GW_LINEAR) v = relu(v);
-  return activation == GW_RELU6 ? at_most(v, splat(6)) : v;
-}
-
-// What of the outputs' gradient passes the activation; `v` is before or after it. Not a number lets it pass.
-GW_INLINE Vector pass_back(Vector gradient, Vector v, int64_t activation) {
-  if (activation != GW_LINEAR) gradient = v <= Vector{} ? Vector{} : gradient;
-  return activation == GW_RELU6 ? (v >= splat(6) ? Vector{} : gradient) : gradient;
-}
-
 bool is_streaming(const float* out, const Layout& layout) {
   constexpr int64_t streaming_floats = int64_t{1} << 20;
   return layout.floats >= streaming_floats && reinterpret_cast<uintptr_t>(out) % sizeof(Vector) == 0;
@@ -100,6 +90,13 @@ struct Parameters {
     return (x - load(mean + place)) * load(multiplier + place) + load(offset + place);
   }
 };
+
+// What the activation's gradient is computed from: its outputs, where they are there and it reads them.
+template <typename Activation>
+GW_INLINE Vector seen(const GwNormalization& n, Vector normalised, int64_t position, int64_t count) {
+  if (Activation::reads_outputs && n.outputs) return load_some(n.outputs + position, count);
+  return n.residual ? normalised + load_some(n.residual + position, count) : normalised;
+}
 
 // For each channel of a block: its mean in two parts, of which the second is what one float loses, and the sum of
 // squared deviations from it.
@@ -162,6 +159,7 @@ GwStatus moments(const GwNormalization& n, const Layout& layout, const GwExecuto
   return GW_OK;
 }
 
+template <typename Activation>
 GwStatus normalize(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
   Scratch scratch;
   float* memory = scratch.take(size_t(3 * layout.row));
@@ -173,7 +171,7 @@ GwStatus normalize(const GwNormalization& n, const Layout& layout, const GwExecu
     layout.each(layout.blocks - 1 - task, [&](int64_t position, int64_t place, int64_t count) {
       Vector v = parameters.normalised(load_some(n.inputs + position, count), place);
       if (n.residual) v += load_some(n.residual + position, count);
-      write(n.outputs + position, activate(v, n.activation), count, streaming);
+      write(n.outputs + position, Activation::value(v), count, streaming);
     });
     if (streaming) fence_streaming();
   });
@@ -181,6 +179,7 @@ GwStatus normalize(const GwNormalization& n, const Layout& layout, const GwExecu
 }
 
 // A block's sums of the gradient that passes the activation, and of its products with the deviations.
+template <typename Activation>
 bool block_gradient_sums(const GwNormalization& n, const Layout& layout, const Parameters& parameters, int64_t index,
                          float* result) {
   Scratch scratch;
@@ -191,11 +190,8 @@ bool block_gradient_sums(const GwNormalization& n, const Layout& layout, const P
   clear(sums, 2 * layout.row);
   layout.each(index, [&](int64_t position, int64_t place, int64_t count) {
     const Vector x = load_some(n.inputs + position, count);
-    Vector gradient = load_some(n.gradient + position, count);
-    if (n.activation != GW_LINEAR) {
-      const Vector v = n.outputs ? load_some(n.outputs + position, count) : parameters.normalised(x, place);
-      gradient = pass_back(gradient, v, n.activation);
-    }
+    const Vector v = seen<Activation>(n, parameters.normalised(x, place), position, count);
+    const Vector gradient = Activation::passed(load_some(n.gradient + position, count), v);
     if (n.residual_gradient) write(n.residual_gradient + position, gradient, count, streaming);
     add(sums + place, gradient);
     add(products + place, gradient * first_lanes(x - load(parameters.mean + place), count));
@@ -207,6 +203,7 @@ bool block_gradient_sums(const GwNormalization& n, const Layout& layout, const P
   return true;
 }
 
+template <typename Activation>
 GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
   const int64_t channels = layout.channels, pair = 2 * channels;
   Scratch scratch;
@@ -215,7 +212,7 @@ GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwE
   const Parameters parameters(n, layout, memory);
   float* blocks = memory + 3 * layout.row;
   const GwStatus status = try_parallel(executor, layout.blocks, [&](int64_t index) {
-    return block_gradient_sums(n, layout, parameters, index, blocks + index * pair);
+    return block_gradient_sums<Activation>(n, layout, parameters, index, blocks + index * pair);
   });
   if (status != GW_OK) return status;
   for (int64_t c = 0; c < pair; ++c) {
@@ -226,6 +223,7 @@ GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwE
   return GW_OK;
 }
 
+template <typename Activation>
 GwStatus gradient(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
   Scratch scratch;
   float* memory = scratch.take(size_t(5 * layout.row));
@@ -240,15 +238,11 @@ GwStatus gradient(const GwNormalization& n, const Layout& layout, const GwExecut
   });
   const bool streaming = is_streaming(n.inputs_gradient, layout);
   const float* upstream = n.residual_gradient ? n.residual_gradient : n.gradient;
-  const int64_t activation = n.residual_gradient ? int64_t{GW_LINEAR} : n.activation;
   parallel(executor, layout.blocks, [&](int64_t task) {
     layout.each(layout.blocks - 1 - task, [&](int64_t position, int64_t place, int64_t count) {
       const Vector x = load_some(n.inputs + position, count);
-      Vector result = load_some(upstream + position, count);
-      if (activation != GW_LINEAR) {
-        const Vector v = n.outputs ? load_some(n.outputs + position, count) : parameters.normalised(x, place);
-        result = pass_back(result, v, activation);
-      }
+      const Vector v = seen<Activation>(n, parameters.normalised(x, place), position, count);
+      Vector result = Activation::passed(load_some(upstream + position, count), v);
       result = result * load(parameters.multiplier + place) + load(constant + place) +
                (x - load(parameters.mean + place)) * load(slope + place);
       write(n.inputs_gradient + position, result, count, streaming);
@@ -262,10 +256,16 @@ GwStatus gradient(const GwNormalization& n, const Layout& layout, const GwExecut
 
 GwStatus GW_NAME(normalize)(int passes, const GwNormalization& n, const GwExecutor& executor) {
   const Layout layout(n);
-  GwStatus status = GW_OK;
-  if (passes & GW_MOMENTS) status = moments(n, layout, executor);
-  if (passes & GW_NORMALIZE && status == GW_OK) status = normalize(n, layout, executor);
-  if (passes & GW_GRADIENT_SUMS && status == GW_OK) status = gradient_sums(n, layout, executor);
-  if (passes & GW_GRADIENT && status == GW_OK) status = gradient(n, layout, executor);
-  return status;
+  return with_activation(n.activation, [&](auto activation) {
+    using Activation = decltype(activation);
+    GwStatus status = GW_OK;
+    if (passes & GW_MOMENTS) status = moments(n, layout, executor);
+    if (passes & GW_NORMALIZE && status == GW_OK) status = normalize<Activation>(n, layout, executor);
+    if (passes & GW_GRADIENT_SUMS && status == GW_OK) status = gradient_sums<Activation>(n, layout, executor);
+    if (passes & GW_GRADIENT && status == GW_OK) {
+      // A residual's gradient has passed the activation already.
+      status = n.residual_gradient ? gradient<Linear>(n, layout, executor) : gradient<Activation>(n, layout, executor);
+    }
+    return status;
+  });
 }

@@ -1,4 +1,5 @@
 // Plain loops in double precision: every case, and the truth that the fast families are tested against.
+#include "epilogue.h"
 #include "geometry.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -38,9 +39,7 @@ struct Loops {
           const int64_t at = output(n, y, x) + o;
           if (e.bias) sum += e.bias[o];
           if (e.residual) sum += e.residual[at];
-          if (e.activation != GW_LINEAR && sum < 0) sum = 0;
-          if (e.activation == GW_RELU6 && sum > 6) sum = 6;
-          job.out[at] = float(sum);
+          job.out[at] = float(with_activation(e.activation, [=](auto activation) { return activation.value(sum); }));
         }
   }
 

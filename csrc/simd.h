@@ -35,8 +35,36 @@ GW_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p
 // x - 0 is x for every x, so that no instruction is left of it.
 GW_INLINE Vector splat(float x) { return x - Vector{}; }
 // max(v, 0) that keeps NaN, as the frameworks' ReLU does.
-GW_INLINE Vector relu(Vector v) { return v < Vector{} ? Vector{} : v; }
-GW_INLINE Vector at_most(Vector v, Vector bound) { return v > bound ? bound : v; }
+template <typename Value>
+GW_INLINE Value relu(Value v) {
+  return v < Value{} ? Value{} : v;
+}
+template <typename Value>
+GW_INLINE Value at_most(Value v, Value bound) {
+  return v > bound ? bound : v;
+}
+
+// e to the power of each lane, right to 2 units in the last place: 2 to the power of a whole number, times a polynomial
+// of the rest, which is at most half of log(2). Source: Cody and Waite, Software Manual for the Elementary Functions,
+// 1980, chapter 6.
+GW_INLINE Vector exponential(Vector x) {
+  // Beyond these limits the result is 0, or infinite.
+  x = at_most(x, splat(89));
+  x = x < splat(-104) ? splat(-104) : x;
+  // Added to this, a number loses what is behind its point.
+  const Vector shift = splat(0x1.8p23f), shifted = x * splat(0x1.715476p0f) + shift, whole = shifted - shift;
+  const Indices exponent = reinterpret_cast<Indices>(shifted) - reinterpret_cast<Indices>(shift);
+  const Vector rest = (x - whole * splat(0x1.62e4p-1f)) - whole * splat(0x1.7f7d1cp-20f);
+  // The Chebyshev fit of (e^x - 1 - x) / x^2, then the 1 and the 1 that it leaves.
+  constexpr float coefficients[] = {0x1.6d4328p-10f, 0x1.120b74p-7f, 0x1.5554eap-5f, 0x1.5554dcp-3f, 0.5f, 1, 1};
+  Vector sum{};
+#pragma GCC unroll 8
+  for (float coefficient : coefficients) sum = sum * rest + splat(coefficient);
+  // In two steps, since a single factor would be infinite or 0 where the result need not be.
+  const Indices half = exponent >> 1, other = exponent - half;
+  const auto power = [](Indices n) { return reinterpret_cast<Vector>((n + 127) << 23); };
+  return sum * power(half) * power(other);
+}
 
 // The first `count` lanes of memory, fewer than a vector's; the others are zero, and stay untouched by a store.
 #if defined(__AVX512F__)

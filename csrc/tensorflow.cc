@@ -62,7 +62,7 @@ bool read_attributes(TF_OpKernelConstruction* construction, const Status& status
 }
 
 bool read_epilogue(TF_OpKernelConstruction* construction, const Status& status, Attributes* attributes) {
-  for (auto [name, value, most] : {std::tuple{"activation", &attributes->activation, int64_t{GW_RELU6}},
+  for (auto [name, value, most] : {std::tuple{"activation", &attributes->activation, int64_t{GW_ACTIVATIONS - 1}},
                                    {"biases", &attributes->biases, 1},
                                    {"residuals", &attributes->residuals, 1}}) {
     TF_OpKernelConstruction_GetAttrInt64(construction, name, value, status);

@@ -1,12 +1,12 @@
 // Batch norm as TensorFlow's operations over the core:
 //
 //   GroupwiseNormalize(inputs, gamma, beta, statistics, residual) -> outputs, mean, variance
-//   GroupwiseNormalizeGradient(inputs, outputs' gradient, gamma, beta, mean, variance, outputs)
+//   GroupwiseNormalizeGradient(inputs, outputs' gradient, gamma, beta, mean, variance, seen)
 //       -> inputs' gradient, sums (the gradients of beta, then those of gamma), residual's gradient
 //
 // Attributes: activation (GwActivation), epsilon, constants (2 where mean and variance are constants, the statistics
-// given; 0 where they are the batch's), residuals (1 where one is added, forward; where its gradient is wanted and the
-// outputs are given, backward; else 0). Arrays are float32, of shape (..., channels) or (channels,).
+// given; 0 where they are the batch's), residuals (1 where one is added, forward; where its gradient is wanted and what
+// the activation's gradient reads is given, the outputs or the residual, backward; else 0). Arrays are float32, of shape (..., channels) or (channels,).
 #include "tensorflow_call.h"
 
 #include <algorithm>
@@ -30,8 +30,9 @@ bool read_attributes(TF_OpKernelConstruction* construction, const Status& status
   }
   if (!status.is_ok()) return false;
   const int64_t activation = attributes->activation, constants = attributes->constants;
-  if (activation < GW_LINEAR || activation > GW_RELU6) {
-    return status.refuse("activation=" + std::to_string(activation) + ": must be from 0 to 2");
+  if (activation < 0 || activation >= GW_ACTIVATIONS) {
+    return status.refuse("activation=" + std::to_string(activation) + ": must be from 0 to " +
+                         std::to_string(GW_ACTIVATIONS - 1));
   }
   if (constants != 0 && constants != 2) {
     return status.refuse("constants=" + std::to_string(constants) + ": must be 0, or 2 for a mean and a variance");
@@ -124,7 +125,11 @@ bool normalize_gradient(const Attributes& attributes, Call* call) {
   n.beta = call->argument("beta", call->channels);
   n.mean = call->argument("mean", call->channels);
   n.variance = call->argument("variance", call->channels);
-  if (attributes.residuals) n.outputs = call->argument("outputs", call->images);
+  if (attributes.residuals) {
+    float* seen = call->argument("seen", call->images);
+    if (gw_gradient_reads_outputs(n.activation)) n.outputs = seen;
+    else n.residual = seen;
+  }
   n.inputs_gradient = call->result(call->images);
   n.sums = call->result({2, n.channels});
   if (attributes.residuals) n.residual_gradient = call->result(call->images);
@@ -159,7 +164,7 @@ const bool registered = [] {
       {"outputs: float", "mean: float", "variance: float"});
   add<normalize_gradient>("GroupwiseNormalizeGradient",
                           {"inputs: float", "gradient: float", "gamma: float", "beta: float", "mean: float",
-                           "variance: float", "outputs: residuals * float"},
+                           "variance: float", "seen: residuals * float"},
                           {"inputs_gradient: float", "sums: float", "residual_gradient: residuals * float"});
   return true;
 }();

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from groupwise.core import convolution
+from groupwise.core.epilogues import ACTIVATIONS
 from groupwise.spec import ConvSpec
+from tests.activations import TRUTH
 from tests.frameworks import value_and_every_gradient
 from tests.passes import SPECS, TOLERANCE, near, random_arrays, truth
 
 EXTRAS = ((), ("bias",), ("residual",), ("bias", "residual"))
-LIMITS = {"linear": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}
 POINTWISE = ConvSpec.of((2, 9, 10, 24), (1, 1, 24, 20), 1)
 ONE_EACH = [*(specs[1] for specs in SPECS.values()), SPECS["wide"][0], POINTWISE]
 """Depthwise, narrow groups, dense, wide groups, 1x1."""
@@ -31,7 +32,7 @@ def arrays_of(spec: ConvSpec, extras: tuple[str, ...]) -> dict[str, np.ndarray]:
 def exact(spec: ConvSpec, arrays: dict[str, np.ndarray], activation: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return the outputs and each argument's gradient in float64, and the error allowed at each place.
 
-    Where an output is so near to a limit of the activation that rounding decides, its gradient is set to 0 in `arrays`.
+    Where the activation sees a number so near to an edge that rounding decides, the gradient is set to 0 in `arrays`.
     """
     wide = {name: array.astype("float64") for name, array in arrays.items()}
     size = {name: np.abs(array) for name, array in wide.items()}
@@ -39,16 +40,18 @@ def exact(spec: ConvSpec, arrays: dict[str, np.ndarray], activation: str) -> dic
     total = sum(after, truth(convolution.FORWARD, spec, [wide["inputs"], wide["kernel"]]))
     bound = sum(map(np.abs, after), truth(convolution.FORWARD, spec, [size["inputs"], size["kernel"]]))
     bound = bound * TOLERANCE[convolution.FORWARD]
-    low, high = LIMITS[activation]
-    for limit in (low, high):
-        arrays["gradient"][np.abs(total - limit) <= bound] = 0
-    passed = np.where((total > low) & (total < high), arrays["gradient"], 0).astype("float64")
-    results = {"outputs": (np.clip(total, low, high), bound)}
+    for edge in TRUTH[activation].edges:
+        arrays["gradient"][np.abs(total - edge) <= bound] = 0
+    passed = arrays["gradient"] * TRUTH[activation].slope(total)
+    # A curve's slope is as inexact as what it is taken of.
+    reach = np.abs(passed)
+    inexact = 0 * reach if ACTIVATIONS[activation].reads_outputs else np.abs(arrays["gradient"]) * (bound + 1e-6)
+    results = {"outputs": (TRUTH[activation].value(total), 1.2 * bound)}
     for pass_, name in ((convolution.INPUT_GRADIENT, "inputs"), (convolution.KERNEL_GRADIENT, "kernel")):
         value = truth(pass_, spec, [wide["inputs"], wide["kernel"], passed])
-        results[name] = value, TOLERANCE[pass_] * truth(pass_, spec, [size["inputs"], size["kernel"], np.abs(passed)])
-    results["bias"] = passed.sum((0, 1, 2)), 1e-5 * np.abs(passed).sum((0, 1, 2))
-    results["residual"] = passed, np.zeros(passed.shape)
+        results[name] = value, truth(pass_, spec, [size["inputs"], size["kernel"], TOLERANCE[pass_] * reach + inexact])
+    results["bias"] = passed.sum((0, 1, 2)), (1e-5 * reach + inexact).sum((0, 1, 2))
+    results["residual"] = passed, inexact
     return results
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.activations import TRUTH
+
 EPSILON = 1e-3
 IMAGES = ("inputs", "residual", "gradient")
 
@@ -28,14 +30,13 @@ def truth(
     scale = 1 / np.sqrt(np.asarray(variance, "float64") + EPSILON)
     normalised = (x - mean) * scale
     total = normalised * wide["gamma"] + wide["beta"] + (wide["residual"] if residual else 0)
-    low, high = {"linear": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[activation]
-    passed = np.where((total > low) & (total < high), gradient, 0)
+    passed = gradient * TRUTH[activation].slope(total)
     sums = np.stack([passed.sum(axes), (passed * normalised).sum(axes)])
     shared = 0 if statistics is not None else (sums[0] + normalised * sums[1]) * x.shape[-1] / x.size
     return {
         "mean": mean,
         "variance": variance,
-        "outputs": np.clip(total, low, high),
+        "outputs": TRUTH[activation].value(total),
         "sums": sums,
         "residual_gradient": passed,
         "inputs_gradient": wide["gamma"] * scale * (passed - shared),

@@ -10,17 +10,12 @@ from keras import ops
 
 import groupwise
 from groupwise import backends, layers
+from groupwise.backends.activations import FUNCTIONS
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.normalizations import EPSILON, random_arrays, truth
 
 SHAPE = (3, 6, 5, 7)
-ACTIVATIONS = {
-    "linear": lambda x: x,
-    "relu": ops.relu,
-    "relu6": ops.relu6,
-    "silu": ops.silu,
-    "gelu": keras.activations.gelu,
-}
+ACTIVATIONS: dict[str, Any] = {**FUNCTIONS, "gelu": keras.activations.gelu}
 
 
 def numpy(tensor: Any) -> np.ndarray:
@@ -46,7 +41,7 @@ def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("residual", [True, False])
-@pytest.mark.parametrize("activation", ["linear", "relu", "relu6"])
+@pytest.mark.parametrize("activation", FUNCTIONS)
 def test_values_and_gradients(
     activation: str, residual: bool, training: bool, compiled: bool, options: dict[str, Any]
 ) -> None:
@@ -116,7 +111,7 @@ def test_what_the_core_does_not_compute_is_kerass(settings: dict[str, Any]) -> N
 
 
 def test_the_configuration_keeps_everything() -> None:
-    for activation in ("relu", "relu6", "silu", None):
+    for activation in ("relu", "relu6", "silu", "gelu", None):
         layer = layers.BatchNormalization(activation=activation, momentum=0.9, fused=False)
         config = json.loads(json.dumps(layer.get_config()))
         again = layers.BatchNormalization.from_config(config)

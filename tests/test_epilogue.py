@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from groupwise import backends, layers, ops
-from groupwise.core import convolution
+from groupwise.core.epilogues import ACTIVATIONS
 from groupwise.ops.algorithms import ALGORITHMS
 from groupwise.spec import ConvSpec
 from tests import epilogues
+from tests.activations import TRUTH
 
 core_is_here = backends.active.core.is_available()
 needs_core = pytest.mark.skipif(not core_is_here, reason="the C core is off, or does not load")
 every_spec = pytest.mark.parametrize("spec", epilogues.ONE_EACH, ids=["depthwise", "narrow", "dense", "wide", "1x1"])
-every_end = pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
+every_end = pytest.mark.parametrize("activation", ACTIVATIONS)
 every_extra = pytest.mark.parametrize("extras", epilogues.EXTRAS, ids=lambda extras: " and ".join(extras) or "nothing")
 
 
@@ -134,7 +135,7 @@ def test_symbolic_bias_and_residual(size: tuple[int | None, ...], with_core: boo
         (dict(bias=np.ones(1, "float32")), "bias of shape (1,): must be of shape (6,)"),
         (dict(residual=np.ones((1, 1, 1, 6), "float32")), "residual of shape (1, 1, 1, 6): must be of shape (2, 5"),
         (dict(residual=np.ones(6, "float32")), "residual of shape (6,): must be"),
-        (dict(activation="silu"), "activation='silu': must be one of linear, relu, relu6 or None"),
+        (dict(activation="gelu"), "activation='gelu': must be one of linear, relu, relu6, silu, hard_swish or None"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
@@ -154,11 +155,9 @@ LAYERS: list[Callable[..., Any]] = [
 ]
 every_layer = pytest.mark.parametrize("make", LAYERS, ids=["grouped", "1x1", "depthwise", "separable"])
 FUNCTIONS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
-    "linear": lambda x: x,
-    None: lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "silu": lambda x: x / (1 + np.exp(-x)),
+    None: TRUTH["linear"].value,
+    **{name: truth.value for name, truth in TRUTH.items()},
+    "tanh": np.tanh,
 }
 
 
@@ -202,7 +201,7 @@ def test_a_layer_is_one_call_of_the_core(make: Callable[..., Any], monkeypatch: 
 
     monkeypatch.setattr(backends.active.core, "convolve", record)
     images, residual = pair()
-    for activation, name in (("relu", "relu"), ("relu6", "relu6"), (None, "linear"), ("silu", "linear")):
+    for activation, name in (*zip(ACTIVATIONS, ACTIVATIONS, strict=True), (None, "linear"), ("tanh", "linear")):
         layer = make(activation=activation, padding="same")
         layer.build(images.shape)
         calls.clear()

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from groupwise.core import convolution, library
+from groupwise.core.epilogues import ACTIVATIONS
 from groupwise.spec import ConvSpec
+from tests.activations import TRUTH
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
@@ -64,7 +66,7 @@ def test_the_core_runs_and_no_convolution_of_xla() -> None:
     assert "convolution(" not in text
 
 
-@pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("extras", [(), ("bias",), ("residual",), ("bias", "residual")])
 def test_what_follows_a_forward_pass(extras: tuple[str, ...], activation: str) -> None:
     spec = SPECS["narrow"][0]
@@ -80,9 +82,8 @@ def test_what_follows_a_forward_pass(extras: tuple[str, ...], activation: str) -
     outputs, pull = jax.vjp(function, inputs, kernel, *operands)
     to_inputs, to_kernel, *to_extras = pull(gradient)
     total = truth(convolution.FORWARD, spec, [inputs, kernel]) + sum(arrays[name].astype("float32") for name in extras)
-    low, high = {"linear": (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[activation]
-    close(outputs, np.clip(total, low, high))
-    passed = np.where((total > low) & (total < high), gradient, 0)
+    close(outputs, TRUTH[activation].value(total))
+    passed = gradient * TRUTH[activation].slope(total)
     close(to_inputs, truth(convolution.INPUT_GRADIENT, spec, [inputs, kernel, passed]))
     close(to_kernel, truth(convolution.KERNEL_GRADIENT, spec, [inputs, kernel, passed]))
     close(to_extras, [{"bias": passed.sum((0, 1, 2)), "residual": passed}[name] for name in extras])

@@ -1,6 +1,7 @@
 """Every transformation that JAX has, through the core's operations: as through XLA's own."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,12 @@ def plain_convolution(x: Any, w: Any) -> Any:
     return backend.convolve(x, w, strided(x, w))
 
 
-def fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
-    return core.convolve(x, w, strided(x, w), bias, residual, "relu6")
+def fused(x: Any, w: Any, bias: Any, residual: Any, activation: str = "relu6") -> Any:
+    return core.convolve(x, w, strided(x, w), bias, residual, activation)
 
 
-def plain_fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
-    return jax.nn.relu6(plain_convolution(x, w) + bias + residual)
+def plain_fused(x: Any, w: Any, bias: Any, residual: Any, activation: Any = jax.nn.relu6) -> Any:
+    return activation(plain_convolution(x, w) + bias + residual)
 
 
 def maxima(x: Any) -> Any:
@@ -64,22 +65,22 @@ def plain_shifted(x: Any) -> Any:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 2, 1), "VALID")
 
 
-def trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
-    outputs, mean, variance = norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")
+def trained(x: Any, gamma: Any, beta: Any, residual: Any, activation: str = "relu") -> Any:
+    outputs, mean, variance = norm.normalise(x, gamma, beta, None, EPSILON, residual, activation)
     return outputs + mean * variance
 
 
-def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
+def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any, activation: Any = jax.nn.relu) -> Any:
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    return jax.nn.relu(plain_norm(x, gamma, beta, mean, variance) + residual) + mean * variance
+    return activation(plain_norm(x, gamma, beta, mean, variance) + residual) + mean * variance
 
 
-def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
-    return norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, "relu6")[0]
+def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any, activation: str = "relu6") -> Any:
+    return norm.normalise(x, gamma, beta, (mean, deviation**2), EPSILON, None, activation)[0]
 
 
-def plain_inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
-    return jax.nn.relu6(plain_norm(x, gamma, beta, mean, deviation**2))
+def plain_inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any, activation: Any = jax.nn.relu6) -> Any:
+    return activation(plain_norm(x, gamma, beta, mean, deviation**2))
 
 
 def plain_norm(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any) -> Any:
@@ -95,6 +96,10 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, 
     "trained": (trained, plain_trained, (IMAGE, CHANNELS, CHANNELS, IMAGE)),
     "inferred": (inferred, plain_inferred, (IMAGE, *[CHANNELS] * 4)),
 }
+
+for case in ("fused", "trained", "inferred"):
+    ours, plain, shapes = CASES[case]
+    CASES[f"{case}, silu"] = partial(ours, activation="silu"), partial(plain, activation=jax.nn.silu), shapes
 
 
 def arrays(case: str, seed: int) -> tuple[Any, ...]:

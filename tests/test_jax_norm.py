@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise.core import convolution, library
+from groupwise.backends.activations import FUNCTIONS
+from groupwise.core import library
+from groupwise.core.epilogues import ACTIVATIONS
 from tests.frameworks import BACKEND
 from tests.normalizations import EPSILON, random_arrays, truth
 
@@ -25,7 +27,7 @@ if not core.is_available():
     pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
 
 cases = pytest.mark.parametrize("residual", [False, True])
-activations = pytest.mark.parametrize("activation", convolution.ACTIVATIONS)
+activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 training = pytest.mark.parametrize("training", [True, False])
 SHAPE = (2, 3, 4, 5)
 
@@ -47,7 +49,7 @@ def run(activation: str, training: bool, inputs: Any, gamma: Any, beta: Any, res
 def plain(activation: str, training: bool, x: Any, gamma: Any, beta: Any, residual: Any = 0) -> Any:
     mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2))) if training else statistics(gamma.shape[0])
     y = (x - mean) * lax.rsqrt(variance + EPSILON) * gamma + beta + residual
-    return {"linear": lambda y: y, "relu": jax.nn.relu, "relu6": jax.nn.relu6}[activation](y)
+    return FUNCTIONS[activation](y)
 
 
 def close(actual: Any, wanted: Any, tolerance: float = 1e-4) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from groupwise import rewrite
 from tests.rewriting import assert_same, disturbed, images_for, kinds, one_calls, outputs_of
@@ -46,6 +46,21 @@ def test_calls_run_as_one_and_every_layer_stays() -> None:
         assert called == ["relu"]
     finally:
         layers.ReLU.call = original
+
+
+def test_every_activation_of_the_core_joins() -> None:
+    x = inputs = keras.Input((7, 6, 4))
+    for number, after in enumerate((layers.Activation("swish"), layers.Activation("hard_swish"), ops.silu)):
+        x = after(layers.Conv2D(4, 3, padding="same", name=f"conv{number}")(x))
+    old = disturbed(keras.Model(inputs, ops.hard_silu(layers.BatchNormalization(name="norm")(x))))
+    fast = rewrite.fuse(old)
+    assert_same(old, fast)
+    assert one_calls(fast) == {
+        "conv0": "GroupedConv2D, Activation",
+        "conv1": "GroupedConv2D, Activation",
+        "conv2": "GroupedConv2D, Silu",
+        "norm": "BatchNormalization, HardSilu",
+    }
 
 
 @pytest.mark.parametrize("change", [rewrite.accelerate, rewrite.fuse, rewrite.fold_batch_norm])

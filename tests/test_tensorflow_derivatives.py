@@ -1,6 +1,7 @@
 """Every kind of derivative that TensorFlow has, through the core's operations: those of TensorFlow's own in float64."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,27 +25,27 @@ if not backend.core.is_available():
 EPSILON = 1e-3
 
 
-def fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
+def fused(x: Any, w: Any, bias: Any, residual: Any, activation: str = "relu6") -> Any:
     spec = ConvSpec.of(x.shape, w.shape, 2, (1, 2))
-    return core.convolve(x, w, spec, bias, residual, "relu6")
+    return core.convolve(x, w, spec, bias, residual, activation)
 
 
-def plain_fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
+def plain_fused(x: Any, w: Any, bias: Any, residual: Any, activation: Any = tf.nn.relu6) -> Any:
     # TensorFlow's own grouped convolution has no gradient without oneDNN.
     pairs = zip(tf.split(x, 2, 3), tf.split(w, 2, 3), strict=True)
     sums = tf.concat([tf.nn.conv2d(*pair, (1, 2), "SAME") for pair in pairs], 3)
-    return tf.nn.relu6(sums + bias + residual)
+    return activation(sums + bias + residual)
 
 
-def trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
-    return norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")[0]
+def trained(x: Any, gamma: Any, beta: Any, residual: Any, activation: str = "relu") -> Any:
+    return norm.normalise(x, gamma, beta, None, EPSILON, residual, activation)[0]
 
 
-def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
+def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any, activation: Any = tf.nn.relu) -> Any:
     # tf.nn.moments has a wrong second derivative.
     mean = tf.reduce_mean(x, [0, 1, 2])
     variance = tf.reduce_mean((x - mean) ** 2, [0, 1, 2])
-    return tf.nn.relu(tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON) + residual)
+    return activation(tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON) + residual)
 
 
 def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
@@ -61,6 +62,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, 
     "trained": (trained, plain_trained, (IMAGE, CHANNELS, CHANNELS, IMAGE)),
     "inferred": (inferred, plain_inferred, (IMAGE, *[CHANNELS] * 4)),
 }
+
+for name, function in (("silu", lambda y: y * tf.sigmoid(y)), ("hard_swish", lambda y: y * tf.nn.relu6(y + 3) / 6)):
+    for case in ("fused", "trained"):
+        ours, plain, shapes = CASES[case]
+        CASES[f"{case}, {name}"] = partial(ours, activation=name), partial(plain, activation=function), shapes
 
 
 def arrays(case: str, seed: int, dtype: str) -> list[Any]:

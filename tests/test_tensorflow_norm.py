@@ -12,7 +12,8 @@ import pytest
 
 from groupwise import layers
 from groupwise.backends import plain_norm
-from groupwise.core import convolution
+from groupwise.backends.activations import FUNCTIONS
+from groupwise.core.epilogues import ACTIVATIONS
 from tests.frameworks import BACKEND
 from tests.normalizations import EPSILON, random_arrays, truth
 
@@ -24,7 +25,7 @@ tensorflow_norm: Any = importlib.import_module("groupwise.backends.tensorflow.no
 if not core.is_available():
     pytest.skip("the C core or its binding to TensorFlow is not here, or is turned off", allow_module_level=True)
 
-CASES = [(activation, residual) for activation in convolution.ACTIVATIONS for residual in (False, True)]
+CASES = [(activation, residual) for activation in ACTIVATIONS for residual in (False, True)]
 cases = pytest.mark.parametrize(("activation", "residual"), CASES)
 training = pytest.mark.parametrize("training", [True, False])
 compiled = pytest.mark.parametrize("compiled", [False, True], ids=["eager", "function"])
@@ -54,7 +55,7 @@ def plain(tensors: dict[str, Any], activation: str, training: bool) -> Any:
     constant = statistics(x.shape[-1], x.dtype)
     mean, variance = tf.nn.moments(x, [0, 1, 2]) if training else constant
     y = (x - mean) / tf.sqrt(variance + EPSILON) * tensors["gamma"] + tensors["beta"] + tensors.get("residual", 0)
-    return {"linear": lambda y: y, "relu": tf.nn.relu, "relu6": tf.nn.relu6}[activation](y)
+    return FUNCTIONS[activation](y)
 
 
 def results(tensors: dict[str, Any], activation: str, training: bool) -> dict[str, Any]:

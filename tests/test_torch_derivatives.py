@@ -1,6 +1,7 @@
 """Every kind of derivative that PyTorch has, through the core's operations: those of PyTorch's own in float64."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,12 @@ def plain_convolution(x: Any, w: Any) -> Any:
     return backend.convolve(x, w, strided(x, w))
 
 
-def fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
-    return core.convolve(x, w, strided(x, w), bias, residual, "relu6")
+def fused(x: Any, w: Any, bias: Any, residual: Any, activation: str = "relu6") -> Any:
+    return core.convolve(x, w, strided(x, w), bias, residual, activation)
 
 
-def plain_fused(x: Any, w: Any, bias: Any, residual: Any) -> Any:
-    return functional.relu6(plain_convolution(x, w) + bias + residual)
+def plain_fused(x: Any, w: Any, bias: Any, residual: Any, activation: Any = functional.relu6) -> Any:
+    return activation(plain_convolution(x, w) + bias + residual)
 
 
 def maxima(x: Any) -> Any:
@@ -57,13 +58,13 @@ def plain_maxima(x: Any) -> Any:
     return functional.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, 1).permute(0, 2, 3, 1)
 
 
-def trained(x: Any, gamma: Any, beta: Any, residual: Any = None) -> Any:
-    return norm.normalise(x, gamma, beta, None, EPSILON, residual, "relu")[0]
+def trained(x: Any, gamma: Any, beta: Any, residual: Any = None, activation: str = "relu") -> Any:
+    return norm.normalise(x, gamma, beta, None, EPSILON, residual, activation)[0]
 
 
-def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any = 0) -> Any:
+def plain_trained(x: Any, gamma: Any, beta: Any, residual: Any = 0, activation: Any = torch.relu) -> Any:
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2), correction=0)
-    return torch.relu((x - mean) / torch.sqrt(variance + EPSILON) * gamma + beta + residual)
+    return activation((x - mean) / torch.sqrt(variance + EPSILON) * gamma + beta + residual)
 
 
 def inferred(x: Any, gamma: Any, beta: Any, mean: Any, deviation: Any) -> Any:
@@ -89,6 +90,10 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, 
     "without core": (uncored, plain_trained, (IMAGE, CHANNELS, CHANNELS)),
     "inferred": (inferred, plain_inferred, (IMAGE, *[CHANNELS] * 4)),
 }
+for name, function in (("silu", lambda y: y * torch.sigmoid(y)), ("hard_swish", functional.hardswish)):
+    for case in ("fused", "trained", "trained with residual"):
+        ours, plain, shapes = CASES[case]
+        CASES[f"{case}, {name}"] = partial(ours, activation=name), partial(plain, activation=function), shapes
 every_case = pytest.mark.parametrize("case", CASES)
 
 

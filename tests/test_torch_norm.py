@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise.core import convolution, library
+from groupwise.backends.activations import FUNCTIONS
+from groupwise.core import library
+from groupwise.core.epilogues import ACTIVATIONS
 from tests.frameworks import BACKEND
 from tests.normalizations import EPSILON, random_arrays, truth
 
@@ -19,7 +21,7 @@ import torch
 from groupwise.backends import plain_norm
 from groupwise.backends.torch import norm
 
-CASES = [(activation, residual) for activation in convolution.ACTIVATIONS for residual in (False, True)]
+CASES = [(activation, residual) for activation in ACTIVATIONS for residual in (False, True)]
 cases = pytest.mark.parametrize(("activation", "residual"), CASES)
 training = pytest.mark.parametrize("training", [True, False])
 LEAVES = ("inputs", "gamma", "beta", "residual")
@@ -47,7 +49,7 @@ def plain(tensors: dict[str, Any], activation: str, training: bool) -> Any:
     x, constant = tensors["inputs"], statistics(tensors["gamma"].shape[0])
     mean, variance = (x.mean((0, 1, 2)), x.var((0, 1, 2), correction=0)) if training else constant
     y = (x - mean) / torch.sqrt(variance + EPSILON) * tensors["gamma"] + tensors["beta"] + tensors.get("residual", 0)
-    return {"linear": lambda y: y, "relu": torch.relu, "relu6": torch.nn.functional.relu6}[activation](y)
+    return FUNCTIONS[activation](y)
 
 
 @training

@@ -32,7 +32,7 @@ class Core(Protocol):
         """Return activation(convolution + bias + residual) in one call; the gradients are the core's too.
 
         `inputs` are NHWC, the `kernel` HWIO, the `bias` (out_channels,), the `residual` of the outputs' shape; the
-        `activation` is one of `convolution.ACTIVATIONS`.
+        `activation` is one of `epilogues.ACTIVATIONS`.
         """
 
 

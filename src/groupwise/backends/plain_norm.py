@@ -5,6 +5,8 @@ from typing import Any
 from keras import ops
 
 from groupwise.backends import sums
+from groupwise.backends.activations import passed
+from groupwise.core.epilogues import ACTIVATIONS
 
 
 def normalise(
@@ -24,7 +26,7 @@ def gradient(
     beta: Any,
     mean: Any,
     variance: Any,
-    outputs: Any = None,
+    extra: Any = None,
     *,
     activation: str,
     epsilon: float,
@@ -36,10 +38,11 @@ def gradient(
         inputs: (..., channels); gradient: of the outputs, of the same shape.
         gamma, beta, mean, variance: (channels,). Training takes the batch's own statistics instead of these, so that
             all that they depend on is in the expression.
-        outputs: where there was a residual; None computes anew what the activation saw.
+        extra: where there was a residual, what the activation's gradient needs: the outputs, or that residual; None
+            where the activation saw the normalised inputs alone.
     """
     axes, normalised, scale = _normalised(inputs, mean, variance, epsilon, training)
-    gradient = _passed(gradient, normalised * gamma + beta if outputs is None else outputs, activation)
+    gradient = passed(gradient, _seen(normalised * gamma + beta, extra, activation), activation)
     sums = ops.stack([ops.sum(gradient, axes), ops.sum(gradient * normalised, axes)])
     return gamma * scale * _projected(gradient, normalised, axes, training), sums, gradient
 
@@ -50,7 +53,7 @@ def tangent(
     beta: Any,
     mean: Any,
     variance: Any,
-    outputs: Any,
+    extra: Any,
     of_inputs: Any,
     of_gamma: Any,
     of_beta: Any,
@@ -63,8 +66,8 @@ def tangent(
     """Return the outputs' tangent, whose transpose is `gradient`; all arguments are as there, and four tangents."""
     axes, normalised, scale = _normalised(inputs, mean, variance, epsilon, training)
     total = gamma * scale * _projected(of_inputs, normalised, axes, training) + of_residual
-    seen = normalised * gamma + beta if outputs is None else outputs
-    return _passed(total + normalised * of_gamma + of_beta, seen, activation)
+    seen = _seen(normalised * gamma + beta, extra, activation)
+    return passed(total + normalised * of_gamma + of_beta, seen, activation)
 
 
 def _normalised(inputs: Any, mean: Any, variance: Any, epsilon: float, training: bool) -> tuple[list[int], Any, Any]:
@@ -77,12 +80,11 @@ def _normalised(inputs: Any, mean: Any, variance: Any, epsilon: float, training:
     return axes, (inputs - mean) * scale, scale
 
 
-def _passed(gradient: Any, seen: Any, activation: str) -> Any:
-    """Return what of the gradient, or tangent, the activation lets through."""
-    if activation == "linear":
-        return gradient
-    passes = ops.logical_not(ops.logical_or(seen <= 0, seen >= 6) if activation == "relu6" else seen <= 0)
-    return ops.where(passes, gradient, ops.zeros_like(gradient))
+def _seen(before: Any, extra: Any, activation: str) -> Any:
+    """Return what tells how much passes the activation: the outputs, or the sum that it saw."""
+    if extra is None:
+        return before
+    return extra if ACTIVATIONS[activation].reads_outputs else before + extra
 
 
 def _projected(gradient: Any, normalised: Any, axes: list[int], training: bool) -> Any:

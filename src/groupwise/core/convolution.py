@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from groupwise.core import library
+from groupwise.core import epilogues, library
 from groupwise.spec import ConvSpec, known_size
 
 FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = PASSES = range(3)
 INPUTS, KERNEL, OUTPUTS = range(3)
 ROLES = ((INPUTS, KERNEL, OUTPUTS), (OUTPUTS, KERNEL, INPUTS), (INPUTS, OUTPUTS, KERNEL))
 """For each pass: what its two arguments are (themselves or their gradient), and what it returns."""
-ACTIVATIONS = ("linear", "relu", "relu6")
 FAMILIES = ("depthwise", "narrow", "wide", "reference")
 
 _MOST = 1 << 40  # the largest size, stride, dilation and padding that the core takes
@@ -82,20 +81,9 @@ def family(spec: ConvSpec) -> str:
     return name.decode()
 
 
-def activation_number(name: str) -> int:
-    """Return an activation's `GwActivation`.
-
-    Raises:
-        ValueError: where it is none of ACTIVATIONS.
-    """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation={name!r}: must be one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS.index(name)
-
-
 def epilogue(activation: str, bias: int | None = None, residual: int | None = None) -> Any:
     """Return the address of a `GwEpilogue`, for `run`; bias and residual are addresses too, or None."""
-    return ctypes.byref(_Epilogue(bias, residual, activation_number(activation)))
+    return ctypes.byref(_Epilogue(bias, residual, epilogues.number(activation)))
 
 
 def run(
@@ -145,7 +133,7 @@ def convolve(
         a, b: the pass's two arguments, NHWC or HWIO.
         out: where to write, no part of another argument; None makes an array.
         bias, residual, activation: what follows a forward pass, activation(outputs + bias + residual); the bias is of
-            shape (out_channels,), the residual of the outputs' shape, the activation one of ACTIVATIONS.
+            shape (out_channels,), the residual of the outputs' shape, the activation one of `epilogues.ACTIVATIONS`.
         family: one of FAMILIES; None is the fastest.
 
     Returns:
@@ -163,7 +151,7 @@ def convolve(
     """
     if pass_ not in PASSES:
         raise ValueError(f"pass_={pass_!r}: must be FORWARD (0), INPUT_GRADIENT (1) or KERNEL_GRADIENT (2)")
-    activation_number(activation)
+    epilogues.number(activation)
     has_epilogue = bias is not None or residual is not None or activation != "linear"
     if has_epilogue and pass_ != FORWARD:
         raise ValueError(f"pass_={pass_}: only FORWARD takes a bias, a residual or an activation; leave them out")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from groupwise.core import convolution, library
+from groupwise.core import epilogues, library
 
 MOMENTS, NORMALIZE, GRADIENT_SUMS, GRADIENT = PASSES = (1, 2, 4, 8)
 """inputs -> mean and biased variance; -> outputs; -> the gradients of beta and gamma; -> the inputs' gradient."""
@@ -56,7 +56,7 @@ def run(
 
     Args:
         passes: the sum of some of PASSES.
-        pixels, channels: of the matrix; activation: one of `convolution.ACTIVATIONS`.
+        pixels, channels: of the matrix; activation: one of `epilogues.ACTIVATIONS`.
         count: of how many pixels, on all devices, mean and variance are; 0 where they are constants.
         executor: as for `convolution.run`.
         addresses: the pointers of `GwNormalization` by their names.
@@ -64,7 +64,7 @@ def run(
     Raises:
         ValueError: where the core refuses. MemoryError, RuntimeError: where there is no memory or no core.
     """
-    number = convolution.activation_number(activation)
+    number = epilogues.number(activation)
     normalization = _Normalization(pixels, channels, number, count, epsilon, **addresses)
     status = library.loaded().gw_normalize(passes, ctypes.byref(normalization), executor)
     if status:
@@ -78,13 +78,13 @@ def normalize(
 
     Args:
         passes: the sum of some of PASSES: MOMENTS, NORMALIZE, GRADIENT_SUMS, GRADIENT.
-        activation: one of `convolution.ACTIVATIONS`. epsilon: added to the variance.
+        activation: one of `epilogues.ACTIVATIONS`. epsilon: added to the variance.
         count: of how many pixels mean and variance are, where not of these inputs; 0 where they are constants.
         arrays: inputs, outputs, gradient (of the outputs), residual, residual_gradient, inputs_gradient of shape
             (..., channels); gamma, beta, mean, variance of shape (channels,); sums of shape (2, channels), the
             gradients of beta and gamma. What a pass writes may be left out, and is then made; residual_gradient is
-            written only where it is given. The gradient passes take outputs where there was a residual; without them
-            they compute the activation's mask anew.
+            written only where it is given. The gradient passes take outputs, where the activation's gradient reads
+            them, or the residual, with which they compute anew what the activation saw.
 
     Returns:
         All arrays, by name.
@@ -97,7 +97,7 @@ def normalize(
         >>> result["mean"].tolist(), result["variance"].tolist()
         ([2.0], [1.0])
     """
-    convolution.activation_number(activation)
+    epilogues.number(activation)
     if not 1 <= passes <= sum(PASSES):
         raise ValueError(f"passes={passes}: the core refuses what is not a sum of {', '.join(map(str, PASSES))}")
     if not 0 <= epsilon < math.inf:
@@ -115,11 +115,6 @@ def normalize(
         if missing:
             raise ValueError(f"passes={passes}: {', '.join(missing)} must be given")
         arrays |= {name: np.empty(shapes[name], "float32") for name in _WRITTEN[pass_] if name not in arrays}
-    needs_outputs = passes & (GRADIENT_SUMS | GRADIENT) and activation != "linear" and "residual" in arrays
-    if needs_outputs and "outputs" not in arrays:
-        raise ValueError(
-            f"passes={passes}: outputs must be given with a residual, for {activation}'s mask is read there"
-        )
     written = {name for pass_ in PASSES if passes & pass_ for name in _WRITTEN[pass_]}
     if passes & GRADIENT_SUMS:
         written.add("residual_gradient")

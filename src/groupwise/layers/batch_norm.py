@@ -6,17 +6,9 @@ import keras
 from keras import ops
 
 from groupwise import backends
-from groupwise.backends import plain_norm
+from groupwise.backends import activations, plain_norm
 from groupwise.backends.sums import accumulator
 from groupwise.spec import DTYPES
-
-CORE_ACTIVATIONS = {
-    keras.activations.linear: "linear",
-    keras.activations.relu: "relu",
-    keras.activations.relu6: "relu6",
-}
-"""What the core computes while an output is still in a register; others follow as an operation of their own."""
-_ACTIVATIONS = {name: function for function, name in CORE_ACTIVATIONS.items()}
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -33,7 +25,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         fused: False runs Keras's own operations.
 
     Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None, and `then`
-        ("relu", "relu6"), which stands for a linear activation in this call.
+        (one of `groupwise.core.epilogues.ACTIVATIONS`), which stands for a linear activation in this call.
 
     Examples:
         >>> BatchNormalization(activation="relu").compute_output_shape((16, 56, 56, 256))
@@ -46,7 +38,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if fused and not backends.xla_compiles():
             # Keras then runs the model without XLA, and says so.
             self.supports_jit = False
-        self._core_activation = CORE_ACTIVATIONS.get(self.activation, "linear")
+        self._core_activation = activations.NAMES.get(self.activation, "linear")
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("name") in ("moving_mean", "moving_variance"):
@@ -78,7 +70,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs = ops.cast(outputs, self.compute_dtype)
             return self.activation(outputs) if known == "linear" else outputs
         outputs = ops.cast(outputs, self.compute_dtype)
-        activation = _ACTIVATIONS[then] if then else self.activation
+        activation = activations.FUNCTIONS[then] if then else self.activation
         return activation(outputs if residual is None else ops.add(outputs, residual))
 
     def _function(self, inputs: Any) -> Any:

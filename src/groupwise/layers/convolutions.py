@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from groupwise import backends
-from groupwise.layers.batch_norm import CORE_ACTIVATIONS
+from groupwise.backends import activations
 from groupwise.layers.specs import specs_of
 from groupwise.ops import checked_algorithm, grouped_conv2d, separable_conv2d
 from groupwise.ops.algorithms import finish
@@ -41,12 +41,12 @@ class _Convolution2D:
     def _arguments(self: Any, residual: Any, then: str | None, zeros: Any) -> dict[str, Any]:
         """Return the arguments of an operation in one call: the layer's, but for what `zeros` and `then` stand for."""
         options = self._options() if zeros is None else {**self._options(), "padding": zeros}
-        activation = then or CORE_ACTIVATIONS.get(self.activation)
+        activation = then or activations.NAMES.get(self.activation)
         return {**options, "bias": self.bias if self.use_bias else None, "residual": residual, "activation": activation}
 
     def _activated(self: Any, outputs: Any, then: str | None) -> Any:
         """Return the outputs after an activation that the operation does not know."""
-        known = then or self.activation is None or self.activation in CORE_ACTIVATIONS
+        known = then or self.activation is None or self.activation in activations.NAMES
         return outputs if known else self.activation(outputs)
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
@@ -77,9 +77,10 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
         algorithm: as for `groupwise.ops.grouped_conv2d`.
 
     Shapes: (batch, height, width, channels) to (batch, out height, out width, filters); channels first likewise. `call`
-    also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With ReLU, ReLU6
-    or no activation the C core computes it in one call. For one call, `then` ("relu", "relu6") stands for a layer's own
-    linear activation, and `zeros`, ((top, bottom), (left, right)), for its padding.
+    also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With an
+    activation of `groupwise.core.epilogues.ACTIVATIONS`, or none, the C core computes it in one call. For one call,
+    `then`, the name of such an activation, stands for a layer's own linear activation, and `zeros`, ((top, bottom),
+    (left, right)), for its padding.
 
     Raises:
         ValueError: where groups does not divide the channels, or an argument is not one of its values.

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from groupwise import backends
+from groupwise.backends.activations import FUNCTIONS
 from groupwise.backends.sums import accumulator
 from groupwise.routing import explain
 from groupwise.spec import ConvSpec
@@ -185,10 +186,6 @@ def checked_algorithm(algorithm: str) -> str:
     return algorithm
 
 
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"linear": lambda outputs: outputs, "relu": ops.relu, "relu6": ops.relu6}
-"""What may follow a convolution: what the core computes while its outputs are still in registers."""
-
-
 def training_step(algorithm: str, spec: ConvSpec) -> Callable[[], object]:
     """Return a function that runs an algorithm and both of its gradients once, as in training, on random arrays."""
     random = np.random.default_rng(0)
@@ -206,4 +203,4 @@ def finish(outputs: Any, bias: Any, residual: Any, activation: str) -> Any:
         outputs = ops.add(outputs, ops.cast(bias, accumulator(dtype)))
     if residual is not None:
         outputs = ops.add(outputs, residual)
-    return ops.cast(ACTIVATIONS[activation](outputs), dtype)
+    return ops.cast(FUNCTIONS[activation](outputs), dtype)

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from groupwise import backends, routing
-from groupwise.ops.algorithms import ACTIVATIONS, ALGORITHMS, check_core, checked_algorithm, finish
+from groupwise.core.epilogues import ACTIVATIONS
+from groupwise.ops.algorithms import ALGORITHMS, check_core, checked_algorithm, finish
 from groupwise.ops.arguments import checked_data_format
 from groupwise.spec import DTYPES, ConvSpec, Pair, known_size
 
@@ -42,7 +43,7 @@ def grouped_conv2d(
             sums.
         bias: (out_channels,), or None.
         residual: of the outputs' shape, in the inputs' data format, or None.
-        activation: "relu", "relu6", or "linear" or None for none.
+        activation: "relu", "relu6", "silu", "hard_swish", or "linear" or None for none.
 
     Returns:
         (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of inputs and

@@ -12,7 +12,7 @@ from groupwise.rewrite.branches import ACROSS_CHANNELS
 from groupwise.rewrite.changes import Gone, attach, report_of
 from groupwise.rewrite.copying import Values
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE
-from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain, models_within, relu_of
+from groupwise.rewrite.graph import Graph, Node, Tensor, activation_of, is_plain, models_within
 from groupwise.rewrite.rebuild import Replacement, Rewriter
 from groupwise.rewrite.settings import objection_to_new_values
 from groupwise.rewrite.twins import objection
@@ -89,7 +89,7 @@ def _ignores_order(node: Node) -> bool:
     if type(layer) is keras.layers.Activation:
         return getattr(layer.activation, "__name__", "softmax") not in ACROSS_CHANNELS
     is_last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    return relu_of(node) is not None or (type(layer) in _CHANNEL_BY_CHANNEL and is_last)
+    return activation_of(node) is not None or (type(layer) in _CHANNEL_BY_CHANNEL and is_last)
 
 
 def _passing(layer: Any, values: Values, order: np.ndarray) -> Values | None:

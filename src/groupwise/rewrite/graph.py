@@ -6,14 +6,16 @@ from typing import Any, TypeAlias
 import keras
 
 from groupwise import keras_private
+from groupwise.backends.activations import NAMES
+from groupwise.core.epilogues import ACTIVATIONS
 from groupwise.errors import UserError
 
 Node: TypeAlias = Any  # of Keras: one call of an operation, with its arguments and outputs
 Tensor: TypeAlias = Any  # keras.KerasTensor
 
 _RELU = {None: "relu", 6.0: "relu6"}  # by their greatest value
-_RELU_FUNCTIONS = {keras.activations.relu: "relu", keras.activations.relu6: "relu6"}
-_RELU_OPERATIONS = {"Relu": "relu", "Relu6": "relu6"}
+# "hard_silu" is the function, HardSilu the operation of that name.
+_OPERATIONS = {row.keras.title().replace("_", ""): name for name, row in ACTIVATIONS.items() if name != "linear"}
 
 
 def functional(model: keras.Model) -> Any:
@@ -154,16 +156,17 @@ def is_plain(node: Node) -> bool:
     return len(arguments.args) == 1 and len(arguments.keras_tensors) == 1 and not any(arguments.kwargs.values())
 
 
-def relu_of(node: Node) -> str | None:
-    """Return "relu" or "relu6" where that is all that a call does."""
+def activation_of(node: Node) -> str | None:
+    """Return the name of an activation other than linear, one of the core's, where that is all that a call does."""
     operation = node.operation
     if type(operation) is keras.layers.ReLU:
         plain = not operation.negative_slope and not operation.threshold
         return _RELU.get(operation.max_value) if plain else None
     if type(operation) is keras.layers.Activation:
-        return _RELU_FUNCTIONS.get(operation.activation)
+        name = NAMES.get(operation.activation)
+        return None if name == "linear" else name
     if keras_private.is_of_keras(type(operation)):
-        return _RELU_OPERATIONS.get(type(operation).__name__)
+        return _OPERATIONS.get(type(operation).__name__)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What runs in one call: batch norm, the shortcut's addition and ReLU; padding, convolution, addition and ReLU.
+"""What runs in one call: batch norm, the shortcut's addition, activation; padding, convolution, addition, activation.
 
 The model's graph stays what it is, with all of its layers and their names. Only when it runs on arrays are some calls
 made as one, by the layer of ours that leads them. So a tensor in between can still be asked for: the model that returns
@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from groupwise import keras_private, layers
-from groupwise.rewrite.graph import Graph, Node, Tensor, functional, is_addition, is_plain, models_within, relu_of
+from groupwise.rewrite.graph import Graph, Node, Tensor, activation_of, functional, is_addition, is_plain, models_within
 from groupwise.rewrite.twins import CONVOLUTIONS, is_stock, objection, ours_for
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -25,18 +25,18 @@ class Join:
 
     Attributes:
         pad: a ZeroPadding2D before, or None. head: a batch norm or convolution.
-        add: an addition after it, or None. relu: a ReLU or ReLU6 after these, or None.
+        add: an addition after it, or None. activation: one that the core knows after these, or None.
     """
 
     head: Node
     pad: Node | None = None
     add: Node | None = None
-    relu: Node | None = None
+    activation: Node | None = None
 
     @cached_property
     def nodes(self) -> list[Node]:
         """All calls, in order."""
-        return [node for node in (self.pad, self.head, self.add, self.relu) if node is not None]
+        return [node for node in (self.pad, self.head, self.add, self.activation) if node is not None]
 
     @property
     def description(self) -> str:
@@ -61,17 +61,17 @@ class Join:
             keywords = {**keywords, "zeros": self.pad.operation.padding}
         if self.shortcut is not None:
             keywords["residual"] = values[id(self.shortcut)]
-        if self.relu is not None:
-            keywords["then"] = relu_of(self.relu)
+        if self.activation is not None:
+            keywords["then"] = activation_of(self.activation)
         return wrapped(self.head.operation)(*arguments, **keywords)
 
     def still_holds(self) -> bool:
         """Return whether nobody has changed a layer since, or listens to one that would not be called by itself."""
-        is_relu = self.relu is None or relu_of(self.relu) is not None
-        follows = self.add is not None or self.relu is not None
+        is_activation = self.activation is None or activation_of(self.activation) is not None
+        follows = self.add is not None or self.activation is not None
         heard = self.nodes if follows else self.nodes[:-1]
         return (
-            is_relu
+            is_activation
             and _is_linear(self.head.operation)
             and not any(_is_heard(node.operation) for node in heard)
             and not any(_is_watched(node.operation) for node in self.nodes)
@@ -129,10 +129,12 @@ def _join(graph: Graph, node: Node, taken: set[int]) -> Join:
     add = graph.after(node)
     if add is None or id(add) in taken or not _adds(add) or not _is_alike(add, node):
         add = None
-    relu = graph.after(add or node)
-    if relu is None or id(relu) in taken or relu_of(relu) is None or not _is_alike(relu, node):
-        relu = None
-    return Join(node, pad, add, relu)
+    activation = graph.after(add or node)
+    if activation is not None and (
+        id(activation) in taken or activation_of(activation) is None or not _is_alike(activation, node)
+    ):
+        activation = None
+    return Join(node, pad, add, activation)
 
 
 def _pads(pad: Node, node: Node) -> bool:

@@ -7,7 +7,7 @@ in each: the transpose of one pass is another.
 import ctypes
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -18,9 +18,10 @@ from jax import numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
+from groupwise.backends import activations
 from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, sum_of
-from groupwise.core import convolution, library
+from groupwise.core import convolution, epilogues, library
 from groupwise.spec import ConvSpec
 
 _HANDLERS = ("gw_jax_forward", "gw_jax_input_gradient", "gw_jax_kernel_gradient")
@@ -40,7 +41,7 @@ class _Pass:
         number: one of `convolution.PASSES`.
         sizes: those of `convolution.sizes` without the first, the batch.
         extras: a forward pass's operands after inputs and kernel: _BIAS, _RESIDUAL, both or none.
-        activation: one of `convolution.ACTIVATIONS`.
+        activation: one of `epilogues.ACTIVATIONS`.
     """
 
     number: int
@@ -61,7 +62,7 @@ class _Pass:
     @property
     def settings(self) -> np.ndarray:
         """What csrc/jax.cc wants to know beside the shapes."""
-        return np.array([*self.sizes[8:], convolution.ACTIVATIONS.index(self.activation)], np.int64)
+        return np.array([*self.sizes[8:], epilogues.number(self.activation)], np.int64)
 
     def shapes(self, batch: Any) -> tuple[tuple[Any, ...], ...]:
         """Return every role's shape."""
@@ -122,13 +123,13 @@ def convolve(
         spec: the convolution.
         bias: (out_channels,) or None.
         residual: of the outputs' shape, or None.
-        activation: "linear", "relu" or "relu6".
+        activation: one of `epilogues.ACTIVATIONS`.
 
     Returns:
         (batch, out height, out width, out_channels), of the spec's type.
 
     Raises:
-        ValueError: where a shape is not the spec's, or the activation is none of the three.
+        ValueError: where a shape is not the spec's, or the activation is none of them.
         RuntimeError: where the core is not available.
 
     Examples:
@@ -137,7 +138,7 @@ def convolve(
         [20.0, 30.0]
     """
     require()
-    convolution.activation_number(activation)
+    epilogues.number(activation)
     extras = {role: value for role, value in ((_BIAS, bias), (_RESIDUAL, residual)) if value is not None}
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, kernel, *extras.values())]
     batch, *image = operands[0].shape
@@ -185,13 +186,17 @@ def _linear_transpose(pass_: _Pass, cotangents: Parts, operands: Parts) -> Parts
 
 
 def _fused_jvp(forward: _Pass, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
-    (outputs,) = _fused(forward, *operands)
+    activation = forward.activation
+    if epilogues.ACTIVATIONS[activation].reads_outputs:
+        (outputs,) = _fused(forward, *operands)
+        seen = outputs
+    else:
+        # Where a derivative is wanted, and nowhere else, what the activation sees is kept, and it runs by itself.
+        (seen,) = _fused(replace(forward, activation="linear"), *operands)
+        outputs = activations.FUNCTIONS[activation](seen)
     extras = [jnp.broadcast_to(extra, outputs.shape) for extra in tangents[2:] if extra is not None]
     tangent = sum_of([*_parts(_Pass(convolution.FORWARD, forward.sizes), operands, tangents), *extras])
-    if forward.activation != "linear":
-        passes = outputs > 0 if forward.activation == "relu" else (outputs > 0) & (outputs < 6)
-        tangent = jnp.where(passes, tangent, 0)
-    return [outputs], [tangent]
+    return [outputs], [activations.passed(tangent, seen, activation)]
 
 
 _pass = define("pass", Rules(_run, _results, _linear_jvp, _linear_transpose, _images))

@@ -23,7 +23,7 @@ from groupwise.backends import plain_norm
 from groupwise.backends.jax import core
 from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, tangents_of
-from groupwise.core import convolution, library
+from groupwise.core import epilogues, library
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,17 @@ class _Norm:
 
     @property
     def masked(self) -> bool:
-        """Whether the gradient reads the outputs; without a residual their mask is computed anew, which is faster."""
+        """Whether the gradient reads the outputs, or the residual if these do not tell what passes the activation.
+
+        Without a residual what the activation saw is computed anew from the inputs, which is faster.
+        """
         return self.residual and self.activation != "linear"
 
     @property
     def ranks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ranks of operands and results: 4 are images, all else belongs to the channels."""
         if self.backward:
-            # inputs, gradient, gamma, beta, mean, variance, outputs -> gradients to inputs, beta, gamma, residual
+            # inputs, gradient, gamma, beta, mean, variance, extra -> gradients to inputs, beta, gamma, residual
             images = (4,) if self.masked else ()
             return (4, 4, 1, 1, 1, 1, *images), (4, 1, 1, *images)
         # inputs, gamma, beta, mean, variance, residual -> outputs, mean, variance
@@ -97,7 +100,7 @@ def normalise(
         gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
             which the gradient goes.
         epsilon: added to the variance.
-        residual: of the inputs' shape, or None. activation: one of `convolution.ACTIVATIONS`.
+        residual: of the inputs' shape, or None. activation: one of `epilogues.ACTIVATIONS`.
 
     Raises:
         ValueError: where a shape or the activation does not fit.
@@ -105,8 +108,7 @@ def normalise(
     """
     if not core.is_available():
         raise RuntimeError(f"the core is not available here: GROUPWISE_CORE is 0, or JAX cannot load {library.path()}")
-    if activation not in convolution.ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: must be one of {', '.join(convolution.ACTIVATIONS)}")
+    epilogues.number(activation)
     shape = jnp.shape(inputs)
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, gamma, beta, *(statistics or ()))]
     operands += [] if residual is None else [jnp.asarray(residual, "float32")]
@@ -139,7 +141,8 @@ def _forward_jvp(kind: _Norm, operands: Arrays, tangents: Parts) -> tuple[Arrays
             to_beta, to_gamma = plain_norm.by_statistics(gamma, statistics[1], kind.epsilon)
             of_beta = _sum(of_beta, None if of_mean is None else to_beta * of_mean)
             of_gamma = _sum(of_gamma, None if of_variance is None else to_gamma * of_variance)
-    known = inputs, gamma, beta, *statistics, *(results[:1] if kind.masked else [])
+    extra = results[:1] if epilogues.ACTIVATIONS[kind.activation].reads_outputs else operands[-1:]
+    known = inputs, gamma, beta, *statistics, *(extra if kind.masked else [])
     moving = _without_none(kind, known, (of_inputs, of_gamma, of_beta, *of_others))
     return results, [*_tangent(replace(kind, backward=True), *known, *moving), *of_statistics]
 
@@ -191,8 +194,8 @@ def _tangent_transpose(kind: _Norm, cotangents: Parts, operands: Parts) -> Parts
 
 
 def _plain_tangent(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
-    outputs = () if kind.masked else (None,)
-    return (plain_norm.tangent(*operands[: kind.known], *outputs, *operands[kind.known :], **kind.options),)
+    extra = () if kind.masked else (None,)
+    return (plain_norm.tangent(*operands[: kind.known], *extra, *operands[kind.known :], **kind.options),)
 
 
 # The operations: the custom calls, partitioned.
@@ -212,7 +215,7 @@ def _operation(kind: _Norm) -> Callable[..., Any]:
 _forward = define("normalize", Rules(_operation, _results, _forward_jvp))
 """Inputs, gamma, beta, constant statistics, residual -> outputs, mean and variance."""
 _gradient = define("normalize_gradient", Rules(_operation, _results, _gradient_jvp, _gradient_transpose))
-"""Inputs, outputs' gradient, gamma, beta, mean, variance, outputs -> the gradients to inputs, beta, gamma, residual."""
+"""Inputs, outputs' gradient, gamma, beta, mean, variance, extra -> the gradients to inputs, beta, gamma, residual."""
 _tangent = define(
     "normalize_tangent",
     Rules(
@@ -222,7 +225,7 @@ _tangent = define(
         _tangent_transpose,
     ),
 )
-"""The gradient's transpose: inputs, gamma, beta, mean, variance, outputs, the tangents of inputs, gamma, beta, residual
+"""The gradient's transpose: inputs, gamma, beta, mean, variance, extra, the tangents of inputs, gamma, beta, residual
 -> the outputs' tangent."""
 
 
@@ -231,7 +234,7 @@ def _call(kind: _Norm, name: str, parts: int, results: Sequence[tuple[Any, ...]]
     axes = frozenset[str]().union(*map(varying_axes, operands))
     call = jax.ffi.ffi_call(f"gw_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results])
     bits = np.float64(kind.epsilon).view(np.int64)
-    settings = np.array([convolution.ACTIVATIONS.index(kind.activation), parts if kind.training else 0, bits], np.int64)
+    settings = np.array([epilogues.number(kind.activation), parts if kind.training else 0, bits], np.int64)
     return [vary(result, axes) for result in call(*(vary(o, axes) for o in operands), settings=settings)]
 
 
@@ -240,7 +243,7 @@ def _run(kind: _Norm, cut: Any, parts: int, *operands: Any) -> tuple[Any, ...]:
     inputs = operands[0]
     images, channels = inputs.shape, inputs.shape[-1:]
     if kind.backward:
-        _, gradient, gamma, beta, mean, variance, *outputs = operands
+        _, gradient, gamma, beta, mean, variance, *_ = operands
         shapes = [(2, *channels), *([images] if kind.masked else [])]
         sums, *passed = _call(kind, "gradient_sums", parts, shapes, *operands)
         if cut:

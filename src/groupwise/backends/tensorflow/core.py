@@ -11,11 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from groupwise.core import convolution, library
+from groupwise.backends import activations
+from groupwise.core import convolution, epilogues, library
 from groupwise.spec import ConvSpec
 
 _PASSES = ("GroupwiseConv2D", "GroupwiseConv2DInputGradient", "GroupwiseConv2DKernelGradient")
 _ATTRIBUTES = ("groups", "strides", "dilations", "padding")
+_MASKS = {"relu": tf.raw_ops.ReluGrad, "relu6": tf.raw_ops.Relu6Grad}
 
 
 @cache
@@ -87,13 +89,13 @@ def convolve(
         spec: the convolution.
         bias: (out_channels,) or None.
         residual: of the outputs' shape, or None.
-        activation: "linear", "relu" or "relu6".
+        activation: one of `epilogues.ACTIVATIONS`.
 
     Returns:
         (batch, out height, out width, out_channels), of the spec's type.
 
     Raises:
-        ValueError: where the activation is none of the three.
+        ValueError: where there is no such activation.
         tf.errors.InvalidArgumentError: where the arrays' shapes are not those of one convolution.
     """
     name, arguments = _PASSES[convolution.FORWARD], [tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32)]
@@ -107,7 +109,7 @@ def convolve(
     if bias is not None or residual is not None or activation != "linear":
         name = "GroupwiseFusedConv2D"
         arguments += [[] if extra is None else [tf.cast(extra, tf.float32)] for extra in (bias, residual)]
-        attributes["activation"] = convolution.activation_number(activation)
+        attributes["activation"] = epilogues.number(activation)
     return tf.cast(_run(name, arguments, spec.output_shape, **attributes), spec.dtype)
 
 
@@ -151,16 +153,34 @@ def _gradient_of(pass_: int) -> Callable[..., list[Any]]:
 
 @tf.RegisterGradient("GroupwiseFusedConv2D")
 def _fused_gradient(operation: Any, upstream: Any) -> list[Any]:
-    activation = convolution.ACTIVATIONS[operation.get_attr("activation")]
+    activation = epilogues.NAMES[operation.get_attr("activation")]
     biases, residuals = operation.get_attr("biases"), operation.get_attr("residuals")
-    # TensorFlow's own take the outputs as well as what the activation saw.
-    if activation != "linear":
-        mask = tf.raw_ops.ReluGrad if activation == "relu" else tf.raw_ops.Relu6Grad
-        upstream = mask(gradients=upstream, features=operation.outputs[0])
+    (seen,) = operation.outputs
+    if not epilogues.ACTIVATIONS[activation].reads_outputs:
+        # Computed again: TensorFlow does not say, forward, whether a derivative will be wanted, and then an operation
+        # of its own for the activation would cost those who only predict.
+        seen = _before_activation(operation)
+    upstream = passed(upstream, seen, activation)
     gradients = _gradients(convolution.FORWARD, operation, upstream)
     if biases:
         gradients.append(None if 2 in unneeded(operation) else tf.reduce_sum(upstream, (0, 1, 2)))
     return [*gradients, *[upstream] * residuals]
+
+
+def _before_activation(operation: Any) -> Any:
+    """Return what the activation of a fused operation sees."""
+    inputs, kernel, *extras = operation.inputs
+    biases = operation.get_attr("biases")
+    attributes = {name: operation.get_attr(name) for name in _ATTRIBUTES}
+    arguments = [inputs, kernel, extras[:biases], extras[biases:]]
+    return _run("GroupwiseFusedConv2D", arguments, operation.outputs[0].shape, **attributes, activation=0)
+
+
+def passed(gradient: Any, seen: Any, activation: str) -> Any:
+    """Return `activations.passed`, in one operation of TensorFlow's own where it has one."""
+    if activation in _MASKS:
+        return _MASKS[activation](gradients=gradient, features=seen)
+    return activations.passed(gradient, seen, activation)
 
 
 for _pass, _name in zip(convolution.PASSES, _PASSES, strict=True):

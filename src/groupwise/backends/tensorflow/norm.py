@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from groupwise.backends import plain_norm
 from groupwise.backends.tensorflow import core
-from groupwise.core import convolution
+from groupwise.core import epilogues
 
 
 def normalise(
@@ -31,12 +31,12 @@ def normalise(
         gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
             which the gradient goes.
         epsilon: added to the variance.
-        residual: of the inputs' shape, or None. activation: one of `convolution.ACTIVATIONS`.
+        residual: of the inputs' shape, or None. activation: one of `epilogues.ACTIVATIONS`.
 
     Raises:
         ValueError: where a type or the activation does not fit. tf.errors.InvalidArgumentError: where a shape does not.
     """
-    number = convolution.activation_number(activation)
+    number = epilogues.number(activation)
     mean, variance = statistics or (None, None)
     given = {"inputs": inputs, "gamma": gamma, "beta": beta, "mean": mean, "variance": variance, "residual": residual}
     tensors = {name: tf.convert_to_tensor(array) for name, array in given.items() if array is not None}
@@ -65,8 +65,11 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
     if constants:
         # Of these it has gradients of its own.
         mean, variance = operation.inputs[3:5]
-    # Without a residual the activation's mask is computed anew, which is faster than reading the outputs.
-    read = [outputs] if residuals and convolution.ACTIVATIONS[activation] != "linear" else []
+    # Without a residual what the activation saw is computed anew from the inputs, which is faster.
+    extra = []
+    if residuals and epilogues.NAMES[activation] != "linear":
+        reads_outputs = epilogues.ACTIVATIONS[epilogues.NAMES[activation]].reads_outputs
+        extra = [outputs if reads_outputs else operation.inputs[-1]]
     to_inputs, sums, to_residual = core.operations()["GroupwiseNormalizeGradient"](
         inputs,
         upstream,
@@ -74,7 +77,7 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
         beta,
         mean,
         variance,
-        read,
+        extra,
         activation=activation,
         epsilon=operation.get_attr("epsilon"),
         constants=constants,
@@ -91,15 +94,13 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
 
 @tf.RegisterGradient("GroupwiseNormalizeGradient")
 def _gradient_of_gradient(operation: Any, *upstream: Any) -> list[Any]:
-    tensors, outputs = operation.inputs[:6], operation.inputs[6:]
+    tensors = list(operation.inputs)
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         results = plain_norm.gradient(
             *tensors,
-            *outputs,
-            activation=convolution.ACTIVATIONS[operation.get_attr("activation")],
+            activation=epilogues.NAMES[operation.get_attr("activation")],
             epsilon=operation.get_attr("epsilon"),
             training=not operation.get_attr("constants"),
         )
-    gradients = tape.gradient(results[: len(upstream)], list(tensors), output_gradients=upstream)
-    return [*gradients, *[None] * len(outputs)]
+    return list(tape.gradient(results[: len(upstream)], tensors, output_gradients=upstream))

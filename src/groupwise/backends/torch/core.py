@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupwise.backends.torch.operations import Rules, define, total
-from groupwise.core import convolution, library, threads
+from groupwise.backends import activations
+from groupwise.backends.torch.operations import Rules, define, is_transformed, total
+from groupwise.core import convolution, epilogues, library, threads
 from groupwise.spec import ConvSpec
 
 _CASTABLE = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,14 +43,14 @@ def convolve(
         spec: the convolution.
         bias: (out_channels,) or None.
         residual: of the outputs' shape, or None.
-        activation: "linear", "relu" or "relu6".
+        activation: one of `epilogues.ACTIVATIONS`.
 
     Returns:
         (batch, out height, out width, out_channels), of the spec's type.
 
     Raises:
         ValueError: for float64, whose precision would be lost, where a shape is not the spec's, where the image's size
-            is not known, and where the activation is none of the three.
+            is not known, and where there is no such activation.
     """
     given = {"inputs": inputs, "kernel": kernel, "bias": bias, "residual": residual}
     tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
@@ -63,7 +64,7 @@ def convolve(
     if bias is None and residual is None and activation == "linear":
         outputs = _OPERATIONS[convolution.FORWARD](inputs, kernel, sizes)
     else:
-        convolution.activation_number(activation)
+        epilogues.number(activation)
         outputs = _FUSED(inputs, kernel, bias, residual, activation, sizes)
     return outputs.to(getattr(torch, spec.dtype))
 
@@ -168,7 +169,7 @@ def _save_fused(context: Any, arguments: tuple[Any, ...], outputs: Tensor) -> No
 
 def _fused_backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
     inputs, kernel, outputs = context.saved_tensors
-    gradient = masked(gradient, outputs, context.activation)
+    gradient = passed(gradient, outputs, context.activation)
     tensors = {convolution.INPUTS: inputs, convolution.KERNEL: kernel, convolution.OUTPUTS: gradient}
     _, to_inputs, to_kernel, to_bias, to_residual, *_ = context.needs_input_grad
     return (
@@ -182,16 +183,34 @@ def _fused_backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | Non
 
 def _fused_tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], outputs: Tensor) -> Tensor | None:
     tangent = total([*_tangents(_OPERATIONS[convolution.FORWARD], arguments, tangents), *tangents[2:4]])
-    return None if tangent is None else masked(tangent.expand(outputs.shape), outputs, arguments[4])
+    return None if tangent is None else passed(tangent.expand(outputs.shape), outputs, arguments[4])
 
 
-def masked(gradient: Tensor | None, outputs: Tensor, activation: str) -> Tensor | None:
-    """Return what of an activation's gradient, or tangent, passes through it; None stays None."""
-    if gradient is None or activation == "linear":
-        return gradient
+def _with_activation_apart(*arguments: Any) -> Tensor | None:
+    """Return the outputs by two operations where the activation's derivative needs what it sees; else None.
+
+    So that is kept where a derivative is wanted, and nowhere else: without one, this is one call of the core.
+    """
+    *tensors, activation, sizes = arguments
+    if epilogues.ACTIVATIONS[activation].reads_outputs:
+        return None
+    seen: Tensor = _FUSED(*tensors, "linear", sizes)
+    if activation == "silu" and is_transformed():
+        # PyTorch's own silu has no forward derivative of its gradient.
+        return seen * torch.sigmoid(seen)
+    outputs: Tensor = activations.FUNCTIONS[activation](seen)
+    return outputs
+
+
+def passed(gradient: Tensor | None, seen: Tensor, activation: str) -> Tensor | None:
+    """Return `activations.passed`, in one operation of PyTorch's own where it has one; None stays None."""
+    if gradient is None:
+        return None
     if activation == "relu":
-        return torch.ops.aten.threshold_backward(gradient, outputs, 0)
-    return torch.ops.aten.hardtanh_backward(gradient, outputs, 0, 6)
+        return torch.ops.aten.threshold_backward(gradient, seen, 0)
+    if activation == "relu6":
+        return torch.ops.aten.hardtanh_backward(gradient, seen, 0, 6)
+    return activations.passed(gradient, seen, activation)
 
 
 _FUSED = define(
@@ -204,6 +223,7 @@ _FUSED = define(
         backward=_fused_backward,
         tangent=_fused_tangent,
         images=(0, 3),
+        instead=_with_activation_apart,
     ),
 )
 

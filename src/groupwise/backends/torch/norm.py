@@ -12,7 +12,7 @@ from torch import Tensor
 from groupwise.backends import plain_norm
 from groupwise.backends.torch import core
 from groupwise.backends.torch.operations import Rules, define, tangents_of, total
-from groupwise.core import norm
+from groupwise.core import epilogues, norm
 
 
 def normalise(
@@ -31,7 +31,7 @@ def normalise(
         gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
             which the gradient goes.
         epsilon: added to the variance.
-        residual: of the inputs' shape, or None. activation: one of `convolution.ACTIVATIONS`.
+        residual: of the inputs' shape, or None. activation: one of `epilogues.ACTIVATIONS`.
 
     Raises:
         ValueError: where a type or shape does not fit.
@@ -49,7 +49,7 @@ def _contiguous(tensors: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
     """Return the tensors as contiguous memory, `inputs` first; images are of its shape, the others of its channels."""
     shape = next(iter(tensors.values())).shape  # type: ignore[union-attr]
     for name, tensor in tensors.items():
-        wanted = shape if name in ("inputs", "residual", "gradient", "outputs") else shape[-1:]
+        wanted = shape if name in ("inputs", "residual", "gradient", "extra") else shape[-1:]
         if tensor is not None and (tensor.shape != wanted or tensor.dtype != torch.float32):
             raise ValueError(
                 f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
@@ -105,24 +105,26 @@ def _normalize_gradient(
     beta: Tensor,
     mean: Tensor,
     variance: Tensor,
-    outputs: Tensor | None,
+    extra: Tensor | None,
     activation: str,
     epsilon: float,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     given: dict[str, Tensor | None] = {"inputs": inputs, "gradient": gradient, "gamma": gamma, "beta": beta}
-    tensors = _contiguous(given | {"mean": mean, "variance": variance, "outputs": outputs})
-    to_inputs, sums, to_residual = _gradient_shapes(inputs, gamma, outputs)
+    tensors = _contiguous(given | {"mean": mean, "variance": variance, "extra": extra})
+    reads_outputs = epilogues.ACTIVATIONS[activation].reads_outputs
+    tensors["outputs" if reads_outputs else "residual"] = tensors.pop("extra")
+    to_inputs, sums, to_residual = _gradient_shapes(inputs, gamma, extra)
     written = {"inputs_gradient": to_inputs, "sums": sums}
-    if outputs is not None:
+    if extra is not None:
         written["residual_gradient"] = to_residual
     passes = norm.GRADIENT_SUMS | norm.GRADIENT
     _run(passes, {**tensors, **written}, activation, epsilon, training)
     return to_inputs, sums, to_residual
 
 
-def _gradient_shapes(inputs: Tensor, gamma: Tensor, outputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    to_residual = inputs.new_empty(0 if outputs is None else inputs.shape)
+def _gradient_shapes(inputs: Tensor, gamma: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    to_residual = inputs.new_empty(0 if extra is None else inputs.shape)
     return inputs.new_empty(inputs.shape), gamma.new_empty(2, gamma.shape[0]), to_residual
 
 
@@ -130,19 +132,21 @@ def _save(context: Any, arguments: tuple[Any, ...], results: tuple[Tensor, Tenso
     inputs, gamma, beta, mean, variance, residual, context.activation, context.epsilon = arguments
     context.training, context.has_residual = mean is None, residual is not None
     outputs, *statistics = results if context.training else (results[0], mean, variance)
-    # Without a residual the activation's mask is computed anew, which is faster than reading the outputs.
-    reads_outputs = context.has_residual and context.activation != "linear"
-    context.save_for_backward(inputs, gamma, beta, *statistics, outputs if reads_outputs else None)
+    extra = None
+    # Without a residual what the activation saw is computed anew from the inputs, which is faster.
+    if context.has_residual and context.activation != "linear":
+        extra = outputs if epilogues.ACTIVATIONS[context.activation].reads_outputs else residual
+    context.save_for_backward(inputs, gamma, beta, *statistics, extra)
 
 
 def _backward(context: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if gradient is None:
         return (None,) * 8
-    inputs, gamma, beta, mean, variance, outputs = context.saved_tensors
+    inputs, gamma, beta, mean, variance, extra = context.saved_tensors
     to_inputs, sums, to_residual = _NORMALIZE_GRADIENT(
-        inputs, gradient, gamma, beta, mean, variance, outputs, context.activation, context.epsilon, context.training
+        inputs, gradient, gamma, beta, mean, variance, extra, context.activation, context.epsilon, context.training
     )
-    if outputs is None:
+    if extra is None:
         to_residual = gradient
     to_mean = to_variance = None
     if any(context.needs_input_grad[4:6]):
@@ -154,7 +158,7 @@ def _backward(context: Any, gradient: Tensor | None, *_: Any) -> tuple[Tensor | 
 def _tangent(
     arguments: Sequence[Any], tangents: Sequence[Tensor | None], outputs: Tensor, *statistics: Tensor
 ) -> tuple[Tensor | None, ...]:
-    inputs, gamma, beta, *constants, _, activation, epsilon = arguments
+    inputs, gamma, beta, *constants, residual, activation, epsilon = arguments
     of_inputs, of_gamma, of_beta, of_mean, of_variance, of_residual, *_ = tangents
     training = constants[0] is None
     if of_mean is not None or of_variance is not None:
@@ -169,7 +173,10 @@ def _tangent(
     if of_gamma is not None or of_beta is not None:
         scale, shift = (torch.zeros_like(gamma) if t is None else t for t in (of_gamma, of_beta))
         parts.append(_NORMALIZE(inputs, scale, shift, *constants, None, "linear", epsilon)[0])
-    return core.masked(total(parts), outputs, activation), None, None
+    seen = outputs
+    if not epilogues.ACTIVATIONS[activation].reads_outputs:
+        seen = _NORMALIZE(inputs, gamma, beta, *constants, residual, "linear", epsilon)[0]
+    return core.passed(total(parts), seen, activation), None, None
 
 
 def _save_gradient(context: Any, arguments: tuple[Any, ...], results: Any) -> None:
@@ -178,11 +185,12 @@ def _save_gradient(context: Any, arguments: tuple[Any, ...], results: Any) -> No
 
 
 def _backward_gradient(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    *tensors, outputs = context.saved_tensors
-    options = outputs, context.activation, context.epsilon, context.training
-    results, pull = torch.func.vjp(lambda *tensors: _plain_gradient(*tensors, *options), *tensors)
+    options = context.activation, context.epsilon, context.training
+    given = [tensor for tensor in context.saved_tensors if tensor is not None]
+    extra = [None] * (len(context.saved_tensors) - len(given))
+    results, pull = torch.func.vjp(lambda *tensors: _plain_gradient(*tensors, *extra, *options), *given)
     pairs = zip(gradients, results, strict=True)
-    return *pull(tuple(torch.zeros_like(r) if g is None else g for g, r in pairs)), *[None] * 4
+    return *pull(tuple(torch.zeros_like(r) if g is None else g for g, r in pairs)), *extra, *[None] * 3
 
 
 def _tangent_of_gradient(arguments: Sequence[Any], tangents: Sequence[Tensor | None], *_: Tensor) -> Any:
@@ -217,13 +225,11 @@ _NORMALIZE = define(
 )
 _NORMALIZE_GRADIENT = define(
     "normalize_gradient",
-    "(Tensor inputs, Tensor gradient, Tensor gamma, Tensor beta, Tensor mean, Tensor variance, Tensor? outputs, "
+    "(Tensor inputs, Tensor gradient, Tensor gamma, Tensor beta, Tensor mean, Tensor variance, Tensor? extra, "
     "str activation, float epsilon, bool training) -> (Tensor, Tensor, Tensor)",
     Rules(
         compute=_normalize_gradient,
-        shapes=lambda inputs, gradient, gamma, beta, mean, variance, outputs, *_: _gradient_shapes(
-            inputs, gamma, outputs
-        ),
+        shapes=lambda inputs, gradient, gamma, beta, mean, variance, extra, *_: _gradient_shapes(inputs, gamma, extra),
         save=_save_gradient,
         backward=_backward_gradient,
         tangent=_tangent_of_gradient,

@@ -33,6 +33,7 @@ class Rules:
         images: the positions of the arguments that begin with a batch, if all results do too: several batches are then
             computed as one, and a list among the arguments is of sizes, the batch first.
         recorded: (*arguments) -> those to run with where the operation is differentiated.
+        instead: (*arguments) -> the results of other operations, which are differentiated instead, or None.
     """
 
     compute: Callable[..., Any]
@@ -43,6 +44,7 @@ class Rules:
     constants: tuple[int, ...] = ()
     images: tuple[int, ...] = ()
     recorded: Callable[..., tuple[Any, ...]] = lambda *arguments: arguments
+    instead: Callable[..., Any] = lambda *arguments: None
 
 
 def define(name: str, schema: str, rules: Rules) -> Any:
@@ -105,12 +107,16 @@ def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
     named: Any = type(operation.name(), (Level,), {})
 
     def differentiated(keyset: Any, *arguments: Any) -> Any:
+        is_recorded = torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)
+        if not is_recorded and not is_transformed():
+            return below(keyset, *arguments)
+        results = rules.instead(*arguments)
+        if results is not None:
+            return results
         if _C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
                 return named.apply(keyset, *arguments)
-        if is_transformed() or (torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)):
-            return named.apply(keyset, *arguments)
-        return below(keyset, *arguments)
+        return named.apply(keyset, *arguments)
 
     return differentiated
 
