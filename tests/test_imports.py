@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import groupwise
@@ -33,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 
+@cache
 def modules() -> dict[str, set[str]]:
     """Return each module (dotted, below the package) and the names that it imports, lazy imports included."""
     found = {}
