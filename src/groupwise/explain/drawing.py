@@ -112,10 +112,10 @@ def matrix(
         axes.add_collection(PatchCollection(cells, facecolor=colour(owner), linewidth=0, zorder=2))
 
 
-def cell(axes: Axes, x: float, y: float, width: float, height: float, text: str, fill: Any, size: float = 10.5) -> None:
+def cell(axes: Axes, corner: Point, width: float, height: float, text: str, fill: Any, size: float = 10.5) -> None:
     """Draw a small rectangle with a text in it."""
-    axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor="white", linewidth=1.2))
-    write(axes, x + width / 2, y + height / 2, text, size)
+    axes.add_patch(Rectangle(corner, width, height, facecolor=fill, edgecolor="white", linewidth=1.2))
+    write(axes, corner[0] + width / 2, corner[1] + height / 2, text, size)
 
 
 def box(axes: Axes, x: float, y: float, width: float, text: str, fill: Any, height: float = 0.36) -> None:

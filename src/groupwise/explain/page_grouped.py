@@ -95,8 +95,8 @@ def _sums(products: NDArray[np.float32], ways: Sequence[Way]) -> Figure:
             write(axes, left + (channel + 0.5) * width, y + 0.6, str(channel), 10, color=FAINT)
         for (channel, place), value in np.ndenumerate(products):
             fill = tint(colour(int(way.owners[channel, place])), 0.35)
-            cell(axes, left + channel * width, y + 0.45 + (place + 1) * height, width, height, f"{value:g}", fill)
+            cell(axes, (left + channel * width, y + 0.45 + (place + 1) * height), width, height, f"{value:g}", fill)
         write(axes, 0.15, y + 2.17, "sums", 10.5, ha="left", fontweight="bold")
         for output, value in enumerate(way.results):
-            cell(axes, left + output * width, y + 2.0, width, 0.34, f"{value:g}", tint(colour(output), 0.35), 11)
+            cell(axes, (left + output * width, y + 2.0), width, 0.34, f"{value:g}", tint(colour(output), 0.35), 11)
     return figure

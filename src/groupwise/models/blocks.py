@@ -47,21 +47,18 @@ def conv_bn(
     *,
     name: str,
     groups: int = 1,
-    activation: str | None = "relu",
     padding: object = None,
-    epsilon: float = 1e-5,
-    residual: Any = None,
+    **norm: Any,
 ) -> Any:
     """Return convolution (no bias), batch norm and activation: layers `name_conv` and `name_bn`.
 
     Args:
         x: symbolic (batch, height, width, channels).
-        activation: a Keras activation, or None for none.
         padding: as for `GroupedConv2D`; None is PyTorch's symmetric half of the kernel.
-        residual: what is added to the batch norm before the activation, or None.
+        norm: `bn_activation`'s.
     """
     x = conv(x, filters, kernel_size, strides, name=name, groups=groups, padding=padding)
-    return bn_activation(x, name=name, activation=activation, epsilon=epsilon, residual=residual)
+    return bn_activation(x, name=name, **norm)
 
 
 def depthwise_bn(
@@ -71,9 +68,8 @@ def depthwise_bn(
     *,
     name: str,
     depth_multiplier: int = 1,
-    activation: str | None = "relu",
     padding: object = None,
-    epsilon: float = 1e-5,
+    **norm: Any,
 ) -> Any:
     """Return depthwise convolution (no bias), batch norm and activation; the arguments are `conv_bn`'s."""
     convolution = DepthwiseConv2D(
@@ -85,7 +81,7 @@ def depthwise_bn(
         depthwise_initializer=DepthwiseHeNormal(),
         name=f"{name}_conv",
     )
-    return bn_activation(convolution(x), name=name, activation=activation, epsilon=epsilon)
+    return bn_activation(convolution(x), name=name, **norm)
 
 
 def separable(
@@ -123,18 +119,22 @@ def separable_bn(
     *,
     name: str,
     depth_multiplier: int = 1,
-    activation: str | None = "relu",
-    epsilon: float = 1e-5,
-    residual: Any = None,
+    **norm: Any,
 ) -> Any:
     """Return separable convolution, batch norm and activation; the arguments are `separable`'s and `conv_bn`'s."""
     x = separable(x, filters, kernel_size, strides, name=name, depth_multiplier=depth_multiplier)
-    return bn_activation(x, name=name, activation=activation, epsilon=epsilon, residual=residual)
+    return bn_activation(x, name=name, **norm)
 
 
 def bn_activation(
     x: Any, *, name: str, activation: str | None = "relu", epsilon: float = 1e-5, residual: Any = None
 ) -> Any:
-    """Return activation(batch norm + residual), the layer `name_bn`; the arguments are `conv_bn`'s."""
+    """Return activation(batch norm + residual), the layer `name_bn`.
+
+    Args:
+        x: symbolic (batch, height, width, channels).
+        activation: a Keras activation, or None for none.
+        residual: what is added before the activation, or None.
+    """
     norm = BatchNormalization(momentum=MOMENTUM, epsilon=epsilon, activation=activation, name=f"{name}_bn")
     return norm(x) if residual is None else norm(x, residual=residual)

@@ -62,20 +62,21 @@ def _unit(
     activation: str,
     *,
     name: str,
-    groups: int = 1,
-    padding: str = "same",
     pool: bool = False,
     gamma: float = 1.0,
+    **options: Any,
 ) -> Any:
-    """Return convolution, perhaps a 2x2 pool (first, so that the rest has a quarter to do), norm and activation."""
+    """Return convolution, perhaps a 2x2 pool (first, so that the rest has a quarter to do), norm and activation.
+
+    `options` are the convolution's.
+    """
     convolution = GroupedConv2D(
         filters,
         kernel_size,
-        padding=padding,
-        groups=groups,
         use_bias=False,
         kernel_initializer="he_normal",
         name=f"{name}_conv",
+        **{"padding": "same", **options},
     )
     x = convolution(x)
     if pool:
