@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+
+from groupwise.rewrite.assignment import assign
 
 Kernel = np.ndarray
 """(kernel height, kernel width, in_channels // groups, out_channels)."""
@@ -124,6 +125,5 @@ def _assigned(weights: np.ndarray, groups: int) -> np.ndarray:
     """Return the order of the rows that brings most into the blocks, the columns being in theirs."""
     rows, columns = weights.shape
     gains = weights.reshape(rows, groups, columns // groups).sum(axis=2)
-    _, places = linear_sum_assignment(np.repeat(gains, rows // groups, axis=1), maximize=True)
     # Within a group the old order stays.
-    return np.lexsort((np.arange(rows), places // (rows // groups)))
+    return np.argsort(assign(gains), kind="stable")
