@@ -21,7 +21,7 @@ SUPPORTED = (
 def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.2) -> Dataset:
     """Opens a data set; images are read later, when they are asked for.
 
-    Sources: "digits" (scikit-learn's 1,797 handwritten digits); a folder of class folders, or with train/
+    Sources: "digits" (1,797 handwritten digits, which come with the package); a folder of class folders, or with train/
     and test/ or val/ that hold them; a .zip of either, read in place; CIFAR-10's or CIFAR-100's Python folder
     or .tar.gz; a folder with MNIST's idx files, gzipped or not; an .npz with x_train, y_train, x_test,
     y_test, or x, y, or images, labels.
