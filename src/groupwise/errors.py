@@ -1,5 +1,6 @@
 """The one kind of error that a user, not a programmer, causes, and how its sentences name an argument."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,6 +46,20 @@ def naming(words: Words) -> Iterator[None]:
         yield
     finally:
         _words.reset(before)
+
+
+def check_installed(package: str, use: str) -> None:
+    """Raise UserError where a package that the extra `cli` brings is not installed.
+
+    Examples:
+        >>> check_installed("json", "a notebook")
+        >>> check_installed("not_there", "a notebook")
+        Traceback (most recent call last):
+            ...
+        groupwise.errors.UserError: a notebook needs not_there, which is not installed: pip install "groupwise[cli]"
+    """
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f'{use} needs {package}, which is not installed: pip install "groupwise[cli]"')
 
 
 def first_line(error: Exception) -> str:

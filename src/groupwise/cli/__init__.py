@@ -1,5 +1,20 @@
 """The command `groupwise`. Importing this package imports neither Keras nor a framework."""
 
-from groupwise.cli.application import app, main
+import sys
+from collections.abc import Sequence
 
-__all__ = ["app", "main"]
+from groupwise.errors import UserError, check_installed
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: `groupwise.cli.application.main`, where what it needs is installed."""
+    try:
+        check_installed("typer", "the command groupwise")
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    from groupwise.cli import application
+
+    return application.main(arguments)

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, check_installed
 from groupwise.files import make_folder
 
 if TYPE_CHECKING:
@@ -30,15 +30,16 @@ def make(topic: str, name: str | None = None) -> "Page":
         name: of a network (for "separable" also a .keras file) that stands as the example; None for the default.
 
     Raises:
-        UserError: no such topic or network, or the network has nothing to show of the topic.
+        UserError: no such topic or network, the network has nothing to show of the topic, or Matplotlib is not there.
 
     Examples:
         >>> make("shuffle").title
         'What is channel shuffle for, and how do I write it?'
     """
+    check_topic(topic)
+    check_installed("matplotlib", "drawing")
     from groupwise.explain.page import Page, source_line, text_of
 
-    check_topic(topic)
     values, figures = importlib.import_module(f"{__name__}.page_{topic}").make(name)
     return Page(topic, text_of(topic, name, values), figures, source_line(topic, name))
 
@@ -53,8 +54,8 @@ def write(topic: str, name: str | None, folder: Path) -> list[Path]:
     Raises:
         UserError: as `make`, or the folder or a file cannot be written.
     """
+    page = make(topic, name)
     from groupwise.explain.page import save_page
 
-    page = make(topic, name)
     make_folder(folder)
     return save_page(page, folder)

@@ -1,7 +1,11 @@
 """Pictures of a training, of its result, and of where a network looked, as PNG files."""
 
-from groupwise.report.activation import activation
-from groupwise.report.confusion import confusion
-from groupwise.report.curves import curves
+from groupwise.errors import check_installed
+
+check_installed("matplotlib", "drawing")
+
+from groupwise.report.activation import activation  # noqa: E402
+from groupwise.report.confusion import confusion  # noqa: E402
+from groupwise.report.curves import curves  # noqa: E402
 
 __all__ = ["activation", "confusion", "curves"]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from groupwise.errors import UserError, first_line
+from groupwise.errors import UserError, check_installed, first_line
 from groupwise.files import write_text
 
 REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w.+/-]*))?", re.ASCII)
@@ -37,6 +37,7 @@ def fetch(reference: str) -> tuple[Path, dict[str, Any]]:
         >>> config["architecture"]  # doctest: +SKIP
         'resnext50_32x4d'
     """
+    check_installed("huggingface_hub", f"hf:{reference}")
     match = REFERENCE.fullmatch(reference)
     if match is None or ".." in reference:
         raise UserError(
