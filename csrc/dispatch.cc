@@ -7,9 +7,9 @@
 
 #include "epilogue.h"
 #include "kernels.h"
-#include "pages.h"
-#include "parallel.h"
-#include "scratch.h"
+#include "threads/pages.h"
+#include "threads/parallel.h"
+#include "threads/scratch.h"
 
 namespace {
 

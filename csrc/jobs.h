@@ -3,8 +3,8 @@
 #include "epilogue.h"
 #include "geometry.h"
 #include "kernels.h"
-#include "parallel.h"
-#include "scratch.h"
+#include "threads/parallel.h"
+#include "threads/scratch.h"
 #include "simd.h"
 
 namespace {

@@ -11,7 +11,7 @@ import pytest
 from tests.frameworks import BACKEND
 
 ROOT = Path(__file__).parents[1]
-DECLARATIONS, COMPARISON = ROOT / "csrc" / "xla_ffi.h", ROOT / "tests" / "core" / "xla_ffi.cc"
+DECLARATIONS, COMPARISON = ROOT / "csrc" / "bindings" / "xla_ffi.h", ROOT / "tests" / "core" / "xla_ffi.cc"
 FOUND = importlib.util.find_spec("jaxlib")
 HEADERS = Path((FOUND.origin if FOUND else None) or "absent").parent / "include"
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))

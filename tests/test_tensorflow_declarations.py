@@ -11,7 +11,7 @@ import pytest
 
 from tests.frameworks import BACKEND
 
-DECLARATIONS = Path(__file__).parents[1] / "csrc" / "tensorflow_c.h"
+DECLARATIONS = Path(__file__).parents[1] / "csrc" / "bindings" / "tensorflow_c.h"
 FOUND = importlib.util.find_spec("tensorflow")
 HEADERS = Path((FOUND.origin if FOUND else None) or "absent").parent / "include"
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))

@@ -22,7 +22,8 @@ def usable_cores() -> int:
 def cpu_limit(root: Path = Path("/")) -> int | None:
     """Return how many cores' time the process's control groups (a container's --cpus) allow it, rounded up, or None.
 
-    The same as `gw_cpu_limit` in csrc/cores.cc, for where there is no core. `root`: the folder of the system's files.
+    The same as `gw_cpu_limit` in csrc/threads/cores.cc, for where there is no core. `root`: the folder of the system's
+    files.
     """
     limits = []
     for line in _read(root / "proc/self/cgroup").splitlines():

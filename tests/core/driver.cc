@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/groupwise.h"
+#include "groupwise.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// Compiles where csrc/xla_ffi.h declares what the jaxlib at hand does: sizes, offsets, values and signatures.
+// Compiles where csrc/bindings/xla_ffi.h declares what the jaxlib at hand does: sizes, offsets, values and signatures.
 #include "xla_ffi.h"
 
 #include <type_traits>

@@ -61,7 +61,7 @@ class _Pass:
 
     @property
     def settings(self) -> np.ndarray:
-        """What csrc/jax.cc wants to know beside the shapes."""
+        """What csrc/bindings/jax.cc wants to know beside the shapes."""
         return np.array([*self.sizes[8:], epilogues.number(self.activation)], np.int64)
 
     def shapes(self, batch: Any) -> tuple[tuple[Any, ...], ...]:

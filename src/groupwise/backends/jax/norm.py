@@ -230,7 +230,7 @@ _tangent = define(
 
 
 def _call(kind: _Norm, name: str, parts: int, results: Sequence[tuple[Any, ...]], *operands: Any) -> Any:
-    """Run one pass of csrc/jax_norm.cc; `parts`: into how many such parts the batch is cut."""
+    """Run one pass of csrc/bindings/jax_norm.cc; `parts`: into how many such parts the batch is cut."""
     axes = frozenset[str]().union(*map(varying_axes, operands))
     call = jax.ffi.ffi_call(f"gw_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results])
     bits = np.float64(kind.epsilon).view(np.int64)

@@ -50,7 +50,7 @@ class _Pooling:
 
     @property
     def settings(self) -> np.ndarray:
-        """What csrc/jax_pool.cc wants to know beside the shapes."""
+        """What csrc/bindings/jax_pool.cc wants to know beside the shapes."""
         sizes = self.sizes
         return np.array([*sizes[6:8], *sizes[9:11], *sizes[13:15]], np.int64)
 

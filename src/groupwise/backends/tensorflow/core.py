@@ -1,4 +1,4 @@
-"""TensorFlow: the C core as operations of its own (`csrc/tensorflow.cc`), with gradients of any order.
+"""TensorFlow: the C core as operations of its own (`csrc/bindings/tensorflow.cc`), with gradients of any order.
 
 A convolution and its two gradients are the three partial derivatives of one sum over inputs, kernel and outputs, linear
 in each: the gradient of one operation is the two others.

@@ -1,4 +1,4 @@
-"""TensorFlow: the core's batch norm with activation and residual as operations (`csrc/tensorflow_norm.cc`).
+"""TensorFlow: the core's batch norm with activation and residual as operations (`csrc/bindings/tensorflow_norm.cc`).
 
 A gradient is an operation of the core too; its own gradient is that of the plain expression in `norm`.
 """

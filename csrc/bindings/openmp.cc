@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "parallel.h"
+#include "threads/parallel.h"
 
 namespace {
 

@@ -2,7 +2,7 @@
 #include "epilogue.h"
 #include "geometry.h"
 #include "kernels.h"
-#include "parallel.h"
+#include "threads/parallel.h"
 
 namespace {
 

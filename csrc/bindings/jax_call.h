@@ -6,7 +6,7 @@
 #include <new>
 
 #include "groupwise.h"
-#include "loop.h"
+#include "threads/loop.h"
 #include "xla_ffi.h"
 
 namespace {
