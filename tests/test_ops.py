@@ -1,6 +1,9 @@
 """Every algorithm of the convolutions against the float64 reference: values and both gradients, on drawn specs."""
 
+import inspect
 import re
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import keras
@@ -9,7 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+import groupwise
 from groupwise import backends, layers, ops
+from groupwise.core import convolution
 from groupwise.ops.algorithms import ALGORITHMS
 from tests.frameworks import BACKEND, values_and_gradients
 from tests.reference import Convolution, same_padding
@@ -273,3 +278,26 @@ def test_torch_compiles_the_whole_graph() -> None:
     run = lambda x, w: ops.grouped_conv2d(x, w, 2)  # noqa: E731
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(inputs, kernel), run(inputs, kernel))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the others' kernels are called by their runtime, not by Python")
+@pytest.mark.parametrize("make", [lambda: layers.GroupedConv2D(8, 3, groups=2), lambda: layers.DepthwiseConv2D(3)])
+def test_from_a_layer_to_the_core_in_six_functions(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    run, paths = convolution.run, []
+
+    def recorded(*arguments: Any, **options: Any) -> None:
+        package = Path(groupwise.__file__).parent
+        stack = [frame.function for frame in inspect.stack() if package in Path(frame.filename).parents]
+        paths.append([*reversed(stack), "run"])
+        run(*arguments, **options)
+
+    monkeypatch.setattr(convolution, "run", recorded)
+    layer, images = make(), keras.random.normal((1, 8, 8, 8))
+    layer.build(images.shape)
+    with torch.no_grad():
+        layer(images)
+    assert paths == [["call", "grouped_conv2d", "convolve", "differentiated", "_fused", "run"]]
+    layer(images)  # autograd asks for one of its own
+    assert paths[1] == ["call", "grouped_conv2d", "convolve", "differentiated", "forward", "_fused", "run"]

@@ -175,7 +175,8 @@ def separable_conv2d(
         >>> separable_conv2d(x, depthwise, np.ones((1, 1, 2, 7), "float32"), padding="valid").shape[-1]
         7
     """
-    outputs = depthwise_conv2d(inputs, depthwise_kernel, strides, padding, dilation_rate, data_format, algorithm)
+    channels, options = _kernel_shape(depthwise_kernel)[2], (strides, padding, dilation_rate, data_format, algorithm)
+    outputs = grouped_conv2d(inputs, grouped_kernel(depthwise_kernel), channels, *options)
     epilogue = {"bias": bias, "residual": residual, "activation": activation}
     return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, algorithm=algorithm, **epilogue)
 

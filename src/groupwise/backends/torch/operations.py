@@ -5,7 +5,8 @@ So ours are registered as PyTorch registers its own: a kernel differentiates for
 the operation again for the levels below. What is private to PyTorch is in this file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,20 +62,13 @@ def define(name: str, schema: str, rules: Rules) -> Any:
 def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
     """Return the kernel that records what one level's derivatives need."""
 
-    def below(keyset: Any, *arguments: Any) -> Any:
-        with _C._AutoDispatchBelowAutograd():
-            return operation.redispatch(keyset & _C._after_autograd_keyset, *arguments)
-
     class Level(_SingleLevelFunction):
         @staticmethod
         def forward(context: Any, keyset: Any, *arguments: Any) -> Any:
             arguments = rules.recorded(*arguments)
-            if _C._are_functorch_transforms_active():
-                # Recording is off in here, for the levels below too.
-                with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
-                    results = below(keyset, *arguments)
-            else:
-                results = below(keyset, *arguments)
+            recording = _recording_below() if _C._are_functorch_transforms_active() else nullcontext()
+            with recording, _C._AutoDispatchBelowAutograd():
+                results = operation.redispatch(keyset & _C._after_autograd_keyset, *arguments)
             context.set_materialize_grads(False)
             rules.save(context, arguments, results)
             tensors = _as_tuple(results)
@@ -109,7 +103,8 @@ def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
     def differentiated(keyset: Any, *arguments: Any) -> Any:
         is_recorded = torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)
         if not is_recorded and not is_transformed():
-            return below(keyset, *arguments)
+            with _C._AutoDispatchBelowAutograd():
+                return operation.redispatch(keyset & _C._after_autograd_keyset, *arguments)
         results = rules.instead(*arguments)
         if results is not None:
             return results
@@ -119,6 +114,13 @@ def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
         return named.apply(keyset, *arguments)
 
     return differentiated
+
+
+@contextmanager
+def _recording_below() -> Iterator[None]:
+    """Let the levels below record, which is off within one of `torch.func`."""
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+        yield
 
 
 def is_transformed() -> bool:
