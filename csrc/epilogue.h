@@ -5,7 +5,8 @@
 
 namespace {
 
-inline double exponential(double x) { return __builtin_exp(x); }
+// For the reference. That of long doubles has one version in all of glibc, so that wheels load where it is old.
+inline double exponential(double x) { return static_cast<double>(__builtin_expl(x)); }
 
 template <typename Value>
 GW_INLINE Value constant(float x) {

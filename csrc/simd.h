@@ -1,5 +1,6 @@
 // Vectors of kLanes floats, in the compiler's own vector types: one source for every instruction set.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
