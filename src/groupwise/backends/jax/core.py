@@ -6,7 +6,7 @@ in each: the transpose of one pass is another.
 
 import ctypes
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -15,12 +15,11 @@ import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as Partition
 
 from groupwise.backends import activations
-from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
+from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, sum_of
+from groupwise.backends.jax.partition import call, partitioned
 from groupwise.core import convolution, epilogues, library
 from groupwise.spec import ConvSpec
 
@@ -210,40 +209,12 @@ _fused = define("fused", Rules(_run, _results, _fused_jvp, images=_images))
 
 @lru_cache(maxsize=4096)
 def _operation(pass_: _Pass) -> Callable[..., Any]:
-    partitioned = custom_partitioning()(partial(_call, pass_))
-    partitioned.def_partition(
-        partition=partial(_partition, pass_),
-        infer_sharding_from_operands=lambda mesh, operands, _: _shardings(pass_, mesh, operands)[0],
-        sharding_rule=f"{', '.join(_DIMENSIONS[role] for role in pass_.operands)} -> {_DIMENSIONS[pass_.result]}",
-    )
-    # Compiled, so that a call outside any jax.jit finds its executable at once.
-    return jax.jit(partitioned, inline=True)
+    rule = f"{', '.join(_DIMENSIONS[role] for role in pass_.operands)} -> {_DIMENSIONS[pass_.result]}"
+    return partitioned(partial(_call, pass_), rule)
 
 
-def _call(pass_: _Pass, *operands: Any) -> Any:
-    axes = frozenset[str]().union(*map(varying_axes, operands))
-    shape = pass_.shapes(operands[0].shape[0])[pass_.result]
-    call = jax.ffi.ffi_call(_HANDLERS[pass_.number], jax.ShapeDtypeStruct(shape, jnp.float32))
-    return vary(call(*(vary(operand, axes) for operand in operands), settings=pass_.settings), axes)
-
-
-def _shardings(pass_: _Pass, mesh: Any, operands: Sequence[Any]) -> tuple[NamedSharding, ...]:
-    """Return the result's sharding and each operand's: the batch as it is cut, all else whole on every device."""
-    images = [operand for operand, role in zip(operands, pass_.operands, strict=True) if _has_batch(role)]
-    images = [image for image in images if isinstance(image.sharding, NamedSharding)]
-    mesh = images[0].sharding.mesh if images else mesh
-    cut = next((image.sharding.spec[0] for image in images if is_cut_evenly(image)), None)
-    by_batch, whole = NamedSharding(mesh, Partition(cut)), NamedSharding(mesh, Partition())
-    return tuple(by_batch if _has_batch(role) else whole for role in (pass_.result, *pass_.operands))
-
-
-def _partition(pass_: _Pass, mesh: Any, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
-    result, *shardings = _shardings(pass_, mesh, operands)
-    cut = shardings[0].spec[0]
-
-    def run(*arrays: Any) -> Any:
-        with within(result.mesh):
-            part = _call(pass_, *arrays)
-            return lax.psum(part, cut) if cut and not _has_batch(pass_.result) else part
-
-    return result.mesh, run, result, tuple(shardings)
+def _call(pass_: _Pass, cut: Any, _: int, *operands: Any) -> Any:
+    """Run a pass on the images of one device; a result without a batch is summed over those that have a part of it."""
+    result = jax.ShapeDtypeStruct(pass_.shapes(operands[0].shape[0])[pass_.result], jnp.float32)
+    part = call(_HANDLERS[pass_.number], result, operands, pass_.settings)
+    return lax.psum(part, cut) if cut and not _has_batch(pass_.result) else part

@@ -9,20 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import zip_longest
-from math import prod
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
 from jax import numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as Partition
 
 from groupwise.backends import plain_norm
 from groupwise.backends.jax import core
-from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes, within
+from groupwise.backends.jax.mesh import in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, tangents_of
+from groupwise.backends.jax.partition import call, partitioned
 from groupwise.core import epilogues, library
 
 
@@ -203,13 +201,7 @@ def _plain_tangent(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=4096)
 def _operation(kind: _Norm) -> Callable[..., Any]:
-    partitioned = custom_partitioning()(partial(_run, kind, None, 1))
-    partitioned.def_partition(
-        partition=partial(_partition, kind),
-        infer_sharding_from_operands=lambda mesh, operands, _: _shardings(kind, mesh, operands)[0],
-        sharding_rule=kind.rule,
-    )
-    return jax.jit(partitioned, inline=True)
+    return partitioned(partial(_run, kind), kind.rule)
 
 
 _forward = define("normalize", Rules(_operation, _results, _forward_jvp))
@@ -231,11 +223,9 @@ _tangent = define(
 
 def _call(kind: _Norm, name: str, parts: int, results: Sequence[tuple[Any, ...]], *operands: Any) -> Any:
     """Run one pass of csrc/bindings/jax_norm.cc; `parts`: into how many such parts the batch is cut."""
-    axes = frozenset[str]().union(*map(varying_axes, operands))
-    call = jax.ffi.ffi_call(f"gw_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results])
     bits = np.float64(kind.epsilon).view(np.int64)
     settings = np.array([epilogues.number(kind.activation), parts if kind.training else 0, bits], np.int64)
-    return [vary(result, axes) for result in call(*(vary(o, axes) for o in operands), settings=settings)]
+    return call(f"gw_jax_{name}", [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results], operands, settings)
 
 
 def _run(kind: _Norm, cut: Any, parts: int, *operands: Any) -> tuple[Any, ...]:
@@ -265,27 +255,3 @@ def _run(kind: _Norm, cut: Any, parts: int, *operands: Any) -> tuple[Any, ...]:
         mean, variance, *others = others
     (outputs,) = _call(kind, "normalize", parts, [images], inputs, gamma, beta, mean, variance, *others)
     return outputs, mean, variance
-
-
-def _shardings(kind: _Norm, mesh: Any, operands: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return the results' shardings and the operands': every image's batch as the first one is cut, all else whole."""
-    images = [operand for operand, rank in zip(operands, kind.ranks[0], strict=True) if rank == 4]
-    images = [image for image in images if isinstance(image.sharding, NamedSharding)]
-    mesh = images[0].sharding.mesh if images else mesh
-    cut = next((image.sharding.spec[0] for image in images if is_cut_evenly(image)), None)
-    by_batch, whole = NamedSharding(mesh, Partition(cut)), NamedSharding(mesh, Partition())
-    operands_, results = (tuple(by_batch if rank == 4 else whole for rank in ranks) for ranks in kind.ranks)
-    return results, operands_
-
-
-def _partition(kind: _Norm, mesh: Any, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
-    results, shardings = _shardings(kind, mesh, operands)
-    mesh, cut = shardings[0].mesh, shardings[0].spec[0]
-    axes = () if cut is None else (cut,) if isinstance(cut, str) else cut
-    parts = prod(mesh.shape[axis] for axis in axes)
-
-    def run(*arrays: Any) -> Any:
-        with within(mesh):
-            return _run(kind, cut, parts, *arrays)
-
-    return mesh, run, results, shardings

@@ -4,7 +4,7 @@ The gradient is linear in the outputs' gradient; its transpose, the tangent, are
 which XLA gathers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax import numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as Partition
 
 from groupwise.backends.jax.core import require
-from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh, is_cut_evenly, vary, varying_axes
+from groupwise.backends.jax.mesh import in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define
+from groupwise.backends.jax.partition import call, partitioned
 from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 
@@ -70,7 +69,7 @@ def max_pool(inputs: Any, spec: ConvSpec) -> Any:
     devices where it lies.
 
     Examples:
-        >>> from groupwise import pooling
+        >>> from groupwise.core import pooling
         >>> inputs = jnp.array([[1.0, 5.0], [5.0, 2.0]]).reshape(1, 2, 2, 1)
         >>> max_pool(inputs, pooling.window((1, 2, 2, 1), (2, 2), (2, 2))).item()
         5.0
@@ -135,31 +134,9 @@ _move = define("max_pool_move", Rules(_run, _results, _move_jvp, _move_transpose
 
 @lru_cache(maxsize=4096)
 def _operation(pooling: _Pooling) -> Callable[..., Any]:
-    partitioned = custom_partitioning()(partial(_call, pooling))
-    partitioned.def_partition(
-        partition=partial(_partition, pooling),
-        infer_sharding_from_operands=lambda mesh, operands, _: _shardings(pooling, mesh, operands)[0],
-        sharding_rule=pooling.rule,
-    )
-    return jax.jit(partitioned, inline=True)
+    return partitioned(partial(_call, pooling), pooling.rule)
 
 
-def _call(pooling: _Pooling, *operands: Any) -> Any:
-    axes = frozenset[str]().union(*map(varying_axes, operands))
-    call = jax.ffi.ffi_call(pooling.target, pooling.results(operands[0].shape[0], operands[0].dtype))
-    results = call(*(vary(operand, axes) for operand in operands), settings=pooling.settings)
-    return jax.tree.map(lambda result: vary(result, axes), results)
-
-
-def _shardings(pooling: _Pooling, mesh: Any, operands: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
-    """Return the results' shardings and the operands': every batch as the first one is cut, all else whole."""
-    known = [operand for operand in operands if isinstance(operand.sharding, NamedSharding)]
-    mesh = known[0].sharding.mesh if known else mesh
-    cut = next((operand.sharding.spec[0] for operand in known if is_cut_evenly(operand)), None)
-    by_batch = NamedSharding(mesh, Partition(cut))
-    return (by_batch, by_batch) if pooling.kind == "places" else by_batch, (by_batch,) * len(operands)
-
-
-def _partition(pooling: _Pooling, mesh: Any, operands: Sequence[Any], _: Any) -> tuple[Any, ...]:
-    results, shardings = _shardings(pooling, mesh, operands)
-    return shardings[0].mesh, partial(_call, pooling), results, shardings
+def _call(pooling: _Pooling, _: Any, parts: int, *operands: Any) -> Any:
+    results = pooling.results(operands[0].shape[0], operands[0].dtype)
+    return call(pooling.target, results, operands, pooling.settings)
