@@ -201,7 +201,7 @@ def test_what_is_no_convolution_is_refused(pass_: int, arguments: Any, attribute
         (([np.ones(12, "float32")], [X]), {}, "residual of shape"),
         (([np.ones(12, "float32")] * 2, []), {}, "biases=2: must be from 0 to 1"),
         (([], [X] * 2), {}, "residuals=2: must be from 0 to 1"),
-        (([], []), {"activation": 3}, "activation=3: must be from 0 to 2"),
+        (([], []), {"activation": 5}, "activation=5: must be from 0 to 4"),
     ],
 )
 def test_an_epilogue_that_does_not_fit_is_refused(arguments: Any, attributes: Any, message: str) -> None:

@@ -204,7 +204,7 @@ def test_wrong_shapes_are_refused(change: dict[str, tuple[int, ...]], message: s
     [
         (1, r"gradient of shape \(1\): must be of shape \(2, 5\)"),
         (4, r"mean of shape \(1\)"),
-        (6, r"outputs of shape \(1\): must be of shape \(2, 5\)"),
+        (6, r"seen of shape \(1\): must be of shape \(2, 5\)"),
     ],
 )
 def test_wrong_shapes_of_a_gradient_are_refused(position: int, message: str) -> None:
@@ -219,7 +219,7 @@ def test_wrong_shapes_of_a_gradient_are_refused(position: int, message: str) -> 
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"activation": 3}, "activation=3: must be from 0 to 2"),
+        ({"activation": 5}, "activation=5: must be from 0 to 4"),
         ({"statistics": 1}, "constants=1: must be 0, or 2 for a mean and a variance"),
         ({"residual": 2}, "residuals=2: must be 0 or 1"),
     ],
