@@ -90,8 +90,8 @@ typedef struct GwNormalization {
   // The gradient passes read it where the activation's gradient does; null, or another activation: what the activation
   // saw is computed anew, from inputs and residual.
   float* outputs;
-  const float* gradient;           // of the outputs
-  float* sums;                     // the gradients of beta, then those of gamma
+  const float* gradient;  // of the outputs
+  float* sums;            // the gradients of beta, then those of gamma
   float *residual_gradient, *inputs_gradient;
 } GwNormalization;
 

@@ -3,9 +3,9 @@
 #include "epilogue.h"
 #include "geometry.h"
 #include "kernels.h"
+#include "simd.h"
 #include "threads/parallel.h"
 #include "threads/scratch.h"
-#include "simd.h"
 
 namespace {
 

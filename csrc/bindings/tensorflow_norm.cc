@@ -6,7 +6,8 @@
 //
 // Attributes: activation (GwActivation), epsilon, constants (2 where mean and variance are constants, the statistics
 // given; 0 where they are the batch's), residuals (1 where one is added, forward; where its gradient is wanted and what
-// the activation's gradient reads is given, the outputs or the residual, backward; else 0). Arrays are float32, of shape (..., channels) or (channels,).
+// the activation's gradient reads is given, the outputs or the residual, backward; else 0). Arrays are float32, of
+// shape (..., channels) or (channels,).
 #include "tensorflow_call.h"
 
 #include <algorithm>

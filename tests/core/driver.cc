@@ -119,7 +119,8 @@ int check(const GwConvolution& c, int pass, const std::string& family) {
   out.poison();
   again.poison();
   truth.poison();
-  GwEpilogue epilogue{draw(0, 1) ? bias.data : nullptr, draw(0, 1) ? residual.data : nullptr, draw(0, GW_ACTIVATIONS - 1)};
+  GwEpilogue epilogue{draw(0, 1) ? bias.data : nullptr, draw(0, 1) ? residual.data : nullptr,
+                      draw(0, GW_ACTIVATIONS - 1)};
   const GwEpilogue* after = pass == GW_FORWARD && draw(0, 1) ? &epilogue : nullptr;
   gw_set_threads(draw(1, 5));
   int status = gw_convolve(pass, &c, a.data, b.data, out.data, after, nullptr, family.c_str());

@@ -8,11 +8,11 @@
 #define SAME_FIELD(ours, field, theirs, their_field)                                                  \
   static_assert(offsetof(ours, field) == offsetof(theirs, their_field), #ours "." #field ": offset"); \
   static_assert(sizeof(ours::field) == sizeof(theirs::their_field), #ours "." #field ": size")
-#define SAME_SIZE(ours, last_field, theirs)                                                          \
-  static_assert(sizeof(ours) == sizeof(theirs), #ours ": size");                                     \
+#define SAME_SIZE(ours, last_field, theirs)                      \
+  static_assert(sizeof(ours) == sizeof(theirs), #ours ": size"); \
   static_assert(XLA_SIZE(ours, last_field) == size_t{theirs##_STRUCT_SIZE}, #ours ": size it tells")
-#define SAME_HEAD(ours, theirs)                          \
-  SAME_FIELD(ours, struct_size, theirs, struct_size);    \
+#define SAME_HEAD(ours, theirs)                       \
+  SAME_FIELD(ours, struct_size, theirs, struct_size); \
   SAME_FIELD(ours, extensions, theirs, extension_start)
 #define SAME_VALUE(ours, theirs) static_assert(int{ours} == int{theirs}, #ours ": value")
 #define SAME_SIGNATURE(theirs, ...) static_assert(std::is_same<theirs, __VA_ARGS__>::value, #theirs ": signature")
