@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
+from tests.frameworks import BACKEND
+
 HIDE = """
 import sys
 from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *rest: None if name in {names} else find(name, *rest)
 """
-EXTRA = ("huggingface_hub", "matplotlib", "scipy", "sklearn", "typer")
+EXTRA = ("huggingface_hub", "matplotlib", "sklearn", "typer", *([] if BACKEND == "jax" else ["scipy"]))  # JAX has SciPy
 INSTALL = 'which is not installed: pip install "groupwise[cli]"'
 
 
