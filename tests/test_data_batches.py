@@ -299,7 +299,7 @@ def test_images_are_decoded_at_their_full_size_for_a_test_alone():
         "cifar",
         "dataset",
         "folders",
-        "image_files",
+        "files",
         "images",
         "left_out",
         "loading",

@@ -43,10 +43,10 @@ def convert(
     size, arguments = parse_size(image_size), parse_arguments(argument)
     path = output_file(output, ".keras", source)
     settle_backend(backend)
-    from groupwise.files import replace_file
     from groupwise.inference.preprocessing import preprocessing_of
     from groupwise.models import describe, find
     from groupwise.models.pretrained import create_pretrained
+    from groupwise.writing import replace_file
 
     shape = (*size, find(model).input_shape[2]) if size else None
     network, note = create_pretrained(model, source, num_classes=classes, input_shape=shape, **arguments)

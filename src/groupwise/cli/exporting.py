@@ -10,7 +10,7 @@ from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import make_console, note, print_json, print_lines
 from groupwise.cli.options import Backend, ImageSize, Json, parse_size
 from groupwise.data.image_paths import image_paths
-from groupwise.files import expanded
+from groupwise.writing import expanded
 
 if TYPE_CHECKING:
     from groupwise.export.exporting import Exported

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from groupwise.cli.options import option
 from groupwise.errors import UserError
-from groupwise.files import check_file, check_folder, expanded
 from groupwise.inference.run_folder import RunFolder
+from groupwise.writing import check_file, check_folder, expanded
 
 OF_FILES = (".keras", ".png", ".html", ".json", ".csv")
 

@@ -147,7 +147,7 @@ def _show(report: "Report") -> None:
 
 
 def _save(model: "keras.Model", path: Path | None, lines: dict[str, str]) -> None:
-    from groupwise.files import replace_file
+    from groupwise.writing import replace_file
 
     if path is not None:
         replace_file(path, model.save)

@@ -11,10 +11,10 @@ from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Listing, Styled, make_console, note, print_json, say
 from groupwise.cli.options import MOST, SEEDS, Backend, Json, option
 from groupwise.cli.outputs import output_folder
-from groupwise.data.image_files import CAM_SUFFIX
+from groupwise.data.files import CAM_SUFFIX
 from groupwise.data.image_paths import image_paths
 from groupwise.errors import UserError
-from groupwise.files import check_file, check_folder, make_folder
+from groupwise.writing import check_file, check_folder, make_folder
 
 if TYPE_CHECKING:
     from groupwise.inference import Evaluation

@@ -12,7 +12,7 @@ import numpy as np
 
 from groupwise.data.arrays import Pair, dataset_of_arrays
 from groupwise.data.dataset import Dataset, SplitRule
-from groupwise.data.image_files import refuse_climbing
+from groupwise.data.files import refuse_climbing
 from groupwise.errors import UserError
 
 # For each data set: the files of the two splits, the file and key of the names, the key of the labels.

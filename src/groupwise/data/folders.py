@@ -9,7 +9,7 @@ import numpy as np
 
 from groupwise.data.classes import loosest_form, match_names, normal_form, some
 from groupwise.data.dataset import Dataset, Split, SplitRule, dataset_of_splits
-from groupwise.data.image_files import ImageFiles
+from groupwise.data.files import ImageFiles
 from groupwise.data.images import ImageArray, read_header, read_image
 from groupwise.data.layout import Entry, find_layout
 from groupwise.data.left_out import check_left_out, no_images

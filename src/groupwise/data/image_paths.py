@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from groupwise.data.image_files import CAM_SUFFIX, files_in_folder, is_hidden
+from groupwise.data.files import CAM_SUFFIX, files_in_folder, is_hidden
 from groupwise.data.left_out import kinds, no_images
 from groupwise.errors import UserError, argument
-from groupwise.files import expanded
+from groupwise.writing import expanded
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from groupwise.data.classes import some
-from groupwise.data.image_files import OTHER_PICTURE_SUFFIXES, ImageFiles, folders_holding, suffix_of, tells_nothing
+from groupwise.data.files import OTHER_PICTURE_SUFFIXES, ImageFiles, folders_holding, suffix_of, tells_nothing
 from groupwise.data.layout import role_of
 from groupwise.errors import UserError
 from groupwise.texts import quoted

@@ -5,11 +5,11 @@ from pathlib import Path
 from groupwise.data.arrays import dataset_of_idx, dataset_of_npz, digits, find_idx_files
 from groupwise.data.cifar import dataset_of_cifar_archive, dataset_of_cifar_folder, is_cifar_folder
 from groupwise.data.dataset import Dataset, SplitRule
+from groupwise.data.files import files_in_folder, files_in_zip, with_utf8_names
 from groupwise.data.folders import dataset_of_files
-from groupwise.data.image_files import files_in_folder, files_in_zip, with_utf8_names
 from groupwise.errors import UserError
-from groupwise.files import expanded
 from groupwise.texts import did_you_mean, nearest
+from groupwise.writing import expanded
 
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SUPPORTED = (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groupwise.errors import UserError, check_installed
-from groupwise.files import make_folder
+from groupwise.writing import make_folder
 
 if TYPE_CHECKING:
     from groupwise.explain.page import Page

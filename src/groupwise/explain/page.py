@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from groupwise.explain.drawing import svg_text
-from groupwise.files import replace_file, write_text
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.texts import printable
+from groupwise.writing import replace_file, write_text
 
 _TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 _MARKS = re.escape(r"\`[]|")  # what is more than itself in a text

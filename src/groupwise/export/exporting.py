@@ -19,13 +19,13 @@ from groupwise.errors import UserError, argument, first_line
 from groupwise.export.formats import Format, checked_output, choose_writer, find_format
 from groupwise.export.precision import check_quantized, check_types, half_layers, tolerances, widen
 from groupwise.export.signature import TRIED_SIZES, Signature, run_model, say_size, signature_of
-from groupwise.files import PARTIAL, expanded, writing
 from groupwise.inference.networks import model_path
 from groupwise.inference.preprocessing import prepared_image
 from groupwise.keras_private import layers_within
 from groupwise.models import create, variants
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.reading import load_model
+from groupwise.writing import PARTIAL, expanded, writing
 
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from groupwise.export.worker import main; main(sys.argv[2])"
 

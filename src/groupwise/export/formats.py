@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groupwise.errors import UserError
-from groupwise.files import check_file, expanded
+from groupwise.writing import check_file, expanded
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 
 from groupwise.errors import UserError
-from groupwise.files import expanded
 from groupwise.inference.preprocessing import preprocessing_of
 from groupwise.inference.run_folder import RunFolder
 from groupwise.models import create, find, variants
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.reading import ENDINGS, OTHERS, is_model, load_model
+from groupwise.writing import expanded
 
 
 def model_path(run_or_model: str | Path) -> Path:

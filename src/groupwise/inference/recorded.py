@@ -11,8 +11,8 @@ import h5py
 from groupwise.data import Dataset
 from groupwise.data.record import SplitRecord, changes_since, divided_as_before
 from groupwise.errors import UserError, argument
-from groupwise.files import expanded
 from groupwise.inference.run_folder import RunFolder, read_json
+from groupwise.writing import expanded
 
 SPLIT = "split"
 """The record's key in a network's metadata."""

@@ -16,10 +16,10 @@ import h5py
 import keras
 
 from groupwise.errors import UserError
-from groupwise.files import expanded
 from groupwise.models.keras2 import in_keras_3, known_arguments
 from groupwise.models.vetting import check_archive, check_config, unknown
 from groupwise.weights.hdf5 import check_hdf5
+from groupwise.writing import expanded
 
 HDF5 = (".h5", ".hdf5")
 ENDINGS = (".keras", *HDF5)

@@ -15,8 +15,8 @@ import numpy as np
 
 from groupwise.data import Augmentation
 from groupwise.errors import UserError
-from groupwise.files import expanded
 from groupwise.texts import did_you_mean, nearest
+from groupwise.writing import expanded
 
 _FOLDER = Path(__file__).parent
 LARGEST = float(np.finfo(np.float32).max)

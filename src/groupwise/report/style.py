@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 
-from groupwise.files import replace_file
 from groupwise.texts import printable
+from groupwise.writing import replace_file
 
 INK, FAINT, GRID = "#222222", "#6b7280", "#e5e7eb"
 TRAINING, JUDGED, RATE = "#9ca3af", "#1d4ed8", "#b45309"

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from groupwise import files
+from groupwise import writing
 from groupwise.core import library
 from groupwise.errors import UserError
 from groupwise.machine import processor, usable_cores
@@ -177,8 +177,8 @@ def store(framework: str, version: str, choices: Mapping[str, Choice]) -> Path:
         },
     }
     check_folder()
-    files.make_folder(folder())
-    files.write_text(path(framework), json.dumps(content, indent=2) + "\n")
+    writing.make_folder(folder())
+    writing.write_text(path(framework), json.dumps(content, indent=2) + "\n")
     current.cache_clear()
     return path(framework)
 
@@ -186,7 +186,7 @@ def store(framework: str, version: str, choices: Mapping[str, Choice]) -> Path:
 def check_folder() -> None:
     """Raise UserError where the cache folder cannot be made or written to."""
     try:
-        files.check_folder(folder(), f"the cache folder {folder()}")
+        writing.check_folder(folder(), f"the cache folder {folder()}")
     except UserError as error:
         raise UserError(
             f"{folder()} cannot be written to: set GROUPWISE_CACHE to a folder that can ({error})"

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from groupwise.files import replace_file
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
@@ -18,6 +17,7 @@ from groupwise.training.events import EpochEnded, StepDone
 from groupwise.training.seed import seed_epoch
 from groupwise.training.session import Session
 from groupwise.training.workspace import DIGITS, copy_file
+from groupwise.writing import replace_file
 
 
 class Bookkeeper(keras.callbacks.Callback):

@@ -11,7 +11,6 @@ from groupwise import models, report
 from groupwise.data import Dataset, Variation
 from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError, argument, first_line
-from groupwise.files import expanded
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.inference.matching import with_classes
 from groupwise.inference.preprocessing import make_batches
@@ -42,6 +41,7 @@ from groupwise.training.starting import are_published, start_from
 from groupwise.training.stopped import Interrupted
 from groupwise.training.summary import RunSummary
 from groupwise.training.workspace import Workspace, environment, write_json
+from groupwise.writing import expanded
 
 
 def read_plan(output: str | Path) -> Plan:

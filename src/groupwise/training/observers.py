@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from groupwise.files import check_file, expanded
 from groupwise.texts import json_text, printable
 from groupwise.training.events import EndedEarly, Event, Noted, StepDone
+from groupwise.writing import check_file, expanded
 
 LOGGER = logging.getLogger("groupwise.training")
 

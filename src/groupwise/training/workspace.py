@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.errors import UserError, argument
-from groupwise.files import PARTIAL, check_folder, locked, make_folder, remove_empty, replace_file, write_text
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.inference.run_folder import RunFolder
 from groupwise.machine import processor, usable_cores
 from groupwise.texts import json_text
+from groupwise.writing import PARTIAL, check_folder, locked, make_folder, remove_empty, replace_file, write_text
 
 PACKAGES = (
     *("groupwise", "keras"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.errors import UserError, check_installed, first_line
-from groupwise.files import write_text
+from groupwise.writing import write_text
 
 REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w.+/-]*))?", re.ASCII)
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")

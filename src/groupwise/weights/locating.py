@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.errors import UserError
-from groupwise.files import expanded
 from groupwise.weights.hub import fetch
 from groupwise.weights.reading import KINDS
+from groupwise.writing import expanded
 
 HUB, PACKAGE = "hf:", "package:"
 

@@ -10,7 +10,7 @@ import pytest
 
 from groupwise.cli import converting, explaining, exporting, main, rewriting, training, using
 from groupwise.errors import UserError
-from groupwise.files import check_file, check_folder, locked, make_folder, remove_empty, replace_file, write_text
+from groupwise.writing import check_file, check_folder, locked, make_folder, remove_empty, replace_file, write_text
 
 pytestmark = pytest.mark.once
 LONG = "n" * 300
@@ -113,7 +113,7 @@ def test_a_lock_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> No
 import os, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from groupwise.files import locked
+from groupwise.writing import locked
 with locked(Path({str(path)!r}), "busy"):
     os._exit(9)
 """
