@@ -15,7 +15,7 @@ from groupwise import models
 from groupwise.cli import main
 from groupwise.cli.console import note
 from groupwise.cli.options import option
-from groupwise.data.image_files import files_in_folder
+from groupwise.data.files import files_in_folder
 from groupwise.data.image_paths import image_paths
 from groupwise.errors import UserError, naming
 from groupwise.weights import distinct_names, imagenet_classes, wordnet_ids

@@ -21,7 +21,6 @@ from groupwise.cli.watching import ConsoleObserver
 from groupwise.data import Dataset, ImageBatches, load_dataset
 from groupwise.data.record import record_of
 from groupwise.errors import UserError
-from groupwise.files import write_text
 from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
@@ -29,6 +28,7 @@ from groupwise.training.interruption import SIGNALS, Interruption
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged, Interrupted
 from groupwise.training.workspace import Workspace, write_json
+from groupwise.writing import write_text
 from tests import tiny as bars
 
 tiny = bars.tiny

@@ -15,11 +15,11 @@ import groupwise
 from groupwise import backends
 from groupwise.core import convolution, library
 from groupwise.errors import UserError
-from groupwise.files import replace_file
 from groupwise.ops import grouped_conv2d
 from groupwise.routing import Runtime, exact_name, explain, kind, tuning
 from groupwise.routing.tuning import Choice, Tuning
 from groupwise.spec import ConvSpec
+from groupwise.writing import replace_file
 from tests.frameworks import BACKEND
 from tests.passes import expected, near, random_arrays
 
