@@ -38,3 +38,11 @@ def test_gains_as_much_as_scipys_assignment(rows: int, groups: int, kind: str) -
     repeated = np.repeat(gains, rows // groups, axis=1)
     best = repeated[linear_sum_assignment(repeated, maximize=True)].sum()
     np.testing.assert_allclose(total(gains, assign(gains)), best, rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_gains_that_are_not_finite_are_refused(value: float) -> None:
+    gains = np.ones((8, 2))
+    gains[3, 0] = value
+    with pytest.raises(ValueError, match="not all finite numbers"):
+        assign(gains)

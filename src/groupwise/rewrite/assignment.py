@@ -11,12 +11,17 @@ def assign(gains: np.ndarray) -> np.ndarray:
     few (successive shortest paths: Ahuja, Magnanti and Orlin, Network Flows, section 9.7).
 
     Args:
-        gains: (rows, groups), the rows a multiple of the groups.
+        gains: (rows, groups), finite, the rows a multiple of the groups.
+
+    Raises:
+        ValueError: a gain is infinite or not a number.
 
     Examples:
         >>> assign(np.array([[5.0, 4.0], [9.0, 1.0]])).tolist()
         [1, 0]
     """
+    if not np.isfinite(gains).all():
+        raise ValueError("the weights are not all finite numbers: there is no best division of such")
     rows, groups = gains.shape
     places = gains.argmax(axis=1)
     costs = np.stack([_costs(gains, places, group) for group in range(groups)])
