@@ -31,8 +31,15 @@ class Core(Protocol):
     ) -> Any:
         """Return activation(convolution + bias + residual) in one call; the gradients are the core's too.
 
-        `inputs` are NHWC, the `kernel` HWIO, the `bias` (out_channels,), the `residual` of the outputs' shape; the
-        `activation` is one of `epilogues.ACTIVATIONS`.
+        Args:
+            inputs: (batch, height, width, in_channels).
+            kernel: (kernel height, kernel width, in_channels // groups, out_channels).
+            spec: the convolution.
+            bias: (out_channels,) or None. residual: of the outputs' shape, or None.
+            activation: one of `epilogues.ACTIVATIONS`.
+
+        Returns:
+            (batch, out height, out width, out_channels), of the spec's type, computed in float32.
         """
 
 
@@ -49,9 +56,14 @@ class CoreNorm(Protocol):
         residual: Any = None,
         activation: str = "linear",
     ) -> tuple[Any, Any, Any]:
-        """Return activation(normalised + residual), and the mean and biased variance that normalised float32 inputs.
+        """Return activation(normalised inputs + residual), and the mean and biased variance that normalised them.
 
-        `statistics` are constant ones; None are the batch's, through which the gradient goes.
+        Args:
+            inputs: (..., channels), float32.
+            gamma, beta: (channels,).
+            statistics: constant mean and variance, (channels,); None are the batch's, through which the gradient goes.
+            epsilon: added to the variance.
+            residual: of the inputs' shape, or None. activation: one of `epilogues.ACTIVATIONS`.
         """
 
 

@@ -116,16 +116,7 @@ def convolve(
     It differentiates in every mode, any number of times, batches under `jax.vmap`, and stays where it is under data
     parallelism: a batch cut over devices is convolved where it lies, and only the kernel's gradient is summed.
 
-    Args:
-        inputs: (batch, height, width, in_channels), of any floating-point type.
-        kernel: (kernel height, kernel width, in_channels // groups, out_channels).
-        spec: the convolution.
-        bias: (out_channels,) or None.
-        residual: of the outputs' shape, or None.
-        activation: one of `epilogues.ACTIVATIONS`.
-
-    Returns:
-        (batch, out height, out width, out_channels), of the spec's type.
+    Arguments and result are those of `backends.Core.convolve`; they may be of any floating-point type.
 
     Raises:
         ValueError: where a shape is not the spec's, or the activation is none of them.

@@ -21,7 +21,7 @@ from groupwise.backends.jax import core
 from groupwise.backends.jax.mesh import in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, tangents_of
 from groupwise.backends.jax.partition import call, partitioned
-from groupwise.core import epilogues, library
+from groupwise.core import epilogues
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,13 @@ def normalise(
 
     It differentiates in every mode, any number of times, and under `jax.vmap` normalises one batch after the other.
 
-    Args:
-        inputs: (batch, height, width, channels), float32.
-        gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
-            which the gradient goes.
-        epsilon: added to the variance.
-        residual: of the inputs' shape, or None. activation: one of `epilogues.ACTIVATIONS`.
+    Arguments and results are those of `backends.CoreNorm.normalise`: float32 images.
 
     Raises:
         ValueError: where a shape or the activation does not fit.
         RuntimeError: where the core is not available.
     """
-    if not core.is_available():
-        raise RuntimeError(f"the core is not available here: GROUPWISE_CORE is 0, or JAX cannot load {library.path()}")
+    core.require()
     epilogues.number(activation)
     shape = jnp.shape(inputs)
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, gamma, beta, *(statistics or ()))]

@@ -83,16 +83,7 @@ def convolve(
     Batch, height and width may be unknown while tracing. XLA cannot compile it: `tf.function(jit_compile=True)` raises
     `InvalidArgumentError`.
 
-    Args:
-        inputs: (batch, height, width, in_channels), of any floating-point type.
-        kernel: (kernel height, kernel width, in_channels // groups, out_channels).
-        spec: the convolution.
-        bias: (out_channels,) or None.
-        residual: of the outputs' shape, or None.
-        activation: one of `epilogues.ACTIVATIONS`.
-
-    Returns:
-        (batch, out height, out width, out_channels), of the spec's type.
+    Arguments and result are those of `backends.Core.convolve`; they may be of any floating-point type.
 
     Raises:
         ValueError: where there is no such activation.

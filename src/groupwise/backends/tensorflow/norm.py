@@ -26,12 +26,7 @@ def normalise(
     It differentiates in reverse mode, any number of times. All sizes but the channels may be unknown while tracing. XLA
     cannot compile it: `tf.function(jit_compile=True)` raises `InvalidArgumentError`.
 
-    Args:
-        inputs: (..., channels), float32.
-        gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
-            which the gradient goes.
-        epsilon: added to the variance.
-        residual: of the inputs' shape, or None. activation: one of `epilogues.ACTIVATIONS`.
+    Arguments and results are those of `backends.CoreNorm.normalise`: float32.
 
     Raises:
         ValueError: where a type or the activation does not fit. tf.errors.InvalidArgumentError: where a shape does not.

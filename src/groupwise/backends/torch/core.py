@@ -37,16 +37,7 @@ def convolve(
 ) -> Any:
     """Return activation(convolution + bias + residual), computed in float32 by the core in one call.
 
-    Args:
-        inputs: (batch, height, width, in_channels), float32 or of half precision, as are the others; on the CPU.
-        kernel: (kernel height, kernel width, in_channels // groups, out_channels).
-        spec: the convolution.
-        bias: (out_channels,) or None.
-        residual: of the outputs' shape, or None.
-        activation: one of `epilogues.ACTIVATIONS`.
-
-    Returns:
-        (batch, out height, out width, out_channels), of the spec's type.
+    Arguments and result are those of `backends.Core.convolve`: float32 or of half precision, on the CPU.
 
     Raises:
         ValueError: for float64, whose precision would be lost, where a shape is not the spec's, where the image's size

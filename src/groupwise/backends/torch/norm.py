@@ -26,12 +26,7 @@ def normalise(
 ) -> tuple[Any, Any, Any]:
     """Return activation(normalised inputs + residual), and the mean and biased variance that normalised them.
 
-    Args:
-        inputs: (..., channels), float32 on the CPU.
-        gamma, beta: (channels,). statistics: constant mean and variance, (channels,); None are the batch's, through
-            which the gradient goes.
-        epsilon: added to the variance.
-        residual: of the inputs' shape, or None. activation: one of `epilogues.ACTIVATIONS`.
+    Arguments and results are those of `backends.CoreNorm.normalise`: float32 on the CPU.
 
     Raises:
         ValueError: where a type or shape does not fit.
