@@ -61,8 +61,8 @@ typedef enum GwStatus {
   GW_OUT_OF_MEMORY = 3,
 } GwStatus;
 
-// Computes one pass. `family` is a name that gw_family returns, or null for the fastest. `executor` null: the core's
-// own threads. The same inputs, threads and machine give the same bits.
+// Computes one pass. `family`: a name that gw_family_name returns, or null for the fastest. `executor`: null for the
+// core's own threads. The same inputs, threads and machine give the same bits.
 GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out, const GwEpilogue*,
                           const GwExecutor*, const char* family);
 
@@ -108,11 +108,17 @@ typedef enum GwNormalizationPass {
 // Computes the passes that `passes` is the sum of; executor and bits as for gw_convolve.
 GW_PUBLIC int gw_normalize(int passes, const GwNormalization*, const GwExecutor*);
 
-// The family that runs this convolution: "depthwise", "narrow", "wide" or "reference"; null if the sizes are invalid.
+// The name of the fastest family for this convolution; null if the sizes are invalid.
 GW_PUBLIC const char* gw_family(const GwConvolution*);
+// Those of all families, by number from 0 on; null past the last, which is "reference", plain loops for every
+// convolution.
+GW_PUBLIC const char* gw_family_name(int64_t number);
 
-// The instruction set in use: "baseline", "avx2" or "avx512" (on x86-64), "neon" (on aarch64).
+// The instruction set in use.
 GW_PUBLIC const char* gw_instruction_set(void);
+// The names of those that this library was built for, whether the machine has them or not, by number from 0 on; null
+// past the last, which is the best.
+GW_PUBLIC const char* gw_instruction_set_name(int64_t number);
 // Uses another one from now on; returns GW_UNSUPPORTED, and changes nothing, if the machine lacks it.
 GW_PUBLIC int gw_use_instruction_set(const char* name);
 

@@ -12,7 +12,14 @@ struct GwJob {
   const GwExecutor* executor;
 };
 
-typedef GwStatus (*GwFamily)(const GwJob&);
+// A family of kernels for convolutions.
+struct GwFamily {
+  const char* name;
+  bool (*computes)(const GwConvolution&);
+  // Whether it is the fastest, where it computes the convolution and no family before it is.
+  bool (*is_fastest)(const GwConvolution&);
+  GwStatus (*run)(const GwJob&);
+};
 
 // A max pooling forward, or its gradient, its sizes checked.
 struct GwPoolJob {
@@ -25,18 +32,12 @@ struct GwPoolJob {
   const GwExecutor* executor;
 };
 
-typedef GwStatus (*GwPool)(const GwPoolJob&);
-
 struct GwKernels {
   const char* name;
-  GwFamily depthwise, narrow, wide;
-  GwPool max_pool;
+  const GwFamily* families;  // until one without a name
+  GwStatus (*max_pool)(const GwPoolJob&);
   GwStatus (*normalize)(int passes, const GwNormalization&, const GwExecutor&);
 };
-
-extern "C" {
-extern const GwKernels gw_kernels_baseline, gw_kernels_avx2, gw_kernels_avx512, gw_kernels_neon;
-}
 
 // A name of its own for each instruction set's build.
 #define GW_JOIN_(a, b) a##b

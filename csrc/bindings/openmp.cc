@@ -29,7 +29,7 @@ const int registered = pthread_atfork(nullptr, nullptr, [] { forked.store(true);
 
 extern "C" void gw_openmp_run(void* state, int64_t tasks, GwBody body, void* argument) {
   const GwOpenMp& openmp = *static_cast<const GwOpenMp*>(state);
-  const int64_t threads = openmp.threads < kMostThreads ? openmp.threads : kMostThreads;
+  const int64_t threads = gw_limit_threads(openmp.threads);
   Loop loop{tasks, body, argument};
   if (threads <= 1 || tasks <= 1) {
     Loop::drain(&loop);

@@ -120,7 +120,7 @@ extern "C" void gw_set_threads(int64_t threads) {
 
 extern "C" int64_t gw_threads(void) {
   const int64_t chosen = chosen_threads.load();
-  return std::min(chosen ? chosen : default_threads(), kMostThreads);
+  return gw_limit_threads(chosen ? chosen : default_threads());
 }
 
 GwExecutor gw_own_executor() {

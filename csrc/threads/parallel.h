@@ -2,8 +2,8 @@
 #pragma once
 #include "groupwise.h"
 
-// More threads than this are taken for this many: sizes multiplied by it stay far from overflowing.
-constexpr int64_t kMostThreads = 4096;
+// How many threads a call counts with: sizes multiplied by them stay far from overflowing.
+inline int64_t gw_limit_threads(int64_t threads) { return threads < 4096 ? threads : 4096; }
 
 // The core's own threads as an executor.
 GwExecutor gw_own_executor();
