@@ -41,7 +41,7 @@ def _same_numbers() -> None:
 def instruction_sets() -> Iterator[list[str]]:
     """The instruction sets that this machine has; afterwards, the one in use and the threads are as before."""
     before = library.instruction_set()
-    yield [name for name in library.INSTRUCTION_SETS if library.use_instruction_set(name)]
+    yield [name for name in library.instruction_sets() if library.use_instruction_set(name)]
     library.use_instruction_set(before)
     library.load().gw_set_threads(0)
 

@@ -1,6 +1,7 @@
 """The C core through `convolution.convolve` against the float64 reference: every family, pass and instruction set."""
 
 import ctypes
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
@@ -35,19 +36,29 @@ def drawn_spec(draw: st.DrawFn, family: str) -> ConvSpec:
             return spec
 
 
+def two(random: Random, low: int, high: int) -> tuple[int, int]:
+    return random.randint(low, high), random.randint(low, high)
+
+
+# Groups, and a group's channels in and out, that a family can compute.
+DRAWN_GROUPS: dict[str, Callable[[Random], tuple[int, int, int]]] = {
+    "depthwise": lambda random: (random.randint(2, 70), 1, random.choice([1, 1, 2, 3, 5])),
+    "narrow": lambda random: (
+        random.randint(2, 20),
+        *random.choice([(2, 2), (4, 4), (8, 8), *2 * [two(random, 1, 15)]]),
+    ),
+    "wide": lambda random: (random.choice([1, 1, 2, 3]), *two(random, 1, 70)),
+    "reference": lambda random: (random.randint(1, 5), *two(random, 1, 5)),
+}
+
+
 def random_spec(random: Random, family: str) -> ConvSpec:
     integer, choice = random.randint, random.choice
-    two = lambda low, high: (integer(low, high), integer(low, high))  # noqa: E731
-    groups, in_width, out_width = {
-        "depthwise": lambda: (integer(2, 70), 1, choice([1, 1, 2, 3, 5])),
-        "narrow": lambda: (integer(2, 20), *choice([(2, 2), (4, 4), (8, 8), two(1, 15), two(1, 15)])),
-        "wide": lambda: (choice([1, 1, 2, 3]), *two(1, 70)),
-        "reference": lambda: (integer(1, 5), *two(1, 5)),
-    }[family]()
-    kernel_size = choice([(1, 1), (3, 3), two(1, 5), two(1, 5)])
-    strides, dilation = choice([(1, 1), two(1, 3)]), choice([(1, 1), two(1, 3)])
+    groups, in_width, out_width = DRAWN_GROUPS[family](random)
+    kernel_size = choice([(1, 1), (3, 3), two(random, 1, 5), two(random, 1, 5)])
+    strides, dilation = choice([(1, 1), two(random, 1, 3)]), choice([(1, 1), two(random, 1, 3)])
     extent = [(size - 1) * rate + 1 for size, rate in zip(kernel_size, dilation, strict=True)]
-    padding: Any = choice(["same", "valid", *2 * [tuple(two(0, reach + 2) for reach in extent)]])
+    padding: Any = choice(["same", "valid", *2 * [tuple(two(random, 0, reach + 2) for reach in extent)]])
     least = [1 if padding == "same" else extent[axis] for axis in (0, 1)]
     if not isinstance(padding, str):
         least = [max(1, extent[axis] - sum(padding[axis])) for axis in (0, 1)]
@@ -93,7 +104,13 @@ def check(pass_: int, spec: ConvSpec, arrays: list[np.ndarray], sets: list[str],
 
 
 @needs_core
-@pytest.mark.parametrize("family", convolution.FAMILIES)
+def test_every_family_is_tested() -> None:
+    assert convolution.families() == tuple(DRAWN_GROUPS)
+    assert {*convolution.families()} - {"reference"} == SPECS.keys()
+
+
+@needs_core
+@pytest.mark.parametrize("family", DRAWN_GROUPS)
 def test_every_pass_agrees_with_the_reference(family: str, instruction_sets: list[str]) -> None:
     @hypothesis.settings(max_examples=30 if family == "reference" else 120)
     @hypothesis.given(spec=drawn_spec(family), seed=st.integers(0, 2**16), count=st.integers(1, 5))
@@ -254,7 +271,7 @@ def test_the_core_refuses_what_would_touch_foreign_memory(changes: dict[int, int
     core = library.load()
     assert core.gw_family(sizes) is None
     for pass_ in convolution.PASSES:
-        for family in (None, *(name.encode() for name in convolution.FAMILIES)):
+        for family in (None, *(name.encode() for name in convolution.families())):
             assert core.gw_convolve(pass_, sizes, None, None, None, None, None, family) == 1
 
 
@@ -345,7 +362,7 @@ def test_the_truth_of_passes_is_one_sum() -> None:
 
 
 @needs_core
-@pytest.mark.parametrize("family", ["depthwise", "narrow", "wide", "reference"])
+@pytest.mark.parametrize("family", DRAWN_GROUPS)
 def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> None:
     """Python refuses such sizes; a caller of the C interface is answered, not divided by zero."""
     channels, width = 16, 1 if family == "depthwise" else 2
@@ -360,7 +377,7 @@ def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> No
 
 
 @needs_core
-@pytest.mark.parametrize("family", convolution.FAMILIES[1:])
+@pytest.mark.parametrize("family", [*DRAWN_GROUPS][1:])
 @pytest.mark.parametrize("pass_", convolution.PASSES)
 def test_outputs_that_end_before_the_image_does(family: str, pass_: int) -> None:
     """Padding at the bottom and right follows from the outputs' size, below zero too: here they see padding alone."""
@@ -377,6 +394,6 @@ def test_a_stride_far_larger_than_the_image() -> None:
     arrays = random_arrays(spec)
     for pass_ in convolution.PASSES:
         first, second, _ = convolution.ROLES[pass_]
-        for family in convolution.FAMILIES[1:]:
+        for family in convolution.families()[1:]:
             result = convolution.convolve(pass_, spec, arrays[first], arrays[second], family=family)
             near(result, *expected(pass_, spec, arrays), family)

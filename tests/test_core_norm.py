@@ -33,7 +33,7 @@ def _as_before() -> Iterator[None]:
 
 
 def sets() -> list[str]:
-    return [name for name in library.INSTRUCTION_SETS if library.use_instruction_set(name)]
+    return [name for name in library.instruction_sets() if library.use_instruction_set(name)]
 
 
 def guarded(shape: tuple[int, ...], offset: int, values: Any = np.nan) -> np.ndarray:

@@ -16,9 +16,10 @@ int main(int count, char** arguments) {
   const int64_t specs = count > 1 ? atol(arguments[1]) : 1000;
   engine.seed(count > 2 ? uint64_t(atol(arguments[2])) : 0);
   int mistakes = 0;
-  for (const char* set : {"baseline", "avx2", "avx512", "neon"}) {
+  for (int64_t number = 0; const char* set = gw_instruction_set_name(number); ++number) {
     if (gw_use_instruction_set(set) != GW_OK) continue;
-    for (const char* family : {"depthwise", "narrow", "wide"}) {
+    for (int64_t row = 0; const char* family = gw_family_name(row); ++row) {
+      if (!strcmp(family, "reference")) continue;
       for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_convolution(family), int(i % 3), family);
       printf("%s, %s: %ld convolutions drawn\n", set, family, long(specs));
       fflush(stdout);

@@ -14,7 +14,6 @@ FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = PASSES = range(3)
 INPUTS, KERNEL, OUTPUTS = range(3)
 ROLES = ((INPUTS, KERNEL, OUTPUTS), (OUTPUTS, KERNEL, INPUTS), (INPUTS, OUTPUTS, KERNEL))
 """For each pass: what its two arguments are (themselves or their gradient), and what it returns."""
-FAMILIES = ("depthwise", "narrow", "wide", "reference")
 
 _MOST = 1 << 40  # the largest size, stride, dilation and padding that the core takes
 
@@ -69,8 +68,13 @@ def struct(sizes: tuple[int, ...]) -> Any:
     return (ctypes.c_int64 * 16)(*sizes)
 
 
+def families() -> tuple[str, ...]:
+    """Return the core's families of kernels; "reference", the last, is plain loops for every convolution."""
+    return library.names(library.loaded().gw_family_name)
+
+
 def family(spec: ConvSpec) -> str:
-    """Return the core's family that runs `spec`: one of FAMILIES.
+    """Return the core's family that runs `spec`: one of `families()`.
 
     Raises:
         ValueError: where the core refuses the sizes. RuntimeError: where there is no core.
@@ -134,7 +138,7 @@ def convolve(
         out: where to write, no part of another argument; None makes an array.
         bias, residual, activation: what follows a forward pass, activation(outputs + bias + residual); the bias is of
             shape (out_channels,), the residual of the outputs' shape, the activation one of `epilogues.ACTIVATIONS`.
-        family: one of FAMILIES; None is the fastest.
+        family: one of `families()`; None is the fastest.
 
     Returns:
         The outputs, the inputs' gradient or the kernel's gradient.

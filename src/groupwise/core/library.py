@@ -10,16 +10,15 @@ import ctypes
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import groupwise
-
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "neon")
 
 _OUT_OF_MEMORY = 3
 STATUS = {
@@ -34,7 +33,9 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_normalize": (ctypes.c_int, (ctypes.c_int, _POINTER, _POINTER)),
     "gw_gradient_reads_outputs": (ctypes.c_int, (ctypes.c_int64,)),
     "gw_family": (ctypes.c_char_p, (_POINTER,)),
+    "gw_family_name": (ctypes.c_char_p, (ctypes.c_int64,)),
     "gw_instruction_set": (ctypes.c_char_p, ()),
+    "gw_instruction_set_name": (ctypes.c_char_p, (ctypes.c_int64,)),
     "gw_use_instruction_set": (ctypes.c_int, (ctypes.c_char_p,)),
     "gw_set_threads": (None, (ctypes.c_int64,)),
     "gw_threads": (ctypes.c_int64, ()),
@@ -84,10 +85,11 @@ def _warn_of_settings(core: Any) -> None:
     threads, name = os.environ.get("GROUPWISE_THREADS", ""), os.environ.get("GROUPWISE_INSTRUCTION_SET", "")
     if threads and not (threads.isdecimal() and int(threads) > 0):
         _warn(f"GROUPWISE_THREADS={threads!r} is ignored: it must be a positive whole number")
-    if name and name != core.gw_instruction_set().decode():
+    used = core.gw_instruction_set().decode()
+    if name and name != used:
         _warn(
-            f"GROUPWISE_INSTRUCTION_SET={name!r} is ignored: it must be one of {', '.join(INSTRUCTION_SETS)} that this "
-            f"machine has; {core.gw_instruction_set().decode()} is used"
+            f"GROUPWISE_INSTRUCTION_SET={name!r} is ignored: it must be one of "
+            f"{', '.join(names(core.gw_instruction_set_name))} that this machine has; {used} is used"
         )
 
 
@@ -117,8 +119,18 @@ def loaded() -> Any:
     return core
 
 
+def names(numbered: Callable[[int], bytes | None]) -> tuple[str, ...]:
+    """Return what one of the core's functions names by number, from 0 on."""
+    return tuple(name.decode() for name in takewhile(bool, map(numbered, count())) if name)
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets that the core was built for, whether this machine has them or not, the best last."""
+    return names(loaded().gw_instruction_set_name)
+
+
 def instruction_set() -> str:
-    """Return the instruction set that the core uses: one of INSTRUCTION_SETS."""
+    """Return the instruction set that the core uses: one of `instruction_sets()`."""
     name: bytes = loaded().gw_instruction_set()
     return name.decode()
 
