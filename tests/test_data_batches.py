@@ -1,7 +1,5 @@
 """Batches: what is in them, in which order, and what becomes of broken images."""
 
-import doctest
-import importlib
 import os
 import time
 from dataclasses import fields, replace
@@ -288,27 +286,6 @@ def test_images_are_decoded_at_their_full_size_for_a_test_alone():
         next(iter(ImageBatches(split, 4, (14, 14, 3), 2, UNIT, Variation(augmentation))))
         assert set(sides) == {side}
         sides.clear()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "arrays",
-        "augmentation",
-        "batches",
-        "cifar",
-        "dataset",
-        "folders",
-        "files",
-        "images",
-        "left_out",
-        "loading",
-        "preprocessing",
-        "samples",
-    ],
-)
-def test_the_examples_in_the_documentation_run(name):
-    assert doctest.testmod(importlib.import_module(f"groupwise.data.{name}")).failed == 0
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """What a training tells its observers: a log, lines of text, a file; and how its errors name arguments."""
 
-import doctest
-import importlib
 import io
 import json
 import logging
@@ -105,8 +103,3 @@ def test_a_sentence_names_an_argument_as_its_reader_writes_it(given: Any, python
     with naming(option):
         assert argument(*given) == command
     assert argument(*given) == python
-
-
-@pytest.mark.parametrize("name", ["errors", "cli.options", "training.observers"])
-def test_the_examples_in_the_documentation_run(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"groupwise.{name}")).failed == 0

@@ -1,7 +1,5 @@
 """Class activation maps are Grad-CAM's, whose weights each framework's own gradients give."""
 
-import doctest
-import importlib
 from dataclasses import replace
 from typing import Any
 
@@ -122,7 +120,3 @@ def test_networks_that_end_otherwise_are_refused() -> None:
 @pytest.mark.parametrize("name", models.list_models())
 def test_every_network_of_the_package_can_say_where_it_looked(name: str) -> None:
     Explainer(models.create(name))
-
-
-def test_the_examples_in_the_documentation_run() -> None:
-    assert doctest.testmod(importlib.import_module("groupwise.inference.saliency")).failed == 0

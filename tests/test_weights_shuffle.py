@@ -1,7 +1,5 @@
-"""ShuffleNet's conventions: where orders of channels exchange them, and where none can; the room's own examples."""
+"""ShuffleNet's conventions: where orders of channels exchange them, and where none can."""
 
-import doctest
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +62,3 @@ def test_a_shuffle_that_the_weights_cannot_have_is_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r'no order of channels makes up for it.*pass shuffle="paper"'):
         models.create("shufflenet_g8_wd2", weights=path, shuffle="inverse")
     assert models.create("shufflenet_v1_x0_5_g8", weights=path).architecture["shuffle"] == "paper"
-
-
-@pytest.mark.parametrize(
-    "name", ["imagenet", "edits", "reading", "hub", "naming", "published", "channel_orders", "slots", "locating"]
-)
-def test_the_examples_in_the_documentation_run(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"groupwise.weights.{name}")).failed == 0

@@ -53,6 +53,7 @@ def fuse(model: keras.Model) -> keras.Model:
     Examples:
         >>> inputs = keras.Input((8, 8, 4))
         >>> x = keras.layers.BatchNormalization(name="norm")(inputs)
+        >>> from groupwise.rewrite import report_of
         >>> fused = fuse(keras.Model(inputs, keras.layers.ReLU(name="relu")(x)))
         >>> [type(layer).__module__.split(".")[0] for layer in fused.layers[1:]]
         ['groupwise', 'keras']

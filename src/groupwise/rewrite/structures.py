@@ -50,7 +50,7 @@ def grouped_to_dense(model: keras.Model, layers: str = "*") -> keras.Model:
     Examples:
         >>> inputs = keras.Input((8, 8, 4))
         >>> model = keras.Model(inputs, keras.layers.Conv2D(4, 3, groups=4, use_bias=False, name="conv")(inputs))
-        >>> grouped_to_dense(model).get_layer("conv").kernel.shape
+        >>> tuple(grouped_to_dense(model).get_layer("conv").kernel.shape)
         (3, 3, 4, 4)
     """
     return record_gone(model, Rewriter((partial(_layer, make=_dense, pattern=layers),)).rewrite(model))
@@ -65,7 +65,7 @@ def separable_to_dense(model: keras.Model, layers: str = "*") -> keras.Model:
     Examples:
         >>> inputs = keras.Input((8, 8, 4))
         >>> model = keras.Model(inputs, keras.layers.SeparableConv2D(5, 3, use_bias=False, name="conv")(inputs))
-        >>> separable_to_dense(model).get_layer("conv").kernel.shape
+        >>> tuple(separable_to_dense(model).get_layer("conv").kernel.shape)
         (3, 3, 4, 5)
     """
     rules = (
