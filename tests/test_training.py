@@ -76,6 +76,7 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["backend"] == keras.backend.backend()
     assert environment["versions"]["keras"] == keras.__version__
+    assert "command" not in environment  # in a notebook it would be the kernel's
     rows = Workspace(tmp_path / "run").read_metrics()
     assert [row["epoch"] for row in rows] == list(range(1, 11))
     for row in rows:  # 96 images in batches of 16

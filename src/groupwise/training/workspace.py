@@ -4,7 +4,6 @@ import csv
 import io
 import platform
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -120,5 +119,4 @@ def environment(backend: str) -> dict[str, Any]:
         "cores": usable_cores(),
         "processor": processor(),
         "platform": platform.platform(),
-        "command": ["groupwise", *sys.argv[1:]],
     }
