@@ -155,6 +155,16 @@ def test_the_command_checks_photos(tiny: str, tmp_path: Path, capsys: Any, monke
     assert result["bytes"] == Path("net.onnx").stat().st_size
 
 
+def test_a_networks_name_means_the_network_though_a_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mnist_cnn").write_text("no model")
+    network, source = exporting._network_and_source("mnist_cnn", tmp_path, (32, 32))
+    assert network.input_shape == (None, 32, 32, 1)
+    assert source == tmp_path / "source.keras"
+
+
 def test_outputs_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
         (folder / request["name"]).write_text("a file")
@@ -196,7 +206,8 @@ def test_a_second_process_that_could_not_say_what_it_found(
         (("mnist_cnn", "--format", "litert", "--output", "m.onnx"), "must end in .tflite for LiteRT"),
         (("mnist_cnn", "--output", "none/m.onnx"), "there is no folder"),
         (("mnist_cnn", "--format", "savedmodel", "--output", "net [1]"), "reads no SavedModel from a path with one of"),
-        (("mnist_cn",), "mnist_cn does not exist"),
+        (("mnist_cn",), "did you mean mnist_cnn"),
+        (("runs/mnist_cn.keras",), "runs/mnist_cn.keras does not exist"),
         (("mnist_cnn", "--image-size", "x"), "--image-size x"),
         (("mnist_cnn", "--check", "none.png"), "none.png does not exist"),
         (("any.keras", "--check", "a.png"), "say of which one, such as --image-size 224"),

@@ -19,13 +19,12 @@ from groupwise.errors import UserError, argument, first_line
 from groupwise.export.formats import Format, checked_output, choose_writer, find_format
 from groupwise.export.precision import check_quantized, check_types, half_layers, tolerances, widen
 from groupwise.export.signature import TRIED_SIZES, Signature, run_model, say_size, signature_of
-from groupwise.inference.networks import model_path
+from groupwise.inference.networks import is_saved, model_path, named_model
 from groupwise.inference.preprocessing import prepared_image
 from groupwise.keras_private import layers_within
-from groupwise.models import create, variants
 from groupwise.models.network import Network, RewrittenNetwork
 from groupwise.models.reading import load_model
-from groupwise.writing import PARTIAL, expanded, writing
+from groupwise.writing import PARTIAL, writing
 
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from groupwise.export.worker import main; main(sys.argv[2])"
 
@@ -129,11 +128,10 @@ def export_model(
 def _network_and_source(model: Any, folder: Path, image_size: tuple[int, int] | None) -> tuple[keras.Model, Path]:
     """Return a model and its .keras file; one that is in memory is saved into the folder."""
     if isinstance(model, str | Path):
-        if expanded(model).exists() or str(model) not in variants():
+        if is_saved(model):
             path = model_path(model).absolute()
             return load_model(path), path
-        variant = variants()[str(model)]
-        model = create(str(model), input_shape=(*image_size, variant.input_shape[2]) if image_size else None)
+        model = named_model(str(model), image_size)
     for layer in layers_within(model):
         if isinstance(layer, keras.layers.Lambda):
             raise UserError(

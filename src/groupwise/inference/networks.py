@@ -37,6 +37,13 @@ def read_model(run_or_model: str | Path) -> keras.Model:
     return load_model(model_path(run_or_model))
 
 
+def is_saved(model: str | Path) -> bool:
+    """Return whether a run's folder or a model's file is meant, rather than a network by its name."""
+    path = expanded(model)
+    is_a_models = path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir()
+    return is_a_models or (path.exists() and str(model) not in variants())
+
+
 def named_model(
     model: str,
     image_size: tuple[int, int] | None = None,
@@ -55,8 +62,7 @@ def named_model(
     Raises:
         UserError: there is no such network, or a saved one is to be another.
     """
-    path = expanded(model)
-    if path.suffix.lower() in (*ENDINGS, *OTHERS) or path.is_dir() or (path.exists() and model not in variants()):
+    if is_saved(model):
         if arguments or any(given is not None for given in (classes, image_size, channels)):
             raise UserError(f"{model} is a saved network: its classes, size and arguments are settled")
         return read_model(model)
