@@ -124,7 +124,7 @@ def test_a_savedmodel_replaces_only_its_own_kind(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(exporting, "_run_worker", run)
     monkeypatch.setattr(exporting, "choose_writer", lambda form: "tensorflow")
     (tmp_path / "net").mkdir()
-    with pytest.raises(UserError, match="there is a folder of that name already"):
+    with pytest.raises(UserError, match=r"^path=.*net: there is a folder of that name already"):
         export_model("mnist_cnn", tmp_path / "net", "savedmodel")
     (tmp_path / "net" / "saved_model.pb").write_text("of before")
     done = export_model("mnist_cnn", tmp_path / "net", "savedmodel")
@@ -202,16 +202,16 @@ def test_a_second_process_that_could_not_say_what_it_found(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnist_cnn", "--format", "onx"), "must be one of onnx, savedmodel, litert, openvino"),
-        (("mnist_cnn", "--format", "litert", "--output", "m.onnx"), "must end in .tflite for LiteRT"),
-        (("mnist_cnn", "--output", "none/m.onnx"), "there is no folder"),
+        (("mnist_cnn", "--format", "onx"), "--format onx: must be one of onnx, savedmodel, litert, openvino"),
+        (("mnist_cnn", "--format", "litert", "--output", "m.onnx"), "--output m.onnx: must end in .tflite for LiteRT"),
+        (("mnist_cnn", "--output", "none/m.onnx"), "--output none/m.onnx: there is no folder"),
         (("mnist_cnn", "--format", "savedmodel", "--output", "net [1]"), "reads no SavedModel from a path with one of"),
         (("mnist_cn",), "did you mean mnist_cnn"),
         (("runs/mnist_cn.keras",), "runs/mnist_cn.keras does not exist"),
         (("mnist_cnn", "--image-size", "x"), "--image-size x"),
         (("mnist_cnn", "--check", "none.png"), "none.png does not exist"),
         (("any.keras", "--check", "a.png"), "say of which one, such as --image-size 224"),
-        (("fixed.keras", "--image-size", "64"), "the network's own is 32x32"),
+        (("fixed.keras", "--image-size", "64"), "--image-size 64: the network's own is 32x32"),
         (("vector.keras",), "only networks from one batch of images to one output"),
         (("plain.keras", "--check", "a.png"), "does not say how its images are prepared"),
     ],

@@ -42,7 +42,12 @@ SETTLED = {
 }
 """Arguments of `groupwise.models.create` that the commands settle, and how."""
 
-_NAMES = {"explained_class": "--cam-class", "images": "--check", "restart": "--schedule restart"}
+_NAMES = {
+    "explained_class": "--cam-class",
+    "images": "--check",
+    "path": "--output",
+    "restart": "--schedule restart",
+}
 """Options that are not called as the library's argument is."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 from groupwise.writing import check_file, expanded
 
 
@@ -72,23 +72,23 @@ def find_format(name: str) -> Format:
     for entry in FORMATS:
         if entry.name == name:
             return entry
-    raise UserError(f"format {name!r}: must be one of {', '.join(entry.name for entry in FORMATS)}")
+    raise UserError(f"{argument('format', name)}: must be one of {', '.join(entry.name for entry in FORMATS)}")
 
 
 def checked_output(form: Format, path: str | Path) -> Path:
     """Return where a format's file goes. Raises UserError where it cannot go there, after trying."""
-    path = expanded(path).absolute()
+    named, path = argument("path", path), expanded(path).absolute()
     if form.ending and path.suffix != form.ending:
-        raise UserError(f"output {path.name}: must end in {form.ending} for {form.title}")
+        raise UserError(f"{named}: must end in {form.ending} for {form.title}")
     if not form.ending and set(str(path)) & set("*?[\\"):
-        raise UserError(f"output {path}: TensorFlow reads no {form.title} from a path with one of * ? [ \\ in it")
+        raise UserError(f"{named}: TensorFlow reads no {form.title} from a path with one of * ? [ \\ in it")
     is_folder = os.path.isdir(path)  # noqa: PTH112 - Path's own raises where a name is too long
     if is_folder and (form.ending or not (path / "saved_model.pb").exists()):
-        raise UserError(f"output {path}: there is a folder of that name already")
+        raise UserError(f"{named}: there is a folder of that name already")
     if not form.ending and os.path.isfile(path):  # noqa: PTH113
-        raise UserError(f"output {path}: there is a file of that name already")
+        raise UserError(f"{named}: there is a file of that name already")
     # A folder is tried by a file in it.
-    check_file(path / "saved_model.pb" if is_folder else path)
+    check_file(path / "saved_model.pb" if is_folder else path, named)
     return path
 
 

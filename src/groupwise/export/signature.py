@@ -100,7 +100,7 @@ def signature_of(model: keras.Model, image_size: tuple[int, int] | None) -> Sign
         own = tuple(shape[axis] for axis in axes)
         for axis, size in zip(axes, image_size, strict=True):
             if shape[axis] not in (None, size):
-                raise UserError(f"image size {image_size[0]}x{image_size[1]}: the network's own is {own[0]}x{own[1]}")
+                raise UserError(f"{argument('image_size', image_size)}: the network's own is {own[0]}x{own[1]}")
             shape[axis] = size
     if any(shape[axis] is None for axis in range(1, 4) if axis not in axes):
         raise UserError(
