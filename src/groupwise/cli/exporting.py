@@ -66,7 +66,7 @@ def export(
     begun = time.monotonic()
     done = export_model(model, target, form.name, paths, size)
     if json:
-        print_json(_as_dict(done, form))
+        print_json(done.as_dict())
     else:
         _show(done, form, target, bool(paths), time.monotonic() - begun)
 
@@ -78,30 +78,15 @@ def _default_output(model: str, form: "Format") -> Path:
     return Path(name + (form.ending or ".savedmodel"))
 
 
-def _as_dict(done: "Exported", form: "Format") -> dict[str, object]:
-    return {
-        "output": str(done.path),
-        "format": form.name,
-        "backend": done.backend,
-        "bytes": done.size,
-        "convolutions": len(done.groups),
-        "grouped": sum(groups > 1 for groups in done.groups),
-        "images": done.images,
-        "difference": done.difference,
-        "widened": len(done.widened),
-    }
-
-
 def _show(done: "Exported", form: "Format", target: Path, real: bool, seconds: float) -> None:
     images = f"{done.images} image{'s' if done.images > 1 else ''}{'' if real else ' of noise'}"
     if done.difference is None:
         check = f"not run: the runtime is not installed (pip install {form.runner})"
     else:
         check = f"outputs differ by {done.difference:.1e} of the largest one, on {images}"
-    grouped = sum(groups > 1 for groups in done.groups)
     lines = {
         "output": f"{target}, {done.size / 1e6:,.1f} MB, {form.title} through {done.backend}, {seconds:.0f} s",
-        "graph": f"{len(done.groups)} convolutions, {grouped} of them grouped",
+        "graph": f"{len(done.groups)} convolutions, {done.grouped} of them grouped",
         "check": check,
     }
     if done.widened:

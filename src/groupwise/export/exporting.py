@@ -35,6 +35,7 @@ class Exported:
 
     Attributes:
         path: the file, or SavedModel's folder.
+        format: its name.
         size: in bytes, of all that belongs to it.
         backend: the backend of Keras that wrote it.
         groups: of each convolution in the file.
@@ -45,12 +46,32 @@ class Exported:
     """
 
     path: Path
+    format: str
     size: int
     backend: str
     groups: tuple[int, ...]
     images: int
     difference: float | None
     widened: tuple[str, ...] = ()
+
+    @property
+    def grouped(self) -> int:
+        """How many of the convolutions have several groups."""
+        return sum(groups > 1 for groups in self.groups)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as data for JSON, layers and convolutions counted."""
+        return {
+            "output": str(self.path),
+            "format": self.format,
+            "backend": self.backend,
+            "bytes": self.size,
+            "convolutions": len(self.groups),
+            "grouped": self.grouped,
+            "images": self.images,
+            "difference": self.difference,
+            "widened": len(self.widened),
+        }
 
 
 def export_model(
@@ -114,7 +135,7 @@ def export_model(
         size = _put_in_place(form, folder, path)
     differences = result["differences"] or {}
     count = len(given) or len(samples[0]["inputs"])
-    done = Exported(path, size, writer, tuple(result["groups"]), count, differences.get("outputs"), widened)
+    done = Exported(path, form.name, size, writer, tuple(result["groups"]), count, differences.get("outputs"), widened)
     for name, difference in differences.items():
         if not difference <= limits[name]:
             computed = " computed in float32" if name == "widened" else ""
