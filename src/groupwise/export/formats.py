@@ -22,6 +22,7 @@ class Format:
         ending: of its file; "" for a folder.
         writers: the backends of Keras that can write it, best first, and the packages that each needs.
         runner: the package that runs it, in which the exported file is checked.
+        inspect: "module:name" of the function that counts a file's convolutions and runs it; it imports the runtime.
         beside: the endings of further files that belong to it.
         quantized: whether it has the operations of layers that Keras quantized.
         oldest_keras: the first version that writes it, for batches of any size.
@@ -33,6 +34,7 @@ class Format:
     ending: str
     writers: dict[str, tuple[str, ...]]
     runner: str
+    inspect: str
     beside: tuple[str, ...] = ()
     quantized: bool = False
     oldest_keras: tuple[int, int] = (3, 12)
@@ -42,22 +44,44 @@ class Format:
 # needs TensorFlow as well, and then TensorFlow writes the plainer graph.
 FORMATS = (
     Format(
-        "onnx", "onnx", "ONNX", ".onnx", {"torch": ("torch", "onnx", "onnxscript")}, "onnxruntime", oldest_keras=(3, 14)
+        name="onnx",
+        keras_name="onnx",
+        title="ONNX",
+        ending=".onnx",
+        writers={"torch": ("torch", "onnx", "onnxscript")},
+        runner="onnxruntime",
+        inspect="groupwise.export.graphs:inspect_onnx",
+        oldest_keras=(3, 14),
     ),
     Format(
-        "savedmodel", "tf_saved_model", "SavedModel", "", {"tensorflow": ("tensorflow",)}, "tensorflow", quantized=True
+        name="savedmodel",
+        keras_name="tf_saved_model",
+        title="SavedModel",
+        ending="",
+        writers={"tensorflow": ("tensorflow",)},
+        runner="tensorflow",
+        inspect="groupwise.backends.tensorflow.export:inspect_savedmodel",
+        quantized=True,
     ),
     Format(
-        "litert", "litert", "LiteRT", ".tflite", {"tensorflow": ("tensorflow",)}, "tensorflow", oldest_keras=(3, 13)
+        name="litert",
+        keras_name="litert",
+        title="LiteRT",
+        ending=".tflite",
+        writers={"tensorflow": ("tensorflow",)},
+        runner="tensorflow",
+        inspect="groupwise.backends.tensorflow.export:inspect_litert",
+        oldest_keras=(3, 13),
     ),
     Format(
-        "openvino",
-        "openvino",
-        "OpenVINO",
-        ".xml",
-        {"tensorflow": ("tensorflow", "openvino"), "torch": ("torch", "openvino")},
-        "openvino",
-        (".bin",),
+        name="openvino",
+        keras_name="openvino",
+        title="OpenVINO",
+        ending=".xml",
+        writers={"tensorflow": ("tensorflow", "openvino"), "torch": ("torch", "openvino")},
+        runner="openvino",
+        inspect="groupwise.export.graphs:inspect_openvino",
+        beside=(".bin",),
     ),
 )
 

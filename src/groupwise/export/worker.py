@@ -5,6 +5,7 @@ It runs on the backend that can write the format, without the C core, whose oper
 
 import importlib
 import json
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from groupwise import layers
 from groupwise.errors import UserError, first_line
 from groupwise.export.formats import Format, find_format
-from groupwise.export.graphs import inspect_onnx, inspect_openvino, keep_openvino_output
+from groupwise.export.graphs import keep_openvino_output
 from groupwise.export.precision import relative_difference, widen
 from groupwise.export.signature import Signature, structures
 from groupwise.keras_private import layers_within
@@ -53,7 +54,7 @@ def _export(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     path = folder / request["name"]
     try:
         _write(form, path, model, signature, signature.batches(samples[0]["inputs"])[0])
-        groups, run = _inspect(form, path)
+        groups, run = pkgutil.resolve_name(form.inspect)(path)
         differences = run and _compare(run, samples, signature)
         if signature.any_size and any(value > request["limits"][name] for name, value in (differences or {}).items()):
             raise UserError("its outputs are others than the network's")
@@ -104,8 +105,8 @@ def _write(form: Format, path: Path, model: Any, signature: Signature, images: A
         return keras.ops.cast(keras.tree.flatten(outputs)[0], signature.output_dtype)
 
     if keras.backend.backend() == "torch":
-        writers = importlib.import_module("groupwise.backends.torch.export")
-        getattr(writers, f"write_{form.name}")(path, model, run, images, signature)
+        writers = importlib.import_module("groupwise.backends.torch.export").WRITERS
+        writers[form.name](path, model, run, images, signature)
         return
     name = signature.name
     if form.name != "openvino":
@@ -141,13 +142,3 @@ def _compare(run: Any, samples: list[dict[str, Any]], signature: Signature) -> d
         for name in sample.keys() - {"inputs"}:
             found[name] = max(found.get(name, 0.0), relative_difference(outputs, sample[name]))
     return found
-
-
-def _inspect(form: Format, path: Path) -> tuple[list[int], Any]:
-    if form.name == "onnx":
-        return inspect_onnx(path)
-    if form.name == "openvino":
-        return inspect_openvino(path)
-    module = importlib.import_module("groupwise.backends.tensorflow.export")
-    inspection: tuple[list[int], Any] = getattr(module, f"inspect_{form.name}")(path)
-    return inspection

@@ -54,3 +54,7 @@ def write_openvino(path: Path, model: Any, run: Callable[[Any], Any], images: An
     converted.inputs[0].get_node().set_friendly_name(signature.name)
     converted.outputs[0].tensor.set_names({signature.output_name})
     openvino.save_model(converted, str(path), compress_to_fp16=False)
+
+
+WRITERS = {"onnx": write_onnx, "openvino": write_openvino}
+"""By the name of the format."""
