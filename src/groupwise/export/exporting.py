@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,6 @@ def export_model(
         signature = signature_of(network, image_size)
         given = _prepared(network, images, signature)
         samples, widened = _samples(network, source, signature, given)
-        arrays = {f"{name}{place}": array for place, sample in enumerate(samples) for name, array in sample.items()}
-        np.savez(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
         limits = tolerances(network)
         request = {
             "model": str(source),
@@ -124,8 +122,7 @@ def export_model(
             "title": form.title,
             "name": path.name,
             "signature": asdict(signature),
-            "arrays": list(samples[0]),
-            "samples": len(samples),
+            **_saved_samples(samples, folder),
             "limits": limits,
             "say_size": say_size(),
             "modules": _own_modules(network),
@@ -134,16 +131,9 @@ def export_model(
         result = _run_worker(folder, request, writer)
         size = _put_in_place(form, folder, path)
     differences = result["differences"] or {}
+    _refuse_differences(path, differences, limits)
     count = len(given) or len(samples[0]["inputs"])
-    done = Exported(path, form.name, size, writer, tuple(result["groups"]), count, differences.get("outputs"), widened)
-    for name, difference in differences.items():
-        if not difference <= limits[name]:
-            computed = " computed in float32" if name == "widened" else ""
-            raise UserError(
-                f"{path} was written, but its outputs differ from the network's{computed} by {difference:.1e} of the "
-                f"largest one, more than {limits[name]:.0e}"
-            )
-    return done
+    return Exported(path, form.name, size, writer, tuple(result["groups"]), count, differences.get("outputs"), widened)
 
 
 def _network_and_source(model: Any, folder: Path, image_size: tuple[int, int] | None) -> tuple[keras.Model, Path]:
@@ -243,6 +233,24 @@ def _samples(
         for sample in samples:
             sample["widened"] = run_model(copy, signature.batches(sample["inputs"]), dtype)
     return samples, names
+
+
+def _saved_samples(samples: list[dict[str, NDArray[Any]]], folder: Path) -> dict[str, Any]:
+    """Save the samples into the folder, and return what a request says of them."""
+    arrays = {f"{name}{place}": array for place, sample in enumerate(samples) for name, array in sample.items()}
+    np.savez(folder / "samples.npz", **arrays)  # type: ignore[arg-type]
+    return {"arrays": list(samples[0]), "samples": len(samples)}
+
+
+def _refuse_differences(path: Path, differences: Mapping[str, float], limits: Mapping[str, float]) -> None:
+    """Raise UserError where a file's outputs are too far from the network's."""
+    for name, difference in differences.items():
+        if not difference <= limits[name]:
+            computed = " computed in float32" if name == "widened" else ""
+            raise UserError(
+                f"{path} was written, but its outputs differ from the network's{computed} by {difference:.1e} of the "
+                f"largest one, more than {limits[name]:.0e}"
+            )
 
 
 def _run_worker(folder: Path, request: dict[str, Any], writer: str) -> dict[str, Any]:
