@@ -162,8 +162,11 @@ def test_below_the_command_nothing_prints_for_it() -> None:
     assert not wrong
 
 
-def test_below_the_command_no_text_speaks_of_options() -> None:
-    """Docstrings and comments may show a command, and so may a page of `explain`, which says how it was made."""
+def test_below_the_command_no_text_speaks_of_commands_and_options() -> None:
+    """Docstrings and comments may show a command, and so may a page of `explain`, which says how it was made.
+
+    `groupwise tune` is what no function of the library does.
+    """
     wrong = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.relative_to(PACKAGE).parts[0] in ("cli", "explain"):
@@ -178,6 +181,6 @@ def test_below_the_command_no_text_speaks_of_options() -> None:
             f"{path.relative_to(PACKAGE)}:{node.lineno} {node.value!r}"
             for node in ast.walk(tree)
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
-            if re.search(r"(?<![\w-])--[a-z]", node.value)
+            if re.search(r"(?<![\w-])--[a-z]|`groupwise (?!tune`)", node.value)
         ]
     assert not wrong

@@ -49,7 +49,7 @@ def test_what_is_no_model_is_said(tmp_path: Path) -> None:
         ("a.tflite", "is LiteRT's, which holds no layers: name a .keras file, or a whole model in an .h5 file"),
         ("a.onnx", "ONNX's"),
         ("saved_model.pb", "TensorFlow's"),
-        ("a.pth", "make a model of it with `groupwise convert a.pth NAME`, and name that"),
+        ("a.pth", "make a model of it with `groupwise.models.create(NAME, weights='a.pth')`, and name that"),
         ("a.keras", "is no .keras file, or a damaged one"),
         ("a.h5", "is no whole model in an .h5 file, or a damaged one"),
     ):

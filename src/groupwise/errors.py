@@ -1,4 +1,4 @@
-"""The one kind of error that a user, not a programmer, causes, and how its sentences name an argument."""
+"""The one kind of error that a user, not a programmer, causes, and how its sentences name arguments and functions."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import TypeAlias
 
 Words: TypeAlias = Callable[[str, object], str]
+Calls: TypeAlias = Callable[..., str]
 
 
 class UserError(ValueError):
@@ -17,7 +18,12 @@ def _as_in_python(name: str, value: object) -> str:
     return name if value is None else f"{name}={value}"
 
 
+def _call_in_python(name: str, *given: str, **named: object) -> str:
+    return f"`groupwise.{name}({', '.join([*given, *(f'{key}={value!r}' for key, value in named.items())])})`"
+
+
 _words: ContextVar[Words] = ContextVar("words", default=_as_in_python)
+_calls: ContextVar[Calls] = ContextVar("calls", default=_call_in_python)
 
 
 def argument(name: str, value: object = None) -> str:
@@ -32,20 +38,37 @@ def argument(name: str, value: object = None) -> str:
     return _words.get()(name, value)
 
 
+def call(name: str, *given: str, **named: object) -> str:
+    """Return how a sentence names one of the package's functions, called with what is given.
+
+    That is Python's way, unless whoever shows the sentences to a user has other words: `naming`.
+
+    Examples:
+        >>> call("models.list_models"), call("models.create", "NAME", weights="a.pth")
+        ('`groupwise.models.list_models()`', "`groupwise.models.create(NAME, weights='a.pth')`")
+    """
+    return _calls.get()(name, *given, **named)
+
+
 @contextmanager
-def naming(words: Words) -> Iterator[None]:
-    """While it is entered, let sentences name arguments as `words` does, which takes what `argument` takes.
+def naming(words: Words, calls: Calls = _call_in_python) -> Iterator[None]:
+    """While it is entered, let sentences name arguments and functions in other words.
+
+    Args:
+        words: of an argument: takes what `argument` takes.
+        calls: of a function: takes what `call` takes.
 
     Examples:
         >>> with naming(lambda name, value: f"the {name}"):
         ...     argument("weights", "run")
         'the weights'
     """
-    before = _words.set(words)
+    before, calls_before = _words.set(words), _calls.set(calls)
     try:
         yield
     finally:
         _words.reset(before)
+        _calls.reset(calls_before)
 
 
 def check_installed(package: str, use: str) -> None:

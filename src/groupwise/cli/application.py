@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from groupwise import __version__
 from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
 from groupwise.cli.console import make_console, note, say
-from groupwise.cli.options import option
+from groupwise.cli.options import as_command, option
 from groupwise.errors import UserError, lacks_memory, naming
 from groupwise.training.interruption import on_signals
 from groupwise.training.stopped import Diverged, Interrupted
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with on_signals(end), naming(option):
+        with on_signals(end), naming(option, as_command):
             code = _run(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()

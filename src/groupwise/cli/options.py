@@ -50,6 +50,9 @@ _NAMES = {
 }
 """Options that are not called as the library's argument is."""
 
+_COMMANDS = {"models.create": "convert {weights} NAME", "models.list_models": "models", "train": "train"}
+"""What stands for the library's functions."""
+
 
 def option(name: str, value: object = None) -> str:
     """Return what an argument of the library's is called here, where sentences name it.
@@ -64,6 +67,16 @@ def option(name: str, value: object = None) -> str:
     if isinstance(value, tuple):
         return f"{words} {value[0] if len(set(value)) == 1 else 'x'.join(map(str, value))}"
     return f"{words} {value}"
+
+
+def as_command(name: str, *_: str, **named: object) -> str:
+    """Return the command that does what a function of the library does, where sentences name it.
+
+    Examples:
+        >>> as_command("models.create", "NAME", weights="a.pth")
+        '`groupwise convert a.pth NAME`'
+    """
+    return f"`groupwise {_COMMANDS[name].format(**named)}`"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

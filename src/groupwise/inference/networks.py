@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, call
 from groupwise.inference.preprocessing import preprocessing_of
 from groupwise.inference.run_folder import RunFolder
 from groupwise.models import create, find, variants
@@ -81,7 +81,7 @@ def load_network(run_or_model: str | Path) -> Network | RewrittenNetwork:
     network = load_model(path)
     if not isinstance(network, Network | RewrittenNetwork) or "class_names" not in network.metadata:
         raise UserError(
-            f"{path} was not written by `groupwise train` or `convert`: it has no class names and preprocessing. "
+            f"{path} was not written by {call('train')}: it has no class names and preprocessing. "
             "Any model can be described, accelerated and exported; to predict and evaluate, train one here"
         )
     shape = network.architecture["input_shape"]

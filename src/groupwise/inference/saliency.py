@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, call
 from groupwise.inference.evaluation import predict_outputs
 
 POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
@@ -81,7 +81,8 @@ def _ending(network: keras.Model) -> list[Any]:
     if not fits:
         raise UserError(
             f"model {network.name!r}: where it looked cannot be said, since it does not end in a global pooling 'pool' "
-            "and a dense layer 'head' without activation; use a network of `groupwise models` with its own head"
+            "and a dense layer 'head' without activation; use a network that "
+            f"{call('models.list_models')} lists, with its own head"
         )
     return layers
 

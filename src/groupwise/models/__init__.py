@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from groupwise.errors import UserError, first_line
+from groupwise.errors import UserError, call, first_line
 from groupwise.models.costs import Description, describe_model
 from groupwise.models.network import Network, build_settings, without_values
 from groupwise.models.registry import Variant
@@ -135,7 +135,7 @@ def find(name: str) -> Variant:
     except KeyError:
         # A user's "resnxt50" means resnext50_32x4d: a name is as near as its first word.
         near = nearest(name, variants(), count=3, likeness=0.6, words=lambda known: (known, known.split("_")[0]))
-        hint = did_you_mean(near) or "`groupwise models` lists them"
+        hint = did_you_mean(near) or f"{call('models.list_models')} lists them"
         raise UserError(f"model {name!r}: there is no such network; {hint}") from None
 
 

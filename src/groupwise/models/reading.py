@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import keras
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, call
 from groupwise.models.keras2 import in_keras_3, known_arguments
 from groupwise.models.vetting import check_archive, check_config, unknown
 from groupwise.weights.hdf5 import check_hdf5
@@ -110,8 +110,8 @@ def _other(path: Path, ending: str) -> UserError:
     """Return what to say of a file of another kind, and what to do with it."""
     if OTHERS[ending] != OTHERS[".pth"]:
         return UserError(f"{path} is {OTHERS[ending]}: name {READ}")
-    command = f"groupwise convert {path.name} NAME"
-    return UserError(f"{path} is {OTHERS[ending]}: make a model of it with `{command}`, and name that")
+    remedy = call("models.create", "NAME", weights=path.name)
+    return UserError(f"{path} is {OTHERS[ending]}: make a model of it with {remedy}, and name that")
 
 
 def _check_zip(path: Path) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, call
 from groupwise.weights.naming import NAMINGS, Naming
 
 ROLES = {
@@ -131,7 +131,7 @@ def _refuse(source: str, family: str, modules: Iterable[str], likeness: Mapping[
     if likeness[other]:
         raise UserError(
             f"{source} holds a network of {' or '.join(other.families)} in {other.publisher}'s names, not {family}: "
-            "choose the network that the weights belong to (`groupwise models` lists the names)"
+            f"choose the network that the weights belong to ({call('models.list_models')} lists the names)"
         )
     publishers = dict.fromkeys(naming.publisher for naming in NAMINGS if family in naming.families)
     raise UserError(

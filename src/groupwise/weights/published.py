@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise.errors import UserError
+from groupwise.errors import UserError, call
 from groupwise.machine import usable_cores
 from groupwise.weights.edits import edits_of
 from groupwise.weights.keys import listed, recognise
@@ -151,7 +151,7 @@ class Published:
         if texts:
             raise UserError(
                 f"{self.source} ({self.publisher}'s names) does not fit this network; keys {'; '.join(texts)}. "
-                "Choose the network that the weights belong to (`groupwise models` lists the names)"
+                f"Choose the network that the weights belong to ({call('models.list_models')} lists the names)"
             )
 
     def _find(self, layer: str, role: str, starts: Mapping[int, int]) -> str | None:
