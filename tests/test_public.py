@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import groupwise
+from tests.pages import ROOT
 
 PACKAGE = Path(groupwise.__file__).parent
 LAZY = ("groupwise", "groupwise.data", "groupwise.export", "groupwise.inference", "groupwise.training")
@@ -40,6 +41,13 @@ def test_public_names() -> None:
     assert groupwise.errors.UserError is groupwise.UserError
     assert groupwise.data.load_dataset("digits")
     assert groupwise.__version__.count(".") == 2
+
+
+@pytest.mark.once
+def test_every_package_of_the_pages_is_there_after_one_import() -> None:
+    names = [path.stem for path in ROOT.joinpath("docs/api").glob("*.md") if path.stem != "index"]
+    code = f"import groupwise; [getattr(groupwise, name).__name__ for name in {names}]"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.once

@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING
 from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
-    from groupwise import data, errors, export, layers, models, ops, rewrite
+    from groupwise import (
+        data,
+        errors,
+        explain,
+        export,
+        inference,
+        layers,
+        models,
+        ops,
+        recipes,
+        rewrite,
+        training,
+        weights,
+    )
     from groupwise.errors import UserError
     from groupwise.ops import explain_routing
     from groupwise.rewrite import accelerate
@@ -21,7 +34,10 @@ else:
             "load_keras_weights": "weights.keras_files",
             "train": "training",
         },
-        modules=("data", "errors", "export", "layers", "models", "ops", "rewrite"),
+        modules=(
+            *("data", "errors", "explain", "export", "inference", "layers"),
+            *("models", "ops", "recipes", "rewrite", "training", "weights"),
+        ),
     )
 
 __version__ = "0.1.0"
@@ -32,12 +48,17 @@ __all__ = [
     "accelerate",
     "data",
     "errors",
+    "explain",
     "explain_routing",
     "export",
+    "inference",
     "layers",
     "load_keras_weights",
     "models",
     "ops",
+    "recipes",
     "rewrite",
     "train",
+    "training",
+    "weights",
 ]
