@@ -108,6 +108,11 @@ def test_choose(spec: ConvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(time for _, time in choice.times) == 1
 
 
+def test_nothing_is_no_choice() -> None:
+    with pytest.raises(ValueError, match="there is nothing to measure"):
+        measuring.choose([], backends.active.runtime, training_step)
+
+
 def test_an_accelerator_has_nothing_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends.active, "runtime", lambda inputs=None: Runtime(BACKEND, "gpu"))
     with pytest.raises(UserError, match="only CPUs have something to choose from"):

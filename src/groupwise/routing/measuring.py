@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from groupwise.errors import UserError
 from groupwise.routing import tuning
@@ -51,25 +51,28 @@ def subjects(batch_size: int) -> dict[str, list[ConvSpec]]:
 
 @tuning.ignored()
 def choose(
-    specs: Iterable[ConvSpec], runtime_of: Callable[[], Runtime], step: Callable[[str, ConvSpec], Work]
+    specs: Sequence[ConvSpec], runtime_of: Callable[[], Runtime], step: Callable[[str, ConvSpec], Work]
 ) -> Choice:
     """Measure what can run all of `specs`, which are of one kind and whose sizes are known, and return the choice.
 
     What is hopelessly slow for one of them is left out.
 
     Args:
-        specs: the convolutions. runtime_of: says where they run.
+        specs: the convolutions, one at least. runtime_of: says where they run.
         step: returns a function that runs an algorithm and its gradients once (`groupwise.ops.training_step`).
 
     Raises:
         UserError: the framework runs on an accelerator, where the routing list has one row.
+        ValueError: there is no convolution.
     """
+    if not specs:
+        raise ValueError("specs=[]: there is nothing to measure; give one convolution at least")
     runtime = runtime_of()
     if runtime.device != "cpu":
         raise UserError(f"{runtime.framework} runs on a {runtime.device} here; only CPUs have something to choose from")
+    built_in = explain(specs[0], runtime).algorithm  # that of all of one kind
     ratios: list[Mapping[str, float]] = []
     for spec in specs:
-        built_in = explain(spec, runtime).algorithm
         names = sorted(candidates(spec, runtime), key=lambda name: name != built_in)
         ratios.append(race({name: step(name, spec) for name in names}))
     finished = [name for name in ratios[0] if all(name in each for each in ratios)]
