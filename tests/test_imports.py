@@ -15,11 +15,12 @@ from tests.frameworks import BACKEND
 PACKAGE = Path(groupwise.__file__).parent
 # A room may import itself and those that stand before it.
 ORDER = [
-    *("errors", "lazy", "texts", "frameworks", "timing", "writing", "machine", "spec", "keras_private"),
+    *("errors", "interruption", "lazy", "texts", "frameworks", "timing", "writing", "machine", "spec", "keras_private"),
     *("core", "data", "routing", "backends", "ops", "layers", "weights", "models"),
     *("report", "recipes", "inference", "rewrite", "explain", "training", "export", "cli"),
 ]
 ALLOWED: dict[str, set[str]] = {
+    "interruption": set(),
     "lazy": set(),
     "frameworks": set(),
     "timing": set(),

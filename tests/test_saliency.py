@@ -112,7 +112,7 @@ def other_networks() -> dict[str, keras.Model]:
 
 def test_networks_that_end_otherwise_are_refused() -> None:
     for name, network in other_networks().items():
-        with pytest.raises(UserError, match=r"does not end in a global pooling 'pool'.*use a network of"):
+        with pytest.raises(UserError, match=r"does not end in a global pooling 'pool'.*use a network that"):
             pytest.fail(f"{name}: {Explainer(network)}")
 
 

@@ -23,10 +23,10 @@ from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
+from groupwise.interruption import SIGNALS, Interrupted, Interruption
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
-from groupwise.training.interruption import SIGNALS, Interruption
 from groupwise.training.plan import Plan, build_network, default_recipe
-from groupwise.training.stopped import Diverged, Interrupted
+from groupwise.training.stopped import Diverged
 from groupwise.training.workspace import Workspace, write_json
 from groupwise.writing import write_text
 from tests import tiny as bars

@@ -16,8 +16,8 @@ from groupwise.cli import converting, explaining, exporting, networks, rewriting
 from groupwise.cli.console import make_console, note, say
 from groupwise.cli.options import as_command, option
 from groupwise.errors import UserError, lacks_memory, naming
-from groupwise.training.interruption import on_signals
-from groupwise.training.stopped import Diverged, Interrupted
+from groupwise.interruption import Interrupted, on_signals
+from groupwise.training.stopped import Diverged
 
 # Typer carries Click's classes along under a private name; this is its UsageError.
 _UsageError: Any = typer.BadParameter.__bases__[0]

@@ -16,8 +16,8 @@ from groupwise.cli.outputs import output_folder
 from groupwise.cli.watching import ConsoleObserver
 from groupwise.errors import UserError
 from groupwise.inference.run_folder import read_json
+from groupwise.interruption import Interrupted
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
-from groupwise.training.stopped import Interrupted
 from groupwise.training.workspace import RUNS, Workspace, new_folder
 from groupwise.writing import check_folder
 

@@ -14,7 +14,7 @@ from groupwise.cli.networks import convolutions
 from groupwise.cli.options import MOST, Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.errors import UserError
 from groupwise.frameworks import FRAMEWORKS
-from groupwise.training.stopped import Interrupted
+from groupwise.interruption import Interrupted
 
 if TYPE_CHECKING:
     from groupwise.routing.tuning import Choice

@@ -12,10 +12,11 @@ from keras import ops
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
-from groupwise.training.diverging import StopTraining, check_loss, check_weights
+from groupwise.training.diverging import check_loss, check_weights
 from groupwise.training.events import EpochEnded, StepDone
 from groupwise.training.seed import seed_epoch
 from groupwise.training.session import Session
+from groupwise.training.stopped import StopTraining
 from groupwise.training.workspace import DIGITS, copy_file
 from groupwise.writing import replace_file
 

@@ -8,12 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from groupwise.errors import argument
-from groupwise.training.stopped import Diverged
-
-
-class StopTraining(Exception):  # noqa: N818 - a way out of fit()
-    """Leaves fit() at once. Its text is the reason, empty for Ctrl-C."""
+from groupwise.training.stopped import StopTraining
 
 
 def check_loss(logs: Mapping[str, float] | None, epoch: int, step: int) -> None:
@@ -27,12 +22,6 @@ def check_weights(network: keras.Model, epoch: int) -> None:
     """Raise StopTraining where a weight is not finite: a ReLU may turn that into zero, so that no loss tells."""
     if not all(np.isfinite(ops.convert_to_numpy(weight)).all() for weight in network.weights):
         raise StopTraining(f"weights became infinite or not a number in epoch {epoch + 1}")
-
-
-def diverged(reason: StopTraining, kept: str, learning_rate: float) -> Diverged:
-    """Return what to say of a training that came to no result, and of what is left of it."""
-    smaller = argument("learning_rate", f"{learning_rate / 5:g}")
-    return Diverged(f"{reason}; {kept}. Begin again with a smaller rate: {smaller}")
 
 
 class Watch(keras.callbacks.Callback):

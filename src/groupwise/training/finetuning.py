@@ -9,7 +9,8 @@ from groupwise.inference.matching import with_classes
 from groupwise.inference.preprocessing import make_batches
 from groupwise.inference.recorded import SPLIT, record_in
 from groupwise.models.network import Network, RewrittenNetwork
-from groupwise.training.diverging import StopTraining, Watch, diverged
+from groupwise.training.diverging import Watch
+from groupwise.training.stopped import Diverged, StopTraining
 
 MOMENTUM = 0.9
 
@@ -41,6 +42,6 @@ def finetune(
     try:
         network.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[Watch()])
     except StopTraining as reason:
-        raise diverged(reason, "nothing was written", learning_rate) from None
+        raise Diverged(reason, "nothing was written", learning_rate) from None
     finally:
         batches.close()

@@ -16,9 +16,9 @@ from groupwise.inference.matching import with_classes
 from groupwise.inference.preprocessing import make_batches
 from groupwise.inference.recorded import divide_for, read_record
 from groupwise.inference.run_folder import read_json
+from groupwise.interruption import Interrupted, on_signals
 from groupwise.models.reading import vetted
 from groupwise.training.bookkeeper import Bookkeeper, swap_average
-from groupwise.training.diverging import StopTraining, diverged
 from groupwise.training.events import (
     Begun,
     EndedEarly,
@@ -31,14 +31,13 @@ from groupwise.training.events import (
     ReadingEnded,
     WeightsTaken,
 )
-from groupwise.training.interruption import on_signals
 from groupwise.training.observers import log
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network
 from groupwise.training.seed import set_seed
 from groupwise.training.session import Judge, Run, Session
 from groupwise.training.starting import are_published, start_from
-from groupwise.training.stopped import Interrupted
+from groupwise.training.stopped import Diverged, StopTraining
 from groupwise.training.summary import RunSummary
 from groupwise.training.workspace import Workspace, environment, write_json
 from groupwise.writing import expanded
@@ -244,7 +243,7 @@ def _explaining(session: Session) -> Iterator[None]:
         kept = _keep(session)
         session.run.observer(EndedEarly(str(reason), kept))
         if isinstance(reason, StopTraining) and str(reason):
-            raise diverged(reason, kept, session.run.plan.recipe.learning_rate) from None
+            raise Diverged(reason, kept, session.run.plan.recipe.learning_rate) from None
         resumable = bool(session.rows)
         raise Interrupted(f"stopped: {kept}", session.interruption.number, resumable) from None
     except Exception as error:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from groupwise.data import Dataset, ImageBatches
 from groupwise.data.record import SplitRecord
 from groupwise.inference.recorded import SPLIT
+from groupwise.interruption import Interruption
 from groupwise.models.network import Network
 from groupwise.training.events import Observer
-from groupwise.training.interruption import Interruption
 from groupwise.training.plan import Plan
 from groupwise.training.workspace import Workspace, write_json
 

@@ -1,25 +1,21 @@
-"""How a training can end before its last epoch; importing this imports no framework."""
+"""How a training ends before its last epoch. Importing this imports no framework."""
 
-import signal
-
-
-class Stopped(Exception):  # noqa: N818 - not an error of the program's
-    """A training ended early; its text says what was kept."""
+from groupwise.errors import argument
 
 
-class Interrupted(Stopped):
-    """Someone pressed Ctrl-C, or a signal asked the process to end.
+class StopTraining(Exception):  # noqa: N818 - a way out of fit()
+    """Leaves fit() at once. Its text is the reason, empty for Ctrl-C."""
 
-    Attributes:
-        number: the signal's.
-        resumable: whether a run was kept that can go on.
+
+class Diverged(Exception):  # noqa: N818 - not an error of the program's
+    """The loss is not a finite number any more; the text says what is left, and what to do.
+
+    Args:
+        reason: a clause.
+        kept: a clause that says what is left.
+        learning_rate: of the training.
     """
 
-    def __init__(self, text: str, number: int = signal.SIGINT, resumable: bool = False) -> None:
-        super().__init__(text)
-        self.number = number
-        self.resumable = resumable
-
-
-class Diverged(Stopped):
-    """The loss is not a finite number any more."""
+    def __init__(self, reason: StopTraining, kept: str, learning_rate: float) -> None:
+        smaller = argument("learning_rate", f"{learning_rate / 5:g}")
+        super().__init__(f"{reason}; {kept}. Begin again with a smaller rate: {smaller}")

@@ -67,6 +67,20 @@ def _repeated(heard: list[int]) -> Iterator[None]:
             timer.cancel()
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error of the program's
+    """Someone pressed Ctrl-C, or a signal asked the process to end; its text says what was kept.
+
+    Attributes:
+        number: the signal's.
+        resumable: whether what was kept can go on.
+    """
+
+    def __init__(self, text: str, number: int = signal.SIGINT, resumable: bool = False) -> None:
+        super().__init__(text)
+        self.number = number
+        self.resumable = resumable
+
+
 class Interruption:
     """While it is entered, the first signal to end sets `requested`; a second one raises KeyboardInterrupt.
 
