@@ -325,7 +325,7 @@ def test_a_sequence_stays_one() -> None:
         new = change(model)
         assert type(new) is keras.Sequential
         assert_same(model, new)
-        middle = keras.Model(new.inputs, new.layers[-2].output)
+        middle = keras.Model(new.inputs[0], new.layers[-2].output)
         assert middle(images_for(model)[0]).shape == (2, 6, 6, 4)
     new.add(layers.Dense(3))
     assert new.output_shape == (None, 3)

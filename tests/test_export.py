@@ -365,6 +365,7 @@ def quantized() -> keras.Model:
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -199,7 +199,7 @@ def test_layers_of_one_name_in_two_models_keep_their_own_biases() -> None:
 
 def test_our_networks_and_stock_layers_are_cut_alike() -> None:
     model, images = trained("resnext50_32x4d", **ONE_BLOCK)
-    plain = keras.Model(model.inputs, model.outputs)
+    plain = keras.Model(model.input, model.output)
     for form in "ab":
         expected, found = rewrite.to_form(model, form), rewrite.to_form(plain, form)
         names = [{layer.name for layer in each.layers if layer.weights} for each in (expected, found)]

@@ -42,7 +42,7 @@ def test_calls_run_as_one_and_every_layer_stays() -> None:
         layers.ReLU.call = counted
         fast(images_for(old)[0])
         assert called == []
-        keras.Model(fast.inputs, fast.get_layer("relu").output)(images_for(old)[0])
+        keras.Model(fast.input, fast.get_layer("relu").output)(images_for(old)[0])
         assert called == ["relu"]
     finally:
         layers.ReLU.call = original
@@ -72,7 +72,7 @@ def test_every_layer_gives_its_value(change: Any) -> None:
     names = [layer.name for layer in old.layers if layer.name not in gone]
     assert [layer.name for layer in new.layers] == names
     arrays = images_for(old)
-    both = [keras.Model(each.inputs, [each.get_layer(name).output for name in names]) for each in (old, new)]
+    both = [keras.Model(each.input, [each.get_layer(name).output for name in names]) for each in (old, new)]
     for name, before, after in zip(names, *(outputs_of(each, arrays) for each in both), strict=True):
         np.testing.assert_allclose(after, before, atol=1e-5, err_msg=name)
 

@@ -143,7 +143,7 @@ class Checks:
 
     @staticmethod
     def structures() -> None:
-        inputs = keras.Input((3,))
+        inputs = keras.Input((3,), name="given")
         model = keras.Model({"given": inputs}, [inputs + 1])
         taken, made = keras_private.structures(model)
         assert list(taken) == ["given"]

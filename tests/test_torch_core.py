@@ -165,7 +165,6 @@ def test_second_order_agrees_with_pytorch_in_float64(spec: ConvSpec) -> None:
 
 @pytest.mark.parametrize("spec", ONE_EACH)
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_compiles_as_a_whole_graph(spec: ConvSpec, dynamic: bool) -> None:
     """Forward and backward, as routing would call it: the spec is made, and the core asked for, while it is traced."""
     options = (spec.groups, spec.strides, spec.padding, spec.dilation_rate)
@@ -258,7 +257,6 @@ def test_only_wanted_gradients_of_an_epilogue_are_computed(ran: list[int]) -> No
     assert ran == [convolution.FORWARD]
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_an_epilogue_compiles_as_a_whole_graph(dynamic: bool) -> None:
     spec = EVERY_SPEC[3]

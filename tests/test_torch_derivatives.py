@@ -26,7 +26,6 @@ from groupwise.backends.torch import core, norm
 from groupwise.backends.torch import native as backend
 
 # PyTorch's own, of some of its tangents.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 EPSILON = 1e-3
 
 
@@ -195,7 +194,6 @@ def test_transformations(name: str, case: str) -> None:
     close(run(function, arrays(case), arrays(case, 1)), wanted)
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("case", ["fused", "maxima", "trained"])
 @pytest.mark.parametrize("name", ["hessian", "gradients of each"])
 def test_transformations_compile_as_a_whole_graph(name: str, case: str) -> None:

@@ -222,7 +222,6 @@ def test_names() -> None:
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="torch.compile is PyTorch's")
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", ["narrow groups", exact_name(NARROW)])
 def test_torch_compiles_a_tuned_convolution_as_a_whole_graph(cache_folder: Path, name: str, dynamic: bool) -> None:

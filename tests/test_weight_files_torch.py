@@ -28,6 +28,8 @@ pytestmark = pytest.mark.once
 VALUES = {"conv1.weight": np.arange(72, dtype=np.float32).reshape(8, 1, 3, 3), "conv1.bias": np.ones(8, np.float32)}
 
 
+# The file that it opens stays open.
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore:Exception ignored in")
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("place", ["alone", "beside", "nested"])
 def test_a_pickle_that_would_run_something_is_refused(tmp_path, zipped, place):
