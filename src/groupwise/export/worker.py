@@ -13,17 +13,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from groupwise import layers
 from groupwise.errors import UserError, first_line
 from groupwise.export.formats import Format, find_format
 from groupwise.export.graphs import keep_openvino_output
 from groupwise.export.precision import relative_difference, widen
 from groupwise.export.signature import Signature, structures
 from groupwise.keras_private import layers_within
+from groupwise.layers.stock import CONVOLUTIONS
 from groupwise.models.reading import load_model
 from groupwise.rewrite import accelerate
-
-CONVOLUTIONS = (layers.GroupedConv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 
 
 def main(name: str) -> None:

@@ -17,6 +17,12 @@ STOCK: dict[type, type] = {
 }
 """Each drop-in and the Keras layer that it stands for."""
 
+CONVOLUTIONS = (GroupedConv2D, DepthwiseConv2D, SeparableConv2D)
+"""Ours."""
+
+STOCK_CONVOLUTIONS = tuple(STOCK[ours] for ours in CONVOLUTIONS)
+"""Keras's."""
+
 
 def stock_twin(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a fresh layer of Keras's own in place of one of ours: a `clone_function` for `clone_model`.

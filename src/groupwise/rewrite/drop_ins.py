@@ -6,11 +6,12 @@ from typing import Any
 import keras
 
 from groupwise.keras_private import layers_within
+from groupwise.layers.stock import CONVOLUTIONS, STOCK_CONVOLUTIONS
 from groupwise.rewrite.changes import Change, Left, Report
 from groupwise.rewrite.copying import copied, put_within
 from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter
-from groupwise.rewrite.twins import CONVOLUTIONS, OURS, TWINS, described, is_stock, kinds_of, objection
+from groupwise.rewrite.twins import OURS, TWINS, described, is_stock, kinds_of, objection
 
 # Keras's and ours, by what they compute; a subclass may compute something else.
 DENSE, DEPTHWISE, SEPARABLE, NORMS = (
@@ -72,8 +73,7 @@ def within(layer: Any, report: Report) -> None:
 
 def _left(layer: Any) -> Left | None:
     """Say why a convolution that ours could stand for stays: settings, or a class of somebody's own."""
-    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-    is_other = not isinstance(layer, convolutions) and not is_stock(layer)
+    is_other = not isinstance(layer, STOCK_CONVOLUTIONS) and not is_stock(layer)
     if is_other or isinstance(layer, CONVOLUTIONS):
         return None
     reason = objection(layer) or f"its class {type(layer).__name__} may compute something else than its base class"

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 
 from groupwise import keras_private, layers
+from groupwise.layers.stock import CONVOLUTIONS
 from groupwise.rewrite.graph import Graph, Node, Tensor, activation_of, functional, is_addition, is_plain, models_within
-from groupwise.rewrite.twins import CONVOLUTIONS, is_stock, objection, ours_for
+from groupwise.rewrite.twins import is_stock, objection, ours_for
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

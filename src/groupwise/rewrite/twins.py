@@ -42,7 +42,6 @@ def ours_for(kind: type) -> Any:
     return _OURS_OF_ANY.get(kind)
 
 
-CONVOLUTIONS = (layers.GroupedConv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 _OURS_OF_ANY: dict[type, Any] = {kind: OURS[stock] for stock in OURS for kind in kinds_of(stock)}
 
 
