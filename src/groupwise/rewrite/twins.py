@@ -4,6 +4,7 @@ Such a class makes its layers anew when it is loaded, and Keras looks for their 
 these are ours in memory, and a file holds Keras's own.
 """
 
+import inspect
 from typing import Any
 
 import keras
@@ -19,7 +20,7 @@ _OF_OURS_ALONE = ("algorithm", "activation", "fused")
 
 
 def _twin(stock: Any, ours: Any) -> Any:
-    known = stock.__init__.__code__.co_varnames
+    known = inspect.signature(stock.__init__).parameters
 
     def get_config(self: Any) -> dict[str, Any]:
         config: dict[str, Any] = ours.get_config(self)
