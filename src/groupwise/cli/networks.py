@@ -1,8 +1,7 @@
 """`groupwise models`, `describe` and `routing`: what there is, what it costs, and how it runs."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,11 +9,6 @@ from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Console, Listing, make_console, say
 from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.errors import UserError
-
-if TYPE_CHECKING:
-    import keras
-
-    from groupwise.spec import ConvSpec
 
 NAMED = 8
 
@@ -125,6 +119,7 @@ def routing(
     from groupwise import backends
     from groupwise.inference.networks import named_model
     from groupwise.ops import explain_routing
+    from groupwise.rewrite.inventory import convolutions, unrouted
     from groupwise.routing import explain
 
     console = make_console()
@@ -163,55 +158,3 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
     except ValueError:
         raise UserError(f"--input {text}: must be height,width,channels such as 56,56,128") from None
     return height, width, channels
-
-
-def convolutions(network: "keras.Model") -> Iterator["ConvSpec"]:
-    """Yield every convolution of ours in a model, and in the models within it, in order; the batch is not known."""
-    import keras
-
-    from groupwise.layers.specs import specs_of
-    from groupwise.rewrite.graph import is_graph
-
-    if not is_graph(network):
-        raise UserError(
-            f"model {network.name!r}: the shapes of its layers are unknown, since it computes in a method of its own "
-            "or was not built; name a functional or sequential model"
-        )
-    for layer in _layers(network):
-        if _is_ours(layer):
-            yield from specs_of(layer, keras.tree.flatten(layer.input)[0].shape)
-
-
-def unrouted(network: "keras.Model") -> Counter[str]:
-    """Count the convolutions of a model of which there is no saying how they run, by the reason."""
-    from keras import layers
-
-    from groupwise.keras_private import layers_within
-
-    stock = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
-    found: Counter[str] = Counter()
-    for layer in _layers(network):
-        if isinstance(layer, stock) and not _is_ours(layer):
-            own = f"{type(layer).__name__} of Keras's own"
-            found[f"{own}, which runs as Keras does; `groupwise accelerate` puts ours in its place"] += 1
-        inner = [part for part in layers_within(layer, include_self=False) if isinstance(part, stock)]
-        if inner:
-            found[f"convolution within a {type(layer).__name__}, whose size is not known"] += len(inner)
-    return found
-
-
-def _layers(model: "keras.Model") -> Iterator[Any]:
-    """Yield a model's layers, and those of the models within it instead of these."""
-    from groupwise.rewrite.graph import is_graph
-
-    for layer in model.layers:
-        if is_graph(layer):
-            yield from _layers(layer)
-        else:
-            yield layer
-
-
-def _is_ours(layer: Any) -> bool:
-    from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
-
-    return isinstance(layer, (GroupedConv2D, DepthwiseConv2D, SeparableConv2D))

@@ -50,7 +50,12 @@ _NAMES = {
 }
 """Options that are not called as the library's argument is."""
 
-_COMMANDS = {"models.create": "convert {weights} NAME", "models.list_models": "models", "train": "train"}
+_COMMANDS = {
+    "accelerate": "accelerate",
+    "models.create": "convert {weights} NAME",
+    "models.list_models": "models",
+    "train": "train",
+}
 """What stands for the library's functions."""
 
 

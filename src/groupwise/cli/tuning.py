@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Console, Listing, Styled, make_console, say
-from groupwise.cli.networks import convolutions
 from groupwise.cli.options import MOST, Backend, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.errors import UserError
 from groupwise.frameworks import FRAMEWORKS
@@ -60,6 +59,7 @@ def tune(
     name = settle_backend(backend)
     from groupwise import backends, routing
     from groupwise.inference.networks import named_model
+    from groupwise.rewrite.inventory import convolutions
     from groupwise.routing import measuring, tuning
 
     console, version = make_console(), backends.active.version
