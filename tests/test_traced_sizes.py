@@ -83,6 +83,8 @@ def test_symbols_stand_for_every_size(name: str) -> None:
     check(MAKERS[name](), exported, (0,))
 
 
+# It warns wherever Python sees a size, and the test shows which are kept.
+@pytest.mark.filterwarnings("ignore:(Converting a tensor|Iterating over a tensor|torch.as_tensor results)")
 @pytest.mark.skipif(BACKEND != "torch", reason="TorchScript is PyTorch's")
 @pytest.mark.parametrize("name", MAKERS)
 def test_torchscript_keeps_no_size_of_its_example(name: str) -> None:
