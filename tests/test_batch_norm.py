@@ -15,6 +15,7 @@ from tests.frameworks import BACKEND, values_and_gradients
 from tests.normalizations import EPSILON, random_arrays, truth
 
 SHAPE = (3, 6, 5, 7)
+ONE_PIXEL = (2, 1, 1, 8)
 ACTIVATIONS: dict[str, Any] = {**FUNCTIONS, "gelu": keras.activations.gelu}
 
 
@@ -69,10 +70,13 @@ def test_values_and_gradients(
     np.testing.assert_allclose(results[1], exact["inputs_gradient"], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [SHAPE, ONE_PIXEL])
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, None])
-def test_moving_statistics_follow_the_batch(activation: str | None, residual: bool, options: dict[str, Any]) -> None:
-    arrays = random_arrays(SHAPE)
+def test_moving_statistics_follow_the_batch(
+    activation: str | None, residual: bool, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    arrays = random_arrays(shape)
     layer = made(arrays, activation=activation, **options)
     before = layer.get_weights()[2:]
     exact = truth(arrays, "linear", residual)

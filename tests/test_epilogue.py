@@ -135,7 +135,7 @@ def test_symbolic_bias_and_residual(size: tuple[int | None, ...], with_core: boo
         (dict(bias=np.ones(1, "float32")), "bias of shape (1,): must be of shape (6,)"),
         (dict(residual=np.ones((1, 1, 1, 6), "float32")), "residual of shape (1, 1, 1, 6): must be of shape (2, 5"),
         (dict(residual=np.ones(6, "float32")), "residual of shape (6,): must be"),
-        (dict(activation="gelu"), "activation='gelu': must be one of linear, relu, relu6, silu, hard_swish or None"),
+        (dict(activation="gelu"), f"activation='gelu': must be one of {', '.join(ACTIVATIONS)} or None"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], words: str) -> None:

@@ -146,45 +146,6 @@ def test_mixed_precision_computes_in_half_and_keeps_float32_weights(policy: str)
     assert np.isfinite(history["loss"]).all()
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [(4, 5, 6, 8), (1, 3, 3, 8), (2, 1, 1, 8)])
-def test_fused_batch_norm_equals_its_definition(training: bool, shape: tuple) -> None:
-    inputs = images(*shape) * 3 + 2
-    layer = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
-    layer.build(shape)
-    gamma, beta, mean, variance = (np.random.default_rng(i).uniform(0.5, 2, 8).astype("float32") for i in range(4))
-    layer.set_weights([gamma, beta, mean, variance])
-    outputs = numpy(layer(inputs, training=training))
-    wide = inputs.astype("float64")
-    batch_mean, batch_variance = wide.mean((0, 1, 2)), wide.var((0, 1, 2))
-    used = (batch_mean, batch_variance) if training else (mean, variance)
-    np.testing.assert_allclose(outputs, (wide - used[0]) / np.sqrt(used[1] + 1e-5) * gamma + beta, rtol=1e-4, atol=1e-4)
-    share = 0.1 if training else 0.0
-    np.testing.assert_allclose(layer.get_weights()[2], mean * (1 - share) + batch_mean * share, rtol=1e-5)
-    np.testing.assert_allclose(layer.get_weights()[3], variance * (1 - share) + batch_variance * share, rtol=1e-4)
-
-
-def test_frozen_batch_norm_stays_as_it_is() -> None:
-    layer = layers.BatchNormalization()
-    layer.build((2, 4, 4, 3))
-    layer.trainable = False
-    before = layer.get_weights()
-    inputs = images(2, 4, 4, 3)
-    np.testing.assert_allclose(numpy(layer(inputs, training=True)), inputs / np.sqrt(1.001), rtol=1e-4)
-    for old, new in zip(before, layer.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-
-
-def test_squeeze_excite_is_its_formula() -> None:
-    layer, inputs = layers.SqueezeExcite(ratio=4), images(2, 5, 3, 8)
-    outputs = numpy(layer(inputs))
-    reduce, reduce_bias, expand, expand_bias = layer.get_weights()
-    assert reduce.shape == (8, 2)
-    hidden = np.maximum(inputs.mean((1, 2)) @ reduce + reduce_bias, 0)
-    weights = 1 / (1 + np.exp(-(hidden @ expand + expand_bias)))
-    np.testing.assert_allclose(outputs, inputs * weights[:, None, None], rtol=1e-4, atol=1e-5)
-
-
 def test_pooling_pads_as_pytorch_does() -> None:
     inputs = -np.ones((1, 4, 4, 1), "float32")
     maximum = layers.MaxPooling2D(3, 2, ((1, 1), (1, 1)))(inputs)

@@ -260,26 +260,6 @@ def test_shuffle_names_the_wrong_groups() -> None:
         ops.channel_shuffle(np.zeros((1, 2, 2, 8)), 3, data_format="channels_last")
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="vmap is JAX's")
-def test_jax_transformations_pass_through() -> None:
-    import jax
-
-    inputs, kernel = np.ones((3, 2, 6, 6, 4), "float32"), np.ones((3, 3, 2, 4), "float32")
-    run = lambda x, w: ops.grouped_conv2d(x, w, 2)  # noqa: E731
-    mapped = jax.vmap(run, in_axes=(0, None))(inputs, kernel)
-    np.testing.assert_allclose(mapped[0], run(inputs[0], kernel))
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="torch.compile is PyTorch's")
-def test_torch_compiles_the_whole_graph() -> None:
-    import torch
-
-    inputs, kernel = torch.ones(2, 6, 6, 4), torch.ones(3, 3, 2, 4)
-    run = lambda x, w: ops.grouped_conv2d(x, w, 2)  # noqa: E731
-    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(inputs, kernel), run(inputs, kernel))
-
-
 @pytest.mark.skipif(BACKEND != "torch", reason="the others' kernels are called by their runtime, not by Python")
 @pytest.mark.parametrize("make", [lambda: layers.GroupedConv2D(8, 3, groups=2), lambda: layers.DepthwiseConv2D(3)])
 def test_from_a_layer_to_the_core_in_six_functions(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

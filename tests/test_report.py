@@ -1,9 +1,11 @@
 """The pictures are drawn, whatever is to be drawn."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from groupwise import report
@@ -17,16 +19,33 @@ def _is_picture(path: Path) -> bool:
     return min(pixels.shape) > 300 and pixels.std() > 5
 
 
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, in order."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def kept(figure: Figure, *arguments: Any, **options: Any) -> None:
+        saved.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    return saved
+
+
 @pytest.mark.parametrize("judge", ["test", "validation"])
 @pytest.mark.parametrize("epochs", [1, 2, 40])
-def test_curves(tmp_path: Path, judge: str, epochs: int) -> None:
-    rows = [
-        f"{epoch},{0.1 / epoch},{2 / epoch},{1 - 0.9 / epoch},{2.2 / epoch},{1 - 0.9 / epoch},1,1,0"
-        for epoch in range(1, epochs + 1)
-    ]
-    (tmp_path / "metrics.csv").write_text(HEADER.format(judge) + "\n".join(rows))
+def test_curves(tmp_path: Path, figures: list[Figure], judge: str, epochs: int) -> None:
+    steps = np.arange(1.0, epochs + 1)
+    accuracy, loss, rate = (1 - 0.9 / steps, 0.98 - 0.9 / steps), (2 / steps, 2.2 / steps), (0.1 / steps,)
+    rows = zip(steps, *rate, loss[0], accuracy[0], loss[1], accuracy[1], strict=True)
+    lines = [",".join([*map(str, row), "1,1,0"]) for row in rows]
+    (tmp_path / "metrics.csv").write_text(HEADER.format(judge) + "\n".join(lines))
     report.curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
     assert _is_picture(tmp_path / "curves.png")
+    for axes, drawn in zip(figures[0].axes, (accuracy, loss, rate), strict=True):
+        for line, values in zip(axes.lines, drawn, strict=True):
+            np.testing.assert_array_equal(line.get_xydata(), np.stack([steps, values], 1))
 
 
 def test_curves_of_nothing_are_refused(tmp_path: Path) -> None:
@@ -37,12 +56,15 @@ def test_curves_of_nothing_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 10, 45, 1000])
-def test_confusion(tmp_path: Path, count: int) -> None:
+def test_confusion(tmp_path: Path, figures: list[Figure], count: int) -> None:
     generator = np.random.default_rng(0)
     matrix = generator.poisson(0.3, (count, count)) + np.diag(generator.integers(0, 50, count))
     matrix[1] = 0  # a class without images
     report.confusion(matrix, [f"class number {index}" for index in range(count)], tmp_path / "confusion.png")
     assert _is_picture(tmp_path / "confusion.png")
+    axes = figures[0].axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), matrix / np.maximum(matrix.sum(1, keepdims=True), 1))
+    assert axes.get_title(loc="left").startswith(f"{np.trace(matrix) / matrix.sum():.1%} of ")
 
 
 def test_a_matrix_of_another_size_is_refused(tmp_path: Path) -> None:

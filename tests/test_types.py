@@ -16,7 +16,7 @@ from tests.frameworks import BACKEND, value_and_every_gradient, with_weights
 from tests.reference import Convolution
 
 HALF = {"float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-UNIT = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 1e-12}
+UNIT = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 1e-5, "float64": 1e-12}
 COMPILED = BACKEND == "jax"  # where every operation by itself would be compiled
 
 
@@ -161,7 +161,7 @@ def test_moving_statistics_arrive_in_half_precision(fused: bool) -> None:
     close("bfloat16", wide(layer.moving_mean), reached)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16", "float64"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(1, 160, 160, 8), (600, 2, 2, 8)], ids=["large image", "large batch"])
 def test_squeeze_excite_is_its_formula(policy: str, shape: tuple[int, ...]) -> None:
     dtype = policy.removeprefix("mixed_")

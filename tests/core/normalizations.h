@@ -82,7 +82,7 @@ const char* mistake_in(const GwNormalization& n) {
     const double v = before_activation(n, i);
     if (!is_near(n.outputs[i], activated(n.activation, v), size)) return "wrong outputs";
     // The outputs say on which side of an edge the core was.
-    passed[size_t(i)] = n.gradient[i] * slope(n.activation, n.activation <= GW_RELU6 ? n.outputs[i] : v);
+    passed[size_t(i)] = n.gradient[i] * slope(n.activation, gw_gradient_reads_outputs(n.activation) ? n.outputs[i] : v);
     if (n.residual_gradient && !is_near(n.residual_gradient[i], passed[size_t(i)], fabs(n.gradient[i]) * (size + 1))) {
       return "wrong residual gradient";
     }
