@@ -2,7 +2,7 @@
 
 To `torch.func` an operation of `torch.library.custom_op` is an error, and to forward mode a constant, without a word.
 So ours are registered as PyTorch registers its own: a kernel differentiates for one level of transformations and runs
-the operation again for the levels below. What is private to PyTorch is in this file.
+the operation again for the levels below. That takes names that are private to PyTorch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
