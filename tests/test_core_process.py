@@ -59,6 +59,16 @@ def test_threads_follow_affinity_and_the_number_that_was_set() -> None:
     assert core.gw_threads() == machine.usable_cores()
 
 
+def write_system(root: Path, groups: str | None, files: dict[str, str]) -> None:
+    """Write a process's list of control groups, and files of these."""
+    texts = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    if groups is not None:
+        texts["proc/self/cgroup"] = groups
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
 @pytest.mark.parametrize(
     ("groups", "files", "limit"),
     [
@@ -84,15 +94,32 @@ def test_a_containers_limit_is_read(
     groups: str | None, files: dict[str, str], limit: int | None, tmp_path: Path
 ) -> None:
     """By Python and by the core, which count the same cores."""
-    texts = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
-    if groups is not None:
-        texts["proc/self/cgroup"] = groups
-    for name, text in texts.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    write_system(tmp_path, groups, files)
     assert machine.cpu_limit(tmp_path) == limit
     if library.is_available():
         assert library.load().gw_cpu_limit(os.fsencode(tmp_path)) == (limit or 0)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "free"),
+    [
+        (None, {}, 8192),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "1\n"}, 8192),
+        ("0::/\n", {"memory.max": "9000000\n", "memory.current": "1000000\n"}, 8192),
+        ("0::/a/b\n", {"a/memory.max": "3000\n", "a/memory.current": "1000\n", "a/b/memory.max": "max\n"}, 2000),
+        ("0::/a\n", {"a/memory.max": "3000\n", "a/memory.current": "4000\n"}, 0),
+        (
+            "4:memory:/a\n",
+            {"memory/a/memory.limit_in_bytes": "5000\n", "memory/a/memory.usage_in_bytes": "10\n"},
+            4990,
+        ),
+    ],
+)
+def test_a_containers_free_memory_is_read(groups: str | None, files: dict[str, str], free: int, tmp_path: Path) -> None:
+    write_system(tmp_path, groups, files)
+    (tmp_path / "proc").mkdir(exist_ok=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 16 kB\nMemAvailable: 8 kB\n")
+    assert machine.free_memory(tmp_path) == free
 
 
 @needs_core

@@ -85,9 +85,13 @@ def test_an_evaluation_counts() -> None:
 
 
 @pytest.mark.parametrize(("flags", "fast"), [("sse4_2 avx512f avx512_bf16", True), ("avx2 fma avx512f", False)])
-def test_the_fastest_type_is_what_the_processor_multiplies(flags: str, fast: bool, tmp_path: Path) -> None:
+def test_the_fastest_type_is_what_the_processor_multiplies(
+    flags: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     processor = tmp_path / "cpuinfo"
     processor.write_text(f"model name\t: some\nflags\t\t: {flags}\n")
     expected = "mixed_bfloat16" if fast and keras.backend.backend() != "jax" else "float32"
-    assert fastest_dtype(processor) == expected
-    assert fastest_dtype(tmp_path / "none") == "float32"
+    monkeypatch.setattr("groupwise.machine._CPUINFO", processor)
+    assert fastest_dtype() == expected
+    processor.unlink()
+    assert fastest_dtype() == "float32"

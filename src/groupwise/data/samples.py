@@ -10,9 +10,8 @@ import numpy as np
 
 from groupwise.data.dataset import Split
 from groupwise.data.images import BrokenImage, ImageArray
-from groupwise.data.memory import free_memory
 from groupwise.errors import UserError
-from groupwise.machine import usable_cores
+from groupwise.machine import free_memory, usable_cores
 
 Cache: TypeAlias = bool | Literal["auto"]
 Finish: TypeAlias = Callable[[int, ImageArray], ImageArray]

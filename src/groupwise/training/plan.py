@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -10,6 +9,7 @@ import keras
 from groupwise import models
 from groupwise.data import Dataset, Preprocessing
 from groupwise.errors import UserError, argument
+from groupwise.machine import processor_flags
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
 from groupwise.training.starting import SETTLED_BY_THE_DATA, find_start
@@ -136,13 +136,12 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     return Plan(settled, data, dataset.name, dataset.class_names, channels, seed, weights, preprocessing)
 
 
-def fastest_dtype(processor: Path = Path("/proc/cpuinfo")) -> Literal["float32", "mixed_bfloat16"]:
+def fastest_dtype() -> Literal["float32", "mixed_bfloat16"]:
     """Return "mixed_bfloat16" where it is the faster type: oneDNN on a processor that multiplies bfloat16 itself.
 
     There a training in PyTorch is about twice as fast. Elsewhere, and in XLA on a CPU, bfloat16 is emulated.
     """
-    flags = processor.read_text().split() if processor.exists() else []
-    has_bfloat16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    has_bfloat16 = bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
     return "mixed_bfloat16" if has_bfloat16 and keras.backend.backend() != "jax" else "float32"
 
 
