@@ -18,12 +18,16 @@ from groupwise.errors import UserError
 from groupwise.inference.run_folder import read_json
 from groupwise.interruption import Interrupted
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
-from groupwise.training.workspace import RUNS, Workspace, new_folder
+from groupwise.training.workspace import Workspace
 from groupwise.writing import check_folder
 
 if TYPE_CHECKING:
     from groupwise.data import Dataset
     from groupwise.training import Plan
+
+
+RUNS = Path("runs")
+"""The folder of the runs for which no folder is named."""
 
 
 class Schedule(StrEnum):
@@ -199,7 +203,14 @@ def _planned(data: str, output: Path | None, wishes: _Wishes) -> tuple["Plan", "
         model = model_of(weights)
     recipe = _changed(recipe, model, wishes)
     plan = make_plan(dataset, data, recipe, seed=seed, weights=weights)
-    return plan, dataset, output or new_folder(dataset.name, recipe.model)
+    return plan, dataset, output or _new_folder(dataset.name, recipe.model)
+
+
+def _new_folder(dataset: str, model: str) -> Path:
+    """Return a name below the folder of runs that is free, of a data set's and a network's names."""
+    stem = f"{Path(dataset).stem}-{model}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 10_000))]
+    return next(RUNS / name for name in names if not (RUNS / name).exists())
 
 
 def _changed(recipe: Recipe, model: str | None, wishes: _Wishes) -> Recipe:

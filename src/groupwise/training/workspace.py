@@ -22,7 +22,6 @@ PACKAGES = (
     *(package for framework in FRAMEWORKS.values() for package in framework.packages),
     *("numpy", "pillow"),
 )
-RUNS = Path("runs")
 DIGITS = 6  # of the numbers in metrics.csv
 
 
@@ -86,13 +85,6 @@ class Workspace(RunFolder):
         writer.writeheader()
         writer.writerows({name: f"{value:.{DIGITS}g}" for name, value in row.items()} for row in rows)
         write_text(self.metrics, text.getvalue())
-
-
-def new_folder(dataset: str, model: str, runs: Path = RUNS) -> Path:
-    """Return a name below the folder of runs that is free, of a data set's and a network's names."""
-    stem = f"{Path(dataset).stem}-{model}"
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 10_000))]
-    return next(runs / name for name in names if not (runs / name).exists())
 
 
 def write_json(path: Path, content: Any) -> None:
