@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from groupwise import models
+from groupwise.data import load_dataset
 from groupwise.errors import UserError
-from groupwise.inference.evaluation import evaluation_of
+from groupwise.inference import evaluate, make_batches
+from groupwise.inference.evaluation import evaluation_of, predict_logits
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
 from groupwise.training.plan import fastest_dtype
@@ -82,6 +84,21 @@ def test_an_evaluation_counts() -> None:
     assert np.isnan(evaluation.per_class()[3][1])
     own = logits[np.arange(4), [0, 1, 2, 0]]
     assert evaluation.loss == pytest.approx((np.log(np.exp(logits).sum(1)) - own).mean())
+
+
+def test_batches_are_evaluated_as_they_are_whatever_the_last_ones_size() -> None:
+    network = models.create("mnist_cnn")
+    network.metadata["class_names"] = list("0123456789")
+    split = load_dataset("digits").test
+    evaluations = []
+    for size in (64, len(split)):
+        batches = make_batches(split, network, size)
+        evaluations.append(evaluate(network, batches))
+        batches.close()
+    assert [evaluation.count for evaluation in evaluations] == [len(split)] * 2
+    assert evaluations[0].loss == pytest.approx(evaluations[1].loss, rel=1e-4)
+    with pytest.raises(ValueError, match="batch_size=2: there are 3 images"):
+        predict_logits(network, np.zeros((3, 28, 28, 1), np.float32), batch_size=2)
 
 
 @pytest.mark.parametrize(("flags", "fast"), [("sse4_2 avx512f avx512_bf16", True), ("avx2 fma avx512f", False)])

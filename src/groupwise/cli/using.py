@@ -80,7 +80,7 @@ def evaluate(
     batches = make_batches(split, network, batch_size)
     try:
         with messages.status(f"looking at {len(split):,} images"):
-            evaluation = test(network, batches, batch_size)
+            evaluation = test(network, batches)
     finally:
         batches.close()
     for name, reason in batches.broken:

@@ -78,6 +78,7 @@ class ImageBatches(keras.utils.PyDataset):
             the first batch call.
 
     Attributes:
+        batch_size: as given.
         epoch: which epoch's batches are given; fit() counts it up after the last of them. Set it to go on with
             an interrupted training.
         seconds_waited: how long all requests together waited for a batch that was not ready. An upper bound
@@ -112,7 +113,7 @@ class ImageBatches(keras.utils.PyDataset):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: a batch has at least one image")
         self._split = split
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         *size, channels = input_shape
         self._image_size: tuple[int, int] = (size[0], size[1])
         self._preprocessing = preprocessing
@@ -165,7 +166,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     def images_in(self, batches: int) -> int:
         """How many images an epoch's first batches hold, the broken ones of a test included."""
-        return min(batches * self._batch_size, len(self._split))
+        return min(batches * self.batch_size, len(self._split))
 
     def close(self) -> None:
         """Ends the threads; no batch can be had afterwards."""
@@ -176,13 +177,13 @@ class ImageBatches(keras.utils.PyDataset):
         """Batches an epoch."""
         self.load()
         count = len(self._split)
-        return max(1, count // self._batch_size) if self._variation.shuffle else math.ceil(count / self._batch_size)
+        return max(1, count // self.batch_size) if self._variation.shuffle else math.ceil(count / self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         """Batch number index of the current epoch. Raises UserError where it is empty: Keras would make it a NaN."""
         images, labels = self.batch(index)
         if not len(images):
-            first = self._split.names[index * self._batch_size]
+            first = self._split.names[index * self.batch_size]
             raise UserError(f"batch {index} is empty: {first} and all others of it are broken; use larger batches")
         return images, labels
 
@@ -236,7 +237,7 @@ class ImageBatches(keras.utils.PyDataset):
         indices = np.arange(len(self._split))
         if self._variation.shuffle:
             indices = np.random.default_rng((self._variation.seed, epoch)).permutation(indices)
-        indices = indices[index * self._batch_size : (index + 1) * self._batch_size]
+        indices = indices[index * self.batch_size : (index + 1) * self.batch_size]
         generator = np.random.default_rng((self._variation.seed, epoch, index))
         images, labels = self._read(indices, generator)
         varied, targets = self._augment(images, self._one_hot[labels], generator)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from groupwise.inference.evaluation import Evaluation, evaluate
     from groupwise.inference.networks import load_network
     from groupwise.inference.prediction import Prediction, predict_images
+    from groupwise.inference.preprocessing import make_batches
     from groupwise.inference.saliency import Explainer
 else:
     __getattr__, __dir__ = members_at_use(
@@ -21,8 +22,9 @@ else:
             "Prediction": "prediction",
             "evaluate": "evaluation",
             "load_network": "networks",
+            "make_batches": "preprocessing",
             "predict_images": "prediction",
         },
     )
 
-__all__ = ["Evaluation", "Explainer", "Prediction", "evaluate", "load_network", "predict_images"]
+__all__ = ["Evaluation", "Explainer", "Prediction", "evaluate", "load_network", "make_batches", "predict_images"]

@@ -64,7 +64,7 @@ def _or_none(share: float) -> float | None:
     return None if math.isnan(share) else share
 
 
-def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Evaluation:
+def evaluate(model: keras.Model, batches: ImageBatches) -> Evaluation:
     """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
 
     Raises:
@@ -73,7 +73,7 @@ def evaluate(model: keras.Model, batches: ImageBatches, batch_size: int) -> Eval
     logits, labels = [], []
     for index in range(len(batches)):
         images, one_hot = batches.batch(index)
-        logits.append(predict_logits(model, images, batch_size))
+        logits.append(predict_logits(model, images, batches.batch_size))
         labels.append(one_hot)
     return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
 
@@ -87,7 +87,7 @@ def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: 
     split, _ = match_classes(network, dataset)
     batches = make_batches(split, network, batch_size)
     try:
-        return evaluate(network, batches, batch_size).top1
+        return evaluate(network, batches).top1
     finally:
         batches.close()
 
@@ -119,8 +119,13 @@ def predict_outputs(model: keras.Model, images: NDArray[np.float32], batch_size:
     """Return all of a model's outputs for at most batch_size images, filled up with zeros on the way.
 
     JAX and TensorFlow compile anew for every new shape, which takes longer than the images that are made up.
+
+    Raises:
+        ValueError: there are more images.
     """
     missing = batch_size - len(images)
+    if missing < 0:
+        raise ValueError(f"batch_size={batch_size}: there are {len(images)} images; it must be as many at least")
     padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
     outputs: Any = model.predict_on_batch(padded)
     several = outputs if isinstance(outputs, list | tuple) else [outputs]

@@ -29,7 +29,14 @@ def prepared_image(
 def make_batches(
     split: Split, network: Network | RewrittenNetwork, batch_size: int, variation: Variation | None = None
 ) -> ImageBatches:
-    """Return a split as batches of what a network wants, varied as for a training or as they are."""
+    """Return a split as batches of what a network wants, varied as for a training or as they are.
+
+    Args:
+        split: with the network's classes.
+        network: with preprocessing and class names in its metadata.
+        batch_size: images a batch.
+        variation: as for a training; None for a test.
+    """
     height, width, channels = network.architecture["input_shape"]
     classes = len(network.metadata["class_names"])
     return ImageBatches(

@@ -74,7 +74,7 @@ class Bookkeeper(keras.callbacks.Callback):
         if self._recipe.average:
             swap_average(self.network)
         try:
-            evaluation = evaluate(self.network, self._judge.batches, self._recipe.batch_size)
+            evaluation = evaluate(self.network, self._judge.batches)
             if not math.isfinite(evaluation.loss):
                 raise StopTraining(f"the loss of the {self._judge.name} images became {evaluation.loss}")
             check_weights(self.network, epoch)

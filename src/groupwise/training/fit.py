@@ -279,7 +279,7 @@ def _finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         if evaluation is None and run.plan.recipe.average:
             swap_average(session.network)
         batches = make_batches(run.dataset.test, session.network, run.plan.recipe.batch_size)
-        evaluation = evaluate(session.network, batches, run.plan.recipe.batch_size)
+        evaluation = evaluate(session.network, batches)
         broken += [pair for pair in batches.broken if pair not in broken]
         batches.close()
     best = max(rows, key=lambda row: row[f"{judge.name}_accuracy"])
