@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": GROUND | {"data", "report", "recipes", "weights", "models", "inference"},
     "export": GROUND | {"backends", "layers", "models", "inference", "rewrite"},
 }
-ALLOWED["cli"] = ALLOWED.keys() - {"core"}
+ALLOWED["cli"] = ALLOWED.keys() - {"core", "layers"}
 # `core` beside the backends: its table of activations, and the windows of its pooling. `backends` above `ops`: batch
 # norm and pooling are no convolutions and have no list; PyTorch's own files of weights; what XLA compiles; exporters.
 
@@ -181,6 +181,10 @@ def test_importing_the_package_loads_no_framework_that_keras_does_not() -> None:
     # Keras on PyTorch loads JAX where it is installed, for its optional tree utilities.
     members = "import groupwise; groupwise.layers, groupwise.ops, groupwise.models.list_models()"
     assert loaded(members) == loaded("import keras") | {BACKEND}
+
+
+def test_a_seed_loads_no_framework_that_keras_does_not() -> None:
+    assert loaded("from groupwise.training.seed import set_seed; set_seed(1)") == loaded("import keras") | {BACKEND}
 
 
 def test_importing_the_command_and_the_recipes_loads_neither_keras_nor_a_framework() -> None:

@@ -3,12 +3,15 @@
 It needs Keras and these names alone, so that a new Keras is judged before anything that is built on them.
 """
 
+import importlib.util
 import inspect
+import sys
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from keras.src.utils import module_utils
 
 from groupwise import keras_private
 
@@ -270,3 +273,12 @@ class Checks:
             operations.argmax = own
         assert callable(operations.argmin)
         assert callable(operations.signbit)
+
+    @staticmethod
+    def without_tensorflow() -> None:
+        before = "tensorflow" in sys.modules
+        with keras_private.without_tensorflow():
+            keras.utils.set_random_seed(1)
+            assert not module_utils.tensorflow.available
+        assert ("tensorflow" in sys.modules) == before
+        assert module_utils.tensorflow.available == (importlib.util.find_spec("tensorflow") is not None)

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.utils import module_utils
 
 RUN_STATE = ("_jax_state", "_run_through_graph")
 """Attributes that a model has once it ran: its values during an epoch on JAX, and what `replace_run` puts there.
@@ -250,3 +251,19 @@ def tensorflow_operations() -> Any:
     from keras.src.backend.tensorflow import numpy
 
     return numpy
+
+
+# Seeds
+
+
+@contextlib.contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """While it is entered, let Keras take TensorFlow for not installed: `LazyModule._available`.
+
+    Missing: `keras.utils.set_random_seed` imports TensorFlow wherever it is installed, whatever the backend.
+    """
+    before, module_utils.tensorflow._available = module_utils.tensorflow._available, False
+    try:
+        yield
+    finally:
+        module_utils.tensorflow._available = before

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from groupwise.keras_private import without_tensorflow
+
 
 def set_seed(seed: int) -> None:
     """Do what `keras.utils.set_random_seed` does, but do not import TensorFlow for it where it is not in use.
@@ -15,11 +17,8 @@ def set_seed(seed: int) -> None:
     if keras.backend.backend() == "tensorflow" or "tensorflow" in sys.modules:
         keras.utils.set_random_seed(seed)
         return
-    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Python's way to say that it cannot be imported
-    try:
+    with without_tensorflow():
         keras.utils.set_random_seed(seed)
-    finally:
-        del sys.modules["tensorflow"]
 
 
 def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
