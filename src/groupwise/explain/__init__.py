@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["TOPICS", "check_topic", "make", "write"]
 
 TOPICS = ("grouped", "forms", "shuffle", "separable")
-"""Each has a text here, `page_TOPIC.md`, and a module of this name, whose `make` computes its values and pictures."""
+"""Each has a text here, `page_TOPIC.html`, and a module of this name, whose `make` computes its values and pictures."""
 
 
 def check_topic(topic: str) -> None:
@@ -38,10 +38,9 @@ def make(topic: str, name: str | None = None) -> "Page":
     """
     check_topic(topic)
     check_installed("matplotlib", "drawing")
-    from groupwise.explain.page import Page, source_line, text_of
+    from groupwise.explain.page import build
 
-    values, figures = importlib.import_module(f"{__name__}.page_{topic}").make(name)
-    return Page(topic, text_of(topic, name, values), figures, source_line(topic, name))
+    return build(topic, name, *importlib.import_module(f"{__name__}.page_{topic}").make(name))
 
 
 def write(topic: str, name: str | None, folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,8 @@ from groupwise.frameworks import FRAMEWORKS
 from groupwise.texts import printable
 from groupwise.writing import replace_file, write_text
 
-_TEMPLATE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-_MARKS = re.escape(r"\`[]|")  # what is more than itself in a text
-_PICTURE = re.compile(r"!\[(.+?)\]\((\w+)\) (.+?)(?= !\[|$)")
+_FOLDER = Path(__file__).parent
+_FRAME = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,77 +29,91 @@ class Page:
 
     Attributes:
         topic: the file's name without `.html`.
-        text: Markdown: `# ` and the question, its answer in plain words, sections below `## `. A paragraph has `code`
-            and [links](https://...) in it. A picture is `![what it shows](name)` and the line below it; those of one
-            paragraph stand side by side where there is room. Tables: `table`; programs stand between three backticks.
+        title: the question that it answers.
+        text: its HTML, pictures and all.
         figures: the pictures, by name.
-        source: the last line: how the page was made.
     """
 
     topic: str
+    title: str
     text: str
     figures: Mapping[str, Figure]
-    source: str
-
-    @property
-    def title(self) -> str:
-        """The question."""
-        return self.text.partition("\n")[0].removeprefix("# ")
 
 
-def text_of(topic: str, name: str | None, values: Mapping[str, Any]) -> str:
-    """Return a topic's text with its values in it; a section on {name} is left out where none is given."""
-    sections = Path(__file__).with_name(f"page_{topic}.md").read_text(encoding="utf-8").split("\n## ")
-    kept = (section for section in sections if name or "{name}" not in section)
-    return "\n## ".join(kept).format(name=name, **values)
+def build(topic: str, name: str | None, values: Mapping[str, Any], figures: Mapping[str, Figure]) -> Page:
+    """Return a topic's page: its text with values and pictures in it, without the sections on {name} if there is none.
+
+    Args:
+        topic: whose text is `page_TOPIC.html`.
+        name: of the example.
+        values: the text's, as HTML where they are texts: `literal` makes somebody's text that.
+        figures: by the names that stand for them in the text.
+    """
+    sections = (_FOLDER / f"page_{topic}.html").read_text(encoding="utf-8").split("\n<section>")
+    kept = "\n<section>".join(section for section in sections if name or "{name}" not in section)
+    drawings = {figure_name: svg_text(figure, figure_name) for figure_name, figure in figures.items()}
+    body = kept.format(name=name, **values, **drawings)
+    title = re.findall("<h1>(.+)</h1>", body)[0]
+    return Page(topic, title, _FRAME.substitute(title=title, body=body, source=source_line(topic, name)), figures)
 
 
 def source_line(topic: str, name: str | None) -> str:
     """Return the line that names the framework and the command."""
     backend = FRAMEWORKS[keras.backend.backend()].title
-    command = f"groupwise explain {topic}{f' {literal(name)}' if name else ''}"
-    return f"Every number and line here was computed when the page was made, by {backend}: `{command} --output FOLDER`."
+    command = f"groupwise explain {topic}{f' {literal(name)}' if name else ''} --output FOLDER"
+    return f"Every number and line here was computed when the page was made, by {backend}: <code>{command}</code>."
 
 
 def literal(text: str) -> str:
-    r"""Return somebody's text for a page: what would be a mark in it is none.
+    """Return somebody's text for a page: what would be a mark in it is none.
 
     Examples:
-        >>> print(literal("net[1].keras"))
-        net\[1\].keras
+        >>> literal("<b>.keras")
+        '&lt;b&gt;.keras'
     """
-    return re.sub(f"([{_MARKS}])", r"\\\1", printable(text))
+    return html.escape(printable(text))
 
 
-def rounding(difference: float) -> str:
-    """Return a tiny difference as text.
+def shown(value: object) -> str:
+    """Return a shape, a count or a tiny difference as a page shows it, and a text as it is.
 
     Examples:
-        >>> rounding(0.0), rounding(2.4e-07)
-        ('0', '2.4e-07')
+        >>> shown((3, 3, 4, 128)), shown(4608), shown(2.4e-07), shown(0.0)
+        ('3x3x4x128', '4,608', '2.4e-07', '0')
     """
-    return f"{difference:.1e}" if difference else "0"
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.1e}" if value else "0"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def sizes(shape: Sequence[int | None]) -> str:
-    """Return a shape as text.
+def table(caption: str, head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table's HTML; wider than a phone it scrolls in its own box. Columns after the first are numbers."""
+    columns = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = []
+    for first, *rest in rows:
+        cells = "".join(f"<td>{shown(cell)}</td>" for cell in rest)
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>\n')
+    # A box that scrolls must be reachable by keyboard, and then it needs a name.
+    label = re.sub("<.*?>", "", caption)
+    return (
+        f'<p class="caption">{caption}</p>\n'
+        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n<table aria-label="{label}">\n'
+        f"<thead><tr>{columns}</tr></thead>\n<tbody>\n{''.join(lines)}</tbody>\n</table>\n</div>"
+    )
 
-    Examples:
-        >>> sizes((3, 3, 4, 128))
-        '3x3x4x128'
-    """
-    return "x".join(map(str, shape))
 
-
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table's Markdown; wider than a phone it scrolls in its own box. Columns after the first are numbers."""
-    return "\n".join([caption, *(f"| {' | '.join(row)} |" for row in (head, *rows))])
+def comparison(caption: str, columns: Mapping[str, Mapping[str, object]]) -> str:
+    """Return the HTML of a table of which each column holds the same things of another one."""
+    rows = next(iter(columns.values()))
+    return table(caption, ("", *columns), ((row, *(column[row] for column in columns.values())) for row in rows))
 
 
 def save_page(page: Page, folder: Path) -> list[Path]:
     """Write the page and its pictures into a folder; return their paths, the page's first."""
     paths = [folder / f"{page.topic}.html"]
-    write_text(paths[0], render(page))
+    write_text(paths[0], page.text)
     for name, figure in page.figures.items():
         paths.append(folder / f"{name}.png")
         replace_file(paths[-1], partial(_save_png, figure))
@@ -113,61 +126,3 @@ def _save_png(figure: Figure, path: Path) -> None:
     figure.savefig(file, format="png")
     image = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     image.save(path, format="PNG", optimize=True)
-
-
-def render(page: Page) -> str:
-    """Return the page's HTML."""
-    header, *sections = (
-        "".join(_block(block, page.figures) for block in re.findall(r"```\n.*?\n```|(?:[^\n]+\n?)+", part, re.DOTALL))
-        for part in re.split(r"\n(?=## )", page.text)
-    )
-    return _TEMPLATE.substitute(
-        title=html.escape(page.title),
-        header=header,
-        sections="\n".join(f"<section>\n{section}</section>" for section in sections),
-        source=f"<p>{_inline(page.source)}</p>",
-    )
-
-
-def _block(block: str, figures: Mapping[str, Figure]) -> str:
-    """Return the HTML of what stands between blank lines."""
-    if block.startswith("```"):
-        return f'<pre tabindex="0"><code>{html.escape(block[4:-4])}</code></pre>\n'
-    if "\n|" in block:
-        return _table(*block.splitlines())
-    text = " ".join(block.splitlines())
-    if found := _PICTURE.findall(text):
-        pictures = "".join(_picture(figures[name], name, shown, caption) for shown, name, caption in found)
-        return pictures if len(found) == 1 else f'<div class="row">\n{pictures}</div>\n'
-    if heading := re.fullmatch("(#+) (.+)", text):
-        level = len(heading[1])
-        return f"<h{level}>{_inline(heading[2])}</h{level}>\n"
-    return f"<p>{_inline(text)}</p>\n"
-
-
-def _picture(figure: Figure, name: str, shown: str, caption: str) -> str:
-    drawing = svg_text(figure, name).replace("<svg ", f'<svg role="img" aria-label="{html.escape(shown)}" ', 1)
-    return f"<figure>\n{drawing}\n<figcaption>{_inline(caption)}</figcaption>\n</figure>\n"
-
-
-def _table(caption: str, *lines: str) -> str:
-    head, *rows = ([_inline(cell) for cell in line[2:-2].split(" | ")] for line in lines)
-    columns = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "\n".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
-    )
-    # A box that scrolls must be reachable by keyboard, and then it needs a name.
-    label = html.escape(re.sub(r"[`\[\]]", "", caption))
-    return (
-        f'<p class="caption">{_inline(caption)}</p>\n'
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n<table aria-label="{label}">\n'
-        f"<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>\n"
-    )
-
-
-def _inline(text: str) -> str:
-    """Return text as HTML, `code` and [links](https://...) in it."""
-    text = html.escape(text, quote=False)
-    text = re.sub(rf"\\([{_MARKS}])", lambda match: f"&#{ord(match[1])};", text)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    return re.sub(r"\[([^\]]+)\]\((https://[^)\s]+)\)", r'<a href="\2">\1</a>', text)
