@@ -8,7 +8,7 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import make_console, note, print_json, print_lines
-from groupwise.cli.options import Backend, ImageSize, Json, parse_size
+from groupwise.cli.options import Backend, ImageSize, Json, left_open, parse_size
 from groupwise.data.image_paths import image_paths
 from groupwise.writing import expanded
 
@@ -27,17 +27,13 @@ def export(
     ],
     format: Annotated[str, typer.Option(help="onnx, savedmodel, litert or openvino.")] = "onnx",  # noqa: A002
     output: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="The file to write. Default: MODEL with the format's ending.", show_default=False
-        ),
+        str | None, left_open("The file to write. Default: MODEL with the format's ending.", metavar="FILE")
     ] = None,
     check: Annotated[
         list[str] | None,
-        typer.Option(
+        left_open(
+            "Image files, folders or patterns to compare the outputs on; may be repeated. Default: noise.",
             metavar="IMAGE",
-            help="Image files, folders or patterns to compare the outputs on; may be repeated. Default: noise.",
-            show_default=False,
         ),
     ] = None,
     image_size: ImageSize = None,

@@ -7,7 +7,7 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Console, Listing, make_console, say
-from groupwise.cli.options import Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.cli.options import Backend, ImageSize, ModelArguments, left_open, parse_arguments, parse_size
 from groupwise.errors import UserError
 
 NAMED = 8
@@ -47,11 +47,9 @@ def models(
 
 def describe(
     model: Annotated[str, typer.Argument(help="A network's name, any model's file, or a run's folder.")],
-    classes: Annotated[int | None, typer.Option(min=1, help="How many classes.", show_default=False)] = None,
+    classes: Annotated[int | None, left_open("How many classes.", min=1)] = None,
     image_size: ImageSize = None,
-    channels: Annotated[
-        int | None, typer.Option(min=1, help="1 for grey images, 3 for colour.", show_default=False)
-    ] = None,
+    channels: Annotated[int | None, left_open("1 for grey images, 3 for colour.", min=1)] = None,
     argument: ModelArguments = None,
     backend: Backend = None,
 ) -> None:

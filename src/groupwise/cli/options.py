@@ -10,31 +10,37 @@ import typer
 from groupwise.errors import UserError
 from groupwise.frameworks import ANY_OF_THEM
 
+MOST = 10**6  # epochs, or images at a time: more would only overflow something
+SEEDS = 2**32 - 1  # the largest seed that NumPy takes
+
+
+def left_open(text: str, *names: str, **settings: Any) -> Any:
+    """Return an option that is None where it is not given; its help says what that means.
+
+    Args:
+        text: the help.
+        names: of the option, if it is not called as its parameter is.
+        settings: of `typer.Option`.
+    """
+    return typer.Option(*names, help=text, show_default=False, **settings)
+
+
 Backend = Annotated[
-    str | None,
-    typer.Option(
-        help=f"{ANY_OF_THEM}. Default: KERAS_BACKEND, else keras.json, else the first one installed.",
-        show_default=False,
-    ),
+    str | None, left_open(f"{ANY_OF_THEM}. Default: KERAS_BACKEND, else keras.json, else the first one installed.")
 ]
+BatchSize = Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")]
 ImageSize = Annotated[
-    str | None,
-    typer.Option(metavar="PIXELS|HxW", help="Size of the network's input, such as 224 or 128x256.", show_default=False),
+    str | None, left_open("Size of the network's input, such as 224 or 128x256.", metavar="PIXELS|HxW")
 ]
 ModelArguments = Annotated[
     list[str] | None,
-    typer.Option(
-        "--argument",
-        "-a",
+    left_open(
+        "An argument of the network's own, such as form=a or convolution=separable; may be repeated.",
+        *("--argument", "-a"),
         metavar="NAME=VALUE",
-        help="An argument of the network's own, such as form=a or convolution=separable; may be repeated.",
-        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
-
-MOST = 10**6  # epochs, or images at a time: more would only overflow something
-SEEDS = 2**32 - 1  # the largest seed that NumPy takes
 SETTLED = {
     "name": "name the network itself",
     "num_classes": "the data or --classes says how many there are",

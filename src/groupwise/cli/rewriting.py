@@ -8,7 +8,7 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Listing, Styled, make_console, note, print_lines, say
-from groupwise.cli.options import MOST, Backend
+from groupwise.cli.options import MOST, Backend, BatchSize, left_open
 from groupwise.cli.outputs import output_file
 from groupwise.errors import UserError
 from groupwise.recipes import is_rate
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from groupwise.data import Dataset
     from groupwise.rewrite import Report
 
-Output = Annotated[str | None, typer.Option(metavar="FILE", help="The .keras file to write.", show_default=False)]
+Output = Annotated[str | None, left_open("The .keras file to write.", metavar="FILE")]
 Model = Annotated[
     str,
     typer.Argument(
@@ -73,15 +73,12 @@ def factorize(
     model: Model,
     rank: Annotated[int, typer.Option(min=1, help="Depthwise filters for each channel: the depth multiplier.")] = 1,
     layers: Annotated[str, typer.Option(help='Which layers, as a pattern of their names: "stage3*".')] = "*",
-    data: Annotated[
-        str | None,
-        typer.Option(help="As for `groupwise train`: say the accuracy before and after.", show_default=False),
-    ] = None,
+    data: Annotated[str | None, left_open("As for `groupwise train`: say the accuracy before and after.")] = None,
     finetune_epochs: Annotated[
         int, typer.Option(min=0, max=MOST, help="With --data: passes over its training images.")
     ] = 0,
     learning_rate: Annotated[float, typer.Option(help="The highest one of the fine-tuning.")] = 0.01,
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")] = 64,
+    batch_size: BatchSize = 64,
     output: Output = None,
     backend: Backend = None,
 ) -> None:

@@ -11,7 +11,17 @@ from rich.console import Group
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Listing, make_console
-from groupwise.cli.options import MOST, SEEDS, Backend, ImageSize, ModelArguments, option, parse_arguments, parse_size
+from groupwise.cli.options import (
+    MOST,
+    SEEDS,
+    Backend,
+    ImageSize,
+    ModelArguments,
+    left_open,
+    option,
+    parse_arguments,
+    parse_size,
+)
 from groupwise.cli.outputs import output_folder
 from groupwise.cli.watching import ConsoleObserver
 from groupwise.errors import UserError
@@ -65,51 +75,40 @@ def train(
             "CIFAR's folder or .tar.gz, a folder of MNIST's idx files, or an .npz."
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(help="A name that `groupwise models` lists. Default: the recipe's.", show_default=False),
-    ] = None,
+    model: Annotated[str | None, left_open("A name that `groupwise models` lists. Default: the recipe's.")] = None,
     recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="A name that `groupwise recipes` lists, or a .toml file. Default: by the images' size.",
-            show_default=False,
-        ),
+        str | None, left_open("A name that `groupwise recipes` lists, or a .toml file. Default: by the images' size.")
     ] = None,
     output: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="The run's folder. Default: a new one below runs/.", show_default=False),
+        str | None, left_open("The run's folder. Default: a new one below runs/.", metavar="FOLDER")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output after its last finished epoch.")
     ] = False,
     epochs: Annotated[
         int | None,
-        typer.Option(
+        left_open(
+            "Passes over the training images; with --resume of the whole run, whose end may so be moved.",
             min=1,
             max=MOST,
-            help="Passes over the training images; with --resume of the whole run, whose end may so be moved.",
-            show_default=False,
         ),
     ] = None,
     schedule: Annotated[
         Schedule | None,
-        typer.Option(
-            help="With --resume, the learning rate: as if all epochs had been planned from the beginning (continue, "
-            "the default), or warm-up and fall anew for the epochs that are left (restart).",
-            show_default=False,
+        left_open(
+            "With --resume, the learning rate: as if all epochs had been planned from the beginning (continue, "
+            "the default), or warm-up and fall anew for the epochs that are left (restart)."
         ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=MOST, help="Images a step.", show_default=False)] = None,
+    batch_size: Annotated[int | None, left_open("Images a step.", min=1, max=MOST)] = None,
     image_size: ImageSize = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.", show_default=False)] = None,
+    learning_rate: Annotated[float | None, left_open("The highest learning rate.")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(
+        left_open(
+            "Start from trained weights: a run's folder, a model's file, or published ones as for `groupwise convert` "
+            "(a .safetensors, .pth, .h5 or .npz file, hf:OWNER/NAME, package:NAME).",
             metavar="SOURCE",
-            help="Start from trained weights: a run's folder, a model's file, or published ones as for "
-            "`groupwise convert` (a .safetensors, .pth, .h5 or .npz file, hf:OWNER/NAME, package:NAME).",
-            show_default=False,
         ),
     ] = None,
     freeze_backbone: Annotated[
@@ -118,11 +117,10 @@ def train(
     argument: ModelArguments = None,
     seed: Annotated[
         int | None,
-        typer.Option(
+        left_open(
+            "Of all that is random, the test images too. Default: 0; for these, that of --weights.",
             min=0,
             max=SEEDS,
-            help="Of all that is random, the test images too. Default: 0; for these, that of --weights.",
-            show_default=False,
         ),
     ] = None,
     backend: Backend = None,

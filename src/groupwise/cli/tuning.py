@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Console, Listing, Styled, make_console, say
-from groupwise.cli.options import MOST, Backend, ImageSize, ModelArguments, parse_arguments, parse_size
+from groupwise.cli.options import Backend, BatchSize, ImageSize, ModelArguments, parse_arguments, parse_size
 from groupwise.errors import UserError
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.interruption import Interrupted
@@ -29,7 +29,7 @@ def tune(
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")] = 16,
+    batch_size: BatchSize = 16,
     image_size: ImageSize = None,
     argument: ModelArguments = None,
     show: Annotated[bool, typer.Option("--show", help="Measure nothing; show what is stored.")] = False,

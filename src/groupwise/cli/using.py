@@ -9,7 +9,7 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Listing, Styled, make_console, note, print_json, say
-from groupwise.cli.options import MOST, SEEDS, Backend, Json, option
+from groupwise.cli.options import SEEDS, Backend, BatchSize, Json, left_open, option
 from groupwise.cli.outputs import output_folder
 from groupwise.data.files import CAM_SUFFIX
 from groupwise.data.image_paths import image_paths
@@ -34,19 +34,11 @@ def evaluate(
     ] = False,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            max=SEEDS,
-            help="Of the test images set aside where data has none. Default: the run's.",
-            show_default=False,
-        ),
+        left_open("Of the test images set aside where data has none. Default: the run's.", min=0, max=SEEDS),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")] = 64,
+    batch_size: BatchSize = 64,
     output: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER", help="Where confusion.png goes. Default: the model's folder.", show_default=False
-        ),
+        str | None, left_open("Where confusion.png goes. Default: the model's folder.", metavar="FOLDER")
     ] = None,
     json: Json = False,
     backend: Backend = None,
@@ -104,8 +96,7 @@ def predict(
         bool, typer.Option("--cam", help="Draw where the network looked (Grad-CAM), beside each image: NAME.cam.png.")
     ] = False,
     cam_class: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="With --cam: of which class. Default: the likeliest.", show_default=False),
+        str | None, left_open("With --cam: of which class. Default: the likeliest.", metavar="CLASS")
     ] = None,
     json: Json = False,
     backend: Backend = None,
