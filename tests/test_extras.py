@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,9 @@ EXTRA = ("huggingface_hub", "matplotlib", "sklearn", "typer", *([] if BACKEND ==
 INSTALL = 'which is not installed: pip install "groupwise[cli]"'
 
 
-def run(code: str) -> "subprocess.CompletedProcess[str]":
+def run(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `code` in a process that has none of the packages of the extra."""
-    command = [sys.executable, "-c", HIDE.format(names=EXTRA) + code]
+    command = [sys.executable, "-c", HIDE.format(names=EXTRA) + code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -39,6 +40,28 @@ def test_command_says_that_it_needs_typer() -> None:
 )
 def test_functions_say_what_they_need(code: str, subject: str) -> None:
     assert run(code).stderr.splitlines()[-1] == f"groupwise.errors.UserError: {subject}, {INSTALL}"
+
+
+TRAINING = """
+from pathlib import Path
+from groupwise import models, train
+from groupwise.training import TextObserver, make_plan
+from tests import tiny
+models.variants()["tiny"] = tiny.VARIANT
+folder = Path(sys.argv[1])
+dataset = tiny.dataset(folder)
+train(make_plan(dataset, "bars.npz", tiny.recipe(epochs=1)), dataset, folder / "run", observer=TextObserver(sys.stdout))
+"""
+
+
+def test_training_needs_no_pictures(tmp_path: Path) -> None:
+    done = run(TRAINING, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[5] == f"curves.png is left out: it needs matplotlib, {INSTALL}"
+    assert lines[-1] == f"{tmp_path / 'run'} holds last.keras, best.keras and metrics.csv"
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "curves.png").exists()
 
 
 def test_digits_need_no_scikit_learn() -> None:

@@ -79,7 +79,7 @@ class Begun(Event):
 
 @dataclass(frozen=True)
 class Noted(Event):
-    """Something about the data that may mislead, or is other than it was."""
+    """Something about the data that may mislead, or is other than it was; or what the run's folder will lack."""
 
     text: str
 
@@ -208,12 +208,14 @@ class Finished(Event):
         if len(broken) > NAMED_BROKEN:
             lines.append(f"  and {len(broken) - NAMED_BROKEN} more, in {self.folder / 'summary.json'}")
         best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
+        files = ["last.keras", "best.keras", "metrics.csv"]
+        files += ["curves.png"] if (self.folder / "curves.png").exists() else []
         lines += [
             f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: "
             f"{summary.test_top5:.2%}) after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of "
             "training",
             f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images",
-            f"{self.folder} holds last.keras, best.keras, metrics.csv and curves.png",
+            f"{self.folder} holds {', '.join(files[:-1])} and {files[-1]}",
         ]
         return lines
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import keras
 
-from groupwise import models, report
+from groupwise import models
 from groupwise.data import Dataset, Variation
 from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
-from groupwise.errors import UserError, argument, first_line
+from groupwise.errors import UserError, argument, check_installed, first_line
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.inference.matching import with_classes
 from groupwise.inference.preprocessing import make_batches
@@ -92,7 +92,7 @@ def train(
     with folder.at_work():
         run, notes = _run(plan, dataset, folder, resume, observer)
         observer(Begun(plan, run.dataset, folder.path, keras.backend.backend()))
-        for text in notes:
+        for text in (*notes, *_why_no_curves()):
             observer(Noted(text))
         return _train(run, resume)
 
@@ -266,7 +266,7 @@ def _keep(session: Session) -> str:
         if not rows:
             return f"{folder.last} is as it was"
         with suppress(UserError, OSError):  # a full disk is no reason not to say what was kept
-            report.curves(folder.metrics, folder.curves)
+            _draw_curves(folder)
     return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.run.plan.recipe.epochs}"
 
 
@@ -300,6 +300,23 @@ def _finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         macs=description.macs,
         broken_images=broken,
     )
-    report.curves(run.folder.metrics, run.folder.curves)
+    _draw_curves(run.folder)
     write_json(run.folder.summary, asdict(summary))
     return summary
+
+
+def _draw_curves(folder: Workspace) -> None:
+    """Draw the curves of what was finished, where it can be done: no training is the worse for want of a picture."""
+    if not _why_no_curves():
+        from groupwise import report
+
+        report.curves(folder.metrics, folder.curves)
+
+
+def _why_no_curves() -> list[str]:
+    """Return the sentence on why none can be drawn, if so."""
+    try:
+        check_installed("matplotlib", "curves.png is left out: it")
+    except UserError as error:
+        return [str(error)]
+    return []
