@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": GROUND | {"data", "report", "recipes", "weights", "models", "inference"},
     "export": GROUND | {"backends", "layers", "models", "inference", "rewrite"},
 }
-ALLOWED["cli"] = ALLOWED.keys() - {"core", "layers"}
+ALLOWED["cli"] = {*ALLOWED}
 # `core` beside the backends: its table of activations, and the windows of its pooling. `backends` above `ops`: batch
 # norm and pooling are no convolutions and have no list; PyTorch's own files of weights; what XLA compiles; exporters.
 
@@ -77,7 +77,7 @@ def rooms_of(room: str) -> set[str]:
 @pytest.mark.parametrize("room", ALLOWED)
 def test_a_room_imports_what_it_may(room: str) -> None:
     assert rooms_of(room) <= ALLOWED[room]
-    assert ALLOWED[room] - GROUND - rooms_of(room) == set(), "allowed for nothing"
+    assert room == "cli" or ALLOWED[room] - GROUND <= rooms_of(room), "allowed for nothing"
 
 
 def test_every_room_has_its_place_below_those_that_import_it() -> None:

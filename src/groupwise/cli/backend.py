@@ -33,9 +33,8 @@ def settle_backend(option: str | None = None) -> str:
             f"or choose another with --backend {installed[0]}"
         )
     os.environ["KERAS_BACKEND"] = name
-    if name == "torch":
-        # PyTorch's threads wait for each other by spinning; beside any other busy program a step took 4 times as long.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for variable, value in FRAMEWORKS[name].environment.items():
+        os.environ.setdefault(variable, value)
     if name == "tensorflow":
         _import_tensorflow_quietly()
     return name
@@ -66,9 +65,6 @@ def _import_tensorflow_quietly() -> None:
     """
     if "tensorflow" in sys.modules:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # On a CPU without AVX-512 TensorFlow leaves oneDNN out, and with it the gradients of grouped convolutions.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     standard_error = os.dup(2)
     with tempfile.TemporaryFile() as aside:
         os.dup2(aside.fileno(), 2)

@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from groupwise import layers
+from groupwise import backends, layers
+from groupwise.frameworks import FRAMEWORKS
 
 OURS: dict[type, Any] = {stock: ours for ours, stock in layers.STOCK.items()} | {
     keras.layers.BatchNormalization: layers.BatchNormalization
@@ -58,8 +59,9 @@ def objection(layer: Any) -> str | None:
     if getattr(layer, "quantization_mode", None):
         return f"it is quantized ({layer.quantization_mode})"
     is_mean = isinstance(layer, keras.layers.AveragePooling2D) and layer.padding == "same"
-    if is_mean and keras.backend.backend() == "torch":
-        return "on PyTorch Keras's own repeats the edges of images of odd sizes, where ours leaves them out of the mean"
+    if is_mean and backends.active.pool_same:
+        where = f"on {FRAMEWORKS[keras.backend.backend()].title} Keras's own"
+        return f"{where} repeats the edges of images of odd sizes, where ours leaves them out of the mean"
     return None
 
 

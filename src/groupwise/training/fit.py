@@ -11,6 +11,7 @@ from groupwise import models
 from groupwise.data import Dataset, Variation
 from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError, argument, check_installed, first_line
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.inference.matching import with_classes
 from groupwise.inference.preprocessing import make_batches
@@ -159,7 +160,8 @@ def _prepare(run: Run) -> Session:
         judge.batches.load()
     finally:
         run.observer(ReadingEnded())
-    is_jitted = keras.backend.backend() == "jax" if recipe.jit_compile == "auto" else recipe.jit_compile
+    framework = FRAMEWORKS[keras.backend.backend()]
+    is_jitted = framework.compiles_training if recipe.jit_compile == "auto" else recipe.jit_compile
     network.compile(
         optimizer=make_optimizer(
             recipe, (recipe.epochs - plan.schedule_start) * len(batches), network, plan.schedule_start * len(batches)

@@ -9,6 +9,7 @@ import keras
 from groupwise import models
 from groupwise.data import Dataset, Preprocessing
 from groupwise.errors import UserError, argument
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.machine import processor_flags
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
@@ -139,10 +140,11 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
 def fastest_dtype() -> Literal["float32", "mixed_bfloat16"]:
     """Return "mixed_bfloat16" where it is the faster type: oneDNN on a processor that multiplies bfloat16 itself.
 
-    There a training in PyTorch is about twice as fast. Elsewhere, and in XLA on a CPU, bfloat16 is emulated.
+    There a training in PyTorch is about twice as fast. Elsewhere, and by some frameworks, bfloat16 is emulated.
     """
     has_bfloat16 = bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
-    return "mixed_bfloat16" if has_bfloat16 and keras.backend.backend() != "jax" else "float32"
+    is_emulated = FRAMEWORKS[keras.backend.backend()].emulates_bfloat16
+    return "mixed_bfloat16" if has_bfloat16 and not is_emulated else "float32"
 
 
 def build_network(plan: Plan) -> Network:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.keras_private import without_tensorflow
 
 
@@ -26,8 +27,8 @@ def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
 
     Keras does not save their states, so that a resumed training could not go on from them.
     """
-    if keras.backend.backend() == "torch":
-        # Keras's dropout draws from PyTorch's one generator. Elsewhere this does nothing, and takes TensorFlow 0.3 s.
+    if FRAMEWORKS[keras.backend.backend()].has_one_generator:
+        # Elsewhere this does nothing, and takes TensorFlow 0.3 s.
         set_seed((seed + 1 + epoch) % 2**32)
     for variable in model.variables:
         if variable.name == "seed_generator_state":
