@@ -100,6 +100,19 @@ def did_you_mean(names: Iterable[object]) -> str:
     return f"did you mean {text}?" if text else ""
 
 
+def first_few(texts: Iterable[str], most: int = 5, between: str = ", ") -> str:
+    """Return the first texts in a row, and how many more there are.
+
+    Examples:
+        >>> first_few("ab", most=2), first_few("abcd", most=2), first_few("abcd", most=2, between="; ")
+        ('a, b', 'a, b and 2 more', 'a; b; and 2 more')
+    """
+    all_texts = list(texts)
+    comma = between.strip(", ")  # none before this "and" but a semicolon
+    more = f"{comma} and {len(all_texts) - most} more" if len(all_texts) > most else ""
+    return between.join(all_texts[:most]) + more
+
+
 def _valid(content: Any) -> Any:
     if isinstance(content, dict):
         return {_decoded(name): _valid(value) for name, value in content.items()}

@@ -6,9 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from groupwise.errors import UserError
-from groupwise.texts import quoted
-
-NAMED_IN_MESSAGE = 5
+from groupwise.texts import first_few, quoted
 
 
 def normal_form(text: str) -> str:
@@ -34,9 +32,7 @@ FORMS: tuple[Callable[[str], str], ...] = (
 
 def some(names: Iterable[str]) -> str:
     """Return the first few names, quoted, and how many more there are."""
-    shown = list(names)
-    more = f" and {len(shown) - NAMED_IN_MESSAGE} more" if len(shown) > NAMED_IN_MESSAGE else ""
-    return ", ".join(map(quoted, shown[:NAMED_IN_MESSAGE])) + more
+    return first_few(map(quoted, names))
 
 
 def match_names(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:

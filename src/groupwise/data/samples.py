@@ -12,12 +12,12 @@ from groupwise.data.dataset import Split
 from groupwise.data.images import BrokenImage, ImageArray
 from groupwise.errors import UserError
 from groupwise.machine import free_memory, usable_cores
+from groupwise.texts import first_few
 
 Cache: TypeAlias = bool | Literal["auto"]
 Finish: TypeAlias = Callable[[int, ImageArray], ImageArray]
 Progress: TypeAlias = Callable[[int, int], None]
 
-NAMED_IN_MESSAGE = 5
 CHUNK = 64  # images a task: a task of one small image costs more to hand over than to decode
 MEMORY_SHARE = 0.25
 
@@ -31,9 +31,8 @@ class TooManyBroken(UserError):  # noqa: N818 - says what it found, as UserError
     """
 
     def __init__(self, broken: Sequence[tuple[str, str]], finding: str) -> None:
-        named = "; ".join(f"{name}: {reason}" for name, reason in broken[:NAMED_IN_MESSAGE])
-        more = f"; and {len(broken) - NAMED_IN_MESSAGE} more" if len(broken) > NAMED_IN_MESSAGE else ""
-        super().__init__(f"{finding}: {named}{more}; repair these files or take them away")
+        named = first_few((f"{name}: {reason}" for name, reason in broken), between="; ")
+        super().__init__(f"{finding}: {named}; repair these files or take them away")
 
 
 def most_broken(total: int) -> int:

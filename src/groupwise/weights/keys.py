@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from groupwise.errors import UserError, call
+from groupwise.texts import first_few
 from groupwise.weights.naming import NAMINGS, Naming
 
 ROLES = {
@@ -21,7 +22,7 @@ COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 WRAPPERS = ("", "module", "_orig_mod", "model", "net", "network", "backbone")
 """What `DataParallel`, `torch.compile` and training programs (Lightning's) call the one network within them."""
 
-LISTED = 8
+LISTED = 8  # names in a sentence
 
 
 class Recognised(NamedTuple):
@@ -66,7 +67,8 @@ def recognise(source: str, family: str, keys: Iterable[str]) -> Recognised:
         what = "averaged weights" if _is_averaged(chosen) else "weights"
         notes.append(f"the {what} below {_shown(chosen)} are taken, not those below {', '.join(map(_shown, others))}")
     if unread:
-        notes.append(f"left unread, since it lies beside the network: {listed([canonical[key] for key in unread])}")
+        left = first_few((canonical[key] for key in unread), LISTED)
+        notes.append(f"left unread, since it lies beside the network: {left}")
     start = len(chosen) + 1 if chosen else 0
     return Recognised(
         namings[chosen], {key[start:]: canonical[key] for key in canonical if key in own}, "; ".join(notes) or None
@@ -84,12 +86,6 @@ def canonical_keys(keys: Iterable[str]) -> dict[str, str]:
     """
     names = {key.replace("/", "."): key for key in keys}
     return {_canonical(name): key for name, key in names.items() if name.rsplit(".", 1)[-1] not in COUNTERS}
-
-
-def listed(names: list[str]) -> str:
-    """Return names in a sentence, of many only the first ones."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def _canonical(name: str) -> str:
@@ -135,6 +131,6 @@ def _refuse(source: str, family: str, modules: Iterable[str], likeness: Mapping[
         )
     publishers = dict.fromkeys(naming.publisher for naming in NAMINGS if family in naming.families)
     raise UserError(
-        f"{source} has unknown names ({listed(sorted(modules))}): {family} is read in the names of "
+        f"{source} has unknown names ({first_few(sorted(modules), LISTED)}): {family} is read in the names of "
         f"{', '.join(publishers) or 'no publisher'}"
     )

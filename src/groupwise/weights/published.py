@@ -11,8 +11,9 @@ import numpy as np
 
 from groupwise.errors import UserError, call
 from groupwise.machine import usable_cores
+from groupwise.texts import first_few
 from groupwise.weights.edits import edits_of
-from groupwise.weights.keys import listed, recognise
+from groupwise.weights.keys import LISTED, recognise
 from groupwise.weights.locating import locate
 from groupwise.weights.naming import unit_starts
 from groupwise.weights.publishers import arguments_of
@@ -147,7 +148,7 @@ class Published:
 
     def _refuse(self, missing: list[str], unexpected: list[str], misshapen: list[str]) -> None:
         problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-        texts = [f"{len(keys)} {what}: {listed(keys)}" for what, keys in problems.items() if keys]
+        texts = [f"{len(keys)} {what}: {first_few(keys, LISTED)}" for what, keys in problems.items() if keys]
         if texts:
             raise UserError(
                 f"{self.source} ({self.publisher}'s names) does not fit this network; keys {'; '.join(texts)}. "
