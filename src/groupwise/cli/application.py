@@ -65,6 +65,9 @@ def _options(
     pass
 
 
+NEED_NOTHING = (networks.models, networks.routing, tuning.tune, training.recipes)
+"""The commands that run without arguments; the others print their help then."""
+
 for command in (
     training.train,
     using.evaluate,
@@ -80,8 +83,7 @@ for command in (
     explaining.explain,
     training.recipes,
 ):
-    needs_none = (networks.models, networks.routing, tuning.tune, training.recipes)
-    app.command(cls=_Command, no_args_is_help=command not in needs_none)(command)
+    app.command(cls=_Command, no_args_is_help=command not in NEED_NOTHING)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

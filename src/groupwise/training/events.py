@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from groupwise.inference.run_folder import RunFolder
 from groupwise.texts import printable
 
 if TYPE_CHECKING:
@@ -200,22 +201,22 @@ class Finished(Event):
 
     def lines(self) -> list[str]:
         summary = self.summary
-        broken = summary.broken_images
+        broken, files = summary.broken_images, RunFolder(self.folder)
+        names = [file.name for file in (files.last, files.best, files.metrics)]
+        names += [files.curves.name] if files.curves.exists() else []
         lines = []
         if broken:
             lines = [f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:"]
             lines += [f"  {name}: {reason}" for name, reason in broken[:NAMED_BROKEN]]
         if len(broken) > NAMED_BROKEN:
-            lines.append(f"  and {len(broken) - NAMED_BROKEN} more, in {self.folder / 'summary.json'}")
+            lines.append(f"  and {len(broken) - NAMED_BROKEN} more, in {files.summary}")
         best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
-        files = ["last.keras", "best.keras", "metrics.csv"]
-        files += ["curves.png"] if (self.folder / "curves.png").exists() else []
         lines += [
             f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: "
             f"{summary.test_top5:.2%}) after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of "
             "training",
-            f"best.keras is epoch {summary.best_epoch}'s, with {best} of the {judge} images",
-            f"{self.folder} holds {', '.join(files[:-1])} and {files[-1]}",
+            f"{files.best.name} is epoch {summary.best_epoch}'s, with {best} of the {judge} images",
+            f"{self.folder} holds {', '.join(names[:-1])} and {names[-1]}",
         ]
         return lines
 
