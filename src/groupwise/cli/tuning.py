@@ -1,7 +1,7 @@
 """`groupwise tune`: which algorithm is the fastest on this machine, measured, stored, shown and forgotten."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,30 +62,22 @@ def tune(
     from groupwise.rewrite.inventory import convolutions
     from groupwise.routing import measuring, tuning
 
-    console, version = make_console(), backends.active.version
     specs = [] if model is None else list(convolutions(named_model(model, size, arguments=arguments)))
     if model is not None and not specs:
         raise UserError(f"tune: {model} has no convolutions of ours; `groupwise accelerate` puts them in a model")
     if show:
-        stored = tuning.current(name, version)
-        if stored is not None and model is not None:
-            own = {found for spec in specs for found in (routing.exact_name(spec), routing.kind(spec))}
-            stored = tuning.Tuning({found: choice for found, choice in stored.choices.items() if found in own})
-        if stored is None:
-            say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
-        else:
-            console.print(_table(stored.choices))
-            say(console, f"stored in {tuning.path(name)}")
+        _show(name, specs)
         return
     tuning.check_folder()
-    subjects = measuring.subjects(batch_size)
     if any(None in spec.input_shape[1:] for spec in specs):
         raise UserError(f"tune: {model} takes images of any size: save it with an input shape, and tune that")
-    if model is not None:
+    subjects = measuring.subjects(batch_size)
+    if specs:
         subjects = {
             routing.exact_name(spec): [replace(spec, input_shape=(batch_size, *spec.input_shape[1:]))] for spec in specs
         }
-    what = "convolutions" if model else "kinds of convolution"
+    console, version = make_console(), backends.active.version
+    what = "convolutions" if specs else "kinds of convolution"
     say(console, f"measuring {len(subjects)} {what} on {name} {version}, forward and gradients, batch {batch_size}")
     choices = _measure(subjects, console)
     path = tuning.store(name, version, choices)
@@ -93,6 +85,20 @@ def tune(
     say(console, f"stored in {path}; `groupwise routing` says what runs, `groupwise tune --clear` forgets it")
     if os.environ.get("GROUPWISE_TUNING") == "0":
         say(console, "it is ignored as long as GROUPWISE_TUNING is 0")
+
+
+def _show(name: str, specs: Sequence["ConvSpec"]) -> None:
+    """Show what is stored for a backend; with convolutions, what of it holds for these."""
+    from groupwise import backends, routing
+    from groupwise.routing import tuning
+
+    console, stored = make_console(), tuning.current(name, backends.active.version)
+    if stored is None:
+        say(console, f"nothing that holds here is stored for {name}; to measure: groupwise tune --backend {name}")
+        return
+    own = {found for spec in specs for found in (routing.exact_name(spec), routing.kind(spec))}
+    console.print(_table({found: choice for found, choice in stored.choices.items() if not specs or found in own}))
+    say(console, f"stored in {tuning.path(name)}")
 
 
 def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict[str, "Choice"]:

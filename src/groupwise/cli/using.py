@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from groupwise.writing import check_file, check_folder, make_folder
 if TYPE_CHECKING:
     from groupwise.inference import Evaluation
     from groupwise.inference.prediction import Prediction
-    from groupwise.models.network import Network
+    from groupwise.models.network import Network, RewrittenNetwork
 
 RunOrModel = Annotated[
     str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a model's file (.keras or .h5).")
@@ -114,16 +115,44 @@ def predict(
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
     pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
-    from groupwise.inference import load_network, predict_images
-    from groupwise.inference.evaluation import most_likely
+    from groupwise.inference import load_network
     from groupwise.inference.matching import place_of
     from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
-    ids = wordnet_ids(class_names)
-    labels = distinct_names(class_names)
-    explained = None if cam_class is None else place_of(cam_class, class_names, ids)
+    explained = None if cam_class is None else place_of(cam_class, class_names, wordnet_ids(class_names))
+    results = _results(network, paths, pictures, explained)
+    if json:
+        print_json(results)
+        return
+    console = make_console()
+    console.print(_table(results, distinct_names(class_names)))
+    if cam:
+        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{CAM_SUFFIX}"
+        say(console, f"where it looked: {where}")
+
+
+def _results(
+    network: "Network | RewrittenNetwork", paths: list[Path], pictures: dict[Path, Path], explained: int | None
+) -> list[dict[str, Any]]:
+    """Return what a network says of each image that can be read, as data for JSON; draw the pictures that are named.
+
+    Args:
+        network: with class names.
+        paths: of the images.
+        pictures: where each image's picture goes; nothing, for none.
+        explained: the class of which they are; None for each image's likeliest.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    from groupwise.inference import predict_images
+    from groupwise.inference.evaluation import most_likely
+    from groupwise.weights import distinct_names, wordnet_ids
+
+    class_names: list[str] = network.metadata["class_names"]
+    ids, labels = wordnet_ids(class_names), distinct_names(class_names)
     broken: list[str] = []
 
     def on_broken(error: UserError) -> None:
@@ -132,22 +161,24 @@ def predict(
             note(f"skipped {error}")
 
     results: list[dict[str, Any]] = []
-    for prediction in predict_images(network, paths, on_broken, cam, explained):
+    for prediction in predict_images(network, paths, on_broken, bool(pictures), explained):
         guesses = [
             {"class": class_names[place], "index": place, "wordnet_id": ids[place], "probability": probability}
             for place, probability in most_likely(prediction.probabilities)
         ]
         result: dict[str, Any] = {"image": str(prediction.path), "top": guesses}
-        if cam:
+        if pictures:
             shown = int(prediction.probabilities.argmax()) if explained is None else explained
             _draw(network, prediction, labels[shown], shown, pictures[prediction.path])
             result["cam"] = str(pictures[prediction.path])
         results.append(result)
     if not results:
         raise UserError(f"none of the {len(paths)} images could be read" if len(paths) > 1 else broken[0])
-    if json:
-        print_json(results)
-        return
+    return results
+
+
+def _table(results: list[dict[str, Any]], labels: Sequence[str]) -> Listing:
+    """Return a row for each guess, below its image."""
     table = Listing("image", "class")
     table.add_column("probability", justify="right")
     for result in results:
@@ -155,11 +186,7 @@ def predict(
             style = "bold" if place == 0 else "dim"
             image = result["image"] if place == 0 else ""
             table.add_row(image, Styled(labels[guess["index"]], style), Styled(f"{guess['probability']:.1%}", style))
-    console = make_console()
-    console.print(table)
-    if cam:
-        where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{CAM_SUFFIX}"
-        say(console, f"where it looked: {where}")
+    return table
 
 
 def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
@@ -180,7 +207,7 @@ def _picture_paths(paths: list[Path]) -> dict[Path, Path]:
     return pictures
 
 
-def _draw(network: "Network", prediction: "Prediction", name: str, place: int, png: Path) -> None:
+def _draw(network: "Network | RewrittenNetwork", prediction: "Prediction", name: str, place: int, png: Path) -> None:
     """Draw where the network looked for a class."""
     from groupwise import report
     from groupwise.data import read_image
