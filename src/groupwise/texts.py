@@ -89,6 +89,16 @@ def nearest(
     return sorted((each for each in ratios if ratios[each] >= likeness), key=ratios.__getitem__, reverse=True)[:count]
 
 
+def any_of(names: Iterable[str]) -> str:
+    """Return names as a sentence offers them for choice.
+
+    Examples:
+        >>> any_of(["onnx", "savedmodel", "litert"])
+        'onnx, savedmodel or litert'
+    """
+    return " or ".join(", ".join(names).rsplit(", ", 1))
+
+
 def did_you_mean(names: Iterable[object]) -> str:
     """Return the question whether one of these names was meant; nothing where there is none.
 

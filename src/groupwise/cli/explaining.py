@@ -8,10 +8,13 @@ from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import make_console, print_lines
 from groupwise.cli.options import Backend
 from groupwise.cli.outputs import output_folder
+from groupwise.explain import TOPICS, check_topic
 
 
 def explain(
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="grouped, forms, shuffle or separable.")],
+    topic: Annotated[
+        str, typer.Argument(metavar="TOPIC", help="; ".join(f"{name}: {what}" for name, what in TOPICS.items()) + ".")
+    ],
     output: Annotated[str, typer.Option(help="The folder for the page and its pictures.", metavar="FOLDER")],
     name: Annotated[
         str | None,
@@ -21,14 +24,11 @@ def explain(
 ) -> None:
     """Write a page that explains a topic, and its pictures as PNG files, from what the operations really compute.
 
-    grouped: how a grouped convolution is computed. forms: ResNeXt's three. shuffle: what the channel shuffle is for.
-    separable: what a depth multiplier buys.
-
     Examples: groupwise explain shuffle --output pages
 
     groupwise explain forms seresnext50_32x4d --output pages
     """
-    from groupwise.explain import check_topic, write
+    from groupwise.explain import write
 
     check_topic(topic)
     folder = output_folder(output)

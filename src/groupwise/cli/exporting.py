@@ -10,6 +10,8 @@ from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import make_console, note, print_json, print_lines
 from groupwise.cli.options import Backend, ImageSize, Json, left_open, parse_size
 from groupwise.data.image_paths import image_paths
+from groupwise.export.formats import FORMATS
+from groupwise.texts import any_of
 from groupwise.writing import expanded
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def export(
             help="Any model's file, a run's folder, or a network that `groupwise models` lists, with fresh weights.",
         ),
     ],
-    format: Annotated[str, typer.Option(help="onnx, savedmodel, litert or openvino.")] = "onnx",  # noqa: A002
+    format: Annotated[str, typer.Option(help=f"{any_of(form.name for form in FORMATS)}.")] = "onnx",  # noqa: A002
     output: Annotated[
         str | None, left_open("The file to write. Default: MODEL with the format's ending.", metavar="FILE")
     ] = None,

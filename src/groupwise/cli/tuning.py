@@ -104,7 +104,7 @@ def _show(name: str, specs: Sequence["ConvSpec"]) -> None:
 def _measure(subjects: Mapping[str, list["ConvSpec"]], console: Console) -> dict[str, "Choice"]:
     """Return the choice for each of the subjects, with a moving bar where someone looks at a terminal."""
     from groupwise import backends
-    from groupwise.ops import training_step
+    from groupwise.ops.algorithms import training_step
     from groupwise.routing.measuring import choose
 
     description = TextColumn("{task.description}", markup=False)

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["TOPICS", "check_topic", "make", "write"]
 
-TOPICS = ("grouped", "forms", "shuffle", "separable")
-"""Each has a text here, `page_TOPIC.html`, and a module of this name, whose `make` computes its values and pictures."""
+TOPICS = {
+    "grouped": "how a grouped convolution is computed",
+    "forms": "ResNeXt's three",
+    "shuffle": "what the channel shuffle is for",
+    "separable": "what a depth multiplier buys",
+}
+"""What each explains: its text is `page_TOPIC.html`, beside a module of this name that computes values and pictures."""
 
 
 def check_topic(topic: str) -> None:

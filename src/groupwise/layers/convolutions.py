@@ -13,8 +13,8 @@ from keras import ops
 from groupwise import backends
 from groupwise.backends import activations
 from groupwise.layers.specs import specs_of
-from groupwise.ops import checked_algorithm, grouped_conv2d, separable_conv2d
-from groupwise.ops.algorithms import finish
+from groupwise.ops import grouped_conv2d, separable_conv2d
+from groupwise.ops.algorithms import checked_algorithm, finish
 from groupwise.ops.convolutions import grouped_kernel
 from groupwise.spec import Padding, normalise_padding, stock_padding
 

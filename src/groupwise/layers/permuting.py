@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from groupwise.ops import checked_data_format
+from groupwise.ops.arguments import checked_data_format
 
 Shape = tuple[int | None, ...]
 

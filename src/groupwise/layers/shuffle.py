@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-from groupwise.ops import channel_shuffle, checked_data_format
+from groupwise.ops import channel_shuffle
+from groupwise.ops.arguments import checked_data_format
 
 Shape = tuple[int | None, ...]
 

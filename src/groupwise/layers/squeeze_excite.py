@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from groupwise.backends.sums import accumulator, mean
-from groupwise.ops import checked_data_format
+from groupwise.ops.arguments import checked_data_format
 
 Shape = tuple[int | None, ...]
 

@@ -1,17 +1,12 @@
 """Grouped, depthwise and separable convolution and channel shuffle: on arrays, traced or symbolic tensors."""
 
-from groupwise.ops.algorithms import checked_algorithm, training_step
-from groupwise.ops.arguments import checked_data_format
 from groupwise.ops.convolutions import depthwise_conv2d, explain_routing, grouped_conv2d, separable_conv2d
 from groupwise.ops.shuffle import channel_shuffle
 
 __all__ = [
     "channel_shuffle",
-    "checked_algorithm",
-    "checked_data_format",
     "depthwise_conv2d",
     "explain_routing",
     "grouped_conv2d",
     "separable_conv2d",
-    "training_step",
 ]

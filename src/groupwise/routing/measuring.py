@@ -59,7 +59,7 @@ def choose(
 
     Args:
         specs: the convolutions, one at least. runtime_of: says where they run.
-        step: returns a function that runs an algorithm and its gradients once (`groupwise.ops.training_step`).
+        step: returns a function that runs an algorithm and its gradients once: `ops.algorithms.training_step`.
 
     Raises:
         UserError: the framework runs on an accelerator, where the routing list has one row.
