@@ -24,14 +24,6 @@ MORE_PARAMETERS = {
         "cli.training.train",
         "cli.using.evaluate",
     },
-    "networks, whose parameters are `create`'s, and the blocks that they hand them on to": {
-        "models.residual.bottleneck",
-        "models.residual.residual",
-        "models.resnet.resnet",
-        "models.resnet.resnext",
-        "models.shufflenet.build",
-        "models.shufflenet.shuffle_unit",
-    },
     "signatures of others: the C interface's, PyTorch's schemas, and the formulas that these call": {
         "backends.plain_norm.gradient",
         "backends.plain_norm.tangent",

@@ -8,7 +8,7 @@ import pytest
 
 from groupwise import models
 from groupwise.models.network import without_values
-from groupwise.models.residual import residual
+from groupwise.models.residual import BasicBlock
 from tests import peers
 
 PUBLISHED: dict[str, tuple[int, float | None]] = {
@@ -151,13 +151,13 @@ def test_strides_stand_in_the_3x3_and_batch_norm_is_as_published() -> None:
 
 def test_pad_shortcut_averages_and_appends_zeros() -> None:
     x, branch = keras.Input((4, 4, 2)), keras.Input((2, 2, 5))
-    model = keras.Model([x, branch], residual(x, branch, 2, name="unit", last="last", shortcut="pad"))
+    model = keras.Model([x, branch], BasicBlock(shortcut="pad").join(x, branch, 2, "unit"))
     values = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype("float32")
     outputs = keras.ops.convert_to_numpy(model([values, np.zeros((3, 2, 2, 5), "float32")]))
     pooled = values.reshape(3, 2, 2, 2, 2, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(outputs[..., :2], np.maximum(pooled, 0), atol=1e-6)
     assert not outputs[..., 2:].any()
-    assert {weight.path.split("/")[0] for weight in model.weights} == {"last_bn"}
+    assert {weight.path.split("/")[0] for weight in model.weights} == {"unit_spatial2_bn"}
 
 
 def test_pad_shortcut_saves_the_projections() -> None:

@@ -11,16 +11,17 @@ from groupwise import models
 from groupwise.errors import UserError
 from groupwise.inference import saliency
 from groupwise.inference.saliency import Explainer
-from groupwise.models.compact import maximum_head
+from groupwise.models.compact import MaximumHead
+from groupwise.models.registry import PooledHead
 from tests import tiny as bars
 from tests.frameworks import values_and_gradients
 
 tiny = bars.tiny
 HEADS: dict[str, dict[str, Any]] = {
     "average": {},
-    "average, dropout": {"head_arguments": {"dropout": 0.5}},
-    "maximum, scaled": {"head": maximum_head},
-    "maximum, scaled by less than nothing": {"head": maximum_head, "head_arguments": {"scale": -2.0}},
+    "average, dropout": {"head": PooledHead(dropout=0.5)},
+    "maximum, scaled": {"head": MaximumHead()},
+    "maximum, scaled by less than nothing": {"head": MaximumHead(scale=-2.0)},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from groupwise import models
 from groupwise.errors import UserError
 from groupwise.models.network import without_values
-from groupwise.models.shufflenet import SCALES, shuffle_unit
+from groupwise.models.shufflenet import SCALES, ShuffleNet
 from tests import peers
 
 V1_PARAMETERS = {
@@ -74,10 +74,8 @@ def test_unit_by_hand(shuffle: Any, after: bool, pool_first: bool, strides: int)
     """Figure 2 of the paper in loops, with fresh batch norms (a division by the root of 1 + epsilon)."""
     groups, channels, filters = 3, 12, 24 if strides == 2 else 12
     inputs = keras.Input((5, 5, channels))
-    options = {"shuffle": shuffle, "shuffle_after_depthwise": after, "pool_first": pool_first}
-    unit = keras.Model(
-        inputs, shuffle_unit(inputs, filters, strides, name="unit", groups=groups, first_groups=groups, **options)
-    )
+    network = ShuffleNet(groups, shuffle=shuffle, shuffle_after_depthwise=after, pool_first=pool_first)
+    unit = keras.Model(inputs, network.unit(inputs, filters, strides, groups, name="unit"))
     x = np.random.default_rng(0).normal(size=(1, 5, 5, channels)).astype("float32")
     kernels = [
         keras.ops.convert_to_numpy(unit.get_layer(f"unit_{step}_conv").kernel)

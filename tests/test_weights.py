@@ -228,8 +228,8 @@ def test_timms_configuration_says_which_efficientnet_it_is() -> None:
     class Opened:
         publisher, num_classes, stem = "timm", 1000, "model"
 
-        def __init__(self) -> None:
-            self.config = {"architecture": "tf_efficientnet_lite0"}
+        def __init__(self, architecture: str) -> None:
+            self.config = {"architecture": architecture}
 
         def arguments(self, own: Any) -> dict[str, Any]:
             return {}
@@ -237,9 +237,13 @@ def test_timms_configuration_says_which_efficientnet_it_is() -> None:
         def shape(self, slot: str) -> tuple[int, ...]:
             return (1000,)
 
-    origin: Any = origin_of(Opened(), models.find("efficientnet_lite0"), {})  # type: ignore[arg-type]
+    tensorflows, pytorchs = "tf_efficientnet_lite0", "efficientnet_lite0"
+    origin: Any = origin_of(Opened(tensorflows), models.find(pytorchs), {})  # type: ignore[arg-type]
     assert (origin.arguments["padding"], origin.arguments["epsilon"]) == ("same", 1e-3)
     assert origin.preprocessing.mean == (0.5, 0.5, 0.5)
+    origin = origin_of(Opened(pytorchs), models.find(tensorflows), {})  # type: ignore[arg-type]
+    assert (origin.arguments["padding"], origin.arguments["epsilon"]) == (None, 1e-5)
+    assert origin.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
 def test_a_network_takes_its_publishers_habits_whatever_name_it_goes_by(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from groupwise import models
 from groupwise.data import Augmentation, Dataset, load_dataset
 from groupwise.models.blocks import conv_bn
-from groupwise.models.registry import GREY, Variant
+from groupwise.models.registry import GREY, Backbone, Variant
 from groupwise.recipes import Recipe
 
 RECIPE = Recipe(
@@ -31,12 +31,13 @@ RECIPE = Recipe(
 )
 
 
-def _build(inputs: Any) -> dict[str, Any]:
-    x = conv_bn(inputs, 8, 3, 2, name="stem")
-    return {"stem": x, "stage1": conv_bn(x, 8, 3, 2, name="stage1", groups=2)}
+class Tiny(Backbone):
+    def features(self, inputs: Any) -> dict[str, Any]:
+        x = conv_bn(inputs, 8, 3, 2, name="stem")
+        return {"stem": x, "stage1": conv_bn(x, 8, 3, 2, name="stage1", groups=2)}
 
 
-VARIANT = Variant("tiny", "test", _build, num_classes=3, input_shape=(8, 8, 1), reduction=4, preprocessing=GREY)
+VARIANT = Variant("tiny", "test", Tiny(), num_classes=3, input_shape=(8, 8, 1), reduction=4, preprocessing=GREY)
 
 
 @pytest.fixture

@@ -107,15 +107,15 @@ def create(
         raise UserError(f"num_classes={num_classes!r}: must be an integer of at least 1")
     shape = _checked_shape(variant, variant.input_shape if input_shape is None else input_shape)
     dtype = dtype or keras.config.dtype_policy().name
-    for_build, for_head = variant.split_arguments(arguments)
+    chosen = variant.with_arguments(arguments)
     with _blaming(name, arguments), build_settings(dtype):
         inputs = keras.Input(shape, name="image")
-        stages = variant.build(inputs, **for_build)
+        stages = chosen.backbone.features(inputs)
         if features is not None:
             outputs = _choose(variant, stages, features)
         else:
             last = list(stages.values())[-1]
-            outputs = variant.head(last, num_classes, **for_head) if include_top else last
+            outputs = chosen.head.logits(last, num_classes) if include_top else last
     architecture = {
         "name": name,
         "num_classes": num_classes,

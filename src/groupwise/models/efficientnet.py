@@ -5,13 +5,13 @@ github.com/tensorflow/tpu (models/official/efficientnet/lite).
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import keras
 
 from groupwise.models.blocks import conv_bn, depthwise_bn
-from groupwise.models.registry import HALF, IMAGENET, Variant
+from groupwise.models.registry import HALF, IMAGENET, Backbone, PooledHead, Variant
 
 STEM_WIDTH, FINAL_WIDTH = 32, 1280
 
@@ -60,37 +60,40 @@ def scaled_stages(width: float, depth: float) -> list[Stage]:
     ]
 
 
-def build(
-    inputs: Any,
-    width: float = 1.0,
-    depth: float = 1.0,
-    padding: str | None = None,
-    epsilon: float = 1e-5,
-    drop_connect: float = 0.2,
-) -> dict[str, Any]:
-    """Return EfficientNet-Lite's features: "stem" (half of the image), "stage1" to "stage7", "final" (a 32nd).
+@dataclass(frozen=True)
+class EfficientNetLite(Backbone):
+    """EfficientNet-Lite.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
+    Features: "stem" (half of the image), "stage1" to "stage7", "final" (a 32nd).
+
+    Attributes:
         width, depth: what filters and depths are scaled by.
         padding: of all convolutions: None (PyTorch's, symmetric) or "same" (TensorFlow's).
         epsilon: of all batch norms.
         drop_connect: how likely the last unit's branch is dropped in training; a unit's share grows with its place.
     """
-    stages = scaled_stages(width, depth)
-    options: dict[str, Any] = {"activation": "relu6", "padding": padding, "epsilon": epsilon}
-    x = conv_bn(inputs, STEM_WIDTH, 3, 2, name="stem", **options)
-    features = {"stem": x}
-    total, place = sum(stage.depth for stage in stages), 0
-    for index, stage in enumerate(stages, start=1):
-        for unit in range(1, stage.depth + 1):
-            here = stage if unit == 1 else stage._replace(strides=1)
-            drop = drop_connect * place / total
-            x = inverted_residual(x, here, name=f"stage{index}_unit{unit}", drop_connect=drop, **options)
-            place += 1
-        features[f"stage{index}"] = x
-    features["final"] = conv_bn(x, FINAL_WIDTH, 1, name="final", **options)
-    return features
+
+    width: float = 1.0
+    depth: float = 1.0
+    padding: str | None = None
+    epsilon: float = 1e-5
+    drop_connect: float = 0.2
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        stages = scaled_stages(self.width, self.depth)
+        options: dict[str, Any] = {"activation": "relu6", "padding": self.padding, "epsilon": self.epsilon}
+        x = conv_bn(inputs, STEM_WIDTH, 3, 2, name="stem", **options)
+        features = {"stem": x}
+        total, place = sum(stage.depth for stage in stages), 0
+        for index, stage in enumerate(stages, start=1):
+            for unit in range(1, stage.depth + 1):
+                here = stage if unit == 1 else stage._replace(strides=1)
+                drop = self.drop_connect * place / total
+                x = inverted_residual(x, here, name=f"stage{index}_unit{unit}", drop_connect=drop, **options)
+                place += 1
+            features[f"stage{index}"] = x
+        features["final"] = conv_bn(x, FINAL_WIDTH, 1, name="final", **options)
+        return features
 
 
 def inverted_residual(x: Any, stage: Stage, *, name: str, drop_connect: float = 0.0, **options: Any) -> Any:
@@ -137,20 +140,19 @@ LITE = (
 
 def _variants(index: int, lite: Lite) -> tuple[Variant, Variant]:
     """Return timm's two of a kind: with PyTorch's habits, and with those of the published TensorFlow weights."""
-    scales = {"width": lite.width, "depth": lite.depth}
+    backbone = EfficientNetLite(lite.width, lite.depth)
     pytorch = Variant(
         f"efficientnet_lite{index}",
         "EfficientNet-Lite",
-        build,
-        scales,
+        backbone,
         input_shape=(lite.size, lite.size, 3),
-        head_arguments={"dropout": lite.dropout},
+        head=PooledHead(lite.dropout),
         preprocessing=replace(IMAGENET, interpolation="bicubic", crop=lite.crop),
     )
     tensorflow = replace(
         pytorch,
         name=f"tf_efficientnet_lite{index}",
-        arguments={**scales, "padding": "same", "epsilon": 1e-3},
+        backbone=replace(backbone, padding="same", epsilon=1e-3),
         preprocessing=replace(HALF, interpolation="bicubic" if index < 3 else "bilinear", crop=lite.crop),
     )
     return pytorch, tensorflow

@@ -5,7 +5,6 @@ A layer is named alike in all of them, but for the number of the path that it be
 is one rule: the weights of the paths, side by side, are those of form c.
 """
 
-import inspect
 import re
 from typing import Any
 
@@ -32,9 +31,7 @@ def in_form(model: Network, form: str) -> Network:
 
 def has_forms(model: keras.Model) -> bool:
     """Return whether `create` made a model, and can make it in ResNeXt's three forms."""
-    return isinstance(model, Network) and (
-        "form" in inspect.signature(models.find(model.architecture["name"]).build).parameters
-    )
+    return isinstance(model, Network) and models.find(model.architecture["name"]).takes("form")
 
 
 def _layers_by_name(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:

@@ -4,12 +4,13 @@ It is the one in which people find that their separable convolution "stops learn
 why theirs does and this one does not.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from groupwise.errors import UserError
 from groupwise.layers import GroupedConv2D
 from groupwise.models.blocks import conv_bn, separable_bn
-from groupwise.models.registry import GREY, Variant
+from groupwise.models.registry import GREY, Backbone, Variant
 from groupwise.spec import symmetric_padding
 
 STEM_WIDTH = 32
@@ -20,32 +21,37 @@ GROUP_WIDTH = 8
 """Input channels in a group of the grouped network."""
 
 
-def build(inputs: Any, convolution: str = "dense", depth_multiplier: int = 1) -> dict[str, Any]:
-    """Return the features "stem" (of the image's size), "stage1" (half of it) and "stage2" (a quarter).
+@dataclass(frozen=True)
+class SmallNetwork(Backbone):
+    """The network for small grey images, 28x28x1 or 8x8x1 for example.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels), 28x28x1 or 8x8x1 for example.
+    Features: "stem" (of the image's size), "stage1" (half of it) and "stage2" (a quarter).
+
+    Attributes:
         convolution: what the units after the stem are made of: "dense" 3x3 convolutions; "separable" ones; or
             "grouped" ones, which are separable but for 8 channels in a group of the 3x3 instead of one.
         depth_multiplier: how many 3x3 filters a channel has before the 1x1 of a separable or grouped unit; a dense
             convolution has one for each pair of channels, and takes no notice.
-
-    Raises:
-        UserError: for another kind of convolution, or a multiplier below 1.
     """
-    if convolution not in UNITS:
-        raise UserError(f"convolution={convolution!r}: must be one of {', '.join(UNITS)}")
-    if depth_multiplier < 1:
-        raise UserError(f"depth_multiplier={depth_multiplier}: must be at least 1")
-    unit = UNITS[convolution]
-    features = {"stem": conv_bn(inputs, STEM_WIDTH, 3, name="stem")}
-    x = features["stem"]
-    for stage, widths in enumerate(STAGES, start=1):
-        for index, width in enumerate(widths, start=1):
-            strides = 2 if index == 1 else 1
-            x = unit(x, width, strides, name=f"stage{stage}_unit{index}", depth_multiplier=depth_multiplier)
-        features[f"stage{stage}"] = x
-    return features
+
+    convolution: str = "dense"
+    depth_multiplier: int = 1
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        convolution, depth_multiplier = self.convolution, self.depth_multiplier
+        if convolution not in UNITS:
+            raise UserError(f"convolution={convolution!r}: must be one of {', '.join(UNITS)}")
+        if depth_multiplier < 1:
+            raise UserError(f"depth_multiplier={depth_multiplier}: must be at least 1")
+        unit = UNITS[convolution]
+        features = {"stem": conv_bn(inputs, STEM_WIDTH, 3, name="stem")}
+        x = features["stem"]
+        for stage, widths in enumerate(STAGES, start=1):
+            for index, width in enumerate(widths, start=1):
+                strides = 2 if index == 1 else 1
+                x = unit(x, width, strides, name=f"stage{stage}_unit{index}", depth_multiplier=depth_multiplier)
+            features[f"stage{stage}"] = x
+        return features
 
 
 def _dense(x: Any, filters: int, strides: int, *, name: str, depth_multiplier: int) -> Any:
@@ -79,8 +85,7 @@ def _variant(name: str, convolution: str) -> Variant:
     return Variant(
         name,
         "MNIST",
-        build,
-        {"convolution": convolution},
+        SmallNetwork(convolution),
         num_classes=10,
         input_shape=(28, 28, 1),
         reduction=4,

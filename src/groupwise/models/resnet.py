@@ -6,29 +6,22 @@ SE-ResNet 18 and 34 reduce 64 channels to 4, as the paper and pytorchcv do; timm
 """
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from groupwise.models.blocks import conv_bn
-from groupwise.models.registry import Variant
-from groupwise.models.residual import basic_block, bottleneck, residual_network
+from groupwise.models.registry import Backbone, Variant
+from groupwise.models.residual import BasicBlock, Block, Bottleneck, residual_network
 
 
-def resnet(
-    inputs: Any,
-    depths: Sequence[int],
-    bottlenecks: bool = True,
-    squeeze_ratio: int | None = None,
-    squeeze_divisor: int = 1,
-    stride_first: bool = False,
-    relu_before_squeeze: bool = False,
-    ceiling_pool: bool = False,
-    epsilon: float = 1e-5,
-) -> dict[str, Any]:
-    """Return the features of a ResNet or SE-ResNet.
+@dataclass(frozen=True)
+class ResNet(Backbone):
+    """ResNet or SE-ResNet.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
+    Features, of a height H: "stem" (H / 2, 64 channels), "stage1" to "stage4" (H / 4 to H / 32, 64 to 512 channels,
+    four times as many with bottlenecks).
+
+    Attributes:
         depths: blocks in each of the four stages.
         bottlenecks: whether the blocks are bottlenecks (50 layers and more) or two 3x3 convolutions.
         squeeze_ratio, squeeze_divisor: as for `SqueezeExcite`; None for none.
@@ -38,60 +31,77 @@ def resnet(
         ceiling_pool: whether the stem's pool has no padding and rounds up, as in Caffe.
         epsilon: of all batch norms.
 
-    Shapes, of a height H: "stem" (H / 2, 64 channels), "stage1" to "stage4" (H / 4 to H / 32, 64 to 512 channels, four
-    times as many with bottlenecks).
-
     Source: Deep Residual Learning, arXiv 1512.03385, table 1; Squeeze-and-Excitation Networks, 1709.01507, figure 3.
 
     Examples:
         >>> import keras
-        >>> resnet(keras.Input((224, 224, 3)), (2, 2, 2, 2), bottlenecks=False)["stage4"].shape
+        >>> ResNet((2, 2, 2, 2), bottlenecks=False).features(keras.Input((224, 224, 3)))["stage4"].shape
         (None, 7, 7, 512)
     """
-    options: dict[str, Any] = {"squeeze_ratio": squeeze_ratio, "squeeze_divisor": squeeze_divisor, "epsilon": epsilon}
-    block = (
-        partial(bottleneck, stride_first=stride_first, **options)
-        if bottlenecks
-        else partial(basic_block, relu_before_squeeze=relu_before_squeeze, **options)
-    )
-    stem = conv_bn(inputs, 64, 7, 2, epsilon=epsilon, name="stem")
-    return residual_network(stem, depths, block, ceiling_pool=ceiling_pool)
+
+    depths: Sequence[int]
+    bottlenecks: bool = True
+    squeeze_ratio: int | None = None
+    squeeze_divisor: int = 1
+    stride_first: bool = False
+    relu_before_squeeze: bool = False
+    ceiling_pool: bool = False
+    epsilon: float = 1e-5
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        shared: dict[str, Any] = {
+            "squeeze_ratio": self.squeeze_ratio,
+            "squeeze_divisor": self.squeeze_divisor,
+            "epsilon": self.epsilon,
+        }
+        block = (
+            Bottleneck(stride_first=self.stride_first, **shared)
+            if self.bottlenecks
+            else BasicBlock(relu_before_squeeze=self.relu_before_squeeze, **shared)
+        )
+        return _features(inputs, self, block)
 
 
-def resnext(
-    inputs: Any,
-    depths: Sequence[int],
-    cardinality: int,
-    width: int,
-    squeeze_ratio: int | None = None,
-    form: str = "c",
-    ceiling_pool: bool = False,
-    epsilon: float = 1e-5,
-) -> dict[str, Any]:
-    """Return the features of a ResNeXt or SE-ResNeXt.
+@dataclass(frozen=True)
+class ResNeXt(Backbone):
+    """ResNeXt or SE-ResNeXt; its features are those of a `ResNet` with bottlenecks.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
-        depths: blocks in each of the four stages.
+    Attributes:
         cardinality, width: 32 and 4 for a 32x4d.
-        squeeze_ratio: as for `SqueezeExcite`; None for none.
         form: "a", "b" or "c", the paper's three equivalent forms: paths summed, paths concatenated, grouped
             convolution.
-        ceiling_pool, epsilon: as for `resnet`.
-
-    Shapes: as of `resnet` with bottlenecks.
+        Others: as for `ResNet`.
 
     Source: Aggregated Residual Transformations, arXiv 1611.05431, table 1 and figure 3.
 
     Examples:
         >>> import keras
-        >>> resnext(keras.Input((224, 224, 3)), (1, 1, 1, 1), cardinality=32, width=4)["stage1"].shape
+        >>> ResNeXt((1, 1, 1, 1), cardinality=32, width=4).features(keras.Input((224, 224, 3)))["stage1"].shape
         (None, 56, 56, 256)
     """
-    options: dict[str, Any] = {"cardinality": cardinality, "width": width, "squeeze_ratio": squeeze_ratio, "form": form}
-    block = partial(bottleneck, epsilon=epsilon, **options)
-    stem = conv_bn(inputs, 64, 7, 2, epsilon=epsilon, name="stem")
-    return residual_network(stem, depths, block, ceiling_pool=ceiling_pool)
+
+    depths: Sequence[int]
+    cardinality: int
+    width: int
+    squeeze_ratio: int | None = None
+    form: str = "c"
+    ceiling_pool: bool = False
+    epsilon: float = 1e-5
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        block = Bottleneck(
+            cardinality=self.cardinality,
+            width=self.width,
+            squeeze_ratio=self.squeeze_ratio,
+            form=self.form,
+            epsilon=self.epsilon,
+        )
+        return _features(inputs, self, block)
+
+
+def _features(inputs: Any, network: ResNet | ResNeXt, block: Block) -> dict[str, Any]:
+    stem = conv_bn(inputs, 64, 7, 2, epsilon=network.epsilon, name="stem")
+    return residual_network(stem, network.depths, block, ceiling_pool=network.ceiling_pool)
 
 
 DEPTHS: dict[int, tuple[int, ...]] = {
@@ -127,17 +137,20 @@ RESNEXTS = (
 SE_RESNEXTS = ((26, 32, 4), (50, 32, 4), (101, 32, 4), (101, 64, 4), (101, 32, 8))
 
 
-def _resnet(layers: int, **arguments: Any) -> Variant:
-    squeeze = "se" if arguments else ""
-    options: dict[str, Any] = {"depths": DEPTHS[layers], "bottlenecks": layers >= 50, **arguments}
-    return Variant(f"{squeeze}resnet{layers}", "SE-ResNet" if squeeze else "ResNet", resnet, options)
+def _resnet(layers: int, squeeze_ratio: int | None = None) -> Variant:
+    backbone = ResNet(DEPTHS[layers], bottlenecks=layers >= 50, squeeze_ratio=squeeze_ratio)
+    return _variant(f"resnet{layers}", "ResNet", backbone)
 
 
-def _resnext(layers: int, cardinality: int, width: int, **arguments: Any) -> Variant:
-    squeeze = "se" if arguments else ""
-    options: dict[str, Any] = {"depths": DEPTHS[layers], "cardinality": cardinality, "width": width, **arguments}
-    name = f"{squeeze}resnext{layers}_{cardinality}x{width}d"
-    return Variant(name, "SE-ResNeXt" if squeeze else "ResNeXt", resnext, options)
+def _resnext(layers: int, cardinality: int, width: int, squeeze_ratio: int | None = None) -> Variant:
+    backbone = ResNeXt(DEPTHS[layers], cardinality, width, squeeze_ratio)
+    return _variant(f"resnext{layers}_{cardinality}x{width}d", "ResNeXt", backbone)
+
+
+def _variant(name: str, family: str, backbone: ResNet | ResNeXt) -> Variant:
+    if backbone.squeeze_ratio is None:
+        return Variant(name, family, backbone)
+    return Variant(f"se{name}", f"SE-{family}", backbone)
 
 
 VARIANTS: tuple[Variant, ...] = (

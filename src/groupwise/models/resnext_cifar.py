@@ -1,35 +1,41 @@
 """ResNeXt for CIFAR: three stages on images of 32x32."""
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from groupwise.models.blocks import conv_bn
-from groupwise.models.registry import CIFAR, Variant
-from groupwise.models.residual import bottleneck, residual_network
+from groupwise.models.registry import CIFAR, Backbone, Variant
+from groupwise.models.residual import Bottleneck, residual_network
 
 
-def resnext_cifar(
-    inputs: Any, blocks: int, cardinality: int, width: int, form: str = "c", shortcut: str = "projection"
-) -> dict[str, Any]:
-    """Return the features of a ResNeXt for images of 32x32.
+@dataclass(frozen=True)
+class CifarResNeXt(Backbone):
+    """ResNeXt for images of 32x32.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
+    Features, of a height H: "stem" (H, 64 channels), "stage1" to "stage3" (H to H / 4, 256 to 1024 channels).
+
+    Attributes:
         blocks: in each of the three stages.
-        cardinality, width, form: as for `resnext`.
+        cardinality, width, form: as for `ResNeXt`.
         shortcut: "projection", or "pad" for the one without parameters: average pool, then channels of zeros.
-
-    Shapes, of a height H: "stem" (H, 64 channels), "stage1" to "stage3" (H to H / 4, 256 to 1024 channels).
 
     Source: Aggregated Residual Transformations, arXiv 1611.05431, section 5.3.
 
     Examples:
         >>> import keras
-        >>> resnext_cifar(keras.Input((32, 32, 3)), 3, cardinality=8, width=64)["stage3"].shape
+        >>> CifarResNeXt(3, cardinality=8, width=64).features(keras.Input((32, 32, 3)))["stage3"].shape
         (None, 8, 8, 1024)
     """
-    block = partial(bottleneck, cardinality=cardinality, width=width, form=form, shortcut=shortcut)
-    return residual_network(conv_bn(inputs, 64, 3, name="stem"), 3 * (blocks,), block, pool=False)
+
+    blocks: int
+    cardinality: int
+    width: int
+    form: str = "c"
+    shortcut: str = "projection"
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        block = Bottleneck(self.shortcut, cardinality=self.cardinality, width=self.width, form=self.form)
+        return residual_network(conv_bn(inputs, 64, 3, name="stem"), 3 * (self.blocks,), block, pool=False)
 
 
 RESNEXTS = (
@@ -49,8 +55,7 @@ VARIANTS: tuple[Variant, ...] = tuple(
     Variant(
         f"resnext{layers}_{cardinality}x{width}d_cifar10",
         "CIFAR ResNeXt",
-        resnext_cifar,
-        {"blocks": (layers - 2) // 9, "cardinality": cardinality, "width": width},
+        CifarResNeXt((layers - 2) // 9, cardinality, width),
         num_classes=10,
         input_shape=(32, 32, 3),
         reduction=4,

@@ -1,56 +1,56 @@
 """SENet, the grouped residual network with squeeze-and-excitation that won ILSVRC 2017, and smaller ones like it."""
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from groupwise.models.blocks import conv_bn
-from groupwise.models.registry import Variant
-from groupwise.models.residual import bottleneck, residual_network
+from groupwise.models.registry import Backbone, PooledHead, Variant
+from groupwise.models.residual import Bottleneck, residual_network
 
 
-def senet(
-    inputs: Any,
-    depths: Sequence[int],
-    cardinality: int,
-    width: int = 4,
-    squeeze_ratio: int = 16,
-    form: str = "c",
-    ceiling_pool: bool = False,
-) -> dict[str, Any]:
-    """Return the features of a SENet.
+@dataclass(frozen=True)
+class SENet(Backbone):
+    """SENet.
 
     It differs from SE-ResNeXt in its stem of three 3x3 convolutions, its first 1x1 convolutions of half the width, and
     its 3x3 projections where a stage strides.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
-        depths: blocks in each of the four stages.
-        cardinality, width, form: as for `resnext`; squeeze_ratio: as for `SqueezeExcite`.
-        ceiling_pool: as for `resnet`.
+    Features, of a height H: "stem" (H / 2, 128 channels), "stage1" to "stage4" (H / 4 to H / 32, 256 to 2048 channels).
 
-    Shapes, of a height H: "stem" (H / 2, 128 channels), "stage1" to "stage4" (H / 4 to H / 32, 256 to 2048 channels).
+    Attributes:
+        depths: blocks in each of the four stages.
+        cardinality, width, form: as for `ResNeXt`; squeeze_ratio: as for `SqueezeExcite`.
+        ceiling_pool: as for `ResNet`.
 
     Source: Squeeze-and-Excitation Networks, arXiv 1709.01507, section 6.2 and appendix.
 
     Examples:
         >>> import keras
-        >>> senet(keras.Input((224, 224, 3)), (1, 1, 1, 1), cardinality=32)["stage4"].shape
+        >>> SENet((1, 1, 1, 1), cardinality=32).features(keras.Input((224, 224, 3)))["stage4"].shape
         (None, 7, 7, 2048)
     """
-    block = partial(
-        bottleneck,
-        cardinality=cardinality,
-        width=width,
-        reduction=2,
-        form=form,
-        shortcut_kernel=3,
-        squeeze_ratio=squeeze_ratio,
-    )
-    x = conv_bn(inputs, 64, 3, 2, name="stem1")
-    x = conv_bn(x, 64, 3, name="stem2")
-    x = conv_bn(x, 128, 3, name="stem3")
-    return residual_network(x, depths, block, ceiling_pool=ceiling_pool)
+
+    depths: Sequence[int]
+    cardinality: int
+    width: int = 4
+    squeeze_ratio: int = 16
+    form: str = "c"
+    ceiling_pool: bool = False
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        block = Bottleneck(
+            cardinality=self.cardinality,
+            width=self.width,
+            reduction=2,
+            form=self.form,
+            shortcut_kernel=3,
+            squeeze_ratio=self.squeeze_ratio,
+        )
+        x = conv_bn(inputs, 64, 3, 2, name="stem1")
+        x = conv_bn(x, 64, 3, name="stem2")
+        x = conv_bn(x, 128, 3, name="stem3")
+        return residual_network(x, self.depths, block, ceiling_pool=self.ceiling_pool)
 
 
 SENETS = (
@@ -64,12 +64,6 @@ SENETS = (
 """Layers, blocks in the stages, cardinality."""
 
 VARIANTS: tuple[Variant, ...] = tuple(
-    Variant(
-        f"senet{layers}",
-        "SENet",
-        senet,
-        {"depths": depths, "cardinality": cardinality},
-        head_arguments={"dropout": 0.2},
-    )
+    Variant(f"senet{layers}", "SENet", SENet(depths, cardinality), head=PooledHead(dropout=0.2))
     for layers, depths, cardinality in SENETS
 )

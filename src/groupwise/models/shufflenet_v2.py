@@ -3,82 +3,80 @@
 Source: ShuffleNet V2, arXiv 1807.11164: the unit is figure 3, the table of widths is table 5.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from groupwise.layers import ChannelShuffle, MaxPooling2D
 from groupwise.models.blocks import conv_bn, depthwise_bn
-from groupwise.models.registry import Variant
+from groupwise.models.registry import Backbone, Variant
 from groupwise.models.residual import CEILING, SYMMETRIC, check_choice
 
 DEPTHS = (4, 8, 4)
 
 
-def build(
-    inputs: Any,
-    widths: tuple[int, int, int] = (116, 232, 464),
-    final_width: int = 1024,
-    pool_padding: Any = SYMMETRIC,
-    shuffle: str = "paper",
-    keep_width: bool = False,
-) -> dict[str, Any]:
-    """Return ShuffleNet v2's features: "stem" (a quarter of the image), "stage1" to "stage3", "final" (a 32nd).
+@dataclass(frozen=True)
+class ShuffleNetV2(Backbone):
+    """ShuffleNet v2.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
+    Features: "stem" (a quarter of the image), "stage1" to "stage3", "final" (a 32nd).
+
+    Attributes:
         widths: channels of the three stages, even numbers.
         final_width: channels of the last 1x1 convolution.
         pool_padding: of the stem's 3x3 pool.
         shuffle: "paper", or "inverse" as, in effect, in megvii's own.
         keep_width: whether the convolved shortcut of a unit with strides has as many channels as its input, as in
             megvii's own and pytorchcv's second form, or half of the unit's.
-
-    Raises:
-        UserError: for another kind of shuffle.
     """
-    check_choice("shuffle", shuffle, ("paper", "inverse"))
-    x = conv_bn(inputs, 24, 3, 2, name="stem")
-    x = MaxPooling2D(3, 2, pool_padding, name="stem_pool")(x)
-    features = {"stem": x}
-    for stage, (width, depth) in enumerate(zip(widths, DEPTHS, strict=True), start=1):
-        for unit in range(1, depth + 1):
-            options: dict[str, Any] = {"name": f"stage{stage}_unit{unit}", "shuffle": shuffle, "keep_width": keep_width}
-            x = split_unit(x, width, 2 if unit == 1 else 1, **options)
-        features[f"stage{stage}"] = x
-    features["final"] = conv_bn(x, final_width, 1, name="final")
-    return features
+
+    widths: tuple[int, int, int] = (116, 232, 464)
+    final_width: int = 1024
+    pool_padding: Any = SYMMETRIC
+    shuffle: str = "paper"
+    keep_width: bool = False
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        check_choice("shuffle", self.shuffle, ("paper", "inverse"))
+        x = conv_bn(inputs, 24, 3, 2, name="stem")
+        x = MaxPooling2D(3, 2, self.pool_padding, name="stem_pool")(x)
+        features = {"stem": x}
+        for stage, (width, depth) in enumerate(zip(self.widths, DEPTHS, strict=True), start=1):
+            for unit in range(1, depth + 1):
+                x = self.unit(x, width, 2 if unit == 1 else 1, name=f"stage{stage}_unit{unit}")
+            features[f"stage{stage}"] = x
+        features["final"] = conv_bn(x, self.final_width, 1, name="final")
+        return features
+
+    def unit(self, x: Any, filters: int, strides: int, *, name: str) -> Any:
+        """Return the unit of x (batch, height, width, channels): (batch, out height, out width, filters).
+
+        With strides 1 the first half of the channels passes unchanged, and channels must equal filters; with strides 2
+        each half of the filters is a convolution of all channels.
+
+        Source: arXiv 1807.11164, figure 3c and 3d.
+        """
+        half = filters // 2
+        branch_filters = half
+        if strides == 1:
+            passed, branch = x[..., :half], x[..., half:]
+        else:
+            passed = depthwise_bn(x, 3, strides, name=f"{name}_shortcut_depthwise", activation=None)
+            width = x.shape[-1] if self.keep_width else half
+            passed = conv_bn(passed, width, 1, name=f"{name}_shortcut_expand")
+            branch, branch_filters = x, filters - width
+        branch = conv_bn(branch, half, 1, name=f"{name}_compress")
+        branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None)
+        branch = conv_bn(branch, branch_filters, 1, name=f"{name}_expand")
+        x = keras.layers.Concatenate(name=f"{name}_join")([passed, branch])
+        return ChannelShuffle(2, inverse=self.shuffle == "inverse", name=f"{name}_shuffle")(x)
 
 
-def split_unit(
-    x: Any, filters: int, strides: int, *, name: str, shuffle: str = "paper", keep_width: bool = False
-) -> Any:
-    """Return the unit of x (batch, height, width, channels): (batch, out height, out width, filters).
-
-    With strides 1 the first half of the channels passes unchanged, and channels must equal filters; with strides 2
-    each half of the filters is a convolution of all channels. The options are `build`'s.
-
-    Source: arXiv 1807.11164, figure 3c and 3d.
-    """
-    half = filters // 2
-    branch_filters = half
-    if strides == 1:
-        passed, branch = x[..., :half], x[..., half:]
-    else:
-        passed = depthwise_bn(x, 3, strides, name=f"{name}_shortcut_depthwise", activation=None)
-        width = x.shape[-1] if keep_width else half
-        passed, branch, branch_filters = conv_bn(passed, width, 1, name=f"{name}_shortcut_expand"), x, filters - width
-    branch = conv_bn(branch, half, 1, name=f"{name}_compress")
-    branch = depthwise_bn(branch, 3, strides, name=f"{name}_depthwise", activation=None)
-    branch = conv_bn(branch, branch_filters, 1, name=f"{name}_expand")
-    x = keras.layers.Concatenate(name=f"{name}_join")([passed, branch])
-    return ChannelShuffle(2, inverse=shuffle == "inverse", name=f"{name}_shuffle")(x)
-
-
-def _variant(name: str, width: int, final_width: int, pool_padding: Any, **options: Any) -> Variant:
+def _variant(name: str, width: int, final_width: int, pool_padding: Any, keep_width: bool = False) -> Variant:
     widths = (width, 2 * width, 4 * width)
-    arguments = {"widths": widths, "final_width": final_width, "pool_padding": pool_padding, **options}
-    return Variant(name, "ShuffleNet v2", build, arguments)
+    backbone = ShuffleNetV2(widths, final_width, pool_padding, keep_width=keep_width)
+    return Variant(name, "ShuffleNet v2", backbone)
 
 
 VARIANTS: tuple[Variant, ...] = (

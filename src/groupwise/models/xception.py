@@ -3,14 +3,14 @@
 Source: Xception, arXiv 1610.02357, figure 5.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
 from groupwise.layers import MaxPooling2D
 from groupwise.models.blocks import conv_bn, separable_bn
-from groupwise.models.registry import HALF, Variant
+from groupwise.models.registry import HALF, Backbone, Variant
 
 STAGES = (
     ((128, 128),),
@@ -23,24 +23,26 @@ STAGES = (
 FINAL_WIDTHS = (1536, 2048)
 
 
-def build(inputs: Any) -> dict[str, Any]:
-    """Return Xception's features: "stem" (about half of the image), "stage1" to "stage4" and "final" (a 32nd).
+@dataclass(frozen=True)
+class Xception(Backbone):
+    """Xception.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
+    Features: "stem" (about half of the image), "stage1" to "stage4" and "final" (a 32nd).
     """
-    x = conv_bn(inputs, 32, 3, 2, name="stem1", padding="valid")
-    x = conv_bn(x, 64, 3, name="stem2", padding="valid")
-    features = {"stem": x}
-    for stage, units in enumerate(STAGES, start=1):
-        for unit, widths in enumerate(units, start=1):
-            strides, begins = (2 if unit == 1 else 1), stage == unit == 1
-            x = separable_unit(x, widths, strides, name=f"stage{stage}_unit{unit}", start_with_relu=not begins)
-        features[f"stage{stage}"] = x
-    for index, width in enumerate(FINAL_WIDTHS, start=1):
-        x = separable_bn(x, width, 3, name=f"final{index}")
-    features["final"] = x
-    return features
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        x = conv_bn(inputs, 32, 3, 2, name="stem1", padding="valid")
+        x = conv_bn(x, 64, 3, name="stem2", padding="valid")
+        features = {"stem": x}
+        for stage, units in enumerate(STAGES, start=1):
+            for unit, widths in enumerate(units, start=1):
+                strides, begins = (2 if unit == 1 else 1), stage == unit == 1
+                x = separable_unit(x, widths, strides, name=f"stage{stage}_unit{unit}", start_with_relu=not begins)
+            features[f"stage{stage}"] = x
+        for index, width in enumerate(FINAL_WIDTHS, start=1):
+            x = separable_bn(x, width, 3, name=f"final{index}")
+        features["final"] = x
+        return features
 
 
 def separable_unit(x: Any, widths: tuple[int, ...], strides: int, *, name: str, start_with_relu: bool = True) -> Any:
@@ -65,10 +67,14 @@ def separable_unit(x: Any, widths: tuple[int, ...], strides: int, *, name: str, 
     return conv_bn(x, widths[-1], 1, strides, name=f"{name}_shortcut", activation=None, residual=branch)
 
 
-def _variant(name: str) -> Variant:
-    preprocessing = replace(HALF, interpolation="bicubic", crop=0.8975)
-    return Variant(name, "Xception", build, input_shape=(299, 299, 3), preprocessing=preprocessing)
-
-
-VARIANTS: tuple[Variant, ...] = (_variant("xception"), _variant("legacy_xception"))
+VARIANTS: tuple[Variant, ...] = tuple(
+    Variant(
+        name,
+        "Xception",
+        Xception(),
+        input_shape=(299, 299, 3),
+        preprocessing=replace(HALF, interpolation="bicubic", crop=0.8975),
+    )
+    for name in ("xception", "legacy_xception")
+)
 """One network under its own name, also pytorchcv's, and under timm's."""

@@ -8,14 +8,14 @@ Source: Encoder-Decoder with Atrous Separable Convolution, arXiv 1802.02611, fig
 ones are timm's.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import keras
 
 from groupwise.models.blocks import bn_activation, conv, conv_bn, depthwise_bn, separable, separable_bn
-from groupwise.models.registry import HALF, Variant
+from groupwise.models.registry import HALF, Backbone, Variant
 
 Widths = tuple[int, int, int]
 
@@ -28,42 +28,46 @@ EXIT_WIDTHS: Widths = (728, 1024, 1024)
 FINAL_WIDTHS: Widths = (1536, 1536, 2048)
 
 
-def build(
-    inputs: Any,
-    entry: tuple[tuple[int, ...], ...] = SHORT_ENTRY,
-    middle: int = 8,
-    preactivation: bool = False,
-    epsilon: float = 1e-3,
-) -> dict[str, Any]:
-    """Return the features: "stem" (half of the image), "stage1" to "stage4" and "final" (both a 32nd).
+@dataclass(frozen=True)
+class AlignedXception(Backbone):
+    """Aligned Xception.
 
-    Args:
-        inputs: symbolic (batch, height, width, channels).
+    Features: "stem" (half of the image), "stage1" to "stage4" and "final" (both a 32nd).
+
+    Attributes:
         entry: channels of the units of the first three stages.
         middle: how many units of 728 channels the third stage goes on with.
         preactivation: whether batch norm and ReLU stand before the convolutions, and not after them.
         epsilon: of all batch norms.
     """
-    unit = partial(preactivation_unit if preactivation else aligned_unit, epsilon=epsilon)
-    x = conv_bn(inputs, 32, 3, 2, name="stem1", epsilon=epsilon)
-    x = conv(x, 64, 3, name="stem2") if preactivation else conv_bn(x, 64, 3, name="stem2", epsilon=epsilon)
-    features = {"stem": x}
-    stages: list[list[Widths]] = [[(width, width, width) for width in widths] for widths in entry]
-    stages[-1] += [(MIDDLE_WIDTH, MIDDLE_WIDTH, MIDDLE_WIDTH)] * middle
-    stages.append([EXIT_WIDTHS])
-    for stage, units in enumerate(stages, start=1):
-        for index, widths in enumerate(units, start=1):
-            x = unit(x, widths, 2 if index == 1 else 1, name=f"stage{stage}_unit{index}")
-        features[f"stage{stage}"] = x
-    if preactivation:
-        x = preactivation_unit(x, FINAL_WIDTHS, name="final", epsilon=epsilon, shortcut=False)
-        x = keras.layers.Activation("relu", name="final_relu")(x)
-    else:
-        for index, width in enumerate(FINAL_WIDTHS, start=1):
-            x = depthwise_bn(x, 3, name=f"final_separable{index}_depthwise", epsilon=epsilon)
-            x = conv_bn(x, width, 1, name=f"final_separable{index}_pointwise", epsilon=epsilon)
-    features["final"] = x
-    return features
+
+    entry: tuple[tuple[int, ...], ...] = SHORT_ENTRY
+    middle: int = 8
+    preactivation: bool = False
+    epsilon: float = 1e-3
+
+    def features(self, inputs: Any) -> dict[str, Any]:
+        epsilon = self.epsilon
+        unit = partial(preactivation_unit if self.preactivation else aligned_unit, epsilon=epsilon)
+        x = conv_bn(inputs, 32, 3, 2, name="stem1", epsilon=epsilon)
+        x = conv(x, 64, 3, name="stem2") if self.preactivation else conv_bn(x, 64, 3, name="stem2", epsilon=epsilon)
+        features = {"stem": x}
+        stages: list[list[Widths]] = [[(width, width, width) for width in widths] for widths in self.entry]
+        stages[-1] += [(MIDDLE_WIDTH, MIDDLE_WIDTH, MIDDLE_WIDTH)] * self.middle
+        stages.append([EXIT_WIDTHS])
+        for stage, units in enumerate(stages, start=1):
+            for index, widths in enumerate(units, start=1):
+                x = unit(x, widths, 2 if index == 1 else 1, name=f"stage{stage}_unit{index}")
+            features[f"stage{stage}"] = x
+        if self.preactivation:
+            x = preactivation_unit(x, FINAL_WIDTHS, name="final", epsilon=epsilon, shortcut=False)
+            x = keras.layers.Activation("relu", name="final_relu")(x)
+        else:
+            for index, width in enumerate(FINAL_WIDTHS, start=1):
+                x = depthwise_bn(x, 3, name=f"final_separable{index}_depthwise", epsilon=epsilon)
+                x = conv_bn(x, width, 1, name=f"final_separable{index}_pointwise", epsilon=epsilon)
+        features["final"] = x
+        return features
 
 
 def aligned_unit(x: Any, widths: Widths, strides: int = 1, *, name: str, epsilon: float = 1e-3) -> Any:
@@ -110,9 +114,9 @@ def preactivation_unit(
     return keras.layers.Add(name=f"{name}_add")([branch, x])
 
 
-def _variant(name: str, crop: float, **arguments: Any) -> Variant:
-    preprocessing = replace(HALF, interpolation="bicubic", crop=crop)
-    return Variant(name, "Aligned Xception", build, arguments, input_shape=(299, 299, 3), preprocessing=preprocessing)
+def _variant(name: str, crop: float, **settings: Any) -> Variant:
+    preprocessing, backbone = replace(HALF, interpolation="bicubic", crop=crop), AlignedXception(**settings)
+    return Variant(name, "Aligned Xception", backbone, input_shape=(299, 299, 3), preprocessing=preprocessing)
 
 
 VARIANTS: tuple[Variant, ...] = (
