@@ -302,7 +302,7 @@ def test_the_core_refuses_other_activations_and_arrays_that_lack() -> None:
         assert core.gw_convolve(convolution.FORWARD, sizes, *given, None, None, None) == 1
         assert core.gw_convolve(convolution.INPUT_GRADIENT, sizes, *given, None, None, None) == 1
     with pytest.raises(ValueError, match="an array is lacking"):
-        convolution.run(convolution.FORWARD, SIZES, 0, 0, 0)
+        convolution.run(convolution.FORWARD, SIZES, (0, 0, 0))
 
 
 LOOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
@@ -372,7 +372,7 @@ def test_outputs_without_rows_have_a_kernel_gradient_of_zeros(family: str) -> No
     # The second has more rows than tasks can be counted over.
     for empty in (sizes, (2**20, 2, 0, channels, 2**38, 0, *sizes[6:])):
         kernel[...] = 1
-        convolution.run(convolution.KERNEL_GRADIENT, empty, a, b, out, family=family)
+        convolution.run(convolution.KERNEL_GRADIENT, empty, (a, b, out), family=family)
         assert not kernel.any()
 
 
@@ -384,7 +384,7 @@ def test_outputs_that_end_before_the_image_does(family: str, pass_: int) -> None
     sizes = (1, 4, 4, 64, 1, 1, 64, 3, 3, 16, 1, 1, 1, 1, 5, 5)
     arrays = [np.ones(shape, "float32") for shape in convolution.shapes(sizes)]
     first, second, result = (arrays[role] for role in convolution.ROLES[pass_])
-    convolution.run(pass_, sizes, first.ctypes.data, second.ctypes.data, result.ctypes.data, family=family)
+    convolution.run(pass_, sizes, (first.ctypes.data, second.ctypes.data, result.ctypes.data), family=family)
     assert not result.any()
 
 

@@ -24,13 +24,6 @@ MORE_PARAMETERS = {
         "cli.training.train",
         "cli.using.evaluate",
     },
-    "signatures of others: the C interface's, PyTorch's schemas, and the formulas that these call": {
-        "backends.plain_norm.gradient",
-        "backends.plain_norm.tangent",
-        "backends.torch.norm._normalize",
-        "backends.torch.norm._normalize_gradient",
-        "core.convolution.run",
-    },
 }
 
 

@@ -148,7 +148,7 @@ def test_the_plain_gradient_is_the_cores() -> None:
     inputs, gradient, gamma, beta = (tensors[name] for name in ("inputs", "gradient", "gamma", "beta"))
     given = (inputs, gradient, gamma, beta, *statistics(5))
     options: dict[str, Any] = {"activation": "relu6", "epsilon": EPSILON, "training": False}
-    exact = plain_norm.gradient(*given, **options)
+    exact = plain_norm.Normalization(**options).gradient(*given)
     function = core.operations()["GroupwiseNormalizeGradient"]
     found = function(*given, [], activation=2, epsilon=EPSILON, constants=2)
     for actual, value in zip(found[:2], exact, strict=False):

@@ -134,7 +134,7 @@ def test_the_plain_gradient_is_the_cores() -> None:
     given = [tensors[name].detach() for name in ("inputs", "gradient", "gamma", "beta")]
     options: dict[str, Any] = {"activation": "relu6", "epsilon": EPSILON, "training": False}
     inputs, gradient, gamma, beta = given
-    results = plain_norm.gradient(inputs, gradient, gamma, beta, *statistics(5), **options)
+    results = plain_norm.Normalization(**options).gradient(inputs, gradient, gamma, beta, *statistics(5))
     core = torch.ops.groupwise.normalize_gradient(*given, *statistics(5), None, *options.values())
     for actual, value in zip(core[:2], results, strict=False):
         torch.testing.assert_close(actual, value, rtol=1e-4, atol=1e-5)

@@ -93,16 +93,15 @@ def epilogue(activation: str, bias: int | None = None, residual: int | None = No
 def run(
     pass_: int,
     sizes: tuple[int, ...],
-    a: int,
-    b: int,
-    out: int,
+    arrays: tuple[int, int, int],
     epilogue: Any = None,
     executor: Any = None,
     family: str | None = None,
 ) -> None:
-    """Run one pass on memory at the addresses `a`, `b` and `out`, which the caller knows to be of the right sizes.
+    """Run one pass on memory, which the caller knows to be of the right sizes.
 
     Args:
+        arrays: the addresses of the pass's two arguments and of where to write.
         epilogue, executor: the addresses of a `GwEpilogue` (see `epilogue`) and a `GwExecutor` (`openmp_executor`), or
             None.
         Others: see `convolve`.
@@ -111,7 +110,7 @@ def run(
         ValueError: where the core refuses. MemoryError, RuntimeError: where there is no memory or no core.
     """
     name = None if family is None else family.encode()
-    status = library.loaded().gw_convolve(pass_, struct(sizes), a, b, out, epilogue, executor, name)
+    status = library.loaded().gw_convolve(pass_, struct(sizes), *arrays, epilogue, executor, name)
     if status:
         library.raise_status(status, f"pass {pass_}, sizes {sizes}, family {family}")
 
@@ -172,5 +171,5 @@ def convolve(
         library.check("bias", bias, shapes(all_sizes)[KERNEL][3:])
         library.check("residual", residual, result)
         after = epilogue(activation, *(None if array is None else array.ctypes.data for array in (bias, residual)))
-    run(pass_, all_sizes, a.ctypes.data, b.ctypes.data, out.ctypes.data, after, family=family)
+    run(pass_, all_sizes, (a.ctypes.data, b.ctypes.data, out.ctypes.data), after, family=family)
     return out

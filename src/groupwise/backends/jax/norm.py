@@ -25,18 +25,15 @@ from groupwise.core import epilogues
 
 
 @dataclass(frozen=True)
-class _Norm:
+class _Norm(plain_norm.Normalization):
     """One way to normalise, and whether it is forward or the gradient.
 
     Attributes:
-        training: whether the statistics are the batch's, not constants among the operands.
         residual: whether one is added; forward it is the last operand.
         backward: whether this is the gradient.
+        Others: `Normalization`'s; constant statistics are among the operands.
     """
 
-    activation: str
-    epsilon: float
-    training: bool
     residual: bool
     backward: bool = False
 
@@ -62,11 +59,6 @@ class _Norm:
     def known(self) -> int:
         """How many of the tangent's operands are no tangents themselves."""
         return 6 if self.masked else 5
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Those of the plain expressions in `norm`."""
-        return {"activation": self.activation, "epsilon": self.epsilon, "training": self.training}
 
     @property
     def rule(self) -> str:
@@ -170,7 +162,7 @@ def _gradient_transpose(kind: _Norm, cotangents: Parts, operands: Parts) -> Part
 
 
 def _plain_gradient(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
-    to_inputs, sums, *to_residual = plain_norm.gradient(*operands, **kind.options)
+    to_inputs, sums, *to_residual = kind.gradient(*operands)
     return to_inputs, *sums, *(to_residual if kind.masked else [])
 
 
@@ -186,8 +178,7 @@ def _tangent_transpose(kind: _Norm, cotangents: Parts, operands: Parts) -> Parts
 
 
 def _plain_tangent(kind: _Norm, *operands: Any) -> tuple[Any, ...]:
-    extra = () if kind.masked else (None,)
-    return (plain_norm.tangent(*operands[: kind.known], *extra, *operands[kind.known :], **kind.options),)
+    return (kind.tangent(operands[: kind.known], operands[kind.known :]),)
 
 
 # The operations: the custom calls, partitioned.

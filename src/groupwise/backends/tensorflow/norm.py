@@ -89,13 +89,10 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
 
 @tf.RegisterGradient("GroupwiseNormalizeGradient")
 def _gradient_of_gradient(operation: Any, *upstream: Any) -> list[Any]:
-    tensors = list(operation.inputs)
+    tensors, attribute = list(operation.inputs), operation.get_attr
+    activation, training = epilogues.NAMES[attribute("activation")], not attribute("constants")
+    normalization = plain_norm.Normalization(activation, attribute("epsilon"), training)
     with tf.GradientTape() as tape:
         tape.watch(tensors)
-        results = plain_norm.gradient(
-            *tensors,
-            activation=epilogues.NAMES[operation.get_attr("activation")],
-            epsilon=operation.get_attr("epsilon"),
-            training=not operation.get_attr("constants"),
-        )
+        results = normalization.gradient(*tensors)
     return list(tape.gradient(results[: len(upstream)], tensors, output_gradients=upstream))

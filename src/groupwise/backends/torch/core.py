@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from groupwise.backends import activations
-from groupwise.backends.torch.operations import Rules, define, is_transformed, total
+from groupwise.backends.torch.operations import Rules, checked, define, is_transformed, total
 from groupwise.core import convolution, epilogues, library, threads
 from groupwise.spec import ConvSpec
 
@@ -60,16 +60,6 @@ def convolve(
     return outputs.to(getattr(torch, spec.dtype))
 
 
-def _checked(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `tensor` as contiguous memory; raise ValueError where it is not float32 of this shape."""
-    if tensor.shape != shape or tensor.dtype != torch.float32:
-        raise ValueError(
-            f"groupwise::{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
-            f"must be float32 of shape {shape}"
-        )
-    return tensor.contiguous()
-
-
 def _operation(name: str, pass_: int) -> Callable[..., Any]:
     """Register one pass as `torch.ops.groupwise.<name>(a, b, sizes)`; `sizes` are those of `GwConvolution`."""
     roles = convolution.ROLES[pass_]
@@ -77,9 +67,10 @@ def _operation(name: str, pass_: int) -> Callable[..., Any]:
     def compute(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
         known = tuple(sizes)
         first, second, result = (convolution.shapes(known)[role] for role in roles)
-        a, b = _checked(f"{name}: a", a, first), _checked(f"{name}: b", b, second)
+        a, b = checked(f"groupwise::{name}: a", a, first), checked(f"groupwise::{name}: b", b, second)
         out = a.new_empty(result)
-        convolution.run(pass_, known, a.data_ptr(), b.data_ptr(), out.data_ptr(), executor=executor())
+        arrays = (a.data_ptr(), b.data_ptr(), out.data_ptr())
+        convolution.run(pass_, known, arrays, executor=executor())
         return out
 
     def shapes(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
@@ -136,20 +127,16 @@ def _fused(
 ) -> Tensor:
     known = tuple(sizes)
     before, filters, after = convolution.shapes(known)
-    inputs, kernel = (
-        _checked(f"fused_convolve: {name}", tensor, shape)
-        for name, tensor, shape in (("inputs", inputs, before), ("kernel", kernel, filters))
-    )
     # Held until the core has read them.
-    extras = [
-        None if tensor is None else _checked(f"fused_convolve: {name}", tensor, shape)
-        for name, tensor, shape in (("bias", bias, after[3:]), ("residual", residual, after))
-    ]
+    inputs = checked("groupwise::fused_convolve: inputs", inputs, before)
+    kernel = checked("groupwise::fused_convolve: kernel", kernel, filters)
+    bias = checked("groupwise::fused_convolve: bias", bias, after[3:])
+    residual = checked("groupwise::fused_convolve: residual", residual, after)
     out = inputs.new_empty(after)
-    addresses = (None if tensor is None else tensor.data_ptr() for tensor in extras)
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in (bias, residual))
     epilogue = convolution.epilogue(activation, *addresses)
     arrays = (inputs.data_ptr(), kernel.data_ptr(), out.data_ptr())
-    convolution.run(convolution.FORWARD, known, *arrays, epilogue, executor())
+    convolution.run(convolution.FORWARD, known, arrays, epilogue, executor())
     return out
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from groupwise.backends import plain_norm
 from groupwise.backends.torch import core
-from groupwise.backends.torch.operations import Rules, define, tangents_of, total
+from groupwise.backends.torch.operations import Rules, checked, define, tangents_of, total
 from groupwise.core import epilogues, norm
 
 
@@ -36,85 +36,57 @@ def normalise(
     return outputs, mean, variance
 
 
-def _addresses(tensors: dict[str, Tensor | None]) -> dict[str, int]:
-    return {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+_FORWARD = ("inputs", "gamma", "beta", "mean", "variance", "residual")
+_GRADIENT = ("inputs", "gradient", "gamma", "beta", "mean", "variance", "extra")
+"""The tensors of the operations' schemas, below."""
+_IMAGES = ("inputs", "gradient", "residual", "extra")
 
 
-def _contiguous(tensors: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """Return the tensors as contiguous memory, `inputs` first; images are of its shape, the others of its channels."""
-    shape = next(iter(tensors.values())).shape  # type: ignore[union-attr]
-    for name, tensor in tensors.items():
-        wanted = shape if name in ("inputs", "residual", "gradient", "extra") else shape[-1:]
-        if tensor is not None and (tensor.shape != wanted or tensor.dtype != torch.float32):
-            raise ValueError(
-                f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: "
-                f"must be float32 of shape {tuple(wanted)}"
-            )
-    return {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
+def _checked(names: tuple[str, ...], tensors: Sequence[Tensor | None]) -> dict[str, Any]:
+    """Return tensors by name, `inputs` first; images are of its shape, the others of its channels."""
+    shape = tensors[0].shape  # type: ignore[union-attr]
+    pairs = zip(names, tensors, strict=True)
+    return {name: checked(name, tensor, shape if name in _IMAGES else shape[-1:]) for name, tensor in pairs}
 
 
-def _run(passes: int, tensors: dict[str, Tensor | None], activation: str, epsilon: float, training: bool) -> None:
+def _run(passes: int, tensors: dict[str, Any], activation: str, epsilon: float, training: bool) -> None:
     inputs = tensors["inputs"]
-    assert inputs is not None
     channels = inputs.shape[-1]
     pixels = inputs.numel() // channels
-    count, executor = pixels if training else 0, core.executor()
     norm.run(
         passes,
         pixels,
         channels,
         activation=activation,
         epsilon=epsilon,
-        count=count,
-        executor=executor,
-        **_addresses(tensors),
+        count=pixels if training else 0,
+        executor=core.executor(),
+        **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
     )
 
 
-def _normalize(
-    inputs: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    training = mean is None
-    given: dict[str, Tensor | None] = {"inputs": inputs, "gamma": gamma, "beta": beta, "residual": residual}
-    tensors = _contiguous(given | {"mean": mean, "variance": variance})
+def _normalize(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *given, activation, epsilon = arguments
+    tensors = _checked(_FORWARD, given)
+    inputs, gamma, training = tensors["inputs"], tensors["gamma"], tensors["mean"] is None
     # An operation returns nothing of what it was given.
-    mean, variance = (gamma.new_empty(gamma.shape) if s is None else s.clone() for s in (mean, variance))
-    outputs = tensors["inputs"].new_empty(inputs.shape)  # type: ignore[union-attr]
-    written = {"mean": mean, "variance": variance, "outputs": outputs}
-    passes = norm.NORMALIZE | (norm.MOMENTS if training else 0)
-    _run(passes, {**tensors, **written}, activation, epsilon, training)
+    mean, variance = (gamma.new_empty(gamma.shape) if training else tensors[s].clone() for s in ("mean", "variance"))
+    outputs = inputs.new_empty(inputs.shape)
+    tensors |= {"mean": mean, "variance": variance, "outputs": outputs}
+    _run(norm.NORMALIZE | (norm.MOMENTS if training else 0), tensors, activation, epsilon, training)
     return outputs, mean, variance
 
 
-def _normalize_gradient(
-    inputs: Tensor,
-    gradient: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    extra: Tensor | None,
-    activation: str,
-    epsilon: float,
-    training: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    given: dict[str, Tensor | None] = {"inputs": inputs, "gradient": gradient, "gamma": gamma, "beta": beta}
-    tensors = _contiguous(given | {"mean": mean, "variance": variance, "extra": extra})
-    reads_outputs = epilogues.ACTIVATIONS[activation].reads_outputs
-    tensors["outputs" if reads_outputs else "residual"] = tensors.pop("extra")
-    to_inputs, sums, to_residual = _gradient_shapes(inputs, gamma, extra)
-    written = {"inputs_gradient": to_inputs, "sums": sums}
+def _normalize_gradient(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *given, activation, epsilon, training = arguments
+    tensors = _checked(_GRADIENT, given)
+    extra = tensors.pop("extra")
+    to_inputs, sums, to_residual = _gradient_shapes(tensors["inputs"], tensors["gamma"], extra)
+    tensors |= {"inputs_gradient": to_inputs, "sums": sums}
     if extra is not None:
-        written["residual_gradient"] = to_residual
-    passes = norm.GRADIENT_SUMS | norm.GRADIENT
-    _run(passes, {**tensors, **written}, activation, epsilon, training)
+        reads_outputs = epilogues.ACTIVATIONS[activation].reads_outputs
+        tensors |= {"outputs" if reads_outputs else "residual": extra, "residual_gradient": to_residual}
+    _run(norm.GRADIENT_SUMS | norm.GRADIENT, tensors, activation, epsilon, training)
     return to_inputs, sums, to_residual
 
 
@@ -195,9 +167,7 @@ def _tangent_of_gradient(arguments: Sequence[Any], tangents: Sequence[Tensor | N
 def _plain_gradient(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_normalize_gradient` does by PyTorch's own operations."""
     *tensors, activation, epsilon, training = arguments
-    to_inputs, sums, to_residual = plain_norm.gradient(
-        *tensors, activation=activation, epsilon=epsilon, training=training
-    )
+    to_inputs, sums, to_residual = plain_norm.Normalization(activation, epsilon, training).gradient(*tensors)
     return to_inputs, sums, to_residual.new_empty(0) if tensors[6] is None else to_residual
 
 

@@ -5,7 +5,7 @@ So ours are registered as PyTorch registers its own: a kernel differentiates for
 the operation again for the levels below. That takes names that are private to PyTorch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +127,22 @@ def is_transformed() -> bool:
     """Return whether `torch.func` or forward mode is at work."""
     # A `torch.func.jvp` that torch.compile has traced enters no level of `forward_ad`.
     return forward_ad._current_level >= 0 or _C._are_functorch_transforms_active()
+
+
+def checked(name: str, tensor: Any, shape: Sequence[int], types: Collection[torch.dtype] = (torch.float32,)) -> Any:
+    """Return an operation's argument as contiguous memory; None stays None.
+
+    Raises:
+        ValueError: where it is not of this shape and one of these types.
+    """
+    if tensor is None:
+        return None
+    if tensor.shape != shape or tensor.dtype not in types:
+        wanted = " or ".join(str(kind).removeprefix("torch.") for kind in types)
+        raise ValueError(
+            f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: must be {wanted} of shape {tuple(shape)}"
+        )
+    return tensor.contiguous()
 
 
 def tangents_of(function: Callable[..., Any], arguments: Sequence[Any], tangents: Sequence[Tensor | None]) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groupwise.backends.torch import core
-from groupwise.backends.torch.operations import Rules, define
+from groupwise.backends.torch.operations import Rules, checked, define
 from groupwise.core import convolution, pooling
 from groupwise.spec import ConvSpec
 
@@ -30,20 +30,12 @@ def max_pool(inputs: Any, spec: ConvSpec) -> Any:
     return outputs
 
 
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...], types: Any) -> None:
-    if tensor.shape != shape or tensor.dtype not in types:
-        raise ValueError(
-            f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}: must be of shape {shape} and one of the "
-            f"types {', '.join(map(str, types))}"
-        )
-
-
 def _max_pool(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Tensor]:
     """Return the maxima and, if `keep`, their places, which derivatives need; else no places."""
     known = tuple(sizes)
     before, _, after = convolution.shapes(known)
-    _check("groupwise::max_pool: inputs", inputs, before, _NAMES)
-    inputs, outputs = inputs.contiguous(), inputs.new_empty(after)
+    inputs = checked("groupwise::max_pool: inputs", inputs, before, _NAMES)
+    outputs = inputs.new_empty(after)
     places = inputs.new_empty(after if keep else (0,), dtype=torch.uint8)
     places_at = places.data_ptr() if keep else None
     executor = core.executor()
@@ -59,9 +51,9 @@ def _shapes(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Tenso
 def _max_pool_gradient(gradient: Tensor, places: Tensor, sizes: list[int]) -> Tensor:
     known = tuple(sizes)
     before, _, after = convolution.shapes(known)
-    _check("groupwise::max_pool_gradient: gradient", gradient, after, _NAMES)
-    _check("groupwise::max_pool_gradient: places", places, after, (torch.uint8,))
-    gradient, places, out = gradient.contiguous(), places.contiguous(), gradient.new_empty(before)
+    gradient = checked("groupwise::max_pool_gradient: gradient", gradient, after, _NAMES)
+    places = checked("groupwise::max_pool_gradient: places", places, after, (torch.uint8,))
+    out = gradient.new_empty(before)
     executor = core.executor()
     pooling.run_gradient(
         known, _NAMES[gradient.dtype], gradient.data_ptr(), places.data_ptr(), out.data_ptr(), executor
