@@ -5,18 +5,35 @@ Importing this package imports no framework; Keras comes with the first use of I
 
 from typing import TYPE_CHECKING
 
-from groupwise.data.augmentation import Augmentation
-from groupwise.data.dataset import Dataset, Split
-from groupwise.data.images import BrokenImage, centre_crop, prepare_image, read_image
-from groupwise.data.loading import load_dataset
-from groupwise.data.preprocessing import Preprocessing
-from groupwise.data.samples import Decoding, TooManyBroken
 from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
+    from groupwise.data.augmentation import Augmentation
     from groupwise.data.batches import ImageBatches, Variation
+    from groupwise.data.dataset import Dataset, Split
+    from groupwise.data.images import BrokenImage, centre_crop, prepare_image, read_image
+    from groupwise.data.loading import load_dataset
+    from groupwise.data.preprocessing import Preprocessing
+    from groupwise.data.samples import Decoding, TooManyBroken
 else:
-    __getattr__, __dir__ = members_at_use(__name__, {"ImageBatches": "batches", "Variation": "batches"})
+    __getattr__, __dir__ = members_at_use(
+        __name__,
+        {
+            "Augmentation": "augmentation",
+            "BrokenImage": "images",
+            "Dataset": "dataset",
+            "Decoding": "samples",
+            "ImageBatches": "batches",
+            "Preprocessing": "preprocessing",
+            "Split": "dataset",
+            "TooManyBroken": "samples",
+            "Variation": "batches",
+            "centre_crop": "images",
+            "load_dataset": "loading",
+            "prepare_image": "images",
+            "read_image": "images",
+        },
+    )
 
 __all__ = [
     "Augmentation",
