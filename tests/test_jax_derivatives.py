@@ -21,7 +21,7 @@ from jax import numpy as jnp
 from groupwise.backends.jax import core, norm
 from groupwise.backends.jax import native as backend
 
-if not backend.core.is_available():
+if not core.is_available():
     pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
 
 EPSILON = 1e-3

@@ -17,9 +17,10 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from groupwise.backends.jax import core
 from groupwise.backends.jax import native as backend
 
-if not backend.core.is_available():
+if not core.is_available():
     pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
 
 SPEC = SPECS[1]

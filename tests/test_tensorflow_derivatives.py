@@ -17,9 +17,8 @@ if BACKEND != "tensorflow":
 import tensorflow as tf
 
 from groupwise.backends.tensorflow import core, norm
-from groupwise.backends.tensorflow import native as backend
 
-if not backend.core.is_available():
+if not core.is_available():
     pytest.skip(f"{library.path('groupwise_tensorflow')}: the C core is off, or does not load", allow_module_level=True)
 
 EPSILON = 1e-3

@@ -59,6 +59,23 @@ class _Convolution2D:
         return {**config, "algorithm": self.algorithm}
 
 
+class _FilteredConvolution2D(_Convolution2D):
+    """The constructor of those that are told how many filters they have, which is Keras's."""
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: object = "valid",
+        *args: Any,
+        algorithm: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)  # type: ignore[call-arg]
+        self._set_padding(padding, algorithm)
+
+
 def _finish(outputs: Any, bias: Any, residual: Any, activation: str | None, data_format: str, **_: Any) -> Any:
     """Return what follows a convolution that is computed already."""
     if bias is not None:
@@ -67,7 +84,7 @@ def _finish(outputs: Any, bias: Any, residual: Any, activation: str | None, data
 
 
 @_register
-class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
+class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
     """`keras.layers.Conv2D`, whose grouped form never goes through a forced XLA compilation.
 
     All other arguments are Keras's, with their defaults.
@@ -89,19 +106,6 @@ class GroupedConv2D(_Convolution2D, keras.layers.Conv2D):
         >>> GroupedConv2D(128, 3, groups=32, padding=((1, 1), (1, 1))).compute_output_shape((16, 56, 56, 128))
         (16, 56, 56, 128)
     """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = (1, 1),
-        padding: object = "valid",
-        *args: Any,
-        algorithm: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
-        self._set_padding(padding, algorithm)
 
     def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
         arguments = self._arguments(residual, then, zeros)
@@ -146,7 +150,7 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
 
 
 @_register
-class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
+class SeparableConv2D(_FilteredConvolution2D, keras.layers.SeparableConv2D):
     """`keras.layers.SeparableConv2D` with explicit padding and a choice of algorithm; any depth multiplier.
 
     Args, shapes and errors: Keras's; `padding` as for `GroupedConv2D`, for the depthwise step; `algorithm` likewise,
@@ -156,19 +160,6 @@ class SeparableConv2D(_Convolution2D, keras.layers.SeparableConv2D):
         >>> SeparableConv2D(4, 3, depth_multiplier=4).compute_output_shape((1, 8, 8, 3))
         (1, 6, 6, 4)
     """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = (1, 1),
-        padding: object = "valid",
-        *args: Any,
-        algorithm: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(filters, kernel_size, strides, stock_padding(padding), *args, **kwargs)
-        self._set_padding(padding, algorithm)
 
     def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
         kernels = self.depthwise_kernel, self.pointwise_kernel

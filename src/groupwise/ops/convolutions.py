@@ -12,6 +12,9 @@ from groupwise.ops.algorithms import ALGORITHMS, check_core, checked_algorithm, 
 from groupwise.ops.arguments import checked_data_format
 from groupwise.spec import DTYPES, ConvSpec, Pair, known_size
 
+Geometry = tuple[int, int | Pair, object, int | Pair]
+"""Groups, strides, padding, dilation rate."""
+
 
 def grouped_conv2d(
     inputs: Any,
@@ -62,15 +65,15 @@ def grouped_conv2d(
         [6.0, 6.0, 6.0, 6.0, 22.0, 22.0, 22.0, 22.0]
     """
     arrays = inputs, kernel, bias, residual
+    geometry = groups, strides, padding, dilation_rate
     if any(isinstance(array, keras.KerasTensor) for array in arrays):
-        operation = _Convolution(groups, strides, padding, dilation_rate, data_format, algorithm, activation)
-        return operation(*arrays)
+        return _Convolution(*geometry, data_format, algorithm, activation)(*arrays)
     activation = _checked_activation(activation)
     channels_first = checked_data_format(data_format) == "channels_first"
     checked_algorithm(algorithm)
     # A Keras variable is autocast on the way.
     inputs, kernel, bias, residual = (None if array is None else ops.convert_to_tensor(array) for array in arrays)
-    spec = _spec(inputs, kernel, groups, strides, padding, dilation_rate, channels_first)
+    spec = _spec(inputs, kernel, geometry, channels_first)
     _check_shapes(spec, channels_first, bias, residual)
     if channels_first:
         # On PyTorch a transposition is a view; XLA folds it into the convolution.
@@ -234,7 +237,7 @@ class _Convolution(keras.Operation):
         self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None
     ) -> keras.KerasTensor:
         channels_first = self.data_format == "channels_first"
-        spec = _spec(inputs, kernel, *self.geometry, channels_first)
+        spec = _spec(inputs, kernel, self.geometry, channels_first)
         _check_shapes(spec, channels_first, bias, residual)
         return keras.KerasTensor(_output_shape(spec, channels_first), dtype=spec.dtype)
 
@@ -245,23 +248,14 @@ def _checked_activation(activation: str | None) -> str:
     return activation or "linear"
 
 
-def _spec(
-    inputs: Any,
-    kernel: Any,
-    groups: int,
-    strides: int | Pair,
-    padding: object,
-    dilation_rate: int | Pair,
-    channels_first: bool,
-) -> ConvSpec:
+def _spec(inputs: Any, kernel: Any, geometry: Geometry, channels_first: bool) -> ConvSpec:
     shape = tuple(inputs.shape)
     if channels_first and len(shape) == 4:
         shape = (shape[0], *shape[2:], shape[1])
     if len(shape) == 4 and shape[3] is not None:
         # A traced size would stay that of the example; channels are the same in all.
         shape = (*map(known_size, shape[:3]), int(shape[3]))
-    dtype = _promoted(inputs, kernel)
-    return ConvSpec.of(shape, _kernel_shape(kernel), groups, strides, padding, dilation_rate, dtype)
+    return ConvSpec.of(shape, _kernel_shape(kernel), *geometry, _promoted(inputs, kernel))
 
 
 def _output_shape(spec: ConvSpec, channels_first: bool) -> tuple[int | None, ...]:

@@ -9,26 +9,12 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-from groupwise.backends.jax import core
-from groupwise.backends.jax import norm as core_norm
-from groupwise.backends.jax.pooling import max_pool
+from groupwise.backends.jax import core, norm, pooling
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes
 
-__all__ = [
-    "batch_normalise",
-    "convolve",
-    "core",
-    "core_norm",
-    "max_pool",
-    "pool",
-    "pool_same",
-    "runtime",
-    "training_step",
-    "version",
-]
-
 version = jax.__version__
+core_norm, max_pool = norm, pooling.max_pool
 batch_normalise = pool_same = None
 # Larger windows as elementwise maxima of shifted images take XLA minutes to compile.
 MOST_SHIFTS = 64

@@ -7,25 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from groupwise.backends.tensorflow import core
-from groupwise.backends.tensorflow import norm as core_norm
+from groupwise.backends.tensorflow import core, norm
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import DTYPES, ConvSpec
 
-__all__ = [
-    "batch_normalise",
-    "convolve",
-    "core",
-    "core_norm",
-    "max_pool",
-    "pool",
-    "pool_same",
-    "runtime",
-    "training_step",
-    "version",
-]
-
 version = tf.__version__
+core_norm = norm
 pool = pool_same = max_pool = None
 
 

@@ -8,27 +8,13 @@ import torch
 from torch.nn import functional
 
 from groupwise.backends import plain_norm
-from groupwise.backends.torch import core
-from groupwise.backends.torch import norm as core_norm
+from groupwise.backends.torch import core, norm, pooling
 from groupwise.backends.torch.operations import is_transformed
-from groupwise.backends.torch.pooling import max_pool
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes, same_padding
 
-__all__ = [
-    "batch_normalise",
-    "convolve",
-    "core",
-    "core_norm",
-    "max_pool",
-    "pool",
-    "pool_same",
-    "runtime",
-    "training_step",
-    "version",
-]
-
 version = str(torch.__version__)
+core_norm, max_pool = norm, pooling.max_pool
 
 # The types that oneDNN does not compute in here: PyTorch's own kernels add the gradients in them.
 _ADDED_IN_THEMSELVES = tuple(
