@@ -11,7 +11,7 @@ from groupwise.cli.console import Listing, Styled, make_console, note, print_lin
 from groupwise.cli.options import MOST, Backend, BatchSize, left_open
 from groupwise.cli.outputs import output_file
 from groupwise.errors import UserError
-from groupwise.recipes import is_rate
+from groupwise.recipes.recipe import is_rate
 
 if TYPE_CHECKING:
     import keras

@@ -1,0 +1,162 @@
+"""A recipe: how a network is trained, and how settings become one."""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from groupwise.data import Augmentation
+from groupwise.errors import UserError
+from groupwise.texts import did_you_mean, nearest
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, complete but for the data and the network's shape.
+
+    Attributes:
+        name: the recipe's, or where it came from.
+        model: the network that it was made for, and that is trained where none is named.
+        model_arguments: further arguments of `groupwise.models.create`, such as convolution = "separable".
+        image_size: (height, width) in pixels; None lets the data and the network decide.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        optimizer: one of Keras's: "sgd", "adamw", ...
+        optimizer_options: its further arguments, such as momentum and nesterov.
+        learning_rate: the highest one.
+        schedule: what the rate does after its linear warm-up: "cosine" or "linear" to zero, or "constant".
+        warm_up: the share of all steps in which the rate rises from nearly zero.
+        weight_decay: the share of each kernel (never of biases and norms) that a step at rate 1 takes off. It does
+            not pass through the momentum: PyTorch's 5e-4 with momentum 0.9 is 5e-3 here.
+        clip_norm: the largest norm of all gradients together; 0: any.
+        label_smoothing: the share of each label that is spread over all classes.
+        average: the momentum of the weights' exponential moving average, which is then what is tested and saved;
+            0: none.
+        dtype: "float32", "mixed_bfloat16", or "auto": the second where the processor has instructions for it, through
+            TensorFlow or PyTorch.
+        jit_compile: whether Keras compiles steps with XLA (PyTorch: torch.compile). "auto": on JAX alone, since
+            TensorFlow's own kernels for convolutions are faster on a CPU than XLA's.
+        freeze_backbone: whether only the head learns, on the features of the weights that training starts from.
+        augmentation: how training images are varied.
+    """
+
+    name: str
+    model: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+    optimizer: str = "sgd"
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warm_up: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    dtype: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
+    jit_compile: bool | Literal["auto"] = "auto"
+    freeze_backbone: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            _check(self, name, getattr(self, name) >= 1, "must be at least 1")
+        _check(self, "learning_rate", is_rate(self.learning_rate), "must be positive and finite")
+        for name in ("label_smoothing", "average"):
+            _check(self, name, 0 <= getattr(self, name) < 1, "lies in 0 to 1, without 1")
+        _check(self, "warm_up", 0 <= self.warm_up <= 1, "is a share of the steps: it lies in 0 to 1")
+        for name in ("weight_decay", "clip_norm"):
+            _check(self, name, 0 <= getattr(self, name) <= LARGEST, "must be finite, and not negative")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as data for JSON, of which `recipe_of` makes it again."""
+        return asdict(self)
+
+
+def is_rate(value: float) -> bool:
+    """Return whether a number can be a learning rate: positive, and finite as float32, in which weights are updated."""
+    return 0 < value <= LARGEST
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that these settings make.
+
+    Raises:
+        UserError: a setting is unknown (with the nearest one), missing, of another type or out of its range.
+    """
+    where = f"recipe {settings.get('name', '')!r}"
+    settings = dict(settings)
+    if isinstance(settings.get("augmentation"), Mapping):
+        settings["augmentation"] = _augmentation(f"{where}: augmentation", settings["augmentation"])
+    values = _typed(where, Recipe, settings)
+    missing = {"name", "model", "epochs", "batch_size", "learning_rate"} - values.keys()
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(sorted(missing))}")
+    return Recipe(**values)
+
+
+def _augmentation(where: str, settings: Mapping[str, Any]) -> Augmentation:
+    try:
+        return Augmentation(**_typed(where, Augmentation, settings))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _typed(where: str, kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings as a dataclass takes them: lists as tuples, integers as floats where it says float."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in settings.items():
+        if name not in hints:
+            hint = did_you_mean(nearest(name, hints)) or f"it takes {', '.join(hints)}"
+            raise UserError(f"{where}: unknown setting {name!r}; {hint}")
+        values[name] = _convert(f"{where}: {name}", value, hints[name])
+    return values
+
+
+def _convert(where: str, value: Any, hint: Any) -> Any:
+    for option in _alternatives(hint):
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if origin is Literal and value in arguments:
+            return value
+        if origin is tuple and isinstance(value, (list, tuple)) and len(value) == len(arguments):
+            return tuple(_convert(where, item, kind) for item, kind in zip(value, arguments, strict=True))
+        if option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is Mapping and isinstance(value, Mapping):
+            return dict(value)
+        if isinstance(option, type) and isinstance(value, option) and isinstance(value, bool) == (option is bool):
+            return value
+    raise UserError(f"{where} = {value!r}: must be {_readable(hint)}")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _readable(hint: Any) -> str:
+    if len(_alternatives(hint)) > 1:
+        return " or ".join(_readable(option) for option in _alternatives(hint) if option is not type(None))
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(value) for value in typing.get_args(hint))
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    if hint in names:
+        return names[hint]
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {len(typing.get_args(hint))} numbers"
+    return "a table"
+
+
+def _check(recipe: Recipe, name: str, condition: bool, rule: str) -> None:
+    if not condition:
+        raise UserError(f"recipe {recipe.name!r}: {name} = {getattr(recipe, name)!r}: {rule}")
