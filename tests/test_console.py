@@ -115,7 +115,7 @@ def test_names_in_pictures_are_no_formulas_and_lack_no_glyphs(tmp_path: Path) ->
         report.confusion(np.eye(len(names), dtype=np.int64), names, tmp_path / "confusion.png")
         heat = np.ones((2, 2), np.float32)
         for name in (r"\frac{$$} 猫", "a\nb \udce9"):
-            report.activation(np.zeros((8, 8, 3), np.uint8), heat, (0, 0, 8, 8), name, tmp_path / "cam.png")
+            report.heat_map(np.zeros((8, 8, 3), np.uint8), heat, (0, 0, 8, 8), name, tmp_path / "cam.png")
     assert of_others("$x$ \n \udce9 \U00010fff") == r"$x$ \n \xe9 \U00010fff"
 
 

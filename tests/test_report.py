@@ -72,10 +72,10 @@ def test_a_matrix_of_another_size_is_refused(tmp_path: Path) -> None:
         report.confusion(np.zeros((2, 2), np.int64), ["a", "b", "c"], tmp_path / "confusion.png")
 
 
-def test_activation_shows_the_photo_the_crop_and_the_heat(tmp_path: Path) -> None:
+def test_a_heat_map_shows_the_photo_the_crop_and_the_heat(tmp_path: Path) -> None:
     image = np.zeros((300, 500, 3), np.uint8)
     image[..., 1] = 200
-    report.activation(
+    report.heat_map(
         image, np.array([[1, 1, 0, 0]], np.float32), (100, 50, 400, 250), "a class, 50.0%", tmp_path / "a.png"
     )
     with Image.open(tmp_path / "a.png") as picture:

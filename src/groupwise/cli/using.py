@@ -214,11 +214,11 @@ def _draw(network: "Network | RewrittenNetwork", prediction: "Prediction", name:
     from groupwise.inference.preprocessing import preprocessing_of
 
     image = read_image(prediction.path)
-    assert prediction.activation is not None
+    assert prediction.heat_map is not None
     caption = f"{name}, {prediction.probabilities[place]:.1%}"
     height, width, _ = network.architecture["input_shape"]
     box = preprocessing_of(network).crop_box(image.shape[:2], (height, width))
-    report.activation(image, prediction.activation, box, caption, png)
+    report.heat_map(image, prediction.heat_map, box, caption, png)
 
 
 def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:

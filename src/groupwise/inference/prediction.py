@@ -24,12 +24,12 @@ class Prediction:
     Attributes:
         path: the file.
         probabilities: float32, of the network's classes.
-        activation: float32, (rows, columns): where it looked, from 0 to 1; None where that was not asked for.
+        heat_map: float32, (rows, columns): where it looked, from 0 to 1; None where that was not asked for.
     """
 
     path: Path
     probabilities: NDArray[np.float32]
-    activation: NDArray[np.float32] | None = None
+    heat_map: NDArray[np.float32] | None = None
 
 
 def predict_images(

@@ -4,8 +4,8 @@ from groupwise.errors import check_installed
 
 check_installed("matplotlib", "drawing")
 
-from groupwise.report.activation import activation  # noqa: E402
 from groupwise.report.confusion import confusion  # noqa: E402
 from groupwise.report.curves import curves  # noqa: E402
+from groupwise.report.heat_map import heat_map  # noqa: E402
 
-__all__ = ["activation", "confusion", "curves"]
+__all__ = ["confusion", "curves", "heat_map"]

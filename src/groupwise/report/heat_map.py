@@ -15,7 +15,7 @@ COLOURS = matplotlib.colormaps["inferno"]
 STRONGEST = 0.75  # how much of the photo the hottest place hides
 
 
-def activation(
+def heat_map(
     image: NDArray[np.uint8],
     heat: NDArray[np.float32],
     crop: tuple[float, float, float, float],
