@@ -13,8 +13,9 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.utils import module_utils
 
-RUN_STATE = ("_jax_state", "_run_through_graph")
-"""Attributes that a model has once it ran: its values during an epoch on JAX, and what `replace_run` puts there.
+RUN_STATE = ("_eval_epoch_iterator", "_jax_state", "_run_through_graph")
+"""Attributes that a model has once it ran: what it was judged on, its values during an epoch on JAX, and what
+`replace_run` puts there.
 
 Missing: a list of the attributes that are Keras's own.
 """
