@@ -12,11 +12,15 @@ import pytest
 import typer
 
 import groupwise
+from groupwise import models
 from groupwise.cli.application import app
 from tests.pages import PAGES, ROOT, SITE, anchors, blocks, commands, inline_code, links, name_of
+from tests.parity_cases import CASES
 
 API = sorted(path for path in (ROOT / "docs/api").glob("*.md") if path.stem != "index")
 OTHERS = {"tensorflow", "jax", "torch"} - {keras.backend.backend()}
+FILES = [path for folder in ("benchmarks", "csrc", "docs", "src", "tests") for path in (ROOT / folder).rglob("*.*")]
+FILES += ROOT.glob("*.*")
 PROGRAM: Any = typer.main.get_command(app)
 
 # Operations are shown on every backend, the rest on one.
@@ -89,9 +93,25 @@ def test_names_in_the_text_exist(page: Path) -> None:
 @pytest.mark.once
 @pytest.mark.parametrize("page", each(PAGES))
 def test_paths_in_the_text_exist(page: Path) -> None:
+    """Files of the checkout are named from wherever the page is about: `core/epilogues.py`, `probing.py`."""
     for code in inline_code(page):
-        if re.match(r"(?:benchmarks|csrc|docs|src|tests)/[\w./-]+$", code):
+        if re.match(r"(?:benchmarks|csrc|docs|src|tests)/[\w./-]+/?$", code):
             assert (ROOT / code).exists(), code
+        elif re.match(r"(?:[\w.*-]+/)*[\w*-]+\.(?:py|md|cc|h|toml|txt|cmake|html)$", code):
+            assert any(path.match(code) for path in FILES), code
+
+
+@pytest.mark.once
+def test_counts_in_the_text_are_so() -> None:
+    networks, agreeing = len(models.list_models()), len(CASES)
+    readme, listing, parity = (
+        (ROOT / name).read_text() for name in ("README.md", "docs/networks.md", "docs/parity.md")
+    )
+    assert f"{networks} names" in readme
+    assert f"all {networks}\n" in listing
+    assert f"[{agreeing} of them](docs/parity.md)" in readme
+    assert f"\n{agreeing} networks;" in parity
+    assert len(re.findall(r"^\| \S+ \| `", parity, re.MULTILINE)) == agreeing
 
 
 @pytest.mark.once
@@ -114,4 +134,4 @@ def test_every_name_of_the_package_is_listed() -> None:
 @pytest.mark.parametrize("page", each(API))
 def test_every_public_name_is_documented(page: Path) -> None:
     documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert documented >= set(getattr(importlib.import_module(f"groupwise.{page.stem}"), "__all__", ()))
+    assert documented >= set(importlib.import_module(f"groupwise.{page.stem}").__all__)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeAlias
 
+__all__ = ["UserError"]
+
 Words: TypeAlias = Callable[[str, object], str]
 Calls: TypeAlias = Callable[..., str]
 
