@@ -1,4 +1,4 @@
-"""The frameworks: one module each, the only files that import it; `active` is the one that Keras runs on.
+"""The frameworks: one package each, the only files that import it; `active` is the one that Keras runs on.
 
 Every module offers the same names (see `Backend`); all arrays are NHWC, all kernels HWIO.
 """

@@ -2,7 +2,7 @@
 
 Under data parallelism every device normalises the images that it holds, with the statistics of the whole batch: only
 these, and the gradients' sums, are reduced over devices. The gradient's own gradient is that of the plain expression in
-`norm`.
+`plain_norm`.
 """
 
 from collections.abc import Callable, Sequence

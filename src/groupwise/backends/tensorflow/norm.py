@@ -1,6 +1,6 @@
 """TensorFlow: the core's batch norm with activation and residual as operations (`csrc/bindings/tensorflow_norm.cc`).
 
-A gradient is an operation of the core too; its own gradient is that of the plain expression in `norm`.
+A gradient is an operation of the core too; its own gradient is that of the plain expression in `plain_norm`.
 """
 
 from typing import Any

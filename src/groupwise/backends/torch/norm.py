@@ -1,6 +1,6 @@
 """PyTorch: the core's batch norm with activation and residual as custom operations, on PyTorch's own threads.
 
-A gradient is an operation of the core too; its own gradient is that of the plain expression in `norm`.
+A gradient is an operation of the core too; its own gradient is that of the plain expression in `plain_norm`.
 """
 
 from collections.abc import Sequence
