@@ -113,6 +113,12 @@ def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path: Path) -> Non
         assert text in str(error.value)
 
 
+def test_squeezing_weights_fit_no_network_that_does_not_squeeze(tmp_path: Path) -> None:
+    path = pytorchcv_file(tmp_path / "weights.npz", "seresnet18")
+    with pytest.raises(UserError, match=r"does not fit this network; keys 32 unexpected: .*\.se\.conv1\.weight"):
+        models.create("resnet18", weights=path)
+
+
 def test_another_number_of_classes_leaves_a_fresh_head(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     with pytest.warns(UserWarning, match="the head is fresh: 7 classes here, 10 in"):

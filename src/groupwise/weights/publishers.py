@@ -59,10 +59,10 @@ def _resnet_arguments(facts: Facts, own: Mapping[str, Any]) -> dict[str, Any]:
         arguments["stride_first"] = facts.publisher == "legacy" or (facts.publisher == "pytorchcv" and not is_b)
     else:
         arguments["relu_before_squeeze"] = facts.publisher == "legacy"
-    shape = facts.shape("stage1_unit1_squeeze.reduce.weight")
-    if shape is not None and shape[0] == reduced_width(shape[1], own["squeeze_ratio"], divisor=8):
+    shape, ratio = facts.shape("stage1_unit1_squeeze.reduce.weight"), own["squeeze_ratio"]
+    if ratio and shape is not None and shape[0] == reduced_width(shape[1], ratio, divisor=8):
         # timm rounds to multiples of 8; others do not.
-        exact = reduced_width(shape[1], own["squeeze_ratio"])
+        exact = reduced_width(shape[1], ratio)
         arguments["squeeze_divisor"] = 1 if shape[0] == exact else 8
     return arguments
 
