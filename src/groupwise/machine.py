@@ -14,7 +14,7 @@ UNKNOWN_MEMORY = 2 << 30  # where the system does not tell: little enough for an
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on, and no more than its container's limit: what the C core counts too."""
+    """Return the cores that this process may run on, up to its container's limit: what the C core counts too."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -84,7 +84,7 @@ def _group_numbers(
 
 
 def _read(path: Path) -> str:
-    """The text of a file of the system's; nothing where there is none."""
+    """Return the text of a file of the system's; nothing where there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

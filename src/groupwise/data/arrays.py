@@ -45,7 +45,7 @@ def digits(rule: SplitRule) -> Dataset:
 
 
 def dataset_of_npz(path: Path, rule: SplitRule) -> Dataset:
-    """The data set in an .npz file with x_train, y_train, x_test, y_test, or x, y, or images, labels."""
+    """Return the data set in an .npz file with x_train, y_train, x_test, y_test, or x, y, or images, labels."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = set(file.files)
@@ -66,7 +66,7 @@ def dataset_of_npz(path: Path, rule: SplitRule) -> Dataset:
 
 
 def find_idx_files(folder: Path) -> dict[str, Path]:
-    """MNIST's files in a folder: "train-images", "train-labels", "t10k-images", "t10k-labels" to a path."""
+    """Return MNIST's files in a folder: "train-images", "train-labels", "t10k-images", "t10k-labels" to a path."""
     found = {}
     for path in sorted(folder.iterdir()):
         for part in (
@@ -83,7 +83,7 @@ def find_idx_files(folder: Path) -> dict[str, Path]:
 
 
 def dataset_of_idx(folder: Path, files: dict[str, Path], rule: SplitRule) -> Dataset:
-    """The data set in MNIST's files, as find_idx_files found them."""
+    """Return the data set in MNIST's files, as find_idx_files found them."""
     pairs = {"train": (read_idx(files["train-images"]), read_idx(files["train-labels"]))}
     if {"t10k-images", "t10k-labels"} <= files.keys():
         pairs["test"] = (read_idx(files["t10k-images"]), read_idx(files["t10k-labels"]))
@@ -91,7 +91,7 @@ def dataset_of_idx(folder: Path, files: dict[str, Path], rule: SplitRule) -> Dat
 
 
 def read_idx(path: Path) -> ImageArray:
-    """Reads an idx file of bytes, gzipped or not: a magic number, the dimensions, the values.
+    """Read an idx file of bytes, gzipped or not: a magic number, the dimensions, the values.
 
     Source: http://yann.lecun.com/exdb/mnist (the file format).
     """
@@ -109,7 +109,7 @@ def read_idx(path: Path) -> ImageArray:
 
 
 def dataset_of_arrays(name: str, pairs: dict[str, Pair], rule: SplitRule, class_names: Sequence[str] = ()) -> Dataset:
-    """The data set that arrays make.
+    """Return the data set that arrays make.
 
     Args:
         name: the data set's name.

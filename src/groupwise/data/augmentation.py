@@ -29,7 +29,7 @@ class Augmentation:
     Raises:
         ValueError: a setting is out of its range.
 
-    Example:
+    Examples:
         >>> Augmentation(flip=True, crop_padding=4).mixup
         0.0
     """
@@ -63,7 +63,7 @@ class Augmentation:
 
 
 def flip_and_crop(images: ImageArray, augmentation: Augmentation, generator: Generator) -> ImageArray:
-    """Mirrors and shifts each image of a batch by itself.
+    """Mirror and shift each image of a batch by itself.
 
     Args:
         images: uint8, (batch, height, width, channels).
@@ -94,7 +94,7 @@ def random_resized_crop(
     draws: NDArray[np.float64],
     interpolation: Interpolation,
 ) -> ImageArray:
-    """Scales a random part of an image to image_size (Szegedy et al. 2015, section 6).
+    """Scale a random part of an image to image_size (Szegedy et al. 2015, section 6).
 
     Args:
         image: uint8, (height, width, channels).

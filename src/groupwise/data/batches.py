@@ -90,7 +90,7 @@ class ImageBatches(keras.utils.PyDataset):
         TooManyBroken: from load(), len() and batches: more images are broken than `most_broken` allows, or all, or,
             with shuffle, all of a class.
 
-    Example:
+    Examples:
         >>> split = Split(np.arange(10) % 2, ["a"] * 10, lambda index, side: np.zeros((8, 8, 1), np.uint8))
         >>> batches = ImageBatches(split, 4, (8, 8, 1), 2, Preprocessing(mean=(0.5,), std=(0.25,)))
         >>> [images.shape for images, labels in batches]
@@ -153,7 +153,7 @@ class ImageBatches(keras.utils.PyDataset):
         return self._seconds_mixing + self._samples.seconds_working
 
     def load(self, progress: Progress | None = None) -> None:
-        """Decodes everything that the cache is to hold; a second call does nothing.
+        """Decode everything that the cache is to hold; a second call does nothing.
 
         Args:
             progress: called now and then with the number of images decoded and that of all.
@@ -165,16 +165,16 @@ class ImageBatches(keras.utils.PyDataset):
             raise
 
     def images_in(self, batches: int) -> int:
-        """How many images an epoch's first batches hold, the broken ones of a test included."""
+        """Return how many images an epoch's first batches hold, the broken ones of a test included."""
         return min(batches * self.batch_size, len(self._split))
 
     def close(self) -> None:
-        """Ends the threads; no batch can be had afterwards."""
+        """End the threads; no batch can be had afterwards."""
         self._producer.shutdown(wait=False, cancel_futures=True)
         self._samples.close()
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Return the batches of an epoch."""
         self.load()
         count = len(self._split)
         return max(1, count // self.batch_size) if self._variation.shuffle else math.ceil(count / self.batch_size)
@@ -213,7 +213,7 @@ class ImageBatches(keras.utils.PyDataset):
             self.seconds_waited += time.perf_counter() - started
 
     def on_epoch_end(self) -> None:
-        """Called by fit(): the next epoch has another order.
+        """Let the next epoch have another order; `fit` calls it.
 
         On JAX and PyTorch fit() also looks at a first batch before it starts; that is not counted as an epoch.
         """

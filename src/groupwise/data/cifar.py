@@ -44,7 +44,7 @@ ADMITTED = {
 
 
 def is_cifar_folder(folder: Path) -> bool:
-    """Whether the files of a published CIFAR lie in this folder."""
+    """Return whether the files of a published CIFAR lie in this folder."""
     return any((folder / layout[2]).is_file() and (folder / layout[0][0]).is_file() for layout in LAYOUTS)
 
 

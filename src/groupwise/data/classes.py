@@ -44,7 +44,7 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> dict[str, int]:
     Raises:
         UserError: a name may be one of several, or several names are one.
 
-    Example:
+    Examples:
         >>> match_names(["golden_retriever", "Cat", "owl"], ["cat", "golden retriever"])
         {'golden_retriever': 1, 'Cat': 0}
     """

@@ -50,7 +50,7 @@ class Split:
             class and name, or its pixels. Default: its name.
         size: index to the bytes of its file, which tell files of the same mark apart. Default: 0.
 
-    Example:
+    Examples:
         >>> split = Split(np.array([0, 1]), ["a", "b"], lambda index, side: np.zeros((8, 8, 1), np.uint8))
         >>> len(split), split.read(1).shape
         (2, (8, 8, 1))
@@ -66,14 +66,14 @@ class Split:
         return len(self.labels)
 
     def read(self, index: int, smallest_side: int | None = None) -> ImageArray:
-        """The image at index: uint8, (height, width, channels).
+        """Return the image at index: uint8, (height, width, channels).
 
         A large JPEG may come smaller, down to twice smallest_side. Raises BrokenImage if it cannot be read.
         """
         return self.reader(index, smallest_side)
 
     def take(self, indices: NDArray[np.intp]) -> "Split":
-        """The images at these indices, as a split of their own."""
+        """Return the images at these indices, as a split of their own."""
         positions = [int(index) for index in indices]
         reader, mark, size = self.reader, self.mark, self.size
         return Split(
@@ -85,7 +85,7 @@ class Split:
         )
 
     def with_channels(self, channels: int) -> "Split":
-        """The same images in grey (1) or colour (3), whatever they are."""
+        """Return the same images in grey (1) or colour (3), whatever they are."""
 
         def read(index: int, smallest_side: int | None) -> ImageArray:
             image = self.reader(index, smallest_side)
@@ -104,7 +104,7 @@ class Split:
         return np.array([_hash(b"%d" % seed, self._mark(index)) for index in range(len(self))], np.uint64)
 
     def identities(self) -> Identities:
-        """What every image is known by, (n,): 48 bits of its mark and its file's size."""
+        """Return what every image is known by, (n,): 48 bits of its mark and its file's size."""
         return self._identities
 
     @cached_property
@@ -151,7 +151,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def divided(self, rule: SplitRule, trained: Identities | None = None) -> "Dataset":
-        """The same data set, divided by another rule; itself where it has test images of its own.
+        """Return the same data set, divided by another rule; itself where it has test images of its own.
 
         Args:
             rule: the rule.
@@ -166,7 +166,7 @@ class Dataset:
         return replace(self, train=train, test=test, rule=rule)
 
     def relabelled(self, class_names: Sequence[str], places: Sequence[int]) -> "Dataset":
-        """The same images with other classes: `places` has the new label of each old one."""
+        """Return the same images with other classes: `places` has the new label of each old one."""
 
         def relabel(split: Split) -> Split:
             return replace(split, labels=np.array(places, np.int64)[split.labels])
@@ -190,7 +190,7 @@ def dataset_of_splits(
     rule: SplitRule,
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """The data set of "train" and perhaps "test" and "validation".
+    """Return the data set of "train" and perhaps "test" and "validation".
 
     Where there is no test, validation takes its place; where there is neither, the rule divides.
     """
@@ -202,7 +202,7 @@ def dataset_of_splits(
 
 
 def divide(split: Split, rule: SplitRule, trained: Identities | None = None) -> tuple[Split, Split]:
-    """Divides a split into (train, test).
+    """Divide a split into (train, test).
 
     An image is tested on where its hash is below the share of the largest one, so that images which are added or taken
     away never move others, and classes have about the share, not exactly. Of a class of two or more images at least one

@@ -48,31 +48,31 @@ class ImageFiles:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path leads through or to something that a system hides or leaves behind."""
+    """Return whether a path leads through or to something that a system hides or leaves behind."""
     parts = [part for part in name.split("/") if part != "."]
     return any(part.startswith(".") or part.lower() in LEFT_BEHIND for part in parts)
 
 
 def suffix_of(name: str) -> str:
-    """A file's ending, in small letters: ".jpg" of photos/A.JPG."""
+    """Return a file's ending, in small letters: ".jpg" of photos/A.JPG."""
     return posixpath.splitext(name)[1].lower()
 
 
 def tells_nothing(name: str) -> bool:
-    """Whether a name has no ending, or none of a kind: frame.0001, or photo.jpg?width=200, as downloads are called."""
+    """Return whether a name has no ending, or none of a kind: frame.0001, or, of a download, photo.jpg?width=200."""
     suffix = suffix_of(name)
     return not suffix or suffix[1:].isdigit() or "?" in suffix
 
 
 def refuse_climbing(name: str, archive: Path) -> None:
-    """Raises UserError for an archive's member whose path leads out of the archive's own folder."""
+    """Raise UserError for an archive's member whose path leads out of the archive's own folder."""
     path = PureWindowsPath(name)  # which knows both slashes and drives
     if path.anchor or ".." in path.parts:
         raise UserError(f"{archive}: refused, since its member {name!r} climbs out of the archive")
 
 
 def files_in_folder(folder: Path, recursive: bool = True) -> ImageFiles:
-    """The image files of a folder and, if recursive, of all folders below it, links followed.
+    """Return the image files of a folder and, if recursive, of all folders below it, links followed.
 
     Raises:
         UserError: a folder cannot be looked into.
@@ -93,7 +93,7 @@ def files_in_folder(folder: Path, recursive: bool = True) -> ImageFiles:
 
 
 def files_in_zip(path: Path) -> ImageFiles:
-    """The image files in a zip file, which is read in place and never unpacked."""
+    """Return the image files in a zip file, which is read in place and never unpacked."""
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
@@ -126,7 +126,7 @@ def files_in_zip(path: Path) -> ImageFiles:
 
 
 def with_utf8_names(files: ImageFiles) -> ImageFiles:
-    """The same files by the names that they have where names are UTF-8, whatever the locale takes them for."""
+    """Return the same files by the names that they have where names are UTF-8, whatever the locale takes them for."""
     written = {_in_utf8(name): name for name in (*files.names, *files.left_out) if not name.isascii()}
     return ImageFiles(
         sorted(map(_in_utf8, files.names)),
@@ -138,7 +138,7 @@ def with_utf8_names(files: ImageFiles) -> ImageFiles:
 
 
 def _in_utf8(name: str) -> str:
-    """A name that `os.fsdecode` gave, from its bytes; what is no UTF-8 in it as `os.fsdecode` has that."""
+    """Return a name that `os.fsdecode` gave, from its bytes; what is no UTF-8 in it as `os.fsdecode` has that."""
     if name.isascii():
         return name
     try:
@@ -185,13 +185,13 @@ def _sorted_out(
 
 
 def folders_holding(files: Iterable[str]) -> set[PurePosixPath]:
-    """The folders in which, or below which, a file lies."""
+    """Return the folders in which, or below which, a file lies."""
     inner = {file.rpartition("/")[0] for file in files}  # few: paths of all files would take long
     return {folder for name in inner for folder in (PurePosixPath(name), *PurePosixPath(name).parents)}
 
 
 def _is_image(name: str, open_named: Callable[[str], IO[bytes]]) -> bool:
-    """Whether a file is read as an image: by its ending, or by its content where the ending does not tell."""
+    """Return whether a file is read as an image: by its ending, or by its content where the ending does not tell."""
     suffix = suffix_of(name)
     if suffix in IMAGE_SUFFIXES:
         return not name.endswith(CAM_SUFFIX)
@@ -205,7 +205,7 @@ def _is_image(name: str, open_named: Callable[[str], IO[bytes]]) -> bool:
 
 
 def _name_of(member: zipfile.ZipInfo) -> str:
-    """A member's name as it was meant: Windows may write backslashes, macOS writes UTF-8 without the flag for it."""
+    """Return a member's name as it was meant: Windows may write backslashes, macOS UTF-8 without its flag."""
     name = member.filename.replace("\\", "/")
     if member.flag_bits & UTF8_FLAG:
         return name

@@ -20,7 +20,7 @@ PROBED_HEADERS = 64
 
 
 def dataset_of_files(name: str, files: ImageFiles, rule: SplitRule) -> Dataset:
-    """The data set that image files make by the folders they lie in.
+    """Return the data set that image files make by the folders they lie in.
 
     The size and the channels are those of up to 64 images spread over the whole.
 
@@ -52,7 +52,7 @@ def dataset_of_files(name: str, files: ImageFiles, rule: SplitRule) -> Dataset:
 
 
 def _class_sizes(by_role: Mapping[str, list[Entry]]) -> dict[str, int]:
-    """How many images each class's folder holds, by its path below the data set's root."""
+    """Return how many images each class's folder holds, by its path below the data set's root."""
     entries = [entry for part in by_role.values() for entry in part]
     return Counter("/".join(PurePosixPath(file).parts[: 1 - len(parts)]) for parts, file in entries)
 
@@ -65,7 +65,7 @@ def _class_names(name: str, entries: list[Entry]) -> tuple[str, ...]:
 
 
 def _alike(class_names: Sequence[str]) -> list[list[str]]:
-    """The classes that differ only in how their names are written."""
+    """Return the classes that differ only in how their names are written."""
     by_form: dict[str, list[str]] = {}
     for name in class_names:
         by_form.setdefault(loosest_form(name), []).append(name)
@@ -73,7 +73,7 @@ def _alike(class_names: Sequence[str]) -> list[list[str]]:
 
 
 def _labels(name: str, role: str, entries: list[Entry], class_names: Sequence[str]) -> Mapping[str, int]:
-    """The label of each class folder of a split. Raises UserError where they are not the training images'."""
+    """Return the label of each class folder of a split. Raises UserError where they are not the training images'."""
     found = sorted({parts[0] for parts, _ in entries})
     labels = match_names(found, class_names)
     extra = [folder for folder in found if folder not in labels]
@@ -86,7 +86,7 @@ def _labels(name: str, role: str, entries: list[Entry], class_names: Sequence[st
 
 
 def _probe(files: ImageFiles) -> tuple[tuple[int, int] | None, Literal[1, 3]]:
-    """What size the images have, if only one, and whether all are grey, by a sample of their headers."""
+    """Return what size the images have, if only one, and whether all are grey, by a sample of their headers."""
     count = len(files.names)
     sampled = {int(index) for index in np.linspace(0, count - 1, min(count, PROBED_HEADERS))}
     headers = []

@@ -66,5 +66,5 @@ def _in_folder(name: str, folder: Path, recursive: bool, on_note: Callable[[str]
 
 
 def _is_left_out(name: str) -> bool:
-    """Whether a file is left out without a word."""
+    """Return whether a file is left out without a word."""
     return is_hidden(name) or name.endswith(CAM_SUFFIX)

@@ -57,7 +57,7 @@ def read_image(
     name: str | None = None,
     smallest_side: int | None = None,
 ) -> ImageArray:
-    """Reads an image file as an upright array of 8-bit channels.
+    """Read an image file as an upright array of 8-bit channels.
 
     The EXIF orientation is applied, 16-bit samples are scaled to 8 bits (65535 becomes 255), transparent
     pixels are laid over white, palettes and CMYK become RGB, and of an animation the first frame is taken.
@@ -75,7 +75,7 @@ def read_image(
     Raises:
         BrokenImage: the file is missing, empty, truncated, too large or not an image.
 
-    Example:
+    Examples:
         >>> import io
         >>> from PIL import Image
         >>> file = io.BytesIO()
@@ -105,7 +105,7 @@ def read_image(
 
 
 def open_file(path: Path, name: str) -> BinaryIO:
-    """Opens a regular file: a pipe may never end. Raises BrokenImage, with this name, where that cannot be."""
+    """Open a regular file: a pipe may never end. Raises BrokenImage, with this name, where that cannot be."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise BrokenImage(name, "a folder" if path.is_dir() else "no regular file")
@@ -115,7 +115,7 @@ def open_file(path: Path, name: str) -> BinaryIO:
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """A regular file's bytes. Raises BrokenImage, with this name, where there are none to be had."""
+    """Return a regular file's bytes. Raises BrokenImage, with this name, where there are none to be had."""
     with open_file(path, name) as file:
         try:
             return file.read()
@@ -124,7 +124,7 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def is_picture(file: IO[bytes], with_tiff: bool = False) -> bool:
-    """Whether a file is an image of a kind that is read, by its first bytes and whatever its name.
+    """Return whether a file is an image of a kind that is read, by its first bytes and whatever its name.
 
     TIFF is left out where not asked for: cameras' raw files pass for it, but hold a small preview.
     """
@@ -138,7 +138,7 @@ def is_picture(file: IO[bytes], with_tiff: bool = False) -> bool:
 
 
 def read_header(content: bytes) -> tuple[tuple[int, int], int] | None:
-    """The (height, width) and the channels (1 or 3) that an image file declares; None if unreadable."""
+    """Return the (height, width) and the channels (1 or 3) that an image file declares; None if unreadable."""
     try:
         with _open(content, "") as image:
             # Of a TIFF, Pillow gives the upright size, and later the upright picture, by itself.
@@ -156,7 +156,7 @@ def prepare_image(
     interpolation: Interpolation = "bilinear",
     offset: str = "even",
 ) -> ImageArray:
-    """Scales an image so that it covers image_size / crop, and cuts image_size out of its centre.
+    """Scale an image so that it covers image_size / crop, and cut image_size out of its centre.
 
     The sizes and, with an "even" offset, the places are torchvision's `Resize` and `CenterCrop`, and timm's, to the
     pixel: published accuracies depend on them. With crop = 1, an image that already has this size is returned as it is.
@@ -171,7 +171,7 @@ def prepare_image(
     Returns:
         uint8, (height, width, channels), of `image_size`.
 
-    Example:
+    Examples:
         >>> prepare_image(np.zeros((100, 200, 3), np.uint8), (56, 56)).shape
         (56, 56, 3)
     """
@@ -192,7 +192,7 @@ def prepare_image(
 def centre_crop(
     source_size: tuple[int, int], image_size: tuple[int, int], crop: float = 0.875, offset: str = "even"
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where `prepare_image` finds its pixels: the scaled image's (height, width), and the crop's (top, left) in it.
+    """Return where `prepare_image` finds its pixels: the scaled image's (height, width), the crop's (top, left) in it.
 
     Args:
         source_size: the image's (height, width).
@@ -200,7 +200,7 @@ def centre_crop(
         crop: the share of the scaled image's side that is kept, in (0, 1].
         offset: `prepare_image`'s.
 
-    Example:
+    Examples:
         >>> centre_crop((375, 500), (224, 224))
         ((256, 341), (16, 58))
     """
@@ -226,7 +226,7 @@ def resize(
     interpolation: Interpolation = "bilinear",
     box: tuple[float, float, float, float] | None = None,
 ) -> ImageArray:
-    """Scales an image, or the box (left, top, right, bottom) of it, to image_size = (height, width)."""
+    """Scale an image, or the box (left, top, right, bottom) of it, to image_size = (height, width)."""
     if interpolation not in RESAMPLING:
         raise ValueError(f"interpolation={interpolation!r}: one of {', '.join(RESAMPLING)} is known")
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -246,7 +246,7 @@ def _open(content: bytes, name: str) -> Image.Image:
 
 
 def _open_unchecked(content: bytes) -> Image.Image:
-    """The format's own reader: Pillow's error for a huge image does not say how large it is."""
+    """Open it by the format's own reader: Pillow's error for a huge image does not say how large it is."""
     for reader, accepts in Image.OPEN.values():
         if accepts is None or accepts(content[:16]) is True:
             return reader(io.BytesIO(content), "")

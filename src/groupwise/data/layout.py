@@ -75,7 +75,7 @@ def find_layout(name: str, entries: list[Entry]) -> Layout:
 
 
 def _below_common_folders(entries: list[Entry]) -> list[Entry]:
-    """Takes away the folders that hold all others, as long as two levels are left: class and file."""
+    """Take away the folders that hold all others, as long as two levels are left: class and file."""
     while len({parts[0] for parts, _ in entries if len(parts) > 1}) == 1 and any(
         len(parts) > 2 for parts, _ in entries
     ):
@@ -84,7 +84,7 @@ def _below_common_folders(entries: list[Entry]) -> list[Entry]:
 
 
 def _by_first(entries: Iterable[Entry]) -> Folders:
-    """The entries below each folder; images outside of one are left out."""
+    """Return the entries below each folder; images outside of one are left out."""
     folders: Folders = defaultdict(list)
     for parts, file in entries:
         if len(parts) > 1:
@@ -93,7 +93,7 @@ def _by_first(entries: Iterable[Entry]) -> Folders:
 
 
 def role_of(folder: str) -> tuple[str, tuple[str, ...]] | None:
-    """The split that a folder's name says and what else it says, such as ("train", ("2017",)); None if not just one."""
+    """Return the split that a folder's name says and what else it says: ("train", ("2017",)); None if not just one."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", folder)
     words = re.findall(r"[^\W\d_]+|\d+", GLUED.sub(r"\1 \2", normal_form(spaced)))
     found = {ROLES[word] for word in words if word in ROLES}
@@ -102,18 +102,18 @@ def role_of(folder: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _is_bare(folder: str) -> bool:
-    """Whether a folder's name says a split and nothing else."""
+    """Return whether a folder's name says a split and nothing else."""
     said = role_of(folder)
     return said is not None and not said[1]
 
 
 def _is_aside(folder: str) -> bool:
-    """Whether a folder's name says that it holds neither a split nor a class."""
+    """Return whether a folder's name says that it holds neither a split nor a class."""
     return bool(ASIDE & set(re.findall(r"[^\W\d_]+", normal_form(folder))))
 
 
 def _is_only_aside(folder: str) -> bool:
-    """Whether a folder's name says nothing else."""
+    """Return whether a folder's name says nothing else."""
     words = set(re.findall(r"[^\W\d_]+", normal_form(folder)))
     return bool(words & ASIDE) and words <= ASIDE | FILLERS | ROLES.keys()
 
@@ -123,7 +123,7 @@ def _is_nested(part: list[Entry]) -> bool:
 
 
 def _below_same_role(folder: str, part: list[Entry]) -> list[Entry]:
-    """What lies below seg_train/seg_train/, or below train/images/."""
+    """Return what lies below seg_train/seg_train/, or below train/images/."""
     said = role_of(folder)
     while said and len(inner := {parts[0] for parts, _ in part}) == 1 and _is_nested(part):
         inside = role_of(next(iter(inner)))
@@ -134,7 +134,7 @@ def _below_same_role(folder: str, part: list[Entry]) -> list[Entry]:
 
 
 def _has_splits_within(folders: Folders) -> bool:
-    """Whether each class's folder holds its splits: class/train/..., class/test/...; others in it are no splits."""
+    """Return whether each class holds its splits, class/train/... and class/test/...; others in it are none."""
     classes = [set(_by_first(part)) for folder, part in folders.items() if not _is_aside(folder)]
     inner = {role_of(folder) for within in classes for folder in within}
     bare = {said for said in inner if said is not None and not said[1]}
@@ -143,7 +143,7 @@ def _has_splits_within(folders: Folders) -> bool:
 
 
 def _are_splits(folders: Iterable[str]) -> bool:
-    """Whether folders of these names are training images and others, of the same other words."""
+    """Return whether folders of these names are training images and others, of the same other words."""
     roles: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for said in map(role_of, folders):
         if said is not None:
@@ -152,7 +152,7 @@ def _are_splits(folders: Iterable[str]) -> bool:
 
 
 def _splits_first(name: str, folders: Folders) -> tuple[Folders, list[str]]:
-    """Folders of splits that hold classes, from those of classes that hold splits, and what is left out of them."""
+    """Return folders of splits that hold classes, from those of classes that hold splits, and what is left out."""
     aside = sorted(folder for folder in folders if not _are_splits(_by_first(folders[folder])) and _is_aside(folder))
     inner = ((folder, parts, file) for folder, part in folders.items() if folder not in aside for parts, file in part)
     turned = _by_first(((parts[0], folder, *parts[1:]), file) for folder, parts, file in inner if len(parts) > 1)
@@ -162,7 +162,7 @@ def _splits_first(name: str, folders: Folders) -> tuple[Folders, list[str]]:
 
 
 def _holder_of_splits(name: str, folders: Folders) -> str | None:
-    """The one folder that holds splits of class folders, where others lie beside it; None where no folder is it.
+    """Return the one folder that holds splits of class folders, where others lie beside it; None where no folder is it.
 
     Raises:
         UserError: it cannot be told, since the others may be its classes, or hold splits themselves.
@@ -181,7 +181,7 @@ def _holder_of_splits(name: str, folders: Folders) -> str | None:
 
 
 def _splits_by_name(name: str, folders: Folders) -> dict[str, list[str]]:
-    """The folders of each split by their names: train and another one, of the same other words. Empty if there is none.
+    """Return the folders of each split by their names: train and another, of the same other words; or nothing.
 
     Raises:
         UserError: there are several such pairs.
@@ -203,7 +203,7 @@ def _splits_by_name(name: str, folders: Folders) -> dict[str, list[str]]:
 
 
 def _are_classes(name: str, folders: Folders, splits: dict[str, list[str]]) -> bool:
-    """Whether the folders are classes although some may have the names of splits.
+    """Return whether the folders are classes although some may have the names of splits.
 
     Raises:
         UserError: it cannot be told.
@@ -245,7 +245,7 @@ def _layout_of_classes(name: str, folders: Folders) -> Layout:
 
 
 def _same_within(name: str, classes: Folders) -> list[str]:
-    """A note where all classes hold folders of the same names, which might be the classes."""
+    """Return a note where all classes hold folders of the same names, which might be the classes."""
     within = [frozenset(_by_first(part)) for part in classes.values()]
     if len(within) < 2 or len(within[0]) < 2 or len(set(within)) > 1:
         return []

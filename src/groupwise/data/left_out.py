@@ -18,9 +18,9 @@ TEXT_SUFFIXES = frozenset("." + kind for kind in TEXTS.split())
 
 
 def kinds(names: Iterable[str]) -> str:
-    """How many files there are of each ending.
+    """Return how many files there are of each ending.
 
-    Example:
+    Examples:
         >>> kinds(["a.HEIC", "b.heic", "c", "d.mov"])
         '2 .heic, 1 .mov, 1 without an ending'
     """
@@ -30,7 +30,7 @@ def kinds(names: Iterable[str]) -> str:
 
 
 def no_images(name: str, left_out: Sequence[str]) -> UserError:
-    """What to raise where a folder holds no image, but perhaps other files."""
+    """Return what to raise where a folder holds no image, but perhaps other files."""
     if not left_out:
         return UserError(f"{name} is empty: it holds no images")
     return UserError(f"{name} holds no images that can be read, but {kinds(left_out)}: {CONVERT}")
@@ -87,7 +87,7 @@ def check_left_out(name: str, files: ImageFiles, class_sizes: Mapping[str, int])
 def _by_folder(
     left_out: Iterable[str], class_sizes: Mapping[str, int], is_beside: Callable[[PurePosixPath], bool]
 ) -> dict[str, list[str]]:
-    """The files by the folder of, or beside, a class or a split; "" for all other places.
+    """Return the files by the folder of, or beside, a class or a split; "" for all other places.
 
     Of these pictures alone count. Texts count where they are all that a folder holds.
     """

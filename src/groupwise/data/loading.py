@@ -19,7 +19,7 @@ SUPPORTED = (
 
 
 def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.2) -> Dataset:
-    """Opens a data set; images are read later, when they are asked for.
+    """Open a data set; images are read later, when they are asked for.
 
     Sources: "digits" (1,797 handwritten digits, which come with the package); a folder of class folders, or with train/
     and test/ or val/ that hold them; a .zip of either, read in place; CIFAR-10's or CIFAR-100's Python folder
@@ -40,7 +40,7 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
             splits or may be splits themselves, climbs out of its archive, or is of no known kind.
         ValueError: test_fraction is out of range.
 
-    Example:
+    Examples:
         >>> dataset = load_dataset("digits")
         >>> len(dataset.train), len(dataset.test), dataset.image_size, dataset.channels
         (1461, 336, (8, 8), 1)
@@ -83,7 +83,7 @@ def _load_folder(path: Path, rule: SplitRule) -> Dataset:
 
 
 def _nearest(path: Path) -> str:
-    """A hint at what may have been meant: the most similar name beside it."""
+    """Return a hint at what may have been meant: the most similar name beside it."""
     try:
         siblings = sorted(entry.name for entry in path.parent.iterdir())
     except OSError:

@@ -19,7 +19,7 @@ ERASED_RATIO = (0.3, 1 / 0.3)
 
 
 def random_erasing(images: ImageArray, probability: float, fill: ImageArray, generator: Generator) -> ImageArray:
-    """Fills a random rectangle in some images (Zhong et al. 2017, with the paper's areas and ratios).
+    """Fill a random rectangle in some images (Zhong et al. 2017, with the paper's areas and ratios).
 
     Args:
         images: uint8, (batch, height, width, channels).
@@ -43,7 +43,7 @@ def random_erasing(images: ImageArray, probability: float, fill: ImageArray, gen
 def cut_mix(
     images: ImageArray, labels: NDArray[np.float32], alpha: float, generator: Generator
 ) -> tuple[ImageArray, NDArray[np.float32]]:
-    """Pastes a rectangle of another image into each (Yun et al. 2019).
+    """Paste a rectangle of another image into each (Yun et al. 2019).
 
     Args:
         images: uint8, (batch, height, width, channels).
@@ -69,7 +69,7 @@ def cut_mix(
 def mix_up(
     images: ImageArray, labels: NDArray[np.float32], alpha: float, generator: Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Blends each image, and its label, with another (Zhang et al. 2017).
+    """Blend each image, and its label, with another (Zhang et al. 2017).
 
     Args:
         images: uint8, (batch, height, width, channels).
@@ -89,7 +89,7 @@ def mix_up(
 
 
 def _box(height: int, width: int, box_height: float, box_width: float, generator: Generator) -> tuple[slice, slice]:
-    """The rows and columns of a rectangle of about this size, anywhere within the image."""
+    """Return the rows and columns of a rectangle of about this size, anywhere within the image."""
     rows, columns = min(round(box_height), height), min(round(box_width), width)
     top, left = int(generator.integers(height - rows + 1)), int(generator.integers(width - columns + 1))
     return slice(top, top + rows), slice(left, left + columns)

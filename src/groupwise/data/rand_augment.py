@@ -13,7 +13,7 @@ LARGEST_MAGNITUDE = 10
 
 
 def rand_augment(images: ImageArray, generator: Generator, num_ops: float = 2, magnitude: float = 9) -> ImageArray:
-    """Applies num_ops random operations of the given strength to each image by itself.
+    """Apply num_ops random operations of the given strength to each image by itself.
 
     Args:
         images: uint8, (batch, height, width, channels) with 1 or 3 channels.

@@ -36,9 +36,9 @@ class TooManyBroken(UserError):  # noqa: N818 - says what it found, as UserError
 
 
 def most_broken(total: int) -> int:
-    """How many of a split's images may be broken: 10, or 1% where that is more, but no more than a quarter; one always.
+    """Return how many of a split's images may be broken: 10, or 1% where that is more, up to a quarter; one always.
 
-    Example:
+    Examples:
         >>> [most_broken(total) for total in (8, 32, 100, 1000, 5000)]
         [2, 8, 10, 10, 50]
     """
@@ -103,7 +103,7 @@ class Samples:
         return sorted(self._broken.copy())
 
     def load(self, progress: Progress | None = None) -> None:
-        """Fills the cache if there is to be one; a second call does nothing."""
+        """Fill the cache if there is to be one; a second call does nothing."""
         if not self._loaded:
             if self._should_cache():
                 self._prepared = self.read(range(len(self._split)), progress=progress)
@@ -112,7 +112,7 @@ class Samples:
     def read(
         self, indices: Sequence[int], finish: Finish | None = None, progress: Progress | None = None
     ) -> list[ImageArray | None]:
-        """The prepared images at these indices, None for each broken one.
+        """Return the prepared images at these indices, None for each broken one.
 
         Args:
             indices: which images.
@@ -144,7 +144,7 @@ class Samples:
         return images
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def _read_one(self, index: int, position: int, finish: Finish | None) -> ImageArray | None:

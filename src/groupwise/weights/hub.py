@@ -16,7 +16,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fetch(reference: str) -> tuple[Path, dict[str, Any]]:
-    """Fetches a network's weights and its config.json from the Hugging Face hub, or from the hub's cache here.
+    """Fetch a network's weights and its config.json from the Hugging Face hub, or from the hub's cache here.
 
     `huggingface_hub` does it, and obeys its own variables: HF_HOME (where the cache lies), HF_HUB_OFFLINE, HF_TOKEN,
     HF_ENDPOINT and others. A file whose SHA-256 the hub has told is checked once, and again when its size or time of
@@ -32,7 +32,7 @@ def fetch(reference: str) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: the reference is none, or a file cannot be had, or is damaged.
 
-    Example:
+    Examples:
         >>> path, config = fetch("timm/resnext50_32x4d.a1h_in1k")  # doctest: +SKIP
         >>> config["architecture"]  # doctest: +SKIP
         'resnext50_32x4d'

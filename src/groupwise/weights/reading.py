@@ -62,7 +62,7 @@ class WeightFile:
         self._resources = resources
 
     def read(self, key: str) -> NDArray[np.float32]:
-        """Reads one tensor, whatever its type, as float32.
+        """Read one tensor, whatever its type, as float32.
 
         Args:
             key: one of `shapes`.
@@ -98,7 +98,7 @@ class _Kind(NamedTuple):
 
 
 def open_weights(path: Path) -> WeightFile:
-    """Opens a weight file, of the kind that its ending tells, without reading anything large.
+    """Open a weight file, of the kind that its ending tells, without reading anything large.
 
     Nothing that the file holds is run: objects beside a pickle's tensors are passed over, and a pickle of a program is
     refused, as is HDF5 that refers to other files.
@@ -112,7 +112,7 @@ def open_weights(path: Path) -> WeightFile:
     Raises:
         UserError: the file is missing, of another kind, damaged, or refused.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "weights.npz"
         >>> np.savez(path, **{"conv1/W": np.ones((3, 3, 4, 8), np.float16)})

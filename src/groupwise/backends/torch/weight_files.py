@@ -56,7 +56,7 @@ class _Inert:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], str | None]:
-    """Reads the tensors of a file of `torch.save`: a mapping of tensors, or one nested in a checkpoint.
+    """Read the tensors of a file of `torch.save`: a mapping of tensors, or one nested in a checkpoint.
 
     What lies beside them is ignored: objects of other classes are never made. Newer files are mapped into memory, older
     ones are read whole.
@@ -84,7 +84,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def to_array(tensor: Any) -> NDArray[np.float32]:
-    """Returns a tensor's numbers as an array of its own."""
+    """Return a tensor's numbers as an array of its own."""
     array: NDArray[np.float32] = tensor.detach().to(torch.float32, copy=True).numpy()
     return array
 
