@@ -48,8 +48,8 @@ class Normalization:
         """
         axes, normalised, scale = self._normalised(inputs, mean, variance)
         gradient = passed(gradient, self._seen(normalised * gamma + beta, extra), self.activation)
-        sums = ops.stack([ops.sum(gradient, axes), ops.sum(gradient * normalised, axes)])
-        return gamma * scale * self._projected(gradient, normalised, axes), sums, gradient
+        to_beta_and_gamma = ops.stack([ops.sum(gradient, axes), ops.sum(gradient * normalised, axes)])
+        return gamma * scale * self._projected(gradient, normalised, axes), to_beta_and_gamma, gradient
 
     def tangent(self, known: Sequence[Any], moving: Sequence[Any]) -> Any:
         """Return the outputs' tangent, whose transpose is `gradient`.
