@@ -15,6 +15,8 @@ from tests import tiny as bars
 
 PACKAGES = Path(groupwise.__file__).parents[1]  # the installed package where there is one: it has the C core
 COMMAND = [sys.executable, "-c", "import sys; from groupwise.cli import main; sys.exit(main())"]
+THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); "
+"""Something that a framework does beside Python, such as compiling."""
 EPOCHS = 6
 
 
@@ -28,7 +30,7 @@ def test_ctrl_c_stops_and_resume_goes_on_as_if_nothing_had_been(tmp_path: Path) 
     bars.write_npz(tmp_path / "bars.npz")
     arguments = ["train", "bars.npz", "--recipe", "digits", "--output", "run", "--epochs", str(EPOCHS)]
     with subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*COMMAND[:2], THREAD + COMMAND[2], *arguments],
         cwd=tmp_path,
         env=_environment(PYTHONUNBUFFERED="1"),
         text=True,

@@ -105,6 +105,7 @@ UNDERSCORED = {
         *("_AutoDispatchBelowAutograd", "_C", "_SingleLevelFunction", "_after_autograd_keyset"),
         *("_are_functorch_transforms_active", "_current_level", "_functorch", "_set_fwd_grad_enabled"),
     },
+    "cli.application": {"_exit"},
     "data.rand_augment": {"_Enhance"},
     "models.efficientnet": {"_replace"},
     "rewrite.assembling": {"_fields"},
