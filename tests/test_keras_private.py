@@ -290,6 +290,6 @@ class Checks:
         before = "tensorflow" in sys.modules
         with keras_private.without_tensorflow():
             keras.utils.set_random_seed(1)
-            assert not module_utils.tensorflow.available
+            assert module_utils.tensorflow.available == before
         assert ("tensorflow" in sys.modules) == before
         assert module_utils.tensorflow.available == (importlib.util.find_spec("tensorflow") is not None)

@@ -6,6 +6,7 @@ says otherwise.
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -259,11 +260,13 @@ def tensorflow_operations() -> Any:
 
 @contextlib.contextmanager
 def without_tensorflow() -> Iterator[None]:
-    """While it is entered, let Keras take TensorFlow for not installed: `LazyModule._available`.
+    """While it is entered, let Keras take TensorFlow for not installed, unless it is in use: `LazyModule._available`.
 
-    Missing: `keras.utils.set_random_seed` imports TensorFlow wherever it is installed, whatever the backend.
+    Missing: seeding and saving import TensorFlow wherever it is installed, whatever the backend: several seconds.
     """
-    before, module_utils.tensorflow._available = module_utils.tensorflow._available, False
+    before = module_utils.tensorflow._available
+    if keras.backend.backend() != "tensorflow" and "tensorflow" not in sys.modules:
+        module_utils.tensorflow._available = False
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from groupwise.inference.preprocessing import make_batches
 from groupwise.inference.recorded import divide_for, read_record
 from groupwise.inference.run_folder import read_json
 from groupwise.interruption import Interrupted, on_signals
+from groupwise.keras_private import without_tensorflow
 from groupwise.models.reading import vetted
 from groupwise.training.bookkeeper import Bookkeeper, swap_average
 from groupwise.training.events import (
@@ -90,7 +91,7 @@ def train(
     """
     folder = Workspace(expanded(output))
     folder.open(resume)
-    with folder.at_work():
+    with folder.at_work(), without_tensorflow():
         run, notes = _run(plan, dataset, folder, resume, observer)
         observer(Begun(plan, run.dataset, folder.path, keras.backend.backend()))
         for text in (*notes, *_why_no_curves()):

@@ -1,7 +1,5 @@
 """The seeds of everything random."""
 
-import sys
-
 import keras
 import numpy as np
 from keras import ops
@@ -11,13 +9,7 @@ from groupwise.keras_private import without_tensorflow
 
 
 def set_seed(seed: int) -> None:
-    """Do what `keras.utils.set_random_seed` does, but do not import TensorFlow for it where it is not in use.
-
-    That import takes several seconds, and would be made wherever TensorFlow is installed.
-    """
-    if keras.backend.backend() == "tensorflow" or "tensorflow" in sys.modules:
-        keras.utils.set_random_seed(seed)
-        return
+    """Do what `keras.utils.set_random_seed` does, but do not import TensorFlow for it where it is not in use."""
     with without_tensorflow():
         keras.utils.set_random_seed(seed)
 
