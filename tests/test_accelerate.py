@@ -1,5 +1,7 @@
 """`rewrite.accelerate` and `fuse`: the same function of faster layers, from any Keras model."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -225,6 +227,36 @@ def test_fuse_changes_no_convolution() -> None:
     assert kinds(fused) == kinds(model)
     assert set(one_calls(fused).values()) == {"BatchNormalization, ReLU", "BatchNormalization, Add, ReLU"}
     assert not any(isinstance(layer, GroupedConv2D) for layer in fused.layers)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            "a.keras",
+            r"model='a.keras': must be a .* Keras model; read the file first: `keras.saving.load_model\(",
+        ),
+        (Path("a.keras"), r"read the file first: `keras.saving.load_model\('a.keras'\)`"),
+        (layers.Dense(3, name="dense"), r"model=<Dense name=dense, built=False>: must be .*; make one of the layer"),
+        (None, "model=None: must be a functional or sequential Keras model"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_every_rewrite(value: Any, words: str) -> None:
+    model = model_of(lambda x: layers.Conv2D(4, 1)(x))
+    for use in (
+        rewrite.accelerate,
+        rewrite.fuse,
+        rewrite.fold_batch_norm,
+        rewrite.grouped_to_dense,
+        rewrite.separable_to_dense,
+        partial(rewrite.dense_to_grouped, groups=2),
+        partial(rewrite.dense_to_separable, rank=2),
+        partial(rewrite.to_form, form="b"),
+        partial(rewrite.measure, after=model),
+        partial(rewrite.measure, model),
+    ):
+        with pytest.raises(UserError, match=words):
+            use(value)
 
 
 def test_what_cannot_be_rewritten_is_said() -> None:

@@ -1,6 +1,7 @@
 """A functional model as a graph of calls: who makes a tensor, who reads it, and what a piece of it computes."""
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import Any, TypeAlias
 
 import keras
@@ -22,17 +23,28 @@ def functional(model: keras.Model) -> Any:
     """Return the graph of Keras's own behind a functional or sequential model.
 
     Raises:
-        UserError: the model has none: it is a subclass with a program for `call`, or a sequential one not built.
+        UserError: it is no model, or one without: a subclass with a program for `call`, or a sequential one not built.
     """
+    if not isinstance(model, keras.Model):
+        raise UserError(f"model={model!r}: must be a functional or sequential Keras model; {_cure(model)}")
     graph = keras_private.graph_of(model)
     if graph is None:
-        raise UserError(f"model {model.name!r}: it has no layers' shapes yet; give it a keras.Input, or call build()")
+        raise UserError(f"model {model.name!r}: it is not built; give it a keras.Input, or call build()")
     if not is_graph(graph):
         raise UserError(
             f"model {model.name!r}: {type(model).__name__} computes in a method of its own, which cannot be rewritten; "
             "pass a functional or sequential model (its parts may be such)"
         )
     return graph
+
+
+def _cure(value: Any) -> str:
+    """Return how somebody comes from what is no model to one."""
+    if isinstance(value, str | PathLike):
+        return f"read the file first: `keras.saving.load_model({str(value)!r})`"
+    if isinstance(value, keras.layers.Layer):
+        return "make one of the layer: `keras.Sequential([keras.Input(shape), layer])`"
+    return "pass one"
 
 
 class Graph:

@@ -85,8 +85,6 @@ class Rewriter:
 
     def rewrite(self, model: keras.Model) -> keras.Model:
         """Return the new model, compiled as the old one was, and its report attached."""
-        if not model.built:
-            raise UserError(f"model {model.name!r}: it is not built; call it, or build(), once")
         _check_ties(model)
         for part in models_within(model):
             self._calls.update(id(node.operation) for node in Graph(part).nodes)

@@ -37,7 +37,8 @@ def measure(before: keras.Model, after: keras.Model, batch_size: int = 8, rounds
         rounds: in each of which both models take their turn; the ratio is the median over them.
 
     Raises:
-        UserError: a ValueError, where a size of the inputs, other than the batch's, is not known.
+        UserError: a ValueError, where a size of the inputs, other than the batch's, is not known, or one is no graph of
+            layers.
 
     Examples:
         >>> from groupwise import rewrite
@@ -46,6 +47,7 @@ def measure(before: keras.Model, after: keras.Model, batch_size: int = 8, rounds
         >>> measure(model, rewrite.accelerate(model), batch_size=1, rounds=1).inference > 0
         True
     """
+    sides = [Rewriter().rewrite(model) for model in (before, after)]
     shapes = [tuple(x.shape[1:]) for x in before.inputs]
     if any(None in shape for shape in shapes):
         raise UserError(
@@ -56,7 +58,6 @@ def measure(before: keras.Model, after: keras.Model, batch_size: int = 8, rounds
         random.normal(size=(batch_size, *shape)).astype(x.dtype) for shape, x in zip(shapes, before.inputs, strict=True)
     ]
     given = keras.tree.pack_sequence_as(keras_private.graph_of(before).input, arrays)
-    sides = [Rewriter().rewrite(model) for model in (before, after)]
     inference = _ratio([partial(side.predict_on_batch, given) for side in sides], rounds)
     targets = keras.tree.map_structure(lambda y: np.zeros(np.shape(y), "float32"), sides[1].predict_on_batch(given))
     for side in sides:
