@@ -170,6 +170,11 @@ def test_weights_alone_are_checked_too(tmp_path: Path) -> None:
         file["layers/other"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
     with pytest.raises(UserError, match="its 'other' is a link, which could lead to another file"):
         groupwise.load_keras_weights(model, tmp_path / "a.weights.h5")
+    (tmp_path / "b.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"b\.weights\.h5 is no HDF5 file, or a damaged one"):
+        groupwise.load_keras_weights(model, tmp_path / "b.weights.h5")
+    with pytest.raises(UserError, match=r"^none\.h5 does not exist: name a \.weights\.h5 file$"):
+        groupwise.load_keras_weights(model, "none.h5")
 
 
 def test_parts_outside_the_file_and_parts_that_swell_are_refused(tmp_path: Path) -> None:
