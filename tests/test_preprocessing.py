@@ -66,6 +66,9 @@ def test_damaged_ones_are_refused(change: dict[str, Any], says: str) -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    for change in ({"crop": 0.0}, {"interpolation": "best"}, {"offset": "up"}):
+    for change in ({"crop": 0.0}, {"interpolation": "best"}, {"offset": "up"}, {"std": (0.0,)}, {"mean": ()}):
         with pytest.raises(ValueError, match=next(iter(change))):
             replace(COLOUR, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"std=\(0.5, 0.5\): must be one number for all channels, or as many as mean="):
+        replace(COLOUR, std=(0.5, 0.5))
+    assert replace(COLOUR, std=(0.5,)).apply(photo(8, 8), (8, 8)).shape == (8, 8, 3)

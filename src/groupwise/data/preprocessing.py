@@ -26,7 +26,7 @@ class Preprocessing:
             timm do, or "down".
 
     Raises:
-        ValueError: a crop, interpolation or offset is none of these.
+        ValueError: a value is none of these.
 
     Examples:
         >>> Preprocessing(mean=(0.5,), std=(0.25,), crop=1.0).apply(np.full((4, 6, 1), 255, np.uint8), (2, 2)).tolist()
@@ -40,6 +40,14 @@ class Preprocessing:
     offset: str = "even"
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not values or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name}={values}: must be finite numbers, one of each channel or one for all")
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std}: must be positive, since images are divided by it")
+        if len({len(self.mean), len(self.std)} - {1}) > 1:
+            raise ValueError(f"std={self.std}: must be one number for all channels, or as many as mean={self.mean}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop={self.crop}: the share of the side that is kept lies in (0, 1]")
         if self.interpolation not in RESAMPLING:
