@@ -14,7 +14,7 @@ from groupwise.inference import evaluate, make_batches
 from groupwise.inference.evaluation import evaluation_of, predict_logits
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
-from groupwise.training.plan import fastest_dtype
+from groupwise.training.plan import fastest_dtype, make_plan
 from tests import tiny as bars
 
 tiny = bars.tiny
@@ -66,9 +66,11 @@ def test_the_average_of_the_weights_can_be_exchanged_for_them(tiny: str) -> None
         ({"optimizer_options": {"momentumm": 0.9}}, "optimizer 'sgd' takes no 'momentumm'"),
     ],
 )
-def test_a_bad_optimizer_is_named(tiny: str, changes: dict[str, Any], message: str) -> None:
+def test_a_bad_optimizer_is_named(tiny: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         make_optimizer(bars.recipe(**changes), 10, models.create("tiny"))
+    with pytest.raises(UserError, match=message):
+        make_plan(bars.dataset(tmp_path), "bars", bars.recipe(**changes))
 
 
 def test_an_evaluation_counts() -> None:

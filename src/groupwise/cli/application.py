@@ -154,12 +154,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        message = str(error.format_message()).rstrip(".")
+        message = str(error.format_message()).rstrip(".") + _given(error)
         return _fail(message + hint, 2) if message else 2  # without arguments the help was printed
     except typer.Abort:
         return _fail("stopped", INTERRUPTED)
     # Typer turns Ctrl-C into this code, without a word.
     return _fail("stopped", INTERRUPTED) if code == INTERRUPTED else code if isinstance(code, int) else 0
+
+
+def _given(error: Exception) -> str:
+    """Return the value that Typer refused, as the end of its sentence, where pydantic's words leave it out."""
+    errors = getattr(error.__cause__, "errors", None)
+    if not callable(errors):
+        return ""
+    value = errors()[0]["input"]
+    return "" if repr(value) in str(error) else f", not {value!r}"
 
 
 def _fail(message: str, code: int) -> int:

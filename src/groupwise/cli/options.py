@@ -9,6 +9,7 @@ import typer
 
 from groupwise.errors import UserError
 from groupwise.frameworks import ANY_OF_THEM
+from groupwise.recipes.recipe import is_rate
 
 MOST = 10**6  # epochs, or images at a time: more would only overflow something
 SEEDS = 2**32 - 1  # the largest seed that NumPy takes
@@ -88,6 +89,12 @@ def as_command(name: str, *_: str, **named: object) -> str:
         '`groupwise convert a.pth NAME`'
     """
     return f"`groupwise {_COMMANDS[name].format(**named)}`"
+
+
+def check_rate(learning_rate: float) -> None:
+    """Raise UserError unless a number can be a learning rate."""
+    if not is_rate(learning_rate):
+        raise UserError(f"{option('learning_rate', learning_rate)}: must be positive and finite")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -8,10 +8,9 @@ import typer
 
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Listing, Styled, make_console, note, print_lines, say
-from groupwise.cli.options import MOST, Backend, BatchSize, left_open
+from groupwise.cli.options import MOST, Backend, BatchSize, check_rate, left_open
 from groupwise.cli.outputs import output_file
 from groupwise.errors import UserError
-from groupwise.recipes.recipe import is_rate
 
 if TYPE_CHECKING:
     import keras
@@ -89,8 +88,7 @@ def factorize(
     path = None if output is None else output_file(output, ".keras", model)
     if finetune_epochs and data is None:
         raise UserError(f"--finetune-epochs {finetune_epochs}: name the images with --data")
-    if not is_rate(learning_rate):
-        raise UserError(f"--learning-rate {learning_rate}: must be positive and finite")
+    check_rate(learning_rate)
     dataset, notes = (None, []) if data is None else _dataset(data, model)
     settle_backend(backend)
     from groupwise import rewrite

@@ -17,6 +17,7 @@ from groupwise.cli.options import (
     Backend,
     ImageSize,
     ModelArguments,
+    check_rate,
     left_open,
     option,
     parse_arguments,
@@ -145,6 +146,8 @@ def train(
         "learning_rate": learning_rate,
         "freeze_backbone": freeze_backbone or None,
     }
+    if learning_rate is not None:
+        check_rate(learning_rate)
     changes = {name: value for name, value in settings.items() if value is not None}
     wishes = _Wishes(recipe, model, weights, parse_arguments(argument), changes, seed, backend)
     chosen = None if output is None else output_folder(output)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from groupwise.data.preprocessing import Preprocessing
-from groupwise.errors import UserError
+from groupwise.errors import UserError, argument
 
 IMAGENET = Preprocessing()
 HALF = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -94,16 +94,17 @@ class Variant:
         unknown = [name for name in given if not self.takes(name)]
         if unknown:
             known = ", ".join([*_names(self.backbone), *_names(self.head)])
-            raise UserError(f"{unknown[0]}={given[unknown[0]]!r}: {self.name} has no such argument; it takes {known}")
+            named = f"{argument('argument')} {unknown[0]}={given[unknown[0]]!r}"
+            raise UserError(f"{named}: {self.name} has no such argument; it takes {known}")
 
         def settled(part: Any) -> Any:
             return replace(part, **{name: given[name] for name in _names(part) if name in given})
 
         return replace(self, backbone=settled(self.backbone), head=settled(self.head))
 
-    def takes(self, argument: str) -> bool:
-        """Return whether backbone or head has this argument."""
-        return argument in (*_names(self.backbone), *_names(self.head))
+    def takes(self, name: str) -> bool:
+        """Return whether backbone or head has an argument of this name."""
+        return name in (*_names(self.backbone), *_names(self.head))
 
 
 def _names(part: Backbone | Head) -> list[str]:

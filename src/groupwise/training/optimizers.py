@@ -61,20 +61,14 @@ def make_optimizer(
     Raises:
         UserError: Keras has no such optimizer, or it takes no such option.
     """
-    kind = _optimizer_class(recipe)
-    options = dict(recipe.optimizer_options)
-    known = inspect.signature(kind).parameters
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise UserError(f"recipe {recipe.name!r}: optimizer {recipe.optimizer!r} takes no {unknown[0]!r}")
     warm_up = round(recipe.warm_up * total_steps)
-    optimizer = kind(
+    optimizer = optimizer_of(recipe)(
         WarmUpThenDecay(recipe.learning_rate, warm_up, total_steps, recipe.schedule, first_step),
         weight_decay=recipe.weight_decay or None,
         global_clipnorm=recipe.clip_norm or None,
         use_ema=recipe.average > 0,
         ema_momentum=recipe.average or 0.99,
-        **options,
+        **recipe.optimizer_options,
     )
     # Biases and batch norm's scales and offsets are the vectors among the variables.
     vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
@@ -84,7 +78,12 @@ def make_optimizer(
     return optimizer
 
 
-def _optimizer_class(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
+def optimizer_of(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
+    """Return the class of Keras's that a recipe names.
+
+    Raises:
+        UserError: Keras has no such optimizer, or it takes no such option.
+    """
     base = keras.optimizers.Optimizer
     members = inspect.getmembers(keras.optimizers, inspect.isclass)
     classes = {name.lower(): member for name, member in members if issubclass(member, base) and member is not base}
@@ -92,4 +91,9 @@ def _optimizer_class(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
         hint = did_you_mean(nearest(recipe.optimizer.lower(), classes, likeness=0.4))
         hint = hint or f"there are {', '.join(classes)}"
         raise UserError(f"recipe {recipe.name!r}: Keras has no optimizer {recipe.optimizer!r}; {hint}")
-    return classes[recipe.optimizer.lower()]
+    kind = classes[recipe.optimizer.lower()]
+    known = inspect.signature(kind).parameters
+    unknown = [name for name in recipe.optimizer_options if name not in known]
+    if unknown:
+        raise UserError(f"recipe {recipe.name!r}: optimizer {recipe.optimizer!r} takes no {unknown[0]!r}")
+    return kind

@@ -13,6 +13,7 @@ from groupwise.frameworks import FRAMEWORKS
 from groupwise.machine import processor_flags
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
+from groupwise.training.optimizers import optimizer_of
 from groupwise.training.starting import SETTLED_BY_THE_DATA, find_start
 
 DIGITS_SIDE, SMALL_SIDE = 32, 64
@@ -108,24 +109,29 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     What the weights expect of network and images settles the rest, where the recipe leaves it open.
 
     Raises:
-        UserError: an unknown model, an argument of it that is settled otherwise, or weights that cannot be had or read.
+        UserError: an unknown model, an argument that it does not take or that is settled otherwise, an optimizer that
+            Keras does not have, or weights that cannot be had or read.
     """
     for name in recipe.model_arguments:
         if name in (*SETTLED_BY_THE_DATA, "weights"):
-            value = recipe.model_arguments[name]
-            raise UserError(f"argument {name}={value!r}: is no argument of the network's own, and settled without it")
+            named = f"{argument('argument')} {name}={recipe.model_arguments[name]!r}"
+            raise UserError(f"{named}: is no argument of the network's own, and settled without it")
+    variant = models.find(recipe.model)
+    variant.with_arguments(recipe.model_arguments)
+    optimizer_of(recipe)
     start = None if weights is None else find_start(weights, recipe.model, recipe.model_arguments)
     if recipe.freeze_backbone and start is None:
         use = f"name trained ones with {argument('weights')}"
-        raise UserError(f"freeze_backbone: a backbone of fresh weights is of no use; {use}")
-    own = models.find(recipe.model).input_shape[:2] if start is None else start.image_size
+        named = argument("freeze_backbone", True)
+        raise UserError(f"{named}: a backbone of fresh weights is of no use; {use}")
+    own = variant.input_shape[:2] if start is None else start.image_size
     size = recipe.image_size
     if size is None:
         fits = dataset.image_size is not None and dataset.image_size[0] <= own[0] and dataset.image_size[1] <= own[1]
         size = dataset.image_size if fits else own
     dtype = fastest_dtype() if recipe.dtype == "auto" else recipe.dtype
     settled = replace(recipe, image_size=size, dtype=dtype)
-    preprocessing = models.find(recipe.model).preprocessing
+    preprocessing = variant.preprocessing
     channels: int = dataset.channels
     if start is not None:
         settled = replace(settled, model_arguments=dict(start.arguments))
