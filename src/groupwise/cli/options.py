@@ -26,9 +26,9 @@ def left_open(text: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=text, show_default=False, **settings)
 
 
-Backend = Annotated[
-    str | None, left_open(f"{ANY_OF_THEM}. Default: KERAS_BACKEND, else keras.json, else the first one installed.")
-]
+_BACKENDS = f"{ANY_OF_THEM}. Default: KERAS_BACKEND, else keras.json, else the first one installed"
+Backend = Annotated[str | None, left_open(f"{_BACKENDS}.")]
+TrainingBackend = Annotated[str | None, left_open(f"{_BACKENDS}; with --resume, the one that the run began on.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=MOST, help="Images at a time.")]
 ImageSize = Annotated[
     str | None, left_open("Size of the network's input, such as 224 or 128x256.", metavar="PIXELS|HxW")

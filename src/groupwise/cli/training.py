@@ -14,9 +14,9 @@ from groupwise.cli.console import Listing, make_console
 from groupwise.cli.options import (
     MOST,
     SEEDS,
-    Backend,
     ImageSize,
     ModelArguments,
+    TrainingBackend,
     check_rate,
     left_open,
     option,
@@ -124,7 +124,7 @@ def train(
             max=SEEDS,
         ),
     ] = None,
-    backend: Backend = None,
+    backend: TrainingBackend = None,
 ) -> None:
     """Train a network on images, and leave model, metrics and curves in a folder.
 
