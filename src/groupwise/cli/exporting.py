@@ -29,7 +29,10 @@ def export(
     ],
     format: Annotated[str, typer.Option(help=f"{any_of(form.name for form in FORMATS)}.")] = "onnx",  # noqa: A002
     output: Annotated[
-        str | None, left_open("The file to write. Default: MODEL with the format's ending.", metavar="FILE")
+        str | None,
+        left_open(
+            "The file to write. Default: in the current folder, MODEL's name with the format's ending.", metavar="FILE"
+        ),
     ] = None,
     check: Annotated[
         list[str] | None,
