@@ -238,6 +238,8 @@ def test_symbolic_shapes_agree_with_real_ones(size: tuple, strides: int) -> None
         (dict(groups=3), "groups=3: must divide the 8 input channels"),
         (dict(groups=4), "its third entry must be in_channels // groups = 2"),
         (dict(groups=0), "groups=0"),
+        (dict(groups="4"), "groups='4': must be an integer"),
+        (dict(groups=2.0), "groups=2.0: must be an integer"),
         (dict(groups=2, strides=0), "strides=0: must be at least 1"),
         (dict(groups=2, strides="two"), "strides='two'"),
         (dict(groups=2, padding="full"), "padding='full'"),
@@ -258,6 +260,8 @@ def test_wrong_arguments_are_named(arguments: dict, words: str) -> None:
 def test_shuffle_names_the_wrong_groups() -> None:
     with pytest.raises(ValueError, match="groups=3: must divide the 8 channels"):
         ops.channel_shuffle(np.zeros((1, 2, 2, 8)), 3, data_format="channels_last")
+    with pytest.raises(ValueError, match="groups='4': must be an integer"):
+        ops.channel_shuffle(np.zeros((1, 2, 2, 8)), "4", data_format="channels_last")
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the others' kernels are called by their runtime, not by Python")

@@ -35,6 +35,14 @@ def pair(argument: str, value: object, minimum: int = 1) -> Pair:
     return first, second
 
 
+def integer(argument: str, value: object) -> int:
+    """Return `value` as an integer, or raise ValueError."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{argument}={value!r}: must be an integer") from None
+
+
 def normalise_padding(padding: object) -> Padding:
     """Return `"same"`, `"valid"` or `((top, bottom), (left, right))`, or raise ValueError.
 
@@ -133,7 +141,7 @@ class ConvSpec:
         return _checked_spec(
             tuple(input_shape),
             tuple(kernel_shape),
-            operator.index(groups),
+            integer("groups", groups),
             pair("strides", strides),
             normal,
             pair("dilation_rate", dilation_rate),

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from groupwise.ops.arguments import checked_data_format
+from groupwise.spec import integer
 
 
 def channel_shuffle(inputs: Any, groups: int, inverse: bool = False, data_format: str | None = None) -> Any:
@@ -23,7 +24,7 @@ def channel_shuffle(inputs: Any, groups: int, inverse: bool = False, data_format
         The same shape and type.
 
     Raises:
-        ValueError: if groups does not divide the channels.
+        ValueError: if groups is no integer that divides the channels.
 
     Source: ShuffleNet, arXiv 1707.01083, section 3.1 and figure 1.
 
@@ -62,7 +63,7 @@ def _channels(shape: Any, groups: int, data_format: str) -> tuple[int, int]:
     """Return the channels' axis and their number, or raise ValueError where the groups do not divide it."""
     axis = 1 if data_format == "channels_first" else len(shape) - 1
     channels = shape[axis]
-    if groups < 1 or channels is None or channels % groups:
+    if integer("groups", groups) < 1 or channels is None or channels % groups:
         raise ValueError(
             f"groups={groups}: must divide the {channels} channels of input shape {tuple(shape)}; "
             f"choose a divisor of {channels}"
