@@ -247,10 +247,10 @@ def test_refusals(
 def test_missing_packages_are_named(form: Format) -> None:
     first = next(iter(form.writers))
     assert choose_writer(form, lambda package: True) == first
-    with pytest.raises(UserError, match="pip install"):
+    with pytest.raises(UserError, match=r'pip install "groupwise\[(export,)?(tensorflow|torch)\]"$'):
         choose_writer(form, lambda package: False)
     if form.name == "onnx":
-        with pytest.raises(UserError, match=r"ONNX cannot be written here: pip install onnx onnxscript$"):
+        with pytest.raises(UserError, match=r'here without onnx and onnxscript: pip install "groupwise\[export\]"$'):
             choose_writer(form, lambda package: package == "torch")
     assert is_installed("numpy")
     assert not is_installed("no_such_package")

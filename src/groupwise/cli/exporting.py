@@ -10,7 +10,7 @@ from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import make_console, note, print_json, print_lines
 from groupwise.cli.options import Backend, ImageSize, Json, left_open, parse_size
 from groupwise.data.image_paths import image_paths
-from groupwise.export.formats import FORMATS
+from groupwise.export.formats import FORMATS, installing
 from groupwise.texts import any_of
 from groupwise.writing import expanded
 
@@ -82,7 +82,7 @@ def _default_output(model: str, form: "Format") -> Path:
 def _show(done: "Exported", form: "Format", target: Path, real: bool, seconds: float) -> None:
     images = f"{done.images} image{'s' if done.images > 1 else ''}{'' if real else ' of noise'}"
     if done.difference is None:
-        check = f"not run: the runtime is not installed (pip install {form.runner})"
+        check = f"not run: the runtime is not installed ({installing(form.runner)})"
     else:
         check = f"outputs differ by {done.difference:.1e} of the largest one, on {images}"
     lines = {

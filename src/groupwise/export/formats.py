@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from groupwise.errors import UserError, argument
+from groupwise.frameworks import FRAMEWORKS
 from groupwise.writing import check_file, expanded
 
 
@@ -145,5 +146,17 @@ def choose_writer(form: Format, installed: Callable[[str], bool] = is_installed)
     for name, needed in form.writers.items():
         if all(map(installed, needed)):
             return name
-    missing = (" ".join(name for name in needed if not installed(name)) for needed in form.writers.values())
-    raise UserError(f"{form.title} cannot be written here: pip install {min(missing, key=len)}")
+    missing = ([name for name in needed if not installed(name)] for needed in form.writers.values())
+    lacking = min(missing, key=len)
+    raise UserError(f"{form.title} cannot be written here without {' and '.join(lacking)}: {installing(*lacking)}")
+
+
+def installing(*packages: str) -> str:
+    """Return the command that installs packages which formats need, by the extras that bring them.
+
+    Examples:
+        >>> installing("torch", "onnx", "onnxscript")
+        'pip install "groupwise[export,torch]"'
+    """
+    extras = {name if name in FRAMEWORKS else "export" for name in packages}
+    return f'pip install "groupwise[{",".join(sorted(extras))}]"'
