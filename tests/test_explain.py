@@ -245,7 +245,7 @@ def test_a_file_s_name_is_text_in_a_page(name: str) -> None:
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """The pages and pictures of all topics: the page's path first."""
     folder = tmp_path_factory.mktemp("pages")
-    return {topic: explain.write(topic, SMALL_NAMES.get(topic), folder / "made") for topic in explain.TOPICS}
+    return {topic: explain.write(topic, folder / "made", SMALL_NAMES.get(topic)) for topic in explain.TOPICS}
 
 
 @pytest.mark.parametrize("topic", explain.TOPICS)

@@ -33,5 +33,5 @@ def explain(
     check_topic(topic)
     folder = output_folder(output)
     settle_backend(backend)
-    page, *pictures = write(topic, name, folder)
+    page, *pictures = write(topic, folder, name)
     print_lines(make_console(), {"page": str(page), "pictures": " ".join(str(path) for path in pictures)})

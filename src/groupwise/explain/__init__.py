@@ -1,11 +1,11 @@
-"""Pages that explain: `write(topic, name, folder)` draws what the operations here really compute."""
+"""Pages that explain: `write(topic, folder)` draws what the operations here really compute."""
 
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groupwise.errors import UserError, check_installed
-from groupwise.writing import make_folder
+from groupwise.writing import expanded, make_folder
 
 if TYPE_CHECKING:
     from groupwise.explain.page import Page
@@ -48,7 +48,7 @@ def make(topic: str, name: str | None = None) -> "Page":
     return build(topic, name, *importlib.import_module(f"{__name__}.page_{topic}").make(name))
 
 
-def write(topic: str, name: str | None, folder: Path) -> list[Path]:
+def write(topic: str, folder: str | Path, name: str | None = None) -> list[Path]:
     """Write `folder/topic.html` and the same pictures as PNG files; return the paths, the page's first.
 
     Args:
@@ -61,5 +61,6 @@ def write(topic: str, name: str | None, folder: Path) -> list[Path]:
     page = make(topic, name)
     from groupwise.explain.page import save_page
 
+    folder = expanded(folder)
     make_folder(folder)
     return save_page(page, folder)
