@@ -168,7 +168,7 @@ def _given(error: Exception) -> str:
     if not callable(errors):
         return ""
     value = errors()[0]["input"]
-    return "" if repr(value) in str(error) else f", not {value!r}"
+    return "" if repr(value) in str(error) else f"; {value!r} was given"
 
 
 def _fail(message: str, code: int) -> int:
