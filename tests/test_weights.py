@@ -169,8 +169,9 @@ def test_what_the_weights_expect_travels_through_saving(tmp_path: Path) -> None:
     ("config", "message"),
     [
         ({"pretrained_cfg": {"mean": [1, 2]}}, "not enough values"),
-        ({"pretrained_cfg": {"interpolation": "cubic"}}, "interpolation='cubic' is none of nearest"),
-        ({"pretrained_cfg": {"crop_pct": 0}}, "crop_pct=0 is not above 0"),
+        ({"pretrained_cfg": {"interpolation": "cubic"}}, "interpolation='cubic': not of nearest"),
+        ({"pretrained_cfg": {"std": [0.5, 0.0, 0.5]}}, "must be positive"),
+        ({"pretrained_cfg": {"crop_pct": 0}}, "crop=0.0: the share of the side"),
         ({"pretrained_cfg": {"input_size": 224}}, "not iterable"),
     ],
 )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from groupwise.data.images import RESAMPLING
+from groupwise.data.preprocessing import Preprocessing
 from groupwise.errors import UserError
 from groupwise.layers import reduced_width
 from groupwise.weights.channel_orders import CONVENTIONS, POOL_FIRST, Convention, exchange
@@ -136,14 +136,10 @@ def _configured(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, i
             changes[name] = (red, green, blue)
     if "interpolation" in config:
         # "random" is a habit of training; timm then tests with bicubic.
-        name = config["interpolation"] if config["interpolation"] != "random" else "bicubic"
-        if name not in RESAMPLING:
-            raise ValueError(f"interpolation={name!r} is none of {', '.join(RESAMPLING)}")
-        changes["interpolation"] = name
+        changes["interpolation"] = config["interpolation"] if config["interpolation"] != "random" else "bicubic"
     if "crop_pct" in config:
         changes["crop"] = float(config["crop_pct"])
-        if not 0 < changes["crop"] <= 1:
-            raise ValueError(f"crop_pct={config['crop_pct']!r} is not above 0 and at most 1")
+    Preprocessing(**changes)  # which checks them
     if "input_size" not in config:
         return changes, None
     _, height, width = (int(value) for value in config["input_size"])
