@@ -39,23 +39,16 @@ struct Axis {
   int64_t count(int64_t phase) const { return phase < out_size ? (out_size - phase - 1) / phases() + 1 : 0; }
 };
 
+// An axis of the forward pass as the pass at hand sees it.
+inline Axis seen_from(bool transposed, Axis axis) {
+  if (!transposed) return axis;
+  return {axis.out_size, axis.in_size, axis.taps, axis.stride, axis.dilation, axis.padding, true};
+}
 inline Axis vertical_axis(const GwConvolution& c, bool transposed) {
-  return {transposed ? c.out_height : c.height,
-          transposed ? c.height : c.out_height,
-          c.kernel_height,
-          c.stride_y,
-          c.dilation_y,
-          c.pad_top,
-          transposed};
+  return seen_from(transposed, {c.height, c.out_height, c.kernel_height, c.stride_y, c.dilation_y, c.pad_top, false});
 }
 inline Axis horizontal_axis(const GwConvolution& c, bool transposed) {
-  return {transposed ? c.out_width : c.width,
-          transposed ? c.width : c.out_width,
-          c.kernel_width,
-          c.stride_x,
-          c.dilation_x,
-          c.pad_left,
-          transposed};
+  return seen_from(transposed, {c.width, c.out_width, c.kernel_width, c.stride_x, c.dilation_x, c.pad_left, false});
 }
 
 }  // namespace
