@@ -1,4 +1,4 @@
-// A parallel loop whose helpers may come late, or never.
+// Tasks that threads draw, and a parallel loop of them whose helpers may come late, or never.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -6,26 +6,35 @@
 
 #include "groupwise.h"
 
-// Threads draw tasks until none is left. Owned by everyone who may still look at it (a std::shared_ptr): a helper that
-// starts after the loop has ended finds nothing to do. Nobody waits for a task that has not started.
-struct GwLoop {
-  const int64_t tasks;
+struct GwTasks {
+  const int64_t count;
   const GwBody body;
   void* const argument;
-  std::atomic<int64_t> next{0}, unfinished;
+  std::atomic<int64_t> next{0};
+
+  // Draws and runs tasks until none is left; returns how many.
+  int64_t drain() {
+    int64_t mine = 0;
+    for (int64_t task; (task = next.fetch_add(1)) < count; ++mine) body(argument, task);
+    return mine;
+  }
+};
+
+// Owned by everyone who may still look at it (a std::shared_ptr): a helper that starts after the loop has ended finds
+// nothing to do. Nobody waits for a task that has not started.
+struct GwLoop {
+  GwTasks tasks;
+  std::atomic<int64_t> unfinished;
   std::mutex mutex;
   std::condition_variable done;
 
-  GwLoop(int64_t count, GwBody function, void* data)
-      : tasks(count), body(function), argument(data), unfinished(count) {}
+  GwLoop(int64_t count, GwBody body, void* argument) : tasks{count, body, argument}, unfinished(count) {}
 
   void drain() {
-    for (int64_t task; (task = next.fetch_add(1)) < tasks;) {
-      body(argument, task);
-      if (unfinished.fetch_sub(1) == 1) {
-        std::lock_guard<std::mutex> lock(mutex);
-        done.notify_all();
-      }
+    const int64_t mine = tasks.drain();
+    if (mine > 0 && unfinished.fetch_sub(mine) == mine) {
+      std::lock_guard<std::mutex> lock(mutex);
+      done.notify_all();
     }
   }
 

@@ -10,26 +10,19 @@
 #include <new>
 
 #include "cores.h"
+#include "loop.h"
 
 namespace {
 
 // One call's tasks, in its caller's frame, which stays until every helper has left.
 struct Work {
-  const int64_t tasks;
-  const GwBody body;
-  void* const argument;
+  GwTasks tasks;
   int64_t places;      // for helpers that may still come
   int64_t inside = 0;  // helpers at work
   Work* next = nullptr;
-  std::atomic<int64_t> task{0};
   std::condition_variable left;
 
-  Work(int64_t count, GwBody function, void* data, int64_t helpers)
-      : tasks(count), body(function), argument(data), places(helpers) {}
-
-  void drain() {
-    for (int64_t mine; (mine = task.fetch_add(1)) < tasks;) body(argument, mine);
-  }
+  Work(int64_t count, GwBody body, void* argument, int64_t helpers) : tasks{count, body, argument}, places(helpers) {}
 };
 
 // Threads that wait for work to help with. Nobody waits for a helper that has not come.
@@ -44,7 +37,7 @@ class Pool {
     *end = &work;
     for (int64_t i = std::min(work.places, started_); i > 0; --i) wake_.notify_one();
     lock.unlock();
-    work.drain();
+    work.tasks.drain();
     lock.lock();
     remove(work);
     work.left.wait(lock, [&work] { return work.inside == 0; });
@@ -68,7 +61,7 @@ class Pool {
       if (--work.places == 0) remove(work);
       ++work.inside;
       lock.unlock();
-      work.drain();
+      work.tasks.drain();
       lock.lock();
       remove(work);
       // The caller, and with it the work, goes on when the lock is free.
@@ -108,7 +101,7 @@ void run_on_pool(void* state, int64_t tasks, GwBody body, void* argument) {
   const int64_t helpers = std::min(reinterpret_cast<intptr_t>(state), tasks) - 1;
   Work work(tasks, body, argument, helpers);
   if (helpers > 0 && survives_forks) pool.run(work);
-  else work.drain();
+  else work.tasks.drain();
 }
 
 }  // namespace
