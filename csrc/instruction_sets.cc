@@ -13,36 +13,37 @@ extern const GwKernels gw_kernels_baseline, gw_kernels_avx2, gw_kernels_avx512, 
 
 namespace {
 
-bool always() { return true; }
-#if defined(__x86_64__)
-bool has_avx2() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-}
-#endif
-
 struct InstructionSet {
   const GwKernels* kernels;
   bool (*machine_has)();
 };
 
-// The best last. A row is of an instruction set that CMakeLists.txt names, with its flags.
+// The best last. CMakeLists.txt has their flags, and says which of them this build is for.
 constexpr InstructionSet kInstructionSets[] = {
-#if defined(__x86_64__)
-    {&gw_kernels_baseline, always},
-    {&gw_kernels_avx2, has_avx2},
-    {&gw_kernels_avx512, has_avx512},
-#else
-    {&gw_kernels_neon, always},
+#if defined(GW_BASELINE)
+    {&gw_kernels_baseline, [] { return true; }},
+#endif
+#if defined(GW_AVX2)
+    {&gw_kernels_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+#if defined(GW_AVX512)
+    {&gw_kernels_avx512,
+     [] {
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq");
+     }},
+#endif
+#if defined(GW_NEON)
+    {&gw_kernels_neon, [] { return true; }},
 #endif
 };
 
 // The machine's best, or the one of this name; null where the machine lacks it.
 const GwKernels* find(const char* name) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+#endif
   const GwKernels* found = nullptr;
   for (const InstructionSet& set : kInstructionSets) {
     if ((!name || !strcmp(set.kernels->name, name)) && set.machine_has()) found = set.kernels;
