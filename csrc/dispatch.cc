@@ -17,7 +17,7 @@ constexpr int64_t kFewFloats = 1 << 16;
 
 bool is_little_work(const GwConvolution& c) {
   return double(c.batch) * double(c.out_height) * double(c.out_width) * double(c.out_channels) *
-             double(c.kernel_height) * double(c.kernel_width) * double(c.in_channels / c.groups) <
+             double(c.kernel_height) * double(c.kernel_width) * (double(c.in_channels) / double(c.groups)) <
          kLittleWork;
 }
 

@@ -109,7 +109,7 @@ inline const int64_t* find_settings(const XlaAttributes& attributes, size_t coun
   for (int64_t i = 0; i < attributes.size; ++i) {
     const XlaText& name = *attributes.names[i];
     if (attributes.types[i] != XLA_ATTRIBUTE_ARRAY) continue;
-    if (name.size != 8 || memcmp(name.characters, "settings", 8)) continue;
+    if (name.size != 8 || memcmp(name.characters, "settings", 8) != 0) continue;
     const auto& array = *static_cast<const XlaArray*>(attributes.items[i]);
     if (array.type == XLA_TYPE_S64 && array.size == count) return static_cast<const int64_t*>(array.data);
   }

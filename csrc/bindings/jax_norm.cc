@@ -48,9 +48,9 @@ bool read_fields(const XlaItems& items, const Fields& fields, const int64_t* sha
     if (index == items.size) break;
     const XlaBuffer* buffer = find_buffer(items, index++, XLA_TYPE_F32, field.rank);
     if (!buffer || buffer->dimensions[field.rank - 1] != n->channels) return false;
-    if (field.rank == 4 && memcmp(buffer->dimensions, shape, 4 * sizeof *shape)) return false;
+    if (field.rank == 4 && memcmp(buffer->dimensions, shape, 4 * sizeof *shape) != 0) return false;
     if (field.rank == 2 && buffer->dimensions[0] != 2) return false;
-    memcpy(reinterpret_cast<char*>(n) + field.offset, &buffer->data, sizeof buffer->data);
+    memcpy(reinterpret_cast<char*>(n) + field.offset, static_cast<const void*>(&buffer->data), sizeof buffer->data);
   }
   return true;
 }

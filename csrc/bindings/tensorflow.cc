@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 namespace {
 
@@ -112,7 +113,7 @@ bool read_shape(TF_OpKernelContext* context, const Status& status, Shape* shape)
 struct Axis {
   int64_t out, before;
 
-  Axis(const Attributes& attributes, int axis, int64_t size, int64_t kernel) {
+  Axis(const Attributes& attributes, size_t axis, int64_t size, int64_t kernel) {
     const int64_t stride = attributes.strides[axis], extent = (kernel - 1) * attributes.dilations[axis] + 1;
     int64_t sum;
     if (attributes.padding.empty()) {
@@ -208,7 +209,7 @@ void add(const char* name, Operation::Texts inputs, const char* output) {
   std::vector<const char*> attributes{"groups: int", "strides: list(int)", "dilations: list(int)",
                                       "padding: list(int)"};
   if (is_fused) attributes.insert(attributes.end(), {"activation: int", "biases: int >= 0", "residuals: int >= 0"});
-  register_operation({name, inputs, {output}, attributes, create<is_fused>, compute<pass>, destroy});
+  register_operation({name, std::move(inputs), {output}, attributes, create<is_fused>, compute<pass>, destroy});
 }
 
 // Runs when TensorFlow loads the library.

@@ -149,8 +149,8 @@ void compute(void* kernel, TF_OpKernelContext* context) {
 template <bool (*body)(const Attributes&, Call*)>
 void add(const char* name, Operation::Texts inputs, Operation::Texts outputs) {
   register_operation({name,
-                      inputs,
-                      outputs,
+                      std::move(inputs),
+                      std::move(outputs),
                       {"activation: int", "epsilon: float", "constants: int >= 0", "residuals: int >= 0"},
                       create,
                       compute<body>,
