@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "groupwise.h"
+#include "roles.h"
 
 namespace {
 
@@ -37,11 +38,6 @@ inline bool axis_is_valid(int64_t size, int64_t out, int64_t kernel, int64_t str
 inline int64_t seen(int64_t size, int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding) {
   return size + padding + kernel * dilation + (out > 1 ? out * stride : 0);
 }
-
-enum Role { kInputs, kKernel, kOutputs };
-// What each pass reads, and what it writes.
-constexpr Role kRoles[3][3] = {
-    {kInputs, kKernel, kOutputs}, {kOutputs, kKernel, kInputs}, {kInputs, kOutputs, kKernel}};
 
 // How many elements one of a convolution's three arrays has.
 inline int64_t volume_of(Role role, const GwConvolution& c) {

@@ -3,6 +3,7 @@
 // Arguments: the two arrays of the pass; forward, a bias (rank 1) and a residual (rank 4) may follow, in any order.
 // One attribute, "settings", eight int64: groups, strides, dilation, top and left padding, activation.
 #include "jax_call.h"
+#include "roles.h"
 
 namespace {
 
@@ -51,13 +52,13 @@ const char* read_call(GwPass pass, const XlaCallFrame& frame, Call* call) {
   const XlaBuffer *a = image_buffer(arguments, 0), *b = image_buffer(arguments, 1), *out = image_buffer(results, 0);
   const int64_t* settings = find_settings(frame.attributes, 8);
   if (!a || !b || !out || !settings) return "groupwise: the call needs float32 arrays of rank 4 and its settings";
-  const XlaBuffer* inputs = pass == GW_INPUT_GRADIENT ? out : a;
-  const XlaBuffer* kernel = pass == GW_KERNEL_GRADIENT ? out : b;
-  const XlaBuffer* outputs = pass == GW_FORWARD ? out : pass == GW_INPUT_GRADIENT ? a : b;
-  if (!read_sizes(inputs->dimensions, kernel->dimensions, outputs->dimensions, settings, &call->convolution)) {
+  const int64_t* shapes[3];
+  const Role* roles = kRoles[pass];
+  shapes[roles[0]] = a->dimensions, shapes[roles[1]] = b->dimensions, shapes[roles[2]] = out->dimensions;
+  if (!read_sizes(shapes[kInputs], shapes[kKernel], shapes[kOutputs], settings, &call->convolution)) {
     return "groupwise: the shapes of inputs, kernel and outputs contradict one another";
   }
-  if (!read_epilogue(arguments, outputs->dimensions, settings[7], &call->epilogue)) {
+  if (!read_epilogue(arguments, shapes[kOutputs], settings[7], &call->epilogue)) {
     return "groupwise: the bias, residual or activation does not fit the outputs";
   }
   call->a = static_cast<const float*>(a->data);

@@ -8,6 +8,7 @@
 // Attributes: groups, strides and dilations (vertical, horizontal), padding (top, bottom, left, right; empty is "same",
 // settled at each call because the image's size may differ). The fused one has three more: activation (GwActivation),
 // biases and residuals (how many are given, 0 or 1). Arrays are float32, shapes int32.
+#include "roles.h"
 #include "tensorflow_call.h"
 
 #include <algorithm>
@@ -20,11 +21,7 @@ constexpr const char* kSubject = "GroupwiseConv2D";
 // Products of two such sizes do not overflow.
 constexpr int64_t kLargest = INT32_MAX;
 
-enum Role { kInputs, kKernel, kOutputs };
 constexpr const char* kRoleNames[] = {"inputs", "kernel", "outputs' gradient"};
-// What each pass reads, and what it writes.
-constexpr Role kRoles[3][3] = {
-    {kInputs, kKernel, kOutputs}, {kOutputs, kKernel, kInputs}, {kInputs, kOutputs, kKernel}};
 
 struct Attributes {
   int64_t groups = 0;
