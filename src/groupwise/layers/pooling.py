@@ -117,7 +117,10 @@ class MaxPooling2D(_Pooling2D, keras.layers.MaxPooling2D):
             return f"on {keras.backend.backend()} the C core does not pool"
         if not knows_sizes(inputs):
             return f"input shape {tuple(inputs.shape)}: the C core must know every size"
-        if not backends.active.runtime(inputs).core:
+        runtime = backends.active.runtime(inputs)
+        if runtime.accelerator is not None:
+            return f"the C core computes on CPUs, and the inputs are on a {runtime.place}"
+        if not runtime.core:
             return "the C core is not built, does not load here, or GROUPWISE_CORE is 0"
         return pooling.objection(self.pool_size, dtype)
 

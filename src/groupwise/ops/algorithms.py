@@ -15,7 +15,7 @@ from keras import ops
 from groupwise import backends
 from groupwise.backends.activations import FUNCTIONS
 from groupwise.backends.sums import accumulator
-from groupwise.routing import explain
+from groupwise.routing import Runtime, explain
 from groupwise.spec import ConvSpec
 
 # Wider blocks multiply more zeros. Forward and gradients, of 32, 64, 128, 256 and all channels in a block, 32 was the
@@ -30,16 +30,21 @@ def native(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
 
 def core(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     """Return the C core's convolution (csrc). Raises ValueError as `check_core` does."""
-    check_core(spec)
+    check_core(spec, backends.active.runtime(inputs))
     return backends.active.core.convolve(inputs, kernel, spec)
 
 
-def check_core(spec: ConvSpec) -> None:
-    """Raise ValueError for float64, whose precision would be lost, and where the core is not available."""
+def check_core(spec: ConvSpec, runtime: Runtime) -> None:
+    """Raise ValueError for float64, whose precision would be lost, on a GPU, and where the core is not available."""
     if spec.dtype == "float64":
         raise ValueError(
             'algorithm="core": it computes in float32, the inputs or the kernel are float64; cast them to float32, or '
             'choose another algorithm ("auto" and "native" compute in float64)'
+        )
+    if runtime.accelerator is not None:
+        raise ValueError(
+            f'algorithm="core": the C core computes on CPUs, and the inputs are on a {runtime.place}; choose "auto" or '
+            '"native", or move them to the CPU'
         )
     if not backends.active.core.is_available():
         raise ValueError('algorithm="core": the C core is not built, does not load here, or GROUPWISE_CORE is 0')

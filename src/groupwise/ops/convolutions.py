@@ -82,10 +82,11 @@ def grouped_conv2d(
         )
     arrays = inputs, kernel, bias, residual
     inputs, kernel, bias, residual = (None if array is None else ops.cast(array, spec.dtype) for array in arrays)
+    runtime = backends.active.runtime(inputs)
     if algorithm == "auto":
-        algorithm = routing.explain(spec, backends.active.runtime(inputs)).algorithm
+        algorithm = routing.explain(spec, runtime).algorithm
     if algorithm == "core":
-        check_core(spec)
+        check_core(spec, runtime)
         outputs = backends.active.core.convolve(inputs, kernel, spec, bias, residual, activation)
     else:
         outputs = finish(ALGORITHMS[algorithm](inputs, kernel, spec), bias, residual, activation)

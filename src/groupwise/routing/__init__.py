@@ -1,5 +1,5 @@
 """Which algorithm computes a convolution: the ordered lists, what was measured on this machine, and how."""
 
-from groupwise.routing.lists import KINDS, Routing, Runtime, candidates, exact_name, explain, kind
+from groupwise.routing.lists import KINDS, Accelerator, Routing, Runtime, candidates, exact_name, explain, kind
 
-__all__ = ["KINDS", "Routing", "Runtime", "candidates", "exact_name", "explain", "kind"]
+__all__ = ["KINDS", "Accelerator", "Routing", "Runtime", "candidates", "exact_name", "explain", "kind"]

@@ -18,6 +18,19 @@ WIDEST_NARROW_GROUP = 8
 
 
 @dataclass(frozen=True)
+class Accelerator:
+    """What computes instead of a CPU.
+
+    Attributes:
+        name: the card's, as its framework calls it, such as "NVIDIA H200".
+        has_bfloat16: whether it multiplies bfloat16 by instructions of its own.
+    """
+
+    name: str
+    has_bfloat16: bool = False
+
+
+@dataclass(frozen=True)
 class Runtime:
     """Where a convolution is to run.
 
@@ -28,6 +41,7 @@ class Runtime:
             (TensorFlow on a CPU has them only through oneDNN, which not every CPU makes it use).
         core: whether the C core is there, and wanted.
         tuning: what `groupwise tune` measured here; None where it did not, or is not wanted.
+        accelerator: the "gpu"; None for a CPU, and for arrays that stand for others and lie nowhere.
     """
 
     framework: str
@@ -35,6 +49,12 @@ class Runtime:
     grouped_gradients: frozenset[str] = frozenset(DTYPES)
     core: bool = False
     tuning: Tuning | None = None
+    accelerator: Accelerator | None = None
+
+    @property
+    def place(self) -> str:
+        """The device in words: "cpu", or "gpu (NVIDIA H200)"."""
+        return f"{self.device} ({self.accelerator.name})" if self.accelerator else self.device
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class Routing:
         lines = [
             f"{height}x{width} convolution, {self.spec.in_channels} -> {out_channels} channels, "
             f"{self.spec.groups} group{'s' if self.spec.groups > 1 else ''} of {group_width}, "
-            f"{self.spec.dtype}, {self.runtime.framework} on {self.runtime.device}",
+            f"{self.spec.dtype}, {self.runtime.framework} on {self.runtime.place}",
             *(f"  passed over  {name}: {why}" for name, why in self.passed_over),
             f"  runs         {self.algorithm}: {self.reason}",
         ]
@@ -105,6 +125,8 @@ def _without_usable_gradients(spec: ConvSpec, runtime: Runtime) -> str | None:
 
 
 def _without_core(spec: ConvSpec, runtime: Runtime) -> str | None:
+    if runtime.device != "cpu":
+        return f"it computes on CPUs, not on a {runtime.place}"
     if not runtime.core:
         return "it was not built, does not load here, or GROUPWISE_CORE is 0"
     return "it computes in float32" if spec.dtype == "float64" else None
@@ -141,7 +163,7 @@ _ROWS: dict[tuple[str, str], tuple[Row, ...]] = {
         _BLOCKS,
     ),
 }
-_ELSEWHERE = (Row("native", "the framework's own convolution", _never),)
+_ELSEWHERE = (_CORE, Row("native", "the framework's own convolution", _never))
 
 # Why a measured algorithm cannot run: what it is not able to, however fast it may be.
 _UNABLE: dict[str, Callable[[ConvSpec, Runtime], str | None]] = {

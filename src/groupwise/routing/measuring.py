@@ -69,7 +69,7 @@ def choose(
         raise ValueError("specs=[]: there is nothing to measure; give one convolution at least")
     runtime = runtime_of()
     if runtime.device != "cpu":
-        raise UserError(f"{runtime.framework} runs on a {runtime.device} here; only CPUs have something to choose from")
+        raise UserError(f"{runtime.framework} runs on a {runtime.place} here; only CPUs have something to choose from")
     built_in = explain(specs[0], runtime).algorithm  # that of all of one kind
     ratios: list[Mapping[str, float]] = []
     for spec in specs:

@@ -17,6 +17,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from groupwise.backends import activations
+from groupwise.backends.jax.devices import check_on_cpu
 from groupwise.backends.jax.mesh import custom_partitioning, in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, sum_of
 from groupwise.backends.jax.partition import call, partitioned
@@ -78,8 +79,13 @@ def is_available() -> bool:
     return library.is_available() and _register()
 
 
-def require() -> None:
-    """Raise RuntimeError where the core is not available; without this, XLA knows none of its custom calls."""
+def require(inputs: Any) -> None:
+    """Raise RuntimeError where the core is not available; without this, XLA knows none of its custom calls.
+
+    Raises:
+        ValueError: the inputs lie on an accelerator.
+    """
+    check_on_cpu(inputs)
     if not is_available():
         raise RuntimeError(f"the core is not available here: GROUPWISE_CORE is 0, or JAX cannot load {library.path()}")
 
@@ -119,7 +125,7 @@ def convolve(
     Arguments and result are those of `backends.Core.convolve`; they may be of any floating-point type.
 
     Raises:
-        ValueError: where a shape is not the spec's, or the activation is none of them.
+        ValueError: where a shape is not the spec's, the activation is none of them, or arrays lie on an accelerator.
         RuntimeError: where the core is not available.
 
     Examples:
@@ -127,7 +133,7 @@ def convolve(
         >>> convolve(jnp.array([[[[2.0, 3.0]]]]), jnp.full((1, 1, 1, 2), 10.0), spec).ravel().tolist()
         [20.0, 30.0]
     """
-    require()
+    require(inputs)
     epilogues.number(activation)
     extras = {role: value for role, value in ((_BIAS, bias), (_RESIDUAL, residual)) if value is not None}
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, kernel, *extras.values())]

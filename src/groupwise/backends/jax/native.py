@@ -10,6 +10,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from groupwise.backends.jax import core, norm, pooling
+from groupwise.backends.jax.devices import accelerator, device_of
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes
 
@@ -21,9 +22,10 @@ MOST_SHIFTS = 64
 
 
 def runtime(inputs: Any = None) -> Runtime:
-    """Return the runtime of JAX's default backend, where traced computations run."""
-    if jax.default_backend() != "cpu":
-        return Runtime("jax", "gpu")
+    """Return the runtime of the device that holds `inputs`, or of JAX's default one, where traced computations run."""
+    card = accelerator(device_of(inputs))
+    if card is not None:
+        return Runtime("jax", "gpu", accelerator=card)
     has_core = core.is_available() and (inputs is None or knows_sizes(inputs))
     return Runtime("jax", "cpu", core=has_core, tuning=tuning.current("jax", version))
 

@@ -91,7 +91,7 @@ def normalise(
         ValueError: where a shape or the activation does not fit.
         RuntimeError: where the core is not available.
     """
-    core.require()
+    core.require(inputs)
     epilogues.number(activation)
     shape = jnp.shape(inputs)
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, gamma, beta, *(statistics or ()))]

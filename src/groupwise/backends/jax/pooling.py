@@ -74,7 +74,7 @@ def max_pool(inputs: Any, spec: ConvSpec) -> Any:
         >>> max_pool(inputs, pooling.window((1, 2, 2, 1), (2, 2), (2, 2))).item()
         5.0
     """
-    require()
+    require(inputs)
     pooling = _Pooling(convolution.sizes(spec, (1, *inputs.shape[1:]))[1:])
     return in_any_mesh(lambda inputs: _pool(pooling, inputs)[0], [inputs])
 

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from groupwise.backends import activations
+from groupwise.backends.tensorflow.devices import check_on_cpu
 from groupwise.core import convolution, epilogues, library
 from groupwise.spec import ConvSpec
 
@@ -54,8 +55,9 @@ def operations() -> dict[str, Callable[..., Any]]:
     """Return the function of each of the binding's operations, by its name in TensorFlow.
 
     Raises:
-        RuntimeError: where the binding does not load.
+        ValueError: where TensorFlow computes on an accelerator. RuntimeError: where the binding does not load.
     """
+    check_on_cpu()
     functions = _load()
     if functions is None:
         raise RuntimeError("the C core is not available: ask is_available() before using it")
@@ -86,7 +88,7 @@ def convolve(
     Arguments and result are those of `backends.Core.convolve`; they may be of any floating-point type.
 
     Raises:
-        ValueError: where there is no such activation.
+        ValueError: where there is no such activation, or TensorFlow computes on an accelerator.
         tf.errors.InvalidArgumentError: where the arrays' shapes are not those of one convolution.
     """
     name, arguments = _PASSES[convolution.FORWARD], [tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32)]

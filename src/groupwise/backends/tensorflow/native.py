@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from groupwise.backends.tensorflow import core, norm
+from groupwise.backends.tensorflow.devices import accelerator
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import DTYPES, ConvSpec
 
@@ -45,15 +46,11 @@ def _grouped_gradients() -> frozenset[str]:
     return complete | {"float16", "bfloat16"} if "float32" in complete else complete
 
 
-@cache
-def _has_accelerator() -> bool:
-    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
-
-
 def runtime(inputs: Any = None) -> Runtime:
     """Return the accelerator's runtime where TensorFlow sees one, else the CPU's."""
-    if _has_accelerator():
-        return Runtime("tensorflow", "gpu")
+    card = accelerator()
+    if card is not None:
+        return Runtime("tensorflow", "gpu", accelerator=card)
     return Runtime(
         "tensorflow", "cpu", _grouped_gradients(), core.is_available(), tuning.current("tensorflow", version)
     )
@@ -77,7 +74,7 @@ def training_step(
 
 def convolve(inputs: Any, kernel: Any, spec: ConvSpec) -> Any:
     """Return `tf.nn.conv2d` of NHWC `inputs` and an HWIO `kernel`; a size unknown while tracing is allowed."""
-    if spec.dtype in ("float16", "bfloat16") and not _has_accelerator() and spec.dtype not in _complete_types():
+    if spec.dtype in ("float16", "bfloat16") and accelerator() is None and spec.dtype not in _complete_types():
         outputs = convolve(tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32), replace(spec, dtype="float32"))
         return tf.cast(outputs, spec.dtype)
     mode, padding = "VALID", spec.explicit_padding

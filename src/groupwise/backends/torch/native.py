@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from groupwise.backends import plain_norm
 from groupwise.backends.torch import core, norm, pooling
+from groupwise.backends.torch.devices import accelerator
 from groupwise.backends.torch.operations import is_transformed
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes, same_padding
@@ -29,11 +30,15 @@ _ADDED_IN_THEMSELVES = tuple(
 
 def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of the device that holds `inputs`, or of Keras's default device."""
-    on_cpu = inputs.device.type == "cpu" if isinstance(inputs, torch.Tensor) else not torch.cuda.is_available()
-    if not on_cpu:
-        return Runtime("torch", "gpu")
+    device = inputs.device if isinstance(inputs, torch.Tensor) else _default_device()
+    if device.type != "cpu":
+        return Runtime("torch", "gpu", accelerator=accelerator(device))
     has_core = core.is_available() and (inputs is None or knows_sizes(inputs))
     return Runtime("torch", "cpu", core=has_core, tuning=_tuning())
+
+
+def _default_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @torch.compiler.assume_constant_result

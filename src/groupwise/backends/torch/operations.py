@@ -16,6 +16,8 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
+from groupwise.backends.torch.devices import refuse
+
 _LIBRARY = torch.library.Library("groupwise", "DEF")
 
 
@@ -53,6 +55,7 @@ def define(name: str, schema: str, rules: Rules) -> Any:
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     operation = getattr(torch.ops.groupwise, name).default
     _LIBRARY.impl(name, rules.compute, "CPU")
+    _LIBRARY.impl(name, refuse, "CUDA")
     _LIBRARY.impl(name, _differentiated(operation, rules), "Autograd", with_keyset=True)
     # torch.library.register_fake would look for its caller's name among all loaded modules: a tenth of a second.
     _LIBRARY.impl(name, rules.shapes, "Meta")
