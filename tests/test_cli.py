@@ -92,7 +92,10 @@ def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monk
         capsys, "train", "bars", "--model", "tiny", "--output", "runs/bars-tiny", *FAST
     )
     resume = ("train", "bars", "--output", "runs/bars-tiny", "--resume")
-    for option, value in (("batch-size", 8), ("model", "mnist_cnn"), ("recipe", "photos"), ("argument", "dropout=0.5")):
+    for option, value in (
+        *(("batch-size", 8), ("model", "mnist_cnn"), ("recipe", "photos"), ("argument", "dropout=0.5")),
+        ("dtype", "mixed_bfloat16"),
+    ):
         message = (
             f"--{option} cannot be changed by --resume: the run in runs/bars-tiny goes on as it began; begin a new"
         )

@@ -37,12 +37,13 @@ ALLOWED: dict[str, set[str]] = {
     "inference": GROUND | {"data", "weights", "models"},
     "rewrite": GROUND | {"core", "backends", "layers", "models"},
     "explain": GROUND | {"report", "ops", "layers", "models", "rewrite"},
-    "training": GROUND | {"data", "report", "recipes", "weights", "models", "inference"},
+    "training": GROUND | {"data", "backends", "report", "recipes", "weights", "models", "inference"},
     "export": GROUND | {"backends", "layers", "models", "inference", "rewrite"},
 }
 ALLOWED["cli"] = {*ALLOWED}
 # `core` beside the backends: its table of activations, and the windows of its pooling. `backends` above `ops`: batch
-# norm and pooling are no convolutions and have no list; PyTorch's own files of weights; what XLA compiles; exporters.
+# norm and pooling are no convolutions and have no list; PyTorch's own files of weights; what XLA compiles; exporters;
+# the card that a training runs on.
 
 
 def strings(nodes: Iterable[ast.expr]) -> set[str]:

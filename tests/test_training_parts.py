@@ -7,14 +7,17 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import models
+from groupwise import backends, models
 from groupwise.data import load_dataset
 from groupwise.errors import UserError
 from groupwise.inference import evaluate, make_batches
 from groupwise.inference.evaluation import evaluation_of, predict_logits
+from groupwise.routing import Accelerator, Runtime
 from groupwise.training.bookkeeper import swap_average
+from groupwise.training.events import Begun
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
-from groupwise.training.plan import fastest_dtype, make_plan
+from groupwise.training.plan import make_plan, settled_dtype
+from groupwise.training.workspace import environment
 from tests import tiny as bars
 
 tiny = bars.tiny
@@ -111,6 +114,23 @@ def test_the_fastest_type_is_what_the_processor_multiplies(
     processor.write_text(f"model name\t: some\nflags\t\t: {flags}\n")
     expected = "mixed_bfloat16" if fast and keras.backend.backend() != "jax" else "float32"
     monkeypatch.setattr("groupwise.machine._CPUINFO", processor)
-    assert fastest_dtype() == expected
+    monkeypatch.setattr(backends.active, "runtime", lambda: Runtime(keras.backend.backend(), "cpu"))
+    assert settled_dtype("auto") == expected
+    assert settled_dtype(None) == "float32"
     processor.unlink()
-    assert fastest_dtype() == "float32"
+    assert settled_dtype("auto") == "float32"
+
+
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, "mixed_bfloat16"), (False, "float32")])
+def test_a_card_with_bfloat16_trains_in_it_unless_the_recipe_says_otherwise(
+    has_bfloat16: bool, expected: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(keras.backend.backend(), "gpu", accelerator=Accelerator("card", has_bfloat16))
+    monkeypatch.setattr(backends.active, "runtime", lambda: runtime)
+    data = bars.dataset(tmp_path)
+    for wanted, dtype in (("float32", "float32"), ("auto", expected), (None, expected)):
+        plan = make_plan(data, "bars", bars.recipe(dtype=wanted))
+        assert plan.recipe.dtype == dtype
+    begun = Begun(plan, data, tmp_path, "torch", "card")
+    assert begun.facts()["backend"] == f"torch on card, {expected}"
+    assert begun.as_dict()["accelerator"] == environment("torch", "card")["accelerator"] == "card"

@@ -27,6 +27,7 @@ RECIPE = Recipe(
     warm_up=0.25,
     weight_decay=1e-3,
     label_smoothing=0.05,
+    dtype="float32",
     augmentation=Augmentation(flip=True, crop_padding=1),
 )
 

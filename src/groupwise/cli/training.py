@@ -48,6 +48,14 @@ class Schedule(StrEnum):
     RESTART = "restart"
 
 
+class Dtype(StrEnum):
+    """The types that a training computes in, as a recipe names them."""
+
+    FLOAT32 = "float32"
+    MIXED_BFLOAT16 = "mixed_bfloat16"
+    AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class _Wishes:
     """What the options say of a training; None, or nothing, for what is left open.
@@ -112,6 +120,13 @@ def train(
             metavar="SOURCE",
         ),
     ] = None,
+    dtype: Annotated[
+        Dtype | None,
+        left_open(
+            "The type to compute in; auto: the faster one here. Default: the recipe's, else mixed_bfloat16 on a GPU "
+            "that has it, and float32 elsewhere."
+        ),
+    ] = None,
     freeze_backbone: Annotated[
         bool, typer.Option("--freeze-backbone", help="Train the head alone, on the features of --weights.")
     ] = False,
@@ -144,6 +159,7 @@ def train(
         "batch_size": batch_size,
         "image_size": parse_size(image_size),
         "learning_rate": learning_rate,
+        "dtype": dtype and dtype.value,
         "freeze_backbone": freeze_backbone or None,
     }
     if learning_rate is not None:

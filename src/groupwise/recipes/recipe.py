@@ -37,8 +37,8 @@ class Recipe:
         label_smoothing: the share of each label that is spread over all classes.
         average: the momentum of the weights' exponential moving average, which is then what is tested and saved;
             0: none.
-        dtype: "float32", "mixed_bfloat16", or "auto": the second where the processor has instructions for it, through
-            TensorFlow or PyTorch.
+        dtype: "float32" or "mixed_bfloat16". None: the second on a GPU that has instructions for it. "auto": there, and
+            where the processor has them, through TensorFlow or PyTorch.
         jit_compile: whether Keras compiles steps with XLA (PyTorch: torch.compile). "auto": on JAX alone, since
             TensorFlow's own kernels for convolutions are faster on a CPU than XLA's.
         freeze_backbone: whether only the head learns, on the features of the weights that training starts from.
@@ -60,7 +60,7 @@ class Recipe:
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.0
-    dtype: Literal["float32", "mixed_bfloat16", "auto"] = "float32"
+    dtype: Literal["float32", "mixed_bfloat16", "auto"] | None = None
     jit_compile: bool | Literal["auto"] = "auto"
     freeze_backbone: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -48,17 +48,20 @@ class Begun(Event):
         dataset: as this run has it: one that is resumed keeps to the images that it began with.
         folder: of the run.
         backend: Keras's.
+        accelerator: the name of the card that it trains on; None for a CPU.
     """
 
     plan: "Plan"
     dataset: "Dataset"
     folder: Path
     backend: str
+    accelerator: str | None = None
 
     def facts(self) -> dict[str, str]:
         """Return what is trained on what, by name."""
         dataset, recipe, (height, width) = self.dataset, self.plan.recipe, self.plan.image_size
         sizes = "of several sizes" if dataset.image_size is None else "of {}x{}".format(*dataset.image_size)
+        place = self.backend if self.accelerator is None else f"{self.backend} on {self.accelerator}"
         validation = f", {len(dataset.validation):,} for validation" if dataset.validation is not None else ""
         return {
             "data": f"{dataset.name}: {len(dataset.train):,} images to train on{validation}, {len(dataset.test):,} to "
@@ -66,7 +69,7 @@ class Begun(Event):
             "model": f"{recipe.model} for {height}x{width} pixels",
             "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
             f"learning rate up to {recipe.learning_rate:g}",
-            "backend": f"{self.backend}, {recipe.dtype}",
+            "backend": f"{place}, {recipe.dtype}",
             "output": str(self.folder),
         }
 
@@ -74,8 +77,8 @@ class Begun(Event):
         return [*(f"{name:<9}{text}" for name, text in self.facts().items()), *self.dataset.notes]
 
     def as_dict(self) -> dict[str, Any]:
-        given = {"folder": str(self.folder), "backend": self.backend, "notes": list(self.dataset.notes)}
-        return {"event": "begun", **self.plan.as_dict(), **given}
+        given = {"folder": str(self.folder), "backend": self.backend, "accelerator": self.accelerator}
+        return {"event": "begun", **self.plan.as_dict(), **given, "notes": list(self.dataset.notes)}
 
 
 @dataclass(frozen=True)

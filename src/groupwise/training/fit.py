@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from groupwise import models
+from groupwise import backends, models
 from groupwise.data import Dataset, Variation
 from groupwise.data.record import SplitRecord, copies_in, held_to, record_of
 from groupwise.errors import UserError, argument, check_installed, first_line
@@ -93,7 +93,7 @@ def train(
     folder.open(resume)
     with folder.at_work(), without_tensorflow():
         run, notes = _run(plan, dataset, folder, resume, observer)
-        observer(Begun(plan, run.dataset, folder.path, keras.backend.backend()))
+        observer(Begun(plan, run.dataset, folder.path, keras.backend.backend(), _accelerator()))
         for text in (*notes, *_why_no_curves()):
             observer(Noted(text))
         return _train(run, resume)
@@ -182,11 +182,17 @@ def _begin(session: Session) -> int:
     try:
         session.write_record()
         write_json(folder.recipe, plan.as_dict())
-        write_json(folder.environment, environment(keras.backend.backend()))
+        write_json(folder.environment, environment(keras.backend.backend(), _accelerator()))
     except BaseException:
         folder.discard()
         raise
     return 0
+
+
+def _accelerator() -> str | None:
+    """Return the name of the card that the framework trains on; None for a CPU."""
+    card = backends.active.runtime().accelerator
+    return None if card is None else card.name
 
 
 def _restore(session: Session) -> int:

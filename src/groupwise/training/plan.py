@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import keras
 
-from groupwise import models
+from groupwise import backends, models
 from groupwise.data import Dataset, Preprocessing
 from groupwise.errors import UserError, argument
 from groupwise.frameworks import FRAMEWORKS
@@ -129,8 +129,7 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     if size is None:
         fits = dataset.image_size is not None and dataset.image_size[0] <= own[0] and dataset.image_size[1] <= own[1]
         size = dataset.image_size if fits else own
-    dtype = fastest_dtype() if recipe.dtype == "auto" else recipe.dtype
-    settled = replace(recipe, image_size=size, dtype=dtype)
+    settled = replace(recipe, image_size=size, dtype=settled_dtype(recipe.dtype))
     preprocessing = variant.preprocessing
     channels: int = dataset.channels
     if start is not None:
@@ -143,14 +142,24 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     return Plan(settled, data, dataset.name, dataset.class_names, channels, seed, weights, preprocessing)
 
 
-def fastest_dtype() -> Literal["float32", "mixed_bfloat16"]:
-    """Return "mixed_bfloat16" where it is the faster type: oneDNN on a processor that multiplies bfloat16 itself.
+def settled_dtype(
+    wanted: Literal["float32", "mixed_bfloat16", "auto"] | None,
+) -> Literal["float32", "mixed_bfloat16"]:
+    """Return the type to train in: what a recipe says, else "mixed_bfloat16" where that is the faster one.
 
-    There a training in PyTorch is about twice as fast. Elsewhere, and by some frameworks, bfloat16 is emulated.
+    It is on a GPU that multiplies bfloat16 itself, and, where "auto" asks for it, by oneDNN on such a processor: there
+    a training in PyTorch is about twice as fast. Elsewhere, and by some frameworks, bfloat16 is emulated.
     """
-    has_bfloat16 = bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
-    is_emulated = FRAMEWORKS[keras.backend.backend()].emulates_bfloat16
-    return "mixed_bfloat16" if has_bfloat16 and not is_emulated else "float32"
+    if wanted is not None and wanted != "auto":
+        return wanted
+    accelerator = backends.active.runtime().accelerator
+    if accelerator is not None:
+        is_faster = accelerator.has_bfloat16
+    else:
+        is_emulated = FRAMEWORKS[keras.backend.backend()].emulates_bfloat16
+        has_bfloat16 = bool(processor_flags() & {"avx512_bf16", "amx_bf16"})
+        is_faster = wanted == "auto" and has_bfloat16 and not is_emulated
+    return "mixed_bfloat16" if is_faster else "float32"
 
 
 def build_network(plan: Plan) -> Network:

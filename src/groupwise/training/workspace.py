@@ -97,8 +97,8 @@ def copy_file(source: Path, path: Path) -> None:
     replace_file(path, lambda partial: shutil.copyfile(source, partial))
 
 
-def environment(backend: str) -> dict[str, Any]:
-    """Return what a training's speed and result depend on besides its recipe."""
+def environment(backend: str, accelerator: str | None = None) -> dict[str, Any]:
+    """Return what a training's speed and result depend on besides its recipe: the card's name, too, if it has one."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -110,5 +110,6 @@ def environment(backend: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions},
         "cores": usable_cores(),
         "processor": processor(),
+        "accelerator": accelerator,
         "platform": platform.platform(),
     }
