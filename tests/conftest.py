@@ -7,7 +7,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow leaves oneDNN out by itself where a CPU has no AVX-512; its own grouped and dilated gradients need it.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ["GROUPWISE_TUNING"] = "0"
+os.environ["GROUPWISE_TUNING"] = os.environ["GROUPWISE_COMPILATION_CACHE"] = "0"
 
 import hypothesis
 import keras

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from groupwise.cli.compilation_cache import keep_compiled
 from groupwise.errors import UserError
 from groupwise.frameworks import FRAMEWORKS
 
@@ -35,6 +36,8 @@ def settle_backend(option: str | None = None) -> str:
     os.environ["KERAS_BACKEND"] = name
     for variable, value in FRAMEWORKS[name].environment.items():
         os.environ.setdefault(variable, value)
+    if name == "jax":
+        keep_compiled()
     if name == "tensorflow":
         _import_tensorflow_quietly()
     return name
