@@ -13,7 +13,6 @@ after compiling. --output replaces the section of each framework in the file and
 """
 
 import argparse
-import math
 import os
 import subprocess
 import sys
@@ -25,8 +24,8 @@ import numpy as np
 
 from benchmarks import tables
 from benchmarks.algorithms import passes
-from benchmarks.specs import FAMILIES, NETWORKS, family, read_specs, representative, title, with_batch
-from benchmarks.timing import PACKAGES, alternate, environment, geometric_mean, ratio, timed
+from benchmarks.specs import FAMILIES, LAYERS, NETWORKS, family, read_specs, representative, title, with_batch
+from benchmarks.timing import PACKAGES, alternate, environment, geometric_mean, ratio, repeated, timed
 from groupwise.core import convolution
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.spec import ConvSpec
@@ -132,13 +131,6 @@ def fitting_batch(seconds: float, batch: int) -> int:
     return batch
 
 
-def repeated(call: Call, seconds: float) -> Callable[[], float]:
-    """Return a function that gives a call's mean seconds over a turn of about ROUND, from what one call takes."""
-    times = max(1, math.ceil(ROUND / seconds))
-    run = timed(lambda: [call() for _ in range(times)])
-    return lambda: run() / times
-
-
 def measure(spec: ConvSpec, rounds: int) -> list[tables.Row]:
     """Check a shape on one image, then time both passes."""
     batch = spec.input_shape[0] or 1
@@ -154,7 +146,7 @@ def measure(spec: ConvSpec, rounds: int) -> list[tables.Row]:
         for call in calls.values():
             call()  # compiles
         seconds = {name: timed(call)() for name, call in calls.items()}
-        turns = {name: repeated(call, seconds[name]) for name, call in calls.items()}
+        turns = {name: repeated(call, seconds[name], ROUND) for name, call in calls.items()}
         if seconds["stock"] < ONCE:
             times = alternate(turns, rounds)
         else:
@@ -189,7 +181,7 @@ def means(rows: Sequence[tables.Row]) -> list[tables.Row]:
 def main() -> None:
     """Run a process a framework; print its tables, and write them to --output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}, or {LAYERS}")
     parser.add_argument("--backend", action="append", choices=STOCK)
     parser.add_argument("--family", choices=FAMILIES)
     parser.add_argument("--all", action="store_true", help="every shape, not one of each kind")

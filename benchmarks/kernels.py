@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks import tables
-from benchmarks.specs import FAMILIES, NETWORKS, family, read_specs, representative, title, with_batch
+from benchmarks.specs import FAMILIES, LAYERS, NETWORKS, family, read_specs, representative, title, with_batch
 from benchmarks.timing import Times, alternate, environment, geometric_mean, ratio, timed
 from groupwise.backends.torch import core
 from groupwise.core import convolution, library
@@ -218,7 +218,7 @@ def means(rows: Sequence[Row], machine: Machine) -> list[tables.Row]:
 def main() -> None:
     """Measure, and print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}, or {LAYERS}")
     parser.add_argument("--family", choices=FAMILIES)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)

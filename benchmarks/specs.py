@@ -1,4 +1,8 @@
-"""The networks' convolutions, from `benchmarks/shapes/networks`; `python -m benchmarks.specs` writes them anew."""
+"""The networks' convolutions, from `benchmarks/shapes/networks`; `python -m benchmarks.specs` writes them anew.
+
+"layers" are some of them, `benchmarks/shapes/layers.txt`: the depthwise and the grouped layers that are compared by
+themselves.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,7 +10,9 @@ from pathlib import Path
 from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 
-FOLDER = Path(__file__).parent / "shapes" / "networks"
+SHAPES = Path(__file__).parent / "shapes"
+FOLDER = SHAPES / "networks"
+LAYERS = "layers"
 NETWORKS = (
     "resnext50_32x4d",
     "resnext101_64x4d",
@@ -21,10 +27,11 @@ FAMILIES = ("narrow", "depthwise", "wide", "dense")
 
 
 def read_specs(names: Iterable[str], batch: int) -> list[ConvSpec]:
-    """Return the distinct convolutions of some networks."""
+    """Return the distinct convolutions of some networks, or of LAYERS."""
     specs: dict[ConvSpec, None] = {}
     for name in names:
-        for line in (FOLDER / f"{name}.txt").read_text().splitlines()[1:]:
+        folder = SHAPES if name == LAYERS else FOLDER
+        for line in (folder / f"{name}.txt").read_text().splitlines()[1:]:
             height, width, channels, out, groups, kernel, stride, top, bottom = map(int, line.split())
             kernel_shape = (kernel, kernel, channels // groups, out)
             padding = ((top, bottom), (top, bottom))

@@ -37,6 +37,17 @@ def timed(work: Work) -> Callable[[], float]:
     return partial(seconds, work)
 
 
+def repeated(work: Work, once: float, turn: float) -> Callable[[], float]:
+    """Return a function that does `work` for about `turn` seconds and returns the mean seconds of once.
+
+    Args:
+        once: seconds that `work` takes, about.
+    """
+    times = max(1, math.ceil(turn / once))
+    run = timed(lambda: [work() for _ in range(times)])
+    return lambda: run() / times
+
+
 def ratio(times: Times, rival: str, ours: str) -> float:
     """Return how many times faster `ours` is than `rival`: the median over the rounds of their pairwise ratios."""
     return statistics.median(b / a for a, b in zip(times[ours], times[rival], strict=True))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import chart, frameworks, specs, tables
-from benchmarks.timing import geometric_mean
+from benchmarks.timing import geometric_mean, repeated
 from groupwise import backends
 from groupwise.spec import ConvSpec
 
@@ -117,6 +117,13 @@ def test_representative_shapes_cover_every_family() -> None:
 
 
 @needs_core
+def test_the_layers_are_some_of_the_networks() -> None:
+    layers = specs.read_specs([specs.LAYERS], 16)
+    assert set(layers) < set(specs.read_specs(specs.NETWORKS, 16))
+    assert {specs.family(spec) for spec in layers} == {"narrow", "depthwise", "wide"}
+
+
+@needs_core
 @pytest.mark.parametrize("channels", [(12, 12, 3), (8, 16, 8)], ids=["grouped", "depthwise"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 1), (0, 1))])
@@ -138,8 +145,8 @@ def test_the_batch_fits_the_time_cap(seconds: float, batch: int) -> None:
 
 def test_a_turn_repeats_short_calls() -> None:
     calls: list[int] = []
-    run = frameworks.repeated(lambda: calls.append(1), frameworks.ROUND / 10)
-    assert 0 < run() < frameworks.ROUND
+    run = repeated(lambda: calls.append(1), once=0.002, turn=0.02)
+    assert 0 < run() < 0.02
     assert len(calls) == 10
 
 
