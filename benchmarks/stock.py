@@ -1,13 +1,14 @@
 """Models of Keras's own layers alone, as people have them: what `groupwise.accelerate` is measured on."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
 from keras import layers
 
 
-def resnext50(size: int = 224) -> keras.Model:
+def resnext50(size: int) -> keras.Model:
     """Return ResNeXt-50 32x4d of stock layers, with logits of 1000 classes: its grouped ones are `Conv2D(groups=32)`.
 
     Source: Aggregated Residual Transformations, arXiv 1611.05431, table 1.
@@ -35,18 +36,22 @@ def _conv_bn_relu(x: Any, filters: int, kernel: int, strides: int = 1, groups: i
     return layers.ReLU()(layers.BatchNormalization()(x))
 
 
-def _application(name: str, size: int) -> Callable[[], keras.Model]:
-    def build() -> keras.Model:
-        make = getattr(keras.applications, name)
-        return make(weights=None, input_shape=(size, size, 3), classifier_activation=None)
-
-    return build
+def _application(name: str, size: int) -> keras.Model:
+    """Return one of Keras Applications, with random weights and logits of 1000 classes."""
+    make = getattr(keras.applications, name)
+    return make(weights=None, input_shape=(size, size, 3), classifier_activation=None)
 
 
-SUBJECTS: dict[str, Callable[[], keras.Model]] = {
-    "ResNeXt50": resnext50,
-    "MobileNet": _application("MobileNet", 224),
-    "MobileNetV2": _application("MobileNetV2", 224),
-    "EfficientNetB0": _application("EfficientNetB0", 224),
-    "Xception": _application("Xception", 299),
+def _subject(build: Callable[[int], keras.Model], own: int = 224) -> Callable[[int | None], keras.Model]:
+    return lambda size: build(size or own)
+
+
+SUBJECTS = {
+    "ResNeXt50": _subject(resnext50),
+    **{
+        name: _subject(partial(_application, name))
+        for name in ("MobileNet", "MobileNetV2", "EfficientNetB0", "ResNet50")
+    },
+    "Xception": _subject(partial(_application, "Xception"), 299),
 }
+"""Name -> the function of an image's height, or None for the model's own, that returns it."""

@@ -55,7 +55,7 @@ def merge_rows(path: Path, environment: str, rows: Sequence[Row], key: Sequence[
     """Write rows into a file's one table, in place of those whose `key` columns are equal; its other rows stay.
 
     Every row's column "commit" names the environment in which it was measured, one of the lines above the table. Lines
-    that no row names any longer are left out.
+    that no row names any longer are left out. What only other rows have a column for stays empty.
 
     Args:
         environment: a line of `timing.environment`; its commit is the column's.
@@ -67,4 +67,6 @@ def merge_rows(path: Path, environment: str, rows: Sequence[Row], key: Sequence[
     named = {row["commit"] for row in merged.values()}
     before = [old for old in text.splitlines() if old.startswith("commit ") and old != environment]
     lines = [old for old in before if old.split(",")[0].removeprefix("commit ") in named - {commit}]
-    path.write_text("\n\n".join([*lines, environment, "\n".join(table(list(merged.values())))]) + "\n")
+    columns = [*dict.fromkeys(name for row in (*rows, *merged.values()) for name in row if name != "commit"), "commit"]
+    complete = [{name: row.get(name, "") for name in columns} for row in merged.values()]
+    path.write_text("\n\n".join([*lines, environment, "\n".join(table(complete))]) + "\n")

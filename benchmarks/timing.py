@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -58,8 +59,12 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
-def environment(*packages: str) -> str:
-    """Return a line with the commit, the versions of `packages`, the cores and the processor's kind and name."""
+def environment(*packages: str, device: str = "cpu") -> str:
+    """Return a line with the commit, the versions of `packages`, the cores and the processor's kind and name.
+
+    Args:
+        device: "gpu" for a line that ends with the card's name. Raises SystemExit where there is none.
+    """
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     versions = []
     for package in packages:
@@ -68,4 +73,14 @@ def environment(*packages: str) -> str:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package} absent")
     machine = f"{os.cpu_count()} cores {platform.machine()} ({processor()})"
-    return ", ".join([f"commit {git.stdout.strip()}", *versions, machine])
+    cards = [graphics_card()] if device == "gpu" else []
+    return ", ".join([f"commit {git.stdout.strip()}", *versions, machine, *cards])
+
+
+def graphics_card() -> str:
+    """Return the name of the first NVIDIA GPU, or raise SystemExit where there is none."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which(command[0]) else None
+    if names is None or names.returncode or not names.stdout.strip():
+        raise SystemExit("--device gpu: no NVIDIA GPU is here (nvidia-smi finds none)")
+    return names.stdout.splitlines()[0]

@@ -80,6 +80,18 @@ def test_rows_are_replaced_and_keep_their_commit(tmp_path: Path) -> None:
     assert path.read_text().startswith("commit ccc, torch 3\n\n| network"), "no row names aaa or bbb any longer"
 
 
+def test_a_new_column_is_empty_in_older_rows(tmp_path: Path) -> None:
+    path = tmp_path / "models.md"
+    path.write_text(MODELS)
+    (before,) = tables.read_tables(MODELS)
+    measured = {"network": "small", "step": "train", "backend": "jax", "rival": "timm", "first step, s": "1.2"}
+    tables.merge_rows(path, "commit bbb, torch 2, 2 cores", [measured], KEY)
+    (after,) = tables.read_tables(path.read_text())
+    assert after[:-1] == [{**row, "first step, s": ""} for row in before]
+    assert after[-1] == {**measured, "rival, img/s": "", "times as fast": "", "commit": "bbb"}
+    assert list(after[0])[-1] == "commit"
+
+
 def test_the_chart_reads_both_tables_and_is_drawn(tmp_path: Path) -> None:
     networks, families = chart.training(MODELS), chart.kernels(KERNELS)
     assert networks == {"small\nover timm": {"jax": 0.75, "torch": 1.25}, "large\nover pytorchcv": {"tensorflow": 2.0}}
