@@ -12,6 +12,7 @@ from keras import layers, ops
 from groupwise import rewrite
 from groupwise.errors import UserError
 from groupwise.layers import ChannelShuffle, GroupedConv2D
+from tests.frameworks import BACKEND
 from tests.rewriting import (
     CHANNELS,
     GROUPS,
@@ -191,7 +192,20 @@ def test_ours_stay_ours_and_a_second_time_changes_nothing() -> None:
     once = rewrite.accelerate(model)
     twice = rewrite.accelerate(once)
     assert_same(once, twice)
-    assert str(rewrite.report_of(twice)) == "nothing to rewrite"
+    assert str(rewrite.report_of(twice)).splitlines()[0] == "nothing to rewrite"
+
+
+def test_the_report_says_which_steps_run() -> None:
+    fast = rewrite.accelerate(model_of(lambda x: layers.Conv2D(4, 3, groups=2)(x)))
+    assert ("run what is recorded" in str(rewrite.report_of(fast))) == (BACKEND == "torch")
+
+    class Own(keras.Model):
+        def train_step(self, data: Any) -> Any:
+            return super().train_step(data)
+
+    inputs = keras.Input((8, 8, 4))
+    fast = rewrite.accelerate(Own(inputs, layers.Conv2D(4, 3, groups=2)(inputs)))
+    assert ("train: its train_step is its own" in str(rewrite.report_of(fast))) == (BACKEND == "torch")
 
 
 def test_channels_first_where_the_framework_can() -> None:

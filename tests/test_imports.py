@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": GROUND | {"core", "routing", "backends"},
     "layers": GROUND | {"core", "backends", "ops"},
     "weights": GROUND | {"data", "backends", "layers"},
-    "models": GROUND | {"data", "layers", "weights"},
+    "models": GROUND | {"backends", "data", "layers", "weights"},
     "inference": GROUND | {"data", "weights", "models"},
     "rewrite": GROUND | {"core", "backends", "layers", "models"},
     "explain": GROUND | {"report", "ops", "layers", "models", "rewrite"},
@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["cli"] = {*ALLOWED}
 # `core` beside the backends: its table of activations, and the windows of its pooling. `backends` above `ops`: batch
 # norm and pooling are no convolutions and have no list; PyTorch's own files of weights; what XLA compiles; exporters;
-# the card that a training runs on.
+# steps; the card that a training runs on.
 
 
 def strings(nodes: Iterable[ast.expr]) -> set[str]:
@@ -106,6 +106,12 @@ UNDERSCORED = {
         *("_AutoDispatchBelowAutograd", "_C", "_SingleLevelFunction", "_after_autograd_keyset"),
         *("_are_functorch_transforms_active", "_current_level", "_functorch", "_set_fwd_grad_enabled"),
     },
+    "backends.torch.program": {"_pytree"},
+    "backends.torch.recording": {
+        *("_cdata", "_disable_current_modes", "_getframe", "_local_scalar_dense", "_python_dispatch", "_pytree"),
+        *("_schema",),
+    },
+    "backends.torch.step": {"_pytree"},
     "cli.application": {"_exit"},
     "data.rand_augment": {"_Enhance"},
     "models.efficientnet": {"_replace"},

@@ -286,6 +286,26 @@ class Checks:
         assert callable(operations.signbit)
 
     @staticmethod
+    def seeding_generators() -> None:
+        if BACKEND != "torch":
+            return
+        import torch
+
+        expected = numbers(keras.random.normal((3,), seed=keras.random.SeedGenerator(5)))
+        seeds = []
+
+        def seeded(seed: Any) -> Any:
+            seeds.append(seed)
+            return torch.Generator().manual_seed(int(seed))
+
+        with keras_private.seeding_generators(seeded):
+            assert numbers(keras.random.normal((3,), seed=keras.random.SeedGenerator(5))) == expected
+        assert len(seeds) == 1
+        assert isinstance(seeds[0], torch.Tensor)
+        assert numbers(keras.random.normal((3,), seed=keras.random.SeedGenerator(5))) == expected
+        assert len(seeds) == 1
+
+    @staticmethod
     def without_tensorflow() -> None:
         before = "tensorflow" in sys.modules
         with keras_private.without_tensorflow():

@@ -6,6 +6,7 @@ says otherwise.
 """
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -255,7 +256,7 @@ def tensorflow_operations() -> Any:
     return numpy
 
 
-# Seeds
+# Seeds and random numbers
 
 
 @contextlib.contextmanager
@@ -271,3 +272,23 @@ def without_tensorflow() -> Iterator[None]:
         yield
     finally:
         module_utils.tensorflow._available = before
+
+
+@contextlib.contextmanager
+def seeding_generators(seeded: Callable[[Any], Any]) -> Iterator[None]:
+    """Let PyTorch's random operations draw from `seeded(seed)`, of a seed that stays a tensor: `torch_seed_generator`.
+
+    Missing: a generator's seed is read as a number, which no recording can follow.
+    """
+    random: Any = importlib.import_module("keras.src.backend.torch.random")
+    before = random.torch_seed_generator
+
+    def torch_seed_generator(seed: Any) -> Any:
+        first, second = random.draw_seed(seed)
+        return seeded(first + second)
+
+    random.torch_seed_generator = torch_seed_generator
+    try:
+        yield
+    finally:
+        random.torch_seed_generator = before

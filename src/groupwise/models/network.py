@@ -8,6 +8,7 @@ import keras
 
 from groupwise import keras_private
 from groupwise.errors import UserError
+from groupwise.models.steps import run_recorded
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -24,6 +25,7 @@ class Network(keras.Model):
         # Keras would track plain containers as part of the model's state.
         object.__setattr__(self, "architecture", dict(architecture))
         object.__setattr__(self, "metadata", dict(metadata))
+        run_recorded(self)
 
     architecture: dict[str, Any]
     metadata: dict[str, Any]
@@ -71,6 +73,7 @@ class RewrittenNetwork(keras.Model):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         object.__setattr__(self, "metadata", {})
+        run_recorded(self)
 
     metadata: dict[str, Any]
 

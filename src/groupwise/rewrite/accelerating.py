@@ -4,8 +4,11 @@ from functools import partial
 
 import keras
 
+from groupwise import backends
+from groupwise.models.steps import objections
 from groupwise.rewrite import drop_ins, handmade
 from groupwise.rewrite.carrying import without_permutations
+from groupwise.rewrite.changes import report_of
 from groupwise.rewrite.graph import models_within
 from groupwise.rewrite.joining import joins
 from groupwise.rewrite.rebuild import Rewriter, record_gone
@@ -26,8 +29,8 @@ def accelerate(model: keras.Model) -> keras.Model:
     Returns:
         A new model of the same class: the same inputs, outputs and layers by name, types, weights and all other state,
         what is frozen, and compiled as the old one was, its optimizer's state included. Outputs agree to 1e-5; it
-        trains as the old one does. `report_of` says what was replaced, what was left and why, and what could not be
-        kept.
+        trains as the old one does, on PyTorch without Python between the operations. `report_of` says what was
+        replaced, what was left and why, what could not be kept, and which steps run.
 
     Raises:
         UserError: a ValueError, where the model is no graph of layers, or a layer cannot be made anew.
@@ -40,7 +43,19 @@ def accelerate(model: keras.Model) -> keras.Model:
     """
     rules = (handmade.split_and_concatenated, handmade.depthwise_and_sum, drop_ins.drop_in)
     rewritten = Rewriter(rules, drop_ins.within, joins=True).rewrite(model)
-    return record_gone(model, without_permutations(rewritten))
+    made = record_gone(model, without_permutations(rewritten))
+    report_of(made).note(_steps(made))
+    return made
+
+
+def _steps(model: keras.Model) -> str:
+    """Return which steps run: where the framework does not trace them itself, and where there is something to train."""
+    if backends.active.step is None:
+        return ""
+    as_keras = "; ".join(f"{kind}: {reason}" for kind, reason in objections(model).items())
+    if as_keras:
+        return f"Steps that run as Keras runs them, with its Python: {as_keras}."
+    return "fit, evaluate and predict run what is recorded of their first steps, without Python between the operations."
 
 
 def fuse(model: keras.Model) -> keras.Model:

@@ -15,6 +15,7 @@ import numpy as np
 from groupwise import keras_private
 from groupwise.errors import UserError, first_line
 from groupwise.frameworks import FRAMEWORKS
+from groupwise.models.steps import KINDS
 from groupwise.rewrite.twins import TWINS
 
 Values = Sequence[np.ndarray]
@@ -233,7 +234,8 @@ def attributes_of_models() -> frozenset[str]:
     models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
     for model in models:
         model.compile("sgd", "mse", metrics=["mae"])
-    run = ("history", "stop_evaluating", "stop_predicting", *keras_private.RUN_STATE)
+    made = (f"make_{kind}_function" for kind in KINDS)
+    run = ("history", "stop_evaluating", "stop_predicting", *made, *keras_private.RUN_STATE)
     return frozenset(name for model in models for name in attributes(model)) | {"metadata", "architecture", *run}
 
 

@@ -10,6 +10,7 @@ import keras
 
 from groupwise import keras_private
 from groupwise.errors import UserError
+from groupwise.models.steps import run_recorded
 from groupwise.rewrite.assembling import assembled, compile_alike, input_like, is_saved_by_layers
 from groupwise.rewrite.changes import Change, Gone, Left, Report, attach, report_of
 from groupwise.rewrite.copying import Values, copied, finish, give_state
@@ -96,6 +97,7 @@ class Rewriter:
         for part in models_within(model):
             if part.compiled:
                 self.report.note(compile_alike(part, self._copies[id(part)], self._copies, self._keeps_layers))
+        run_recorded(rewritten)
         attach(rewritten, self.report)
         return rewritten
 

@@ -14,7 +14,7 @@ from groupwise.spec import DTYPES, ConvSpec
 
 version = tf.__version__
 core_norm = norm
-pool = pool_same = max_pool = None
+pool = pool_same = max_pool = step = None
 
 
 @cache

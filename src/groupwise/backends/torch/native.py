@@ -11,11 +11,12 @@ from groupwise.backends import plain_norm
 from groupwise.backends.torch import core, norm, pooling
 from groupwise.backends.torch.devices import accelerator
 from groupwise.backends.torch.operations import is_transformed
+from groupwise.backends.torch.step import Step
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes, same_padding
 
 version = str(torch.__version__)
-core_norm, max_pool = norm, pooling.max_pool
+core_norm, max_pool, step = norm, pooling.max_pool, Step
 
 # The types that oneDNN does not compute in here: PyTorch's own kernels add the gradients in them.
 _ADDED_IN_THEMSELVES = tuple(

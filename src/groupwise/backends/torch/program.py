@@ -1,0 +1,185 @@
+"""PyTorch: recordings made into a program, which does without Python what they did with it.
+
+Where a run looked at a number of a tensor (is this the step that applies the accumulated gradients? are all gradients
+finite?), the program has a branch for each number that was seen. One that was not seen is no error: what the program
+has changed until there is undone, and the caller runs the Python, and records it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from groupwise.backends.torch.recording import Call, Recording, Register, Stretch, registers_in
+
+UNSEEN = object()
+"""What `Program.run` returns where it met what no recording has seen."""
+_MOST_BRANCHES, _MOST_CHANGES = 4, 3
+
+
+@dataclass
+class _Node:
+    """A stretch of calls, whether two recordings have agreed on it, and what follows each number seen at its end.
+
+    Attributes:
+        constants: those of the stretches before, too.
+        results: what is returned at the end, tensors as registers; empty before.
+    """
+
+    stretch: Stretch
+    constants: dict[int, Tensor]
+    results: list[Any]
+    structure: TreeSpec | None
+    is_confirmed: bool = False
+    branches: dict[Any, "_Node"] = field(default_factory=dict)
+    run: Callable[[dict[int, Tensor]], None] | None = None
+
+    def agrees(self, other: "_Node") -> bool:
+        mine, its = self.stretch, other.stretch
+        return (
+            (mine.calls, mine.looked_at, mine.constants.keys()) == (its.calls, its.looked_at, its.constants.keys())
+            and (self.results, self.structure) == (other.results, other.structure)
+            and all(
+                tensor is its.constants[index] or (index in mine.values and torch.equal(tensor, its.constants[index]))
+                for index, tensor in mine.constants.items()
+            )
+        )
+
+    @property
+    def wanted_after(self) -> set[int]:
+        """The registers that are read after the stretch's calls."""
+        looked_at = set() if self.stretch.looked_at is None else {self.stretch.looked_at}
+        return registers_in(self.results) | looked_at | {i for node in self.branches.values() for i in node.wanted}
+
+    @property
+    def wanted(self) -> set[int]:
+        """The registers that must be there before the stretch."""
+        wanted = self.wanted_after
+        for call in reversed(self.stretch.calls):
+            wanted = wanted - call.makes | call.reads
+        return wanted - self.constants.keys()
+
+    def at_risk(self) -> Iterator[Tensor]:
+        """Yield the constants that are written before a number is looked at."""
+        if self.stretch.looked_at is not None:
+            for call in self.stretch.calls:
+                yield from (self.constants[index] for index in call.writes)
+            for node in self.branches.values():
+                yield from node.at_risk()
+
+
+class Program:
+    """What the recordings of a function of tensors agree on.
+
+    Attributes:
+        objection: why the function cannot become a program, or "".
+    """
+
+    def __init__(self) -> None:
+        self.objection = ""
+        self._first: dict[Any, _Node] = {}
+        self._changes = 0
+        self._at_risk: list[Tensor] = []
+
+    def learn(self, recording: Recording, results: Any) -> None:
+        """Take in a recording, and what its run returned."""
+        returned, structure = tree_flatten(recording.as_registers(results))
+        branches, number, place = self._first, None, ""
+        constants: dict[int, Tensor] = {}
+        for stretch in recording.stretches:
+            constants = {**constants, **stretch.constants}
+            is_last = stretch is recording.stretches[-1]
+            new = _Node(stretch, constants, *((returned, structure) if is_last else ([], None)))
+            node = branches.get(number)
+            if node is not None and node.agrees(new):
+                node.is_confirmed = True
+                node.run = None
+            else:
+                self._changes += node is not None
+                node = branches[number] = new
+            if len(branches) > _MOST_BRANCHES:
+                self._object(f"{place} looks at a number that is another one at each step")
+            branches, number, place = node.branches, stretch.seen, stretch.place
+        if self._changes > _MOST_CHANGES:
+            self._object("its Python does something else at each step")
+        self._object(recording.objection)
+        self._at_risk = list({id(tensor): tensor for tensor in self._first[None].at_risk()}.values())
+
+    def _object(self, reason: str) -> None:
+        self.objection = self.objection or reason
+
+    @torch.no_grad()
+    def run(self, inputs: Sequence[Tensor]) -> Any:
+        """Do what the recorded runs did, with other inputs; return what they returned, or UNSEEN."""
+        registers = dict(enumerate(inputs))
+        saved = [tensor.clone() for tensor in self._at_risk]
+        random = torch.get_rng_state() if saved else None
+        node = self._first.get(None)
+        while node is not None and node.is_confirmed:
+            if node.run is None:
+                node.run = _compiled(node)
+            node.run(registers)
+            if node.stretch.looked_at is None:
+                made = [registers[v.index] if isinstance(v, Register) else v for v in node.results]
+                return tree_unflatten(made, node.structure)
+            node = node.branches.get(registers[node.stretch.looked_at].item())
+        for tensor, value in zip(self._at_risk, saved, strict=True):
+            tensor.copy_(value)
+        if random is not None:
+            torch.set_rng_state(random)
+        return UNSEEN
+
+
+def _compiled(node: _Node) -> Callable[[dict[int, Tensor]], None]:
+    """Return the stretch as a function of the registers: what it wants of them is taken, what is wanted later put."""
+    after = node.wanted_after
+    wanted, namespace, lines = set(after), _Namespace(node.constants), list[str]()
+    for call in reversed(node.stretch.calls):
+        if not call.makes & wanted and not call.has_effect:
+            continue
+        done = (call.reads | call.makes) - wanted - node.constants.keys()
+        lines.append(namespace.line(call, done))
+        wanted = wanted - call.makes | call.reads
+    taken = [f"r{i} = registers.pop({i})" for i in sorted(wanted - node.constants.keys())]
+    put = [f"registers[{i}] = r{i}" for i in sorted(after)]
+    body = [*taken, *reversed(lines), *put] or ["pass"]
+    source = "def run(registers):\n" + "".join(f"    {line}\n" for line in body)
+    exec(compile(source, "<recorded>", "exec"), namespace.values)
+    return namespace.values["run"]
+
+
+class _Namespace:
+    """The names that a stretch's lines use: registers r0, r1, ..., and k0, k1, ... of what has no literal."""
+
+    def __init__(self, constants: dict[int, Tensor]) -> None:
+        self.values: dict[str, Any] = {f"r{index}": tensor for index, tensor in constants.items()}
+        self._names: dict[int, str] = {}
+
+    def line(self, call: Call, done: set[int]) -> str:
+        """Return the line of a call, and forget the registers that nobody reads after it."""
+        arguments = [self.text(v) for v in call.arguments]
+        arguments += [f"{name}={self.text(v)}" for name, v in call.keywords.items()]
+        made = f"{self.target(call.results)} = " if call.makes - call.reads else ""
+        forgotten = "".join(f"; del r{index}" for index in sorted(done))
+        return f"{made}{self.text(call.function)}({', '.join(arguments)}){forgotten}"
+
+    def target(self, results: Any) -> str:
+        if isinstance(results, list | tuple):
+            return f"[{', '.join(map(self.target, results))}]"
+        return "_" if results is None else self.text(results)
+
+    def text(self, value: Any) -> str:
+        if isinstance(value, Register):
+            return f"r{value.index}"
+        if isinstance(value, list):
+            return f"[{', '.join(map(self.text, value))}]"
+        if isinstance(value, tuple):
+            return f"({''.join(f'{self.text(v)}, ' for v in value)})"
+        if value is None or isinstance(value, bool | int | str):
+            return repr(value)
+        name = self._names.setdefault(id(value), f"k{len(self._names)}")
+        self.values[name] = value
+        return name

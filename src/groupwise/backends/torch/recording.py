@@ -1,0 +1,240 @@
+"""PyTorch: what one run of some Python did to tensors, written down.
+
+A dispatch mode sees every operation below autograd, those of the backward pass included, while they run as they would
+without it: the recorded run is a real one, and costs about twice its time.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from groupwise import keras_private
+
+_aten = torch.ops.aten
+_MAKERS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"})
+"""Functions that make a tensor of Python's or NumPy's values, some of them without an operation."""
+_READS = frozenset({"numpy", "__array__", "tolist", "data_ptr", "__dlpack__"})
+"""Methods that give a tensor's memory away, where nobody sees what is done with it."""
+
+
+@dataclass(frozen=True)
+class Register:
+    """A tensor of a recording."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation that ran: its arguments and results, tensors as registers.
+
+    Attributes:
+        writes: the constants that it writes to.
+        has_effect: whether it does more than its results show: it writes, or draws random numbers.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    results: Any
+    writes: frozenset[int]
+    has_effect: bool
+
+    @cached_property
+    def reads(self) -> set[int]:
+        return registers_in((self.arguments, self.keywords))
+
+    @cached_property
+    def makes(self) -> set[int]:
+        return registers_in(self.results)
+
+
+@dataclass
+class Stretch:
+    """The calls up to where Python looked at a number of a tensor, or to the end.
+
+    Attributes:
+        calls: in order.
+        looked_at: the register of that tensor, None at the end.
+        seen: the number.
+        place: where in Python, for a message.
+        constants: by register, tensors used here first that were there before the run, or made of Python's values.
+        values: those that were made of Python's values.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    constants: dict[int, Tensor] = field(default_factory=dict)
+    values: set[int] = field(default_factory=set)
+    looked_at: int | None = None
+    seen: Any = None
+    place: str = ""
+
+
+class Recording:
+    """What a run did.
+
+    Attributes:
+        stretches: its calls, cut where a number was looked at.
+        objection: why the run cannot be done again without its Python, or "".
+    """
+
+    def __init__(self) -> None:
+        self.stretches = [Stretch()]
+        self.objection = ""
+        self._registers = WeakTensorKeyDictionary()
+        self._count = 0
+        self._owners: dict[int, int] = {}
+
+    def object(self, reason: str) -> None:
+        self.objection = self.objection or reason
+
+    def new(self, tensor: Tensor) -> Register:
+        """Return the register of a tensor that an operation made, or that is given."""
+        if tensor not in self._registers:
+            self._registers[tensor] = Register(self._count)
+            self._count += 1
+        return self._registers[tensor]
+
+    def register(self, tensor: Tensor) -> Register:
+        """Return the register of a tensor; one that is not known is a constant."""
+        if tensor not in self._registers:
+            index = self.new(tensor).index
+            self.stretches[-1].constants[index] = tensor
+            self._owners[tensor.untyped_storage()._cdata] = index
+        return self._registers[tensor]
+
+    def as_registers(self, value: Any) -> Any:
+        return tree_map(lambda leaf: self.register(leaf) if isinstance(leaf, Tensor) else leaf, value)
+
+    def call(self, function: Any, arguments: Any, keywords: Any, results: Any, written: list[Tensor]) -> None:
+        """Write down a call that has run."""
+        given, named = self.as_registers(arguments), self.as_registers(keywords)
+        made = tree_map(lambda leaf: self.new(leaf) if isinstance(leaf, Tensor) else None, results)
+        owners = (self._owners.get(tensor.untyped_storage()._cdata) for tensor in written)
+        writes = frozenset(owner for owner in owners if owner is not None)
+        has_effect = bool(written) or torch.Tag.nondeterministic_seeded in getattr(function, "tags", ())
+        self.stretches[-1].calls.append(Call(function, given, named, made, writes, has_effect))
+
+    def lift(self, tensor: Tensor) -> None:
+        """Write down a tensor that was made of Python's values: the program copies it, since it may be written to."""
+        with _disable_current_modes():
+            value = tensor.clone()
+        self.stretches[-1].values.add(self.register(value).index)
+        self.call(_aten.clone.default, (value,), {}, tensor, [])
+
+    def look(self, tensor: Tensor, value: Any) -> None:
+        """Write down that Python has looked at a tensor's only number."""
+        stretch = self.stretches[-1]
+        stretch.looked_at, stretch.seen, stretch.place = self.register(tensor).index, value, _place()
+        self.stretches.append(Stretch())
+
+
+@contextmanager
+def recorded(recording: Recording) -> Iterator[None]:
+    """Write down what runs within."""
+    functions = _Functions(recording)
+    with keras_private.seeding_generators(functions.seeded), functions, _Operations(recording):
+        yield
+
+
+class _Operations(TorchDispatchMode):
+    """Writes down operations, below autograd."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self.recording = recording
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        results = function(*arguments, **keywords)
+        if torch.Tag.dynamic_output_shape in function.tags:
+            self.recording.objection = (
+                self.recording.objection or f"{_place()} makes a tensor whose size depends on values"
+            )
+        if function is _aten._local_scalar_dense.default:
+            self.recording.look(arguments[0], results)
+        elif function is _aten.lift_fresh.default:
+            self.recording.lift(results)
+        else:
+            named = zip(function._schema.arguments, arguments, strict=False)
+            given = [*named, *((a, keywords[a.name]) for a in function._schema.arguments if a.name in keywords)]
+            written = [v for a, v in given if a.alias_info is not None and a.alias_info.is_write]
+            self.recording.call(function, arguments, keywords, results, _tensors(written))
+        return results
+
+
+class _Functions(TorchFunctionMode):
+    """Writes down those functions whose arguments are looked at, or that draw from a generator of their own."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self.recording = recording
+        self._seeds: dict[int, tuple[torch.Generator, Tensor]] = {}
+
+    def seeded(self, seed: Tensor) -> torch.Generator:
+        """Return a generator that starts at `seed`."""
+        with _disable_current_modes():
+            generator = _generator(seed)
+        self._seeds[id(generator)] = generator, seed
+        return generator
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        name = getattr(function, "__name__", "")
+        if name in _READS:
+            self.recording.object(f"{_place()} takes a tensor's memory ({name})")
+        if name in _MAKERS and not _tensors((arguments, keywords)):
+            with _disable_current_modes():
+                results = function(*arguments, **keywords)
+            self.recording.lift(results)
+            return results
+        # A learning rate is a tensor, of which PyTorch takes the number.
+        if name.startswith("_foreach_") and not torch.is_grad_enabled():
+            with _disable_current_modes():
+                results = function(*arguments, **keywords)
+            self.recording.call(
+                function, arguments, keywords, results, _tensors(arguments[0]) if name[-1] == "_" else []
+            )
+            return results
+        if id(keywords.get("generator")) in self._seeds:
+            generator, seed = self._seeds[id(keywords.pop("generator"))]
+            with _disable_current_modes():
+                results = function(*arguments, generator=generator, **keywords)
+            self.recording.call(_draw, (function, seed, *arguments), keywords, results, [])
+            return results
+        return function(*arguments, **keywords)
+
+
+def _draw(function: Callable[..., Any], seed: Tensor, *arguments: Any, **keywords: Any) -> Any:
+    return function(*arguments, generator=_generator(seed), **keywords)
+
+
+def _generator(seed: Tensor) -> torch.Generator:
+    return torch.Generator(device=seed.device).manual_seed(int(seed) & 0xFFFFFFFF)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def registers_in(value: Any) -> set[int]:
+    """Return the registers' numbers in arguments or results."""
+    return {leaf.index for leaf in tree_leaves(value) if isinstance(leaf, Register)}
+
+
+def _place() -> str:
+    """Return the file and line of the innermost frame that is none of PyTorch's or of this file."""
+    frame = sys._getframe(1)
+    while frame.f_back and (frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
