@@ -306,6 +306,20 @@ class Checks:
         assert len(seeds) == 1
 
     @staticmethod
+    def settings() -> None:
+        layer = keras.layers.Dense(3, activation="relu")
+        model_of(layer)
+        assert {"units", "activation", "use_bias", "_trainable", "_dtype_policy"} <= {*keras_private.settings(layer)}
+        kernel = layer.kernel
+        before = {name: getattr(kernel, name) for name in keras_private.settings(kernel)}
+        assert before["_trainable"] is True
+        assert before["_regularizer"] is before["_constraint"] is None
+        kernel.trainable, kernel.regularizer = False, keras.regularizers.L2(0.1)
+        changed = {name for name, value in before.items() if getattr(kernel, name) is not value}
+        assert {"_trainable", "_regularizer"} <= changed
+        assert np.shape(keras.ops.convert_to_numpy(before["_value"])) == (3, 3)
+
+    @staticmethod
     def without_tensorflow() -> None:
         before = "tensorflow" in sys.modules
         with keras_private.without_tensorflow():

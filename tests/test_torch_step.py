@@ -383,3 +383,12 @@ def test_no_step_keeps_a_batch_or_gradients_alive() -> None:
     gc.collect()
     assert not any(reference() is not None for reference in alive)
     assert all(v.value.grad is None for v in model.trainable_variables)
+
+
+def test_a_prediction_that_folding_would_change_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, own = pair(lambda: network("mobilenet_wd4"))
+    monkeypatch.setattr("groupwise.backends.torch.folding._fold", lambda kernel, bias, gamma, *_: (2 * kernel, gamma))
+    image = batches(own, 1, 1)[0][0]
+    for _ in range(5):
+        np.testing.assert_array_equal(recorded.predict_on_batch(image), own.predict_on_batch(image))
+    assert recorded.predict_function.repeated == 3

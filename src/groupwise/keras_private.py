@@ -6,6 +6,7 @@ says otherwise.
 """
 
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +72,24 @@ def is_of_keras(kind: type | Callable[..., Any]) -> bool:
     Missing: what a class is exported as.
     """
     return kind.__module__.startswith("keras.")
+
+
+def settings(part: Any) -> list[str]:
+    """Return the names of the attributes that say what a layer, variable, optimizer or loss computes.
+
+    Of a variable `_value`, `_trainable`, `_regularizer` and `_constraint`; of anything else all but containers and what
+    every layer has. Missing: which attributes are Keras's notes for itself.
+    """
+    if isinstance(part, keras.Variable):
+        return ["_value", "_trainable", "_regularizer", "_constraint"]
+    values = vars(part).items()
+    return [name for name, value in values if name not in _noted() and not isinstance(value, list | dict | set)]
+
+
+@functools.cache
+def _noted() -> set[str]:
+    kept = {"_trainable", "_dtype_policy", "training", "autocast", "activity_regularizer"}
+    return vars(keras.layers.Layer()).keys() - kept
 
 
 # Graphs of calls

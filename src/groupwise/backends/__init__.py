@@ -92,8 +92,8 @@ class Backend(Protocol):
     """(NHWC inputs, `pooling.window`) -> the core's max pooling; None where the framework's own is as fast."""
 
     step: type[Any] | None
-    """(model, what Keras calls with [batch]) -> the same without Python between the operations, as far as that can be
-    had, and in `objection` why not; None where the framework traces a step itself."""
+    """(model, "train", "test" or "predict", what Keras calls with [batch]) -> the same without Python between the
+    operations, as far as that can be had, and in `objection` why not; None where the framework traces a step itself."""
 
     def runtime(self, inputs: Any = None) -> Runtime:
         """Return where `inputs` (or, without any, the next array) will be computed."""

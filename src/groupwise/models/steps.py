@@ -36,7 +36,7 @@ def _make(model: Any, kind: str, force: bool = False) -> None:
     getattr(type(model), f"make_{name}")(model, force)
     function = getattr(model, name)
     if step is not None and not isinstance(function, step) and not _own_code(model, kind):
-        setattr(model, name, step(model, function))
+        setattr(model, name, step(model, kind, function))
 
 
 def _own_code(model: Any, kind: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from groupwise.backends.torch.folding import Folded, Registers
 from groupwise.backends.torch.recording import Call, Recording, Register, Stretch, registers_in
 
 UNSEEN = object()
@@ -35,7 +36,7 @@ class _Node:
     structure: TreeSpec | None
     is_confirmed: bool = False
     branches: dict[Any, "_Node"] = field(default_factory=dict)
-    run: Callable[[dict[int, Tensor]], None] | None = None
+    run: Callable[[Registers], None] | None = None
 
     def agrees(self, other: "_Node") -> bool:
         mine, its = self.stretch, other.stretch
@@ -75,11 +76,12 @@ class Program:
     """What the recordings of a function of tensors agree on.
 
     Attributes:
+        folds: whether batch norms are folded into convolutions; what it returns then agrees to 1e-5, else to the bit.
         objection: why the function cannot become a program, or "".
     """
 
-    def __init__(self) -> None:
-        self.objection = ""
+    def __init__(self, folds: bool) -> None:
+        self.folds, self.objection = folds, ""
         self._first: dict[Any, _Node] = {}
         self._changes = 0
         self._at_risk: list[Tensor] = []
@@ -120,7 +122,8 @@ class Program:
         node = self._first.get(None)
         while node is not None and node.is_confirmed:
             if node.run is None:
-                node.run = _compiled(node)
+                calls = node.stretch.calls, node.constants, node.wanted_after
+                node.run = Folded(*calls, _compiled) if self.folds else _compiled(*calls)
             node.run(registers)
             if node.stretch.looked_at is None:
                 made = [registers[v.index] if isinstance(v, Register) else v for v in node.results]
@@ -133,17 +136,16 @@ class Program:
         return UNSEEN
 
 
-def _compiled(node: _Node) -> Callable[[dict[int, Tensor]], None]:
-    """Return the stretch as a function of the registers: what it wants of them is taken, what is wanted later put."""
-    after = node.wanted_after
-    wanted, namespace, lines = set(after), _Namespace(node.constants), list[str]()
-    for call in reversed(node.stretch.calls):
+def _compiled(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int]) -> Callable[[Registers], None]:
+    """Return calls as a function of the registers: what they want of them is taken, what is wanted after them put."""
+    wanted, namespace, lines = set(after), _Namespace(constants), list[str]()
+    for call in reversed(calls):
         if not call.makes & wanted and not call.has_effect:
             continue
-        done = (call.reads | call.makes) - wanted - node.constants.keys()
+        done = (call.reads | call.makes) - wanted - constants.keys()
         lines.append(namespace.line(call, done))
         wanted = wanted - call.makes | call.reads
-    taken = [f"r{i} = registers.pop({i})" for i in sorted(wanted - node.constants.keys())]
+    taken = [f"r{i} = registers.pop({i})" for i in sorted(wanted - constants.keys())]
     put = [f"registers[{i}] = r{i}" for i in sorted(after)]
     body = [*taken, *reversed(lines), *put] or ["pass"]
     source = "def run(registers):\n" + "".join(f"    {line}\n" for line in body)

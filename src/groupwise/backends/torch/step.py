@@ -41,8 +41,8 @@ class Step:
         recorded, repeated: how many steps were.
     """
 
-    def __init__(self, model: keras.Model, function: Callable[[Any], Any]) -> None:
-        self.model, self.function = model, function
+    def __init__(self, model: keras.Model, kind: str, function: Callable[[Any], Any]) -> None:
+        self.model, self.kind, self.function = model, kind, function
         self.objection = ""
         self._settings = _Settings(model)
         self._programs: dict[Any, Program] = {}
@@ -59,7 +59,7 @@ class Step:
         leaves = [keras.ops.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = structure, *map(_kind, leaves), *_surroundings(), settings
-        program = self._programs.setdefault(key, Program())
+        program = self._programs.setdefault(key, Program(folds=self.kind != "train"))
         results = program.run(inputs)
         if results is not UNSEEN:
             self.repeated += 1
@@ -97,15 +97,16 @@ class Step:
 
 
 class _Settings:
-    """What a program depends on: the plain settings of layers, variables, losses, metrics and optimizer.
+    """What a program depends on: the settings of layers, variables, losses, metrics and optimizer.
 
-    Reading them all at each step would cost as much as some networks' operations. What is compared is which objects
+    Making a key of them at each step would cost as much as some networks' operations. What is compared is which objects
     they are; where one is another, all are read.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self._parts: list[dict[str, Any]] = []
+        self._getters: list[Callable[[dict[str, Any]], tuple[Any, ...]]] = []
         self._seen: list[Any] = []
         self._heard: list[Any] = []
         self._key: tuple[Any, ...] = ()
@@ -116,10 +117,20 @@ class _Settings:
 
     def key(self) -> tuple[Any, ...]:
         """Return the settings as they are now."""
-        values = list(chain.from_iterable(map(dict.values, self._parts)))
-        if not values or len(values) != len(self._seen) or not all(map(operator.is_, values, self._seen)):
+        if not self._seen or not self._is_as_seen():
             self._read()
         return self._key
+
+    def _is_as_seen(self) -> bool:
+        try:
+            values = self._values()
+        except KeyError:
+            return False
+        return all(map(operator.is_, values, self._seen))
+
+    def _values(self) -> list[Any]:
+        sizes = map(len, self._parts)
+        return [*sizes, *chain.from_iterable(get(part) for get, part in zip(self._getters, self._parts, strict=True))]
 
     def _read(self) -> None:
         layers = keras_private.layers_within(self.model)
@@ -128,9 +139,12 @@ class _Settings:
         variables = [*self.model.variables, *(v for part in optimizers for v in part.variables)]
         compiled = tree_leaves(keras_private.compile_arguments(self.model)) if optimizers else []
         judges = [part for part in compiled if isinstance(part, keras.losses.Loss | keras.metrics.Metric)]
-        self._parts = [vars(part) for part in (*layers, *optimizers, *variables, *judges)]
-        self._seen = list(chain.from_iterable(map(dict.values, self._parts)))
+        named = [(vars(part), keras_private.settings(part)) for part in (*layers, *optimizers, *variables, *judges)]
+        self._parts = [part for part, names in named if names]
+        # Twice the first name: of one name alone, it would be no tuple.
+        self._getters = [operator.itemgetter(names[0], *names) for _, names in named if names]
         self._heard = list(chain.from_iterable(map(_HOOKS, layers)))
+        self._seen = self._values()
         self._key = tuple(map(_plain, self._seen))
 
 

@@ -1,0 +1,152 @@
+"""PyTorch: the calls of an evaluation or prediction, batch norms folded into the convolutions before them.
+
+What depends on weights alone is computed once, and again when PyTorch has counted a change of one of them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groupwise.backends.torch.recording import Call, Register, registers_in
+
+_CONVOLVE, _FUSED = torch.ops.groupwise.convolve.default, torch.ops.groupwise.fused_convolve.default
+_NORMALIZE = torch.ops.groupwise.normalize.default
+_TOLERANCE = 1e-5
+
+Registers = dict[int, Tensor]
+Compile = Callable[[Sequence[Call], Registers, set[int]], Callable[[Registers], None]]
+
+
+class Folded:
+    """Calls with batch norms folded, as long as that gives what they give to 1e-5; else as they are.
+
+    Called as compiled calls are: with the registers, of which some are taken, and to which others are put.
+    """
+
+    def __init__(self, calls: Sequence[Call], constants: Registers, after: set[int], compile_: Compile) -> None:
+        """Prepare both ways.
+
+        Args:
+            calls: in order. constants: by register, what they read. after: the registers that are read after them.
+            compile_: (calls, constants, after) -> a function of the registers.
+        """
+        written = {index for call in calls for index in call.writes}
+        self.after, self.plain = after, compile_(calls, constants, after)
+        self.written = [constants[index] for index in written]
+        # A tensor of inference mode counts no changes.
+        fixed = {i for i, tensor in constants.items() if i not in written and not tensor.is_inference()}
+        prepared, rest = _apart(_folded(calls, fixed, after), fixed, after)
+        made = {index for call in prepared for index in call.makes}
+        self.prepare = compile_(prepared, constants, made & {index for call in rest for index in call.reads})
+        self.rest = compile_(rest, constants, after)
+        self.fixed = [constants[index] for index in sorted({i for call in prepared for i in call.reads} & fixed)]
+        self.state: tuple[list[int], Registers | None] | None = None
+
+    def __call__(self, registers: Registers) -> None:
+        versions = [tensor._version for tensor in self.fixed]
+        if self.state is None or self.state[0] != versions:
+            self._renew(versions, registers)
+        elif self.state[1] is None:
+            self.plain(registers)
+        else:
+            registers.update(self.state[1])
+            self.rest(registers)
+
+    def _renew(self, versions: list[int], registers: Registers) -> None:
+        """Run both ways, leave what the plain one gives, and note whether the other one gives the same."""
+        prepared: Registers = {}
+        self.prepare(prepared)
+        saved, random = [tensor.clone() for tensor in self.written], torch.get_rng_state()
+        other = registers | prepared
+        self.rest(other)
+        for tensor, value in zip(self.written, saved, strict=True):
+            tensor.copy_(value)
+        torch.set_rng_state(random)
+        self.plain(registers)
+        agrees = all(_is_close(other[index], registers[index]) for index in self.after)
+        self.state = versions, prepared if agrees else None
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    most = _TOLERANCE * max(1.0, float(expected.abs().max())) if expected.numel() else 0.0
+    return torch.allclose(found, expected, rtol=0, atol=most, equal_nan=True)
+
+
+def _folded(calls: Sequence[Call], fixed: set[int], after: set[int]) -> list[Call]:
+    """Return the calls with a convolution, and the batch norm by fixed statistics that alone reads it, as one."""
+    made_by = {index: place for place, call in enumerate(calls) for index in call.makes}
+    readers = Counter(index for call in calls for index in call.reads) + Counter(after)
+    known, free = _constant(calls, fixed), count(1 + max([*made_by, *fixed], default=0))
+    result: list[list[Call]] = [[call] for call in calls]
+    for place, call in enumerate(calls):
+        if call.function is not _NORMALIZE:
+            continue
+        image, *constants, residual, activation, epsilon = call.arguments
+        before = made_by.get(image.index)
+        convolution = None if before is None or readers[image.index] > 1 else _parts(calls[before])
+        outputs, *statistics = call.results
+        if before is None or convolution is None or any(readers[moment.index] for moment in statistics):
+            continue
+        inputs, kernel, bias, sizes = convolution
+        if not registers_in((kernel, bias, constants)) <= known or None in constants:
+            continue
+        folded = Register(next(free)), Register(next(free))
+        folding = _call(_fold, (kernel, bias, *constants, epsilon), folded)
+        result[before], result[place] = (
+            [],
+            [folding, _call(_FUSED, (inputs, *folded, residual, activation, sizes), outputs)],
+        )
+    return [call for each in result for call in each]
+
+
+def _parts(call: Call) -> tuple[Register, Register, Register | None, Any] | None:
+    """Return a convolution's inputs, kernel, bias and sizes where nothing else follows it; else None."""
+    if call.function is _CONVOLVE:
+        inputs, kernel, sizes = call.arguments
+        return inputs, kernel, None, sizes
+    if call.function is _FUSED:
+        inputs, kernel, bias, residual, activation, sizes = call.arguments
+        return (inputs, kernel, bias, sizes) if residual is None and activation == "linear" else None
+    return None
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> Call:
+    return Call(function, arguments, {}, results, frozenset(), has_effect=False)
+
+
+def _fold(
+    kernel: Tensor, bias: Tensor | None, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Return the kernel and bias of a convolution that does the batch norm after it, too."""
+    scale = gamma.double() / (variance.double() + epsilon).sqrt()
+    shift = -mean.double() if bias is None else bias.double() - mean.double()
+    return (kernel * scale).to(kernel.dtype), (shift * scale + beta.double()).to(beta.dtype)
+
+
+def _constant(calls: Iterable[Call], fixed: set[int]) -> set[int]:
+    """Return the registers that depend on fixed ones alone."""
+    known = set(fixed)
+    for call in calls:
+        if call.reads and call.reads <= known and not call.has_effect:
+            known |= call.makes
+    return known
+
+
+def _apart(calls: Sequence[Call], fixed: set[int], after: set[int]) -> tuple[list[Call], list[Call]]:
+    """Return the calls that depend on fixed registers alone, and the others.
+
+    What is returned is made anew each time, and where one of the others writes to what would be made once, all are.
+    """
+    known = _constant(calls, fixed)
+    once = [c.reads != set() and c.reads <= known and not c.has_effect and not c.makes & after for c in calls]
+    made = {index for call, is_once in zip(calls, once, strict=True) if is_once for index in call.makes}
+    if any(call.has_effect and call.reads & made for call in calls):
+        return [], list(calls)
+    pairs = list(zip(calls, once, strict=True))
+    return [call for call, is_once in pairs if is_once], [call for call, is_once in pairs if not is_once]
