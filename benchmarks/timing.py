@@ -62,6 +62,8 @@ def geometric_mean(values: Iterable[float]) -> float:
 def environment(*packages: str, device: str = "cpu") -> str:
     """Return a line with the commit, the versions of `packages`, the cores and the processor's kind and name.
 
+    Where OMP_NUM_THREADS is set it stands there too: PyTorch then has no more threads.
+
     Args:
         device: "gpu" for a line that ends with the card's name. Raises SystemExit where there is none.
     """
@@ -73,8 +75,10 @@ def environment(*packages: str, device: str = "cpu") -> str:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package} absent")
     machine = f"{os.cpu_count()} cores {platform.machine()} ({processor()})"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    limits = [f"OMP_NUM_THREADS={threads}"] if threads else []
     cards = [graphics_card()] if device == "gpu" else []
-    return ", ".join([f"commit {git.stdout.strip()}", *versions, machine, *cards])
+    return ", ".join([f"commit {git.stdout.strip()}", *versions, machine, *limits, *cards])
 
 
 def graphics_card() -> str:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import chart, frameworks, specs, tables
-from benchmarks.timing import geometric_mean, repeated
+from benchmarks.timing import environment, geometric_mean, repeated
 from groupwise import backends
 from groupwise.spec import ConvSpec
 
@@ -117,6 +117,13 @@ def test_a_chart_of_nothing_is_refused(read: object) -> None:
 
 def test_the_geometric_mean_is_the_root_of_the_product() -> None:
     assert geometric_mean([2.0, 4.0, 1.0]) == pytest.approx(2.0)
+
+
+def test_the_environment_tells_a_limit_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert environment("numpy").endswith(", OMP_NUM_THREADS=1")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert environment("numpy", "nothing-of-that-name").endswith(")")
 
 
 @needs_core
