@@ -392,3 +392,37 @@ def test_a_prediction_that_folding_would_change_is_not_folded(monkeypatch: pytes
     for _ in range(5):
         np.testing.assert_array_equal(recorded.predict_on_batch(image), own.predict_on_batch(image))
     assert recorded.predict_function.repeated == 3
+
+
+def test_a_compiled_step_gives_the_same_to_rounding() -> None:
+    def build() -> keras.Model:
+        model = small(keras.layers.Conv2D(8, 3), keras.layers.BatchNormalization(), keras.layers.ReLU())
+        model.compile(optimizer("sgd"), "sparse_categorical_crossentropy", jit_compile=True)
+        return model
+
+    recorded, own = pair(build)
+    own.compile(optimizer("sgd"), "sparse_categorical_crossentropy")
+    data = batches(own)
+    np.testing.assert_allclose(trained(recorded, data), trained(own, data), rtol=1e-4)
+    for mine, its in zip(state(recorded), state(own), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-5)
+    assert recorded.train_function.repeated > BATCHES // 2
+    np.testing.assert_allclose(
+        [recorded.predict_on_batch(images) for images, _ in data[:5]],
+        [own.predict_on_batch(images) for images, _ in data[:5]],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_step_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    model = small(keras.layers.Conv2D(8, 3))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=True)
+    model.make_train_function()
+    monkeypatch.setattr(torch, "compile", lambda function, **_: fail)
+    with pytest.warns(UserWarning, match=r"cannot compile the step \(no compiler\)"):
+        losses = trained(model, batches(model))
+    assert np.isfinite(losses).all()

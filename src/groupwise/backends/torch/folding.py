@@ -27,22 +27,24 @@ class Folded:
     Called as compiled calls are: with the registers, of which some are taken, and to which others are put.
     """
 
-    def __init__(self, calls: Sequence[Call], constants: Registers, after: set[int], compile_: Compile) -> None:
+    def __init__(
+        self, calls: Sequence[Call], constants: Registers, after: set[int], once: Compile, often: Compile
+    ) -> None:
         """Prepare both ways.
 
         Args:
             calls: in order. constants: by register, what they read. after: the registers that are read after them.
-            compile_: (calls, constants, after) -> a function of the registers.
+            once, often: (calls, constants, after) -> a function of the registers, for what runs so.
         """
         written = {index for call in calls for index in call.writes}
-        self.after, self.plain = after, compile_(calls, constants, after)
+        self.after, self.plain = after, once(calls, constants, after)
         self.written = [constants[index] for index in written]
         # A tensor of inference mode counts no changes.
         fixed = {i for i, tensor in constants.items() if i not in written and not tensor.is_inference()}
         prepared, rest = _apart(_folded(calls, fixed, after), fixed, after)
         made = {index for call in prepared for index in call.makes}
-        self.prepare = compile_(prepared, constants, made & {index for call in rest for index in call.reads})
-        self.rest = compile_(rest, constants, after)
+        self.prepare = once(prepared, constants, made & {index for call in rest for index in call.reads})
+        self.rest = often(rest, constants, after)
         self.fixed = [constants[index] for index in sorted({i for call in prepared for i in call.reads} & fixed)]
         self.state: tuple[list[int], Registers | None] | None = None
 

@@ -5,6 +5,7 @@ finite?), the program has a branch for each number that was seen. One that was n
 has changed until there is undone, and the caller runs the Python, and records it.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from groupwise.backends.torch.folding import Folded, Registers
 from groupwise.backends.torch.recording import Call, Recording, Register, Stretch, registers_in
+from groupwise.errors import first_line
 
 UNSEEN = object()
 """What `Program.run` returns where it met what no recording has seen."""
@@ -77,11 +79,12 @@ class Program:
 
     Attributes:
         folds: whether batch norms are folded into convolutions; what it returns then agrees to 1e-5, else to the bit.
+        is_compiled: whether PyTorch's Inductor makes machine code of the calls; that rounds otherwise.
         objection: why the function cannot become a program, or "".
     """
 
-    def __init__(self, folds: bool) -> None:
-        self.folds, self.objection = folds, ""
+    def __init__(self, folds: bool = False, is_compiled: bool = False) -> None:
+        self.folds, self.is_compiled, self.objection = folds, is_compiled, ""
         self._first: dict[Any, _Node] = {}
         self._changes = 0
         self._at_risk: list[Tensor] = []
@@ -123,7 +126,8 @@ class Program:
         while node is not None and node.is_confirmed:
             if node.run is None:
                 calls = node.stretch.calls, node.constants, node.wanted_after
-                node.run = Folded(*calls, _compiled) if self.folds else _compiled(*calls)
+                compile_ = _by_inductor if self.is_compiled else _written
+                node.run = Folded(*calls, _written, compile_) if self.folds else compile_(*calls)
             node.run(registers)
             if node.stretch.looked_at is None:
                 made = [registers[v.index] if isinstance(v, Register) else v for v in node.results]
@@ -136,7 +140,7 @@ class Program:
         return UNSEEN
 
 
-def _compiled(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int]) -> Callable[[Registers], None]:
+def _written(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int]) -> Callable[[Registers], None]:
     """Return calls as a function of the registers: what they want of them is taken, what is wanted after them put."""
     wanted, namespace, lines = set(after), _Namespace(constants), list[str]()
     for call in reversed(calls):
@@ -151,6 +155,35 @@ def _compiled(calls: Sequence[Call], constants: dict[int, Tensor], after: set[in
     source = "def run(registers):\n" + "".join(f"    {line}\n" for line in body)
     exec(compile(source, "<recorded>", "exec"), namespace.values)
     return namespace.values["run"]
+
+
+def _by_inductor(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int]) -> Callable[[Registers], None]:
+    """Return what `_written` does as machine code; where that cannot be had, as it is, and one warning says why."""
+    as_written = _written(calls, constants, after)
+    on_gpu = any(tensor.is_cuda for tensor in constants.values())
+    if on_gpu:
+        for tensor in constants.values():
+            torch._dynamo.mark_static_address(tensor)
+    # On a GPU a CUDA graph, which wants to know what stays where it is.
+    fast = torch.compile(as_written, dynamic=False, mode="reduce-overhead" if on_gpu else None)
+    works: list[bool] = []
+
+    def run(registers: Registers) -> None:
+        if not works:
+            given = dict(registers)
+            try:
+                fast(registers)
+                works.append(True)
+            except Exception as error:
+                works.append(False)
+                warnings.warn(f"PyTorch cannot compile the step ({first_line(error)}); it runs as it is", stacklevel=2)
+                registers.clear()
+                registers.update(given)
+                as_written(registers)
+        else:
+            (fast if works[0] else as_written)(registers)
+
+    return run
 
 
 class _Namespace:

@@ -42,7 +42,10 @@ class Step:
     """
 
     def __init__(self, model: keras.Model, kind: str, function: Callable[[Any], Any]) -> None:
-        self.model, self.kind, self.function = model, kind, function
+        self.model = model
+        # Keras's jit_compile=True lets torch.compile trace its Python, which breaks in dozens of places.
+        self.function = getattr(function, "_torchdynamo_orig_callable", function)
+        self._options = {"folds": kind != "train", "is_compiled": bool(model.jit_compile)}
         self.objection = ""
         self._settings = _Settings(model)
         self._programs: dict[Any, Program] = {}
@@ -59,7 +62,7 @@ class Step:
         leaves = [keras.ops.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = structure, *map(_kind, leaves), *_surroundings(), settings
-        program = self._programs.setdefault(key, Program(folds=self.kind != "train"))
+        program = self._programs.setdefault(key, Program(**self._options))
         results = program.run(inputs)
         if results is not UNSEEN:
             self.repeated += 1
