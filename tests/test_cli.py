@@ -94,12 +94,13 @@ def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monk
     resume = ("train", "bars", "--output", "runs/bars-tiny", "--resume")
     for option, value in (
         *(("batch-size", 8), ("model", "mnist_cnn"), ("recipe", "photos"), ("argument", "dropout=0.5")),
-        ("dtype", "mixed_bfloat16"),
+        *(("dtype", "mixed_bfloat16"), ("compile", None)),
     ):
         message = (
             f"--{option} cannot be changed by --resume: the run in runs/bars-tiny goes on as it began; begin a new"
         )
-        assert message in refusal(capsys, *resume, f"--{option}", value)
+        given = (f"--{option}",) if value is None else (f"--{option}", value)
+        assert message in refusal(capsys, *resume, *given)
     assert "--epochs 1: the run has finished 2 epochs" in refusal(capsys, *resume, "--epochs", 1)
     assert "none of the run's 2 epochs is left" in refusal(capsys, *resume, "--schedule", "restart")
     assert "--schedule restart: belongs to --resume" in refusal(capsys, "train", "bars", "--schedule", "restart")

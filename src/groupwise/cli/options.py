@@ -52,6 +52,7 @@ SETTLED = {
 _NAMES = {
     "explained_class": "--cam-class",
     "images": "--check",
+    "jit_compile": "--compile",
     "path": "--output",
     "restart": "--schedule restart",
 }

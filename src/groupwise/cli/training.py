@@ -130,6 +130,15 @@ def train(
     freeze_backbone: Annotated[
         bool, typer.Option("--freeze-backbone", help="Train the head alone, on the features of --weights.")
     ] = False,
+    compile_steps: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Let XLA, or on PyTorch Inductor, compile the steps: the first ones then take a minute or more. "
+            "Default: the recipe's, else on JAX alone.",
+            show_default=False,
+        ),
+    ] = None,
     argument: ModelArguments = None,
     seed: Annotated[
         int | None,
@@ -161,6 +170,7 @@ def train(
         "learning_rate": learning_rate,
         "dtype": dtype and dtype.value,
         "freeze_backbone": freeze_backbone or None,
+        "jit_compile": compile_steps,
     }
     if learning_rate is not None:
         check_rate(learning_rate)

@@ -39,8 +39,8 @@ class Recipe:
             0: none.
         dtype: "float32" or "mixed_bfloat16". None: the second on a GPU that has instructions for it. "auto": there, and
             where the processor has them, through TensorFlow or PyTorch.
-        jit_compile: whether Keras compiles steps with XLA (PyTorch: torch.compile). "auto": on JAX alone, since
-            TensorFlow's own kernels for convolutions are faster on a CPU than XLA's.
+        jit_compile: whether steps are compiled, with XLA or PyTorch's Inductor. "auto": on JAX alone, since
+            TensorFlow's own kernels for convolutions are faster on a CPU than XLA's, and Inductor gains nothing there.
         freeze_backbone: whether only the head learns, on the features of the weights that training starts from.
         augmentation: how training images are varied.
     """

@@ -163,6 +163,8 @@ def _prepare(run: Run) -> Session:
         run.observer(ReadingEnded())
     framework = FRAMEWORKS[keras.backend.backend()]
     is_jitted = framework.compiles_training if recipe.jit_compile == "auto" else recipe.jit_compile
+    if is_jitted and recipe.jit_compile != "auto":
+        run.observer(Noted("The steps are compiled: the first ones may take a minute or more."))
     network.compile(
         optimizer=make_optimizer(
             recipe, (recipe.epochs - plan.schedule_start) * len(batches), network, plan.schedule_start * len(batches)
