@@ -43,21 +43,26 @@ def convolve(
         ValueError: for float64, whose precision would be lost, where a shape is not the spec's, where the image's size
             is not known, and where there is no such activation.
     """
-    given = {"inputs": inputs, "kernel": kernel, "bias": bias, "residual": residual}
-    tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _CASTABLE:
-            raise ValueError(f"{name} of type {tensor.dtype}: must be one of {_CASTABLE}; the core computes in float32")
-    # What is saved for the gradients is contiguous, and so is copied no second time.
-    tensors = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
-    inputs, kernel, bias, residual = map(tensors.get, given)
+    inputs, kernel = _in_float32("inputs", inputs), _in_float32("kernel", kernel)
+    bias, residual = _in_float32("bias", bias), _in_float32("residual", residual)
     sizes = convolution.sizes(spec)
     if bias is None and residual is None and activation == "linear":
         outputs = _OPERATIONS[convolution.FORWARD](inputs, kernel, sizes)
     else:
         epilogues.number(activation)
         outputs = _FUSED(inputs, kernel, bias, residual, activation, sizes)
-    return outputs.to(getattr(torch, spec.dtype))
+    return outputs if spec.dtype == "float32" else outputs.to(getattr(torch, spec.dtype))
+
+
+def _in_float32(name: str, tensor: Any) -> Any:
+    """Return what is contiguous, and so is saved for the gradients and copied no second time; None stays None."""
+    if tensor is None:
+        return None
+    if tensor.dtype is not torch.float32:
+        if tensor.dtype not in _CASTABLE:
+            raise ValueError(f"{name} of type {tensor.dtype}: must be one of {_CASTABLE}; the core computes in float32")
+        tensor = tensor.to(torch.float32)
+    return tensor.contiguous()
 
 
 def _operation(name: str, pass_: int) -> Callable[..., Any]:

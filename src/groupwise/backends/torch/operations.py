@@ -3,15 +3,19 @@
 To `torch.func` an operation of `torch.library.custom_op` is an error, and to forward mode a constant, without a word.
 So ours are registered as PyTorch registers its own: a kernel differentiates for one level of transformations and runs
 the operation again for the levels below. That takes names that are private to PyTorch.
+
+PyTorch's dispatcher and a kernel in Python cost more than a small convolution: where nothing watches, the core is called
+without them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import _C, Tensor
+from torch import _C, Tensor, autograd
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
@@ -19,6 +23,9 @@ from torch.autograd.function import _SingleLevelFunction
 from groupwise.backends.torch.devices import refuse
 
 _LIBRARY = torch.library.Library("groupwise", "DEF")
+_TENSORS = frozenset((Tensor, torch.nn.Parameter))
+_VALUES = frozenset((type(None), bool, float, str, list, tuple))
+"""The types of arguments behind which nothing hides: no subclass, no proxy."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +57,86 @@ class Rules:
     instead: Callable[..., Any] = lambda *arguments: None
 
 
-def define(name: str, schema: str, rules: Rules) -> Any:
-    """Register the operation `torch.ops.groupwise.<name>`, and return it."""
+def define(name: str, schema: str, rules: Rules) -> Callable[..., Any]:
+    """Register the operation `torch.ops.groupwise.<name>`, and return the function that runs it.
+
+    That function passes PyTorch's dispatcher by wherever nothing watches what runs.
+    """
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     operation = getattr(torch.ops.groupwise, name).default
+    record = _recorder(operation.name(), rules)
     _LIBRARY.impl(name, rules.compute, "CPU")
     _LIBRARY.impl(name, refuse, "CUDA")
-    _LIBRARY.impl(name, _differentiated(operation, rules), "Autograd", with_keyset=True)
+    _LIBRARY.impl(name, _differentiated(operation, record, rules), "Autograd", with_keyset=True)
     # torch.library.register_fake would look for its caller's name among all loaded modules: a tenth of a second.
     _LIBRARY.impl(name, rules.shapes, "Meta")
     torch.library.register_vmap(f"groupwise::{name}", _batched(operation, rules), lib=_LIBRARY)
-    return operation
+    return _called(operation, record, rules)
 
 
-def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
-    """Return the kernel that records what one level's derivatives need."""
+def _called(operation: Any, record: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
+    """Return the function that calls the core itself, or the operation where something watches or is no plain tensor."""
+    compute = rules.compute
+
+    def call(*arguments: Any) -> Any:
+        if _is_watched():
+            return operation(*arguments)
+        is_recorded = False
+        for argument in arguments:
+            kind = type(argument)
+            if kind in _TENSORS and _keys(argument) in _PLAIN:
+                is_recorded = is_recorded or argument.requires_grad
+            elif kind not in _VALUES:
+                return operation(*arguments)
+        if is_recorded and torch.is_grad_enabled():
+            results = rules.instead(*arguments)
+            return record(compute, *arguments) if results is None else results
+        return compute(*arguments)
+
+    return call
+
+
+def _is_watched() -> bool:
+    """Return whether something traces, transforms, or is told of each operation: they must see ours by its name."""
+    return (
+        torch.compiler.is_compiling()
+        or _C._len_torch_dispatch_stack() > 0
+        or _C._len_torch_function_stack() > 0
+        or _C._get_tracing_state() is not None
+        or is_transformed()
+        or autograd._profiler_enabled()
+    )
+
+
+def _keys(tensor: Tensor) -> int:
+    """Return the set of those that PyTorch asks before it reads this tensor's memory: its device, and all wrappers."""
+    keys: int = _C._dispatch_keys(tensor).raw_repr()
+    return keys
+
+
+def _plain() -> frozenset[int]:
+    """Return the sets of keys of tensors that are nothing but memory of the CPU."""
+    with torch.inference_mode():
+        untracked = torch.empty(0, device="cpu")
+    return frozenset(map(_keys, (torch.empty(0, device="cpu"), untracked)))
+
+
+_PLAIN = _plain()
+
+
+def _recorder(name: str, rules: Rules) -> Callable[..., Any]:
+    """Return a function (run, *arguments) -> run(*arguments) that records what one level's derivatives need."""
 
     class Level(_SingleLevelFunction):
         @staticmethod
-        def forward(context: Any, keyset: Any, *arguments: Any) -> Any:
+        def forward(context: Any, run: Callable[..., Any], *arguments: Any) -> Any:
             arguments = rules.recorded(*arguments)
-            recording = _recording_below() if _C._are_functorch_transforms_active() else nullcontext()
-            with recording, _C._AutoDispatchBelowAutograd():
-                results = operation.redispatch(keyset & _C._after_autograd_keyset, *arguments)
+            results = run(*arguments)
             context.set_materialize_grads(False)
             rules.save(context, arguments, results)
             tensors = _as_tuple(results)
-            context.mark_non_differentiable(*(tensors[position] for position in rules.constants))
+            if rules.constants:
+                context.mark_non_differentiable(*(tensors[position] for position in rules.constants))
             if is_transformed():
                 values = (*arguments, *tensors)
                 context.save_for_forward(*(v if isinstance(v, Tensor) else None for v in values))
@@ -102,20 +162,32 @@ def _differentiated(operation: Any, rules: Rules) -> Callable[..., Any]:
                 )
 
     # PyTorch names a gradient's node after the class.
-    named: Any = type(operation.name(), (Level,), {})
+    named: Any = type(name, (Level,), {})
+    return named.apply  # type: ignore[no-any-return]
+
+
+def _differentiated(operation: Any, record: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
+    """Return the registered kernel that records what one level's derivatives need."""
+
+    def below(keyset: Any, *arguments: Any) -> Any:
+        with _C._AutoDispatchBelowAutograd():
+            return operation.redispatch(keyset & _C._after_autograd_keyset, *arguments)
+
+    def recording_below(keyset: Any, *arguments: Any) -> Any:
+        with _recording_below():
+            return below(keyset, *arguments)
 
     def differentiated(keyset: Any, *arguments: Any) -> Any:
         is_recorded = torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)
         if not is_recorded and not is_transformed():
-            with _C._AutoDispatchBelowAutograd():
-                return operation.redispatch(keyset & _C._after_autograd_keyset, *arguments)
+            return below(keyset, *arguments)
         results = rules.instead(*arguments)
         if results is not None:
             return results
         if _C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
-                return named.apply(keyset, *arguments)
-        return named.apply(keyset, *arguments)
+                return record(partial(recording_below, keyset), *arguments)
+        return record(partial(below, keyset), *arguments)
 
     return differentiated
 
