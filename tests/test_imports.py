@@ -105,7 +105,8 @@ UNDERSCORED = {
     "backends.torch.native": {"_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"},
     "backends.torch.operations": {
         *("_AutoDispatchBelowAutograd", "_C", "_SingleLevelFunction", "_after_autograd_keyset"),
-        *("_are_functorch_transforms_active", "_current_level", "_functorch", "_set_fwd_grad_enabled"),
+        *("_are_functorch_transforms_active", "_current_level", "_dispatch_keys", "_functorch", "_get_tracing_state"),
+        *("_len_torch_dispatch_stack", "_len_torch_function_stack", "_profiler_enabled", "_set_fwd_grad_enabled"),
     },
     "backends.torch.program": {"_pytree"},
     "backends.torch.recording": {

@@ -282,6 +282,6 @@ def test_from_a_layer_to_the_core_in_six_functions(make: Any, monkeypatch: pytes
     layer.build(images.shape)
     with torch.no_grad():
         layer(images)
-    assert paths == [["call", "grouped_conv2d", "convolve", "differentiated", "_fused", "run"]]
+    assert paths == [["call", "grouped_conv2d", "convolve", "dispatch", "_fused", "run"]]
     layer(images)  # autograd asks for one of its own
-    assert paths[1] == ["call", "grouped_conv2d", "convolve", "differentiated", "forward", "_fused", "run"]
+    assert paths[1] == ["call", "grouped_conv2d", "convolve", "dispatch", "forward", "_fused", "run"]

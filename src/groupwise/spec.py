@@ -25,9 +25,10 @@ def knows_sizes(array: Any) -> bool:
 
 def pair(argument: str, value: object, minimum: int = 1) -> Pair:
     """Return `value` (an integer or two) as two integers of at least `minimum`, or raise ValueError."""
-    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
+    is_one = type(value) is not tuple and (isinstance(value, str) or not isinstance(value, Sequence))
+    values: Any = (value, value) if is_one else value
     try:
-        first, second = (operator.index(item) for item in values)  # type: ignore[arg-type]
+        first, second = map(operator.index, values)
     except (TypeError, ValueError):
         raise ValueError(f"{argument}={value!r}: must be one integer or two; pass for example 1 or (1, 1)") from None
     if min(first, second) < minimum:

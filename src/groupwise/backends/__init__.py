@@ -4,7 +4,7 @@ Every module offers the same names (see `Backend`); all arrays are NHWC, all ker
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -94,6 +94,12 @@ class Backend(Protocol):
     step: type[Any] | None
     """(model, "train", "test" or "predict", what Keras calls with [batch]) -> the same without Python between the
     operations, as far as that can be had, and in `objection` why not; None where the framework traces a step itself."""
+
+    tensors: Callable[[Sequence[Any]], list[Any]]
+    """See `conversions.tensors`."""
+
+    reshape: Callable[[Any, Sequence[int]], Any]
+    """(a tensor, its new shape) -> the same numbers. Keras's looks for symbols in the shape, which takes longer."""
 
     def runtime(self, inputs: Any = None) -> Runtime:
         """Return where `inputs` (or, without any, the next array) will be computed."""

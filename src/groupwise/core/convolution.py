@@ -22,6 +22,7 @@ class _Epilogue(ctypes.Structure):
     _fields_ = (("bias", ctypes.c_void_p), ("residual", ctypes.c_void_p), ("activation", ctypes.c_int64))
 
 
+@lru_cache(maxsize=4096)
 def sizes(spec: ConvSpec, input_shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """Return the sixteen sizes of `GwConvolution` for `spec`; `input_shape` fills in sizes that it does not know.
 
@@ -50,6 +51,10 @@ def shapes(sizes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tu
     """Return the shapes of the inputs, the kernel and the outputs: NHWC, HWIO, NHWC."""
     inputs, outputs, (kernel_height, kernel_width, groups) = sizes[:4], (sizes[0], *sizes[4:7]), sizes[7:10]
     return inputs, (kernel_height, kernel_width, inputs[3] // groups, outputs[3]), outputs
+
+
+known_shapes = lru_cache(maxsize=4096)(shapes)
+"""`shapes` of sizes that are numbers, not symbols of a framework that traces."""
 
 
 @lru_cache(maxsize=4096)

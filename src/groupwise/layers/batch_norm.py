@@ -7,6 +7,7 @@ from keras import ops
 
 from groupwise import backends
 from groupwise.backends import activations, plain_norm
+from groupwise.backends.conversions import cast, type_of
 from groupwise.backends.sums import accumulator
 from groupwise.spec import DTYPES
 
@@ -65,11 +66,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         else:
             # The core's, in float32, with all that follows.
             known = then or self._core_activation
-            inputs, residual = (None if a is None else ops.cast(a, "float32") for a in (inputs, residual))
+            inputs, residual = cast(inputs, "float32"), cast(residual, "float32")
             outputs = self._normalise(function, training, inputs, residual, known)
-            outputs = ops.cast(outputs, self.compute_dtype)
+            outputs = cast(outputs, self.compute_dtype)
             return self.activation(outputs) if known == "linear" else outputs
-        outputs = ops.cast(outputs, self.compute_dtype)
+        outputs = cast(outputs, self.compute_dtype)
         activation = activations.FUNCTIONS[then] if then else self.activation
         return activation(outputs if residual is None else ops.add(outputs, residual))
 
@@ -78,7 +79,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         # Keras before 3.13 has no renorm.
         if getattr(self, "renorm", False) or self.synchronized:
             return None
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        dtype = type_of(inputs)
         if dtype == "float64":
             # On PyTorch and JAX Keras's own computes in float32.
             return plain_norm.normalise
@@ -95,15 +96,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _normalise(self, function: Any, training: bool | None, inputs: Any, *options: Any) -> Any:
         """Return what `function` makes of the inputs, and let the moving statistics follow the batch's."""
         training = bool(training and self.trainable)
-        wide = accumulator(keras.backend.standardize_dtype(inputs.dtype))
-        mean, variance = (ops.cast(moving, wide) for moving in (self.moving_mean, self.moving_variance))
-        gamma = ops.cast(self.gamma, wide) if self.scale else ops.ones_like(mean)
-        beta = ops.cast(self.beta, wide) if self.center else ops.zeros_like(mean)
+        wide = accumulator(type_of(inputs))
+        moving, learned = (self.moving_mean, self.moving_variance), (self.gamma, self.beta)
+        mean, variance, gamma, beta = (cast(value, wide) for value in backends.active.tensors((*moving, *learned)))
+        gamma = ops.ones_like(mean) if gamma is None else gamma
+        beta = ops.zeros_like(mean) if beta is None else beta
         statistics = None if training else (mean, variance)
         outputs, *batch = function(inputs, gamma, beta, statistics, self.epsilon, *options)
         if training:
-            for moving, old, new in zip((self.moving_mean, self.moving_variance), (mean, variance), batch, strict=True):
-                moving.assign(old * self.momentum + new * (1.0 - self.momentum))
+            for variable, old, new in zip(moving, (mean, variance), batch, strict=True):
+                variable.assign(old * self.momentum + new * (1.0 - self.momentum))
         return outputs
 
     def get_config(self) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Grouped, depthwise and separable convolution: on arrays, traced or symbolic tensors."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import keras
 from keras import ops
 
 from groupwise import backends, routing
+from groupwise.backends.conversions import cast, type_of
 from groupwise.core.epilogues import ACTIVATIONS
 from groupwise.ops.algorithms import ALGORITHMS, check_core, checked_algorithm, finish
 from groupwise.ops.arguments import checked_data_format
@@ -71,8 +73,7 @@ def grouped_conv2d(
     activation = _checked_activation(activation)
     channels_first = checked_data_format(data_format) == "channels_first"
     checked_algorithm(algorithm)
-    # A Keras variable is autocast on the way.
-    inputs, kernel, bias, residual = (None if array is None else ops.convert_to_tensor(array) for array in arrays)
+    inputs, kernel, bias, residual = backends.active.tensors(arrays)
     spec = _spec(inputs, kernel, geometry, channels_first)
     _check_shapes(spec, channels_first, bias, residual)
     if channels_first:
@@ -80,13 +81,13 @@ def grouped_conv2d(
         inputs, residual = (
             None if image is None else ops.transpose(image, (0, 2, 3, 1)) for image in (inputs, residual)
         )
-    arrays = inputs, kernel, bias, residual
-    inputs, kernel, bias, residual = (None if array is None else ops.cast(array, spec.dtype) for array in arrays)
+    inputs, kernel, bias, residual = (cast(array, spec.dtype) for array in (inputs, kernel, bias, residual))
     runtime = backends.active.runtime(inputs)
-    if algorithm == "auto":
-        algorithm = routing.explain(spec, runtime).algorithm
     if algorithm == "core":
         check_core(spec, runtime)
+    elif algorithm == "auto":
+        algorithm = routing.explain(spec, runtime).algorithm
+    if algorithm == "core":
         outputs = backends.active.core.convolve(inputs, kernel, spec, bias, residual, activation)
     else:
         outputs = finish(ALGORITHMS[algorithm](inputs, kernel, spec), bias, residual, activation)
@@ -133,9 +134,11 @@ def depthwise_conv2d(
 def grouped_kernel(depthwise_kernel: Any) -> Any:
     """Return a depthwise kernel (height, width, channels, multiplier) as that of as many groups as channels."""
     height, width, channels, multiplier = _kernel_shape(depthwise_kernel)
-    if not isinstance(depthwise_kernel, keras.KerasTensor):
-        depthwise_kernel = ops.convert_to_tensor(depthwise_kernel)
-    return ops.reshape(depthwise_kernel, (height, width, 1, channels * multiplier))
+    shape = height, width, 1, channels * multiplier
+    if isinstance(depthwise_kernel, keras.KerasTensor):
+        return ops.reshape(depthwise_kernel, shape)
+    (tensor,) = backends.active.tensors([depthwise_kernel])
+    return backends.active.reshape(tensor, shape)
 
 
 def separable_conv2d(
@@ -256,7 +259,7 @@ def _spec(inputs: Any, kernel: Any, geometry: Geometry, channels_first: bool) ->
     if len(shape) == 4 and shape[3] is not None:
         # A traced size would stay that of the example; channels are the same in all.
         shape = (*map(known_size, shape[:3]), int(shape[3]))
-    return ConvSpec.of(shape, _kernel_shape(kernel), *geometry, _promoted(inputs, kernel))
+    return ConvSpec.of(shape, _kernel_shape(kernel), *geometry, _promoted(type_of(inputs), type_of(kernel)))
 
 
 def _output_shape(spec: ConvSpec, channels_first: bool) -> tuple[int | None, ...]:
@@ -266,20 +269,23 @@ def _output_shape(spec: ConvSpec, channels_first: bool) -> tuple[int | None, ...
 
 def _check_shapes(spec: ConvSpec, channels_first: bool, bias: Any, residual: Any) -> None:
     """Raise ValueError where bias or residual, which would else be broadcast, are not of the outputs' sizes."""
-    wanted = _output_shape(spec, channels_first)
-    for name, array, shape in (("bias", bias, (spec.out_channels,)), ("residual", residual, wanted)):
-        if array is None:
-            continue
-        pairs = zip(array.shape, shape, strict=False)
-        if len(array.shape) != len(shape) or any(
-            found is not None and size is not None and found != size for found, size in pairs
-        ):
-            raise ValueError(f"{name} of shape {tuple(array.shape)}: must be of shape {shape}")
+    if bias is not None:
+        _check_shape("bias", bias, (spec.out_channels,))
+    if residual is not None:
+        _check_shape("residual", residual, _output_shape(spec, channels_first))
 
 
-def _promoted(inputs: Any, kernel: Any) -> str:
+def _check_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
+    found = tuple(array.shape)
+    if len(found) != len(shape) or any(
+        size is not None and wanted is not None and size != wanted for size, wanted in zip(found, shape, strict=True)
+    ):
+        raise ValueError(f"{name} of shape {found}: must be of shape {shape}")
+
+
+@cache
+def _promoted(*types: str) -> str:
     """Return the type to compute in, or raise ValueError where there is none."""
-    types = [keras.backend.standardize_dtype(array.dtype) for array in (inputs, kernel)]
     # On PyTorch and JAX Keras makes float32 of float64.
     dtype = "float64" if "float64" in types else keras.backend.result_type(*types, float)
     if dtype not in DTYPES or any("complex" in name for name in types):
@@ -294,4 +300,4 @@ def _kernel_shape(kernel: Any) -> tuple[int, ...]:
     shape = tuple(kernel.shape)
     if len(shape) != 4 or None in shape:
         raise ValueError(f"kernel shape {shape}: must have four known axes, (height, width, in, out)")
-    return tuple(int(size) for size in shape)
+    return tuple(map(int, shape))

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from groupwise.backends import conversions
 from groupwise.backends.tensorflow import core, norm
 from groupwise.backends.tensorflow.devices import accelerator
 from groupwise.routing import Runtime, tuning
@@ -15,6 +16,7 @@ from groupwise.spec import DTYPES, ConvSpec
 version = tf.__version__
 core_norm = norm
 pool = pool_same = max_pool = step = None
+tensors, reshape = conversions.tensors, tf.reshape
 
 
 @cache

@@ -67,30 +67,36 @@ def _in_float32(name: str, tensor: Any) -> Any:
 
 def _operation(name: str, pass_: int) -> Callable[..., Any]:
     """Register one pass as `torch.ops.groupwise.<name>(a, b, sizes)`; `sizes` are those of `GwConvolution`."""
-    roles = convolution.ROLES[pass_]
+    first, second, result = convolution.ROLES[pass_]
+    name_of_a, name_of_b = f"groupwise::{name}: a", f"groupwise::{name}: b"
 
-    def compute(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
+    def compute(a: Tensor, b: Tensor, sizes: Sequence[int]) -> Tensor:
         known = tuple(sizes)
-        first, second, result = (convolution.shapes(known)[role] for role in roles)
-        a, b = checked(f"groupwise::{name}: a", a, first), checked(f"groupwise::{name}: b", b, second)
-        out = a.new_empty(result)
+        shapes = convolution.known_shapes(known)
+        a, b = checked(name_of_a, a, shapes[first]), checked(name_of_b, b, shapes[second])
+        out = a.new_empty(shapes[result])
         arrays = (a.data_ptr(), b.data_ptr(), out.data_ptr())
         convolution.run(pass_, known, arrays, executor=executor())
         return out
 
-    def shapes(a: Tensor, b: Tensor, sizes: list[int]) -> Tensor:
-        return a.new_empty(convolution.shapes(tuple(sizes))[roles[2]])
+    def shapes(a: Tensor, b: Tensor, sizes: Sequence[int]) -> Tensor:
+        return a.new_empty(convolution.shapes(tuple(sizes))[result])
 
-    def save(context: Any, arguments: tuple[Any, ...], result: Tensor) -> None:
+    def save(context: Any, arguments: tuple[Any, ...], _: Tensor) -> None:
         a, b, context.sizes = arguments
         context.save_for_backward(a, b)
 
     def backward(context: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = dict(zip(roles, (*context.saved_tensors, gradient), strict=True))
-        needed = zip(roles[:2], context.needs_input_grad[1:], strict=False)
-        return *(_gradient(role, tensors, context.sizes) if wanted else None for role, wanted in needed), None
+        a, b = context.saved_tensors
+        tensors = {first: a, second: b, result: gradient}
+        _, to_a, to_b, _ = context.needs_input_grad
+        return (
+            _gradient(first, tensors, context.sizes) if to_a else None,
+            _gradient(second, tensors, context.sizes) if to_b else None,
+            None,
+        )
 
-    def tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], result: Tensor) -> Tensor | None:
+    def tangent(arguments: Sequence[Any], tangents: Sequence[Tensor | None], _: Tensor) -> Tensor | None:
         return total(_tangents(operation, arguments, tangents))
 
     images = () if pass_ == convolution.KERNEL_GRADIENT else (0,)
@@ -105,11 +111,16 @@ _OPERATIONS = [
 ]
 
 
+_PASSES = {roles[2]: pass_ for pass_, roles in enumerate(convolution.ROLES)}
+"""By what they return."""
+
+
 def _gradient(role: int, tensors: dict[int, Tensor | None], sizes: list[int]) -> Tensor | None:
     """Return the derivative by `role` of the sum over all three: the pass that gives it, of the two others."""
-    pass_ = next(pass_ for pass_, roles in enumerate(convolution.ROLES) if roles[2] == role)
-    first, second = (tensors[other] for other in convolution.ROLES[pass_][:2])
-    return None if first is None or second is None else _OPERATIONS[pass_](first, second, sizes)
+    pass_ = _PASSES[role]
+    first, second, _ = convolution.ROLES[pass_]
+    a, b = tensors[first], tensors[second]
+    return None if a is None or b is None else _OPERATIONS[pass_](a, b, sizes)
 
 
 def _tangents(operation: Any, arguments: Sequence[Any], tangents: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -131,15 +142,15 @@ def _fused(
     sizes: list[int],
 ) -> Tensor:
     known = tuple(sizes)
-    before, filters, after = convolution.shapes(known)
+    before, filters, after = convolution.known_shapes(known)
     # Held until the core has read them.
     inputs = checked("groupwise::fused_convolve: inputs", inputs, before)
     kernel = checked("groupwise::fused_convolve: kernel", kernel, filters)
     bias = checked("groupwise::fused_convolve: bias", bias, after[3:])
     residual = checked("groupwise::fused_convolve: residual", residual, after)
     out = inputs.new_empty(after)
-    addresses = (None if tensor is None else tensor.data_ptr() for tensor in (bias, residual))
-    epilogue = convolution.epilogue(activation, *addresses)
+    bias_at = None if bias is None else bias.data_ptr()
+    epilogue = convolution.epilogue(activation, bias_at, None if residual is None else residual.data_ptr())
     arrays = (inputs.data_ptr(), kernel.data_ptr(), out.data_ptr())
     convolution.run(convolution.FORWARD, known, arrays, epilogue, executor())
     return out

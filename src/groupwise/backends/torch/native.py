@@ -1,13 +1,16 @@
 """PyTorch: `F.conv2d` on channels_last memory, which is what an NHWC array is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import keras
 import torch
+from keras import ops
 from torch.nn import functional
 
-from groupwise.backends import plain_norm
+from groupwise.backends import conversions, plain_norm
 from groupwise.backends.torch import core, norm, pooling
 from groupwise.backends.torch.devices import accelerator
 from groupwise.backends.torch.operations import is_transformed
@@ -16,7 +19,7 @@ from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes, same_padding
 
 version = str(torch.__version__)
-core_norm, max_pool, step = norm, pooling.max_pool, Step
+core_norm, max_pool, reshape, step = norm, pooling.max_pool, torch.reshape, Step
 
 # The types that oneDNN does not compute in here: PyTorch's own kernels add the gradients in them.
 _ADDED_IN_THEMSELVES = tuple(
@@ -29,13 +32,30 @@ _ADDED_IN_THEMSELVES = tuple(
 )
 
 
+_HOME = ops.convert_to_tensor(0).device
+"""Keras's default device."""
+
+
+def tensors(arrays: Sequence[Any]) -> list[Any]:
+    """Return what `conversions.tensors` does, and leave alone what is where Keras would bring it."""
+    arrays = [array.value if isinstance(array, keras.Variable) else array for array in arrays]
+    if all(array is None or (isinstance(array, torch.Tensor) and array.device == _HOME) for array in arrays):
+        return arrays
+    return conversions.tensors(arrays)
+
+
 def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of the device that holds `inputs`, or of Keras's default device."""
     device = inputs.device if isinstance(inputs, torch.Tensor) else _default_device()
     if device.type != "cpu":
         return Runtime("torch", "gpu", accelerator=accelerator(device))
     has_core = core.is_available() and (inputs is None or knows_sizes(inputs))
-    return Runtime("torch", "cpu", core=has_core, tuning=_tuning())
+    return _on_cpu(has_core, _tuning())
+
+
+@cache
+def _on_cpu(core: bool, tuning: tuning.Tuning | None) -> Runtime:
+    return Runtime("torch", "cpu", core=core, tuning=tuning)
 
 
 def _default_device() -> torch.device:

@@ -4,12 +4,12 @@ To `torch.func` an operation of `torch.library.custom_op` is an error, and to fo
 So ours are registered as PyTorch registers its own: a kernel differentiates for one level of transformations and runs
 the operation again for the levels below. That takes names that are private to PyTorch.
 
-PyTorch's dispatcher and a kernel in Python cost more than a small convolution: where nothing watches, the core is called
-without them.
+PyTorch's dispatcher and a kernel in Python take longer than a small convolution: where nothing watches, the core is
+called without them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -71,20 +71,20 @@ def define(name: str, schema: str, rules: Rules) -> Callable[..., Any]:
     # torch.library.register_fake would look for its caller's name among all loaded modules: a tenth of a second.
     _LIBRARY.impl(name, rules.shapes, "Meta")
     torch.library.register_vmap(f"groupwise::{name}", _batched(operation, rules), lib=_LIBRARY)
-    return _called(operation, record, rules)
+    return _dispatching(operation, record, rules)
 
 
-def _called(operation: Any, record: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
-    """Return the function that calls the core itself, or the operation where something watches or is no plain tensor."""
+def _dispatching(operation: Any, record: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
+    """Return the function that calls the core itself; the operation where something watches, or is no plain tensor."""
     compute = rules.compute
 
-    def call(*arguments: Any) -> Any:
+    def dispatch(*arguments: Any) -> Any:
         if _is_watched():
             return operation(*arguments)
         is_recorded = False
         for argument in arguments:
             kind = type(argument)
-            if kind in _TENSORS and _keys(argument) in _PLAIN:
+            if kind in _TENSORS and _C._dispatch_keys(argument).raw_repr() in _PLAIN:
                 is_recorded = is_recorded or argument.requires_grad
             elif kind not in _VALUES:
                 return operation(*arguments)
@@ -93,7 +93,7 @@ def _called(operation: Any, record: Callable[..., Any], rules: Rules) -> Callabl
             return record(compute, *arguments) if results is None else results
         return compute(*arguments)
 
-    return call
+    return dispatch
 
 
 def _is_watched() -> bool:
@@ -108,20 +108,17 @@ def _is_watched() -> bool:
     )
 
 
-def _keys(tensor: Tensor) -> int:
-    """Return the set of those that PyTorch asks before it reads this tensor's memory: its device, and all wrappers."""
-    keys: int = _C._dispatch_keys(tensor).raw_repr()
-    return keys
+def _plain_keys() -> frozenset[int]:
+    """Return the dispatch keys of tensors that are nothing but memory of the CPU, within `inference_mode` and without.
 
-
-def _plain() -> frozenset[int]:
-    """Return the sets of keys of tensors that are nothing but memory of the CPU."""
+    The keys name all whom PyTorch asks before it reads that memory: devices, layouts, views of negatives, wrappers.
+    """
     with torch.inference_mode():
         untracked = torch.empty(0, device="cpu")
-    return frozenset(map(_keys, (torch.empty(0, device="cpu"), untracked)))
+    return frozenset(_C._dispatch_keys(tensor).raw_repr() for tensor in (torch.empty(0, device="cpu"), untracked))
 
 
-_PLAIN = _plain()
+_PLAIN = _plain_keys()
 
 
 def _recorder(name: str, rules: Rules) -> Callable[..., Any]:

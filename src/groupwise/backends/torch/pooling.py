@@ -33,7 +33,7 @@ def max_pool(inputs: Any, spec: ConvSpec) -> Any:
 def _max_pool(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Tensor]:
     """Return the maxima and, if `keep`, their places, which derivatives need; else no places."""
     known = tuple(sizes)
-    before, _, after = convolution.shapes(known)
+    before, _, after = convolution.known_shapes(known)
     inputs = checked("groupwise::max_pool: inputs", inputs, before, _NAMES)
     outputs = inputs.new_empty(after)
     places = inputs.new_empty(after if keep else (0,), dtype=torch.uint8)
@@ -50,7 +50,7 @@ def _shapes(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Tenso
 
 def _max_pool_gradient(gradient: Tensor, places: Tensor, sizes: list[int]) -> Tensor:
     known = tuple(sizes)
-    before, _, after = convolution.shapes(known)
+    before, _, after = convolution.known_shapes(known)
     gradient = checked("groupwise::max_pool_gradient: gradient", gradient, after, _NAMES)
     places = checked("groupwise::max_pool_gradient: places", places, after, (torch.uint8,))
     out = gradient.new_empty(before)
