@@ -23,6 +23,9 @@ from torch.autograd.function import _SingleLevelFunction
 from groupwise.backends.torch.devices import refuse
 
 _LIBRARY = torch.library.Library("groupwise", "DEF")
+
+KERNELS: dict[Any, Callable[..., Any]] = {}
+"""What each registered operation runs on the CPU."""
 _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 _VALUES = frozenset((type(None), bool, float, str, list, tuple))
 """The types of arguments behind which nothing hides: no subclass, no proxy."""
@@ -64,6 +67,7 @@ def define(name: str, schema: str, rules: Rules) -> Callable[..., Any]:
     """
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     operation = getattr(torch.ops.groupwise, name).default
+    KERNELS[operation] = rules.compute
     record = _recorder(operation.name(), rules)
     _LIBRARY.impl(name, rules.compute, "CPU")
     _LIBRARY.impl(name, refuse, "CUDA")

@@ -7,7 +7,7 @@ has changed until there is undone, and the caller runs the Python, and records i
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from groupwise.backends.torch.folding import Folded, Registers
+from groupwise.backends.torch.operations import KERNELS
 from groupwise.backends.torch.recording import Call, Recording, Register, Stretch, registers_in
 from groupwise.errors import first_line
 
@@ -126,8 +127,8 @@ class Program:
         while node is not None and node.is_confirmed:
             if node.run is None:
                 calls = node.stretch.calls, node.constants, node.wanted_after
-                compile_ = _by_inductor if self.is_compiled else _written
-                node.run = Folded(*calls, _written, compile_) if self.folds else compile_(*calls)
+                compile_ = _by_inductor if self.is_compiled else _direct
+                node.run = Folded(*calls, _direct, compile_) if self.folds else compile_(*calls)
             node.run(registers)
             if node.stretch.looked_at is None:
                 made = [registers[v.index] if isinstance(v, Register) else v for v in node.results]
@@ -155,6 +156,12 @@ def _written(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int
     source = "def run(registers):\n" + "".join(f"    {line}\n" for line in body)
     exec(compile(source, "<recorded>", "exec"), namespace.values)
     return namespace.values["run"]
+
+
+def _direct(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int]) -> Callable[[Registers], None]:
+    """Return what `_written` does, our own operations past PyTorch's dispatcher: where they were recorded, they ran."""
+    direct = [replace(call, function=KERNELS.get(call.function, call.function)) for call in calls]
+    return _written(direct, constants, after)
 
 
 def _by_inductor(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int]) -> Callable[[Registers], None]:
