@@ -10,8 +10,37 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
+
+from groupwise import backends
 
 BACKEND = keras.backend.backend()
+
+ON_CPU = backends.active.runtime().device == "cpu"
+CORE_RUNS = backends.active.runtime().core
+"""Whether what Keras computes reaches the C core: it is there, and the arrays lie on a CPU."""
+
+_WHY_NOT = "the C core is off, does not load, or Keras runs on a GPU"
+on_cpu = pytest.mark.skipif(not ON_CPU, reason="there is nothing to choose from on an accelerator")
+needs_core = pytest.mark.skipif(not CORE_RUNS, reason=_WHY_NOT)
+
+
+def full_precision() -> None:
+    """Let float32 be float32 on a GPU, where it is TF32 else, which keeps ten bits of the fraction."""
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # for the processes that tests start
+    if BACKEND == "torch":
+        torch = importlib.import_module("torch")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    elif BACKEND == "jax":
+        importlib.import_module("jax").config.update("jax_default_matmul_precision", "highest")
+    else:
+        importlib.import_module("tensorflow").config.experimental.enable_tensor_float_32_execution(False)
+
+
+def skip_without_core(algorithm: str = "core") -> None:
+    """Skip the test, or the module, where its algorithm is the core and that does not run."""
+    if algorithm == "core" and not CORE_RUNS:
+        pytest.skip(_WHY_NOT, allow_module_level=True)
 
 
 def values_and_gradients(

@@ -10,8 +10,9 @@ import pytest
 
 from groupwise import backends, layers, load_keras_weights, models
 from groupwise.core import pooling
+from groupwise.layers.initializers import HeNormal
 from tests import poolings
-from tests.frameworks import BACKEND, values_and_gradients
+from tests.frameworks import BACKEND, needs_core, values_and_gradients
 
 numpy = keras.ops.convert_to_numpy
 ELSEWHERE = BACKEND == "tensorflow"
@@ -216,6 +217,7 @@ def test_max_pooling_is_the_reference(size: int, padding: Any, dtype: str) -> No
     assert np.all(error <= 2 * poolings.ROUNDING.get(dtype, 2**-10) * expected.bound), error.max()
 
 
+@needs_core
 @pytest.mark.skipif(ELSEWHERE, reason="on TensorFlow the core does not pool, and nothing pools channels_first on a CPU")
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_max_pooling_obeys_its_algorithm(data_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +247,14 @@ def test_depthwise_initialiser_has_the_true_fan_in() -> None:
     assert kernel.std() == pytest.approx((2 / 9) ** 0.5, rel=0.03)
     stock = numpy(keras.initializers.HeNormal(seed=1)((3, 3, 512, 2)))
     assert kernel.std() / stock.std() == pytest.approx(512**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 128), (1, 1, 5, 7), (7, 7, 3, 64), (1, 1, 2048, 2050)])
+def test_initial_values_are_keras_own_whatever_was_compiled(shape: tuple[int, ...]) -> None:
+    stock = keras.initializers.HeNormal(seed=3)(shape)
+    np.testing.assert_array_equal(numpy(HeNormal(seed=3)(shape)), numpy(stock))
+    stock = keras.random.normal(shape, stddev=(2 / (shape[0] * shape[1])) ** 0.5, seed=3)
+    np.testing.assert_array_equal(numpy(layers.DepthwiseHeNormal(seed=3)(shape)), numpy(stock))
 
 
 def test_compiled_training_moves_every_weight() -> None:

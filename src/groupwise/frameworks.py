@@ -14,6 +14,8 @@ class Framework:
         environment: variables that the command sets before it starts, where they are not set.
         compiles_training: whether a training is compiled where nobody says whether.
         emulates_bfloat16: whether it does on CPUs that multiply bfloat16 themselves.
+        compiles_draws: whether it compiles for every size in which random numbers are drawn; each of them is one of its
+            place and the seed alone, whatever the size.
         has_one_generator: whether Keras's random layers draw from one generator of its, not from states of their own.
     """
 
@@ -22,6 +24,7 @@ class Framework:
     environment: Mapping[str, str] = field(default_factory=dict)
     compiles_training: bool = False
     emulates_bfloat16: bool = False
+    compiles_draws: bool = False
     has_one_generator: bool = False
 
 
@@ -33,7 +36,7 @@ _FOR_TORCH = {"OMP_WAIT_POLICY": "passive"}
 
 FRAMEWORKS = {
     "tensorflow": Framework("TensorFlow", ("tensorflow-cpu", "tensorflow"), _FOR_TENSORFLOW),
-    "jax": Framework("JAX", ("jax", "jaxlib"), compiles_training=True, emulates_bfloat16=True),
+    "jax": Framework("JAX", ("jax", "jaxlib"), compiles_training=True, emulates_bfloat16=True, compiles_draws=True),
     "torch": Framework("PyTorch", ("torch",), _FOR_TORCH, has_one_generator=True),
 }
 """All of them; where several are installed and nothing says which, the first one is taken."""

@@ -9,6 +9,7 @@ from groupwise.layers import (
     GroupedConv2D,
     SeparableConv2D,
 )
+from groupwise.layers.initializers import HeNormal
 from groupwise.spec import Pair, symmetric_padding
 
 # PyTorch's momentum of 0.1 is the share that is new; Keras's is the share that stays.
@@ -33,7 +34,7 @@ def conv(
         symmetric_padding(kernel_size) if padding is None else padding,
         groups=groups,
         use_bias=False,
-        kernel_initializer="he_normal",
+        kernel_initializer=HeNormal(),
         name=f"{name}_conv",
     )
     return convolution(x)
@@ -105,7 +106,7 @@ def separable(
         depth_multiplier=depth_multiplier,
         use_bias=False,
         depthwise_initializer=DepthwiseHeNormal(),
-        pointwise_initializer="he_normal",
+        pointwise_initializer=HeNormal(),
         name=f"{name}_conv",
     )
     return convolution(x)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from groupwise.layers import BatchNormalization, ChannelShuffle, GroupedConv2D, MaxPooling2D
+from groupwise.layers.initializers import HeNormal
 from groupwise.models.blocks import MOMENTUM
 from groupwise.models.registry import CIFAR, Backbone, Head, Variant
 
@@ -86,7 +87,7 @@ def _unit(
         filters,
         kernel_size,
         use_bias=False,
-        kernel_initializer="he_normal",
+        kernel_initializer=HeNormal(),
         name=f"{name}_conv",
         **{"padding": "same", **options},
     )

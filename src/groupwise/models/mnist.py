@@ -9,6 +9,7 @@ from typing import Any
 
 from groupwise.errors import UserError
 from groupwise.layers import GroupedConv2D
+from groupwise.layers.initializers import HeNormal
 from groupwise.models.blocks import conv_bn, separable_bn
 from groupwise.models.registry import GREY, Backbone, Variant
 from groupwise.spec import symmetric_padding
@@ -72,7 +73,7 @@ def _grouped(x: Any, filters: int, strides: int, *, name: str, depth_multiplier:
         symmetric_padding(3),
         groups=channels // GROUP_WIDTH,
         use_bias=False,
-        kernel_initializer="he_normal",
+        kernel_initializer=HeNormal(),
         name=f"{name}_grouped_conv",
     )
     return conv_bn(convolution(x), filters, 1, name=name)
