@@ -15,6 +15,9 @@ import pytest
 
 from groupwise.core import library
 from groupwise.routing import tuning
+from tests.frameworks import full_precision
+
+full_precision()
 
 hypothesis.settings.register_profile(
     "groupwise",

@@ -11,7 +11,7 @@ from keras import ops
 import groupwise
 from groupwise import backends, layers
 from groupwise.backends.activations import FUNCTIONS
-from tests.frameworks import BACKEND, values_and_gradients
+from tests.frameworks import BACKEND, needs_core, values_and_gradients
 from tests.normalizations import EPSILON, random_arrays, truth
 
 SHAPE = (3, 6, 5, 7)
@@ -143,7 +143,7 @@ def test_a_model_with_residuals_is_saved_cloned_and_made_of_stock_layers(tmp_pat
     np.testing.assert_array_equal(numpy(model(images)), expected)
 
 
-@pytest.mark.skipif(not backends.active.core.is_available(), reason="the C core is off, or does not load")
+@needs_core
 def test_the_core_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 

@@ -16,9 +16,8 @@ from groupwise.ops.algorithms import ALGORITHMS
 from groupwise.spec import ConvSpec
 from tests import epilogues
 from tests.activations import TRUTH
+from tests.frameworks import needs_core, skip_without_core
 
-core_is_here = backends.active.core.is_available()
-needs_core = pytest.mark.skipif(not core_is_here, reason="the C core is off, or does not load")
 every_spec = pytest.mark.parametrize("spec", epilogues.ONE_EACH, ids=["depthwise", "narrow", "dense", "wide", "1x1"])
 every_end = pytest.mark.parametrize("activation", ACTIVATIONS)
 every_extra = pytest.mark.parametrize("extras", epilogues.EXTRAS, ids=lambda extras: " and ".join(extras) or "nothing")
@@ -34,8 +33,7 @@ def options(spec: ConvSpec) -> dict[str, Any]:
 
 @pytest.fixture(params=["core", "without the core"])
 def with_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    if request.param == "core" and not core_is_here:
-        pytest.skip("the C core is off, or does not load")
+    skip_without_core(request.param)
     if request.param != "core":
         monkeypatch.setenv("GROUPWISE_CORE", "0")
     return request.param == "core"
@@ -72,8 +70,7 @@ def test_the_operation(spec: ConvSpec, activation: str, data_format: str, with_c
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm(algorithm: str) -> None:
-    if algorithm == "core" and not core_is_here:
-        pytest.skip("the C core is off, or does not load")
+    skip_without_core(algorithm)
     spec = {"matmul": epilogues.POINTWISE, "shifted_sum": epilogues.ONE_EACH[0]}.get(algorithm, epilogues.ONE_EACH[1])
     settings = {**options(spec), "algorithm": algorithm, "activation": "relu6"}
     run = lambda inputs, kernel, **others: ops.grouped_conv2d(inputs, kernel, spec.groups, **settings, **others)  # noqa: E731

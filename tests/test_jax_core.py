@@ -14,7 +14,7 @@ from groupwise.core import convolution, library
 from groupwise.core.epilogues import ACTIVATIONS
 from groupwise.spec import ConvSpec
 from tests.activations import TRUTH
-from tests.frameworks import BACKEND, values_and_gradients
+from tests.frameworks import BACKEND, skip_without_core, values_and_gradients
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
 if BACKEND != "jax":
@@ -28,8 +28,7 @@ from jax.test_util import check_grads
 from groupwise.backends.jax import core
 from tests import four_devices
 
-if not core.is_available():
-    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+skip_without_core()
 
 EVERY_SPEC = [spec for specs in SPECS.values() for spec in specs]
 ONE_EACH = [specs[1] for specs in SPECS.values()]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise.core import library, pooling
+from groupwise.core import pooling
 from groupwise.spec import ConvSpec
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, skip_without_core
 
 if BACKEND != "jax":
     pytest.skip("the transformations are JAX's; the backend is another", allow_module_level=True)
@@ -21,8 +21,7 @@ from jax import numpy as jnp
 from groupwise.backends.jax import core, norm
 from groupwise.backends.jax import native as backend
 
-if not core.is_available():
-    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+skip_without_core()
 
 EPSILON = 1e-3
 

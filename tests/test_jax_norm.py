@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from groupwise.backends.activations import FUNCTIONS
-from groupwise.core import library
 from groupwise.core.epilogues import ACTIVATIONS
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, skip_without_core
 from tests.normalizations import EPSILON, random_arrays, truth
 
 if BACKEND != "jax":
@@ -20,11 +19,10 @@ from jax import lax
 from jax import numpy as jnp
 from jax.test_util import check_grads
 
-from groupwise.backends.jax import core, norm
+from groupwise.backends.jax import norm
 from tests import four_devices
 
-if not core.is_available():
-    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+skip_without_core()
 
 cases = pytest.mark.parametrize("residual", [False, True])
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise.core import library, pooling
+from groupwise.core import pooling
 from groupwise.spec import ConvSpec
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, skip_without_core
 from tests.poolings import ROUNDING, SPECS, images, truth
 
 if BACKEND != "jax":
@@ -17,11 +17,9 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from groupwise.backends.jax import core
 from groupwise.backends.jax import native as backend
 
-if not core.is_available():
-    pytest.skip(f"{library.path('groupwise_jax')}: the C core is off, or does not load", allow_module_level=True)
+skip_without_core()
 
 SPEC = SPECS[1]
 SETTINGS = (3, 3, 2, 2, 1, 1)  # of SPEC

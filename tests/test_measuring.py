@@ -15,7 +15,7 @@ from groupwise.errors import UserError
 from groupwise.ops.algorithms import ALGORITHMS, training_step
 from groupwise.routing import KINDS, Runtime, candidates, explain, kind, measuring
 from groupwise.spec import ConvSpec
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, on_cpu
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays
 
 
@@ -96,6 +96,7 @@ def test_what_is_measured_is_a_training_step(family: str) -> None:
             near(np.asarray(keras.ops.convert_to_numpy(result)), *expected(pass_, spec, arrays), what)
 
 
+@on_cpu
 @pytest.mark.parametrize(
     "spec", [ConvSpec.of((1, 5, 5, 8), (3, 3, 2, 8), 4), ConvSpec.of((1, 5, 5, 4), (1, 1, 4, 6), 1)], ids=kind
 )

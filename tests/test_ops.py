@@ -13,10 +13,10 @@ import pytest
 from hypothesis import strategies as st
 
 import groupwise
-from groupwise import backends, layers, ops
+from groupwise import layers, ops
 from groupwise.core import convolution
 from groupwise.ops.algorithms import ALGORITHMS
-from tests.frameworks import BACKEND, values_and_gradients
+from tests.frameworks import BACKEND, CORE_RUNS, needs_core, skip_without_core, values_and_gradients
 from tests.reference import Convolution, same_padding
 
 # |error| <= tolerance * (the same sum over absolute values); the second is for kernel gradients.
@@ -103,8 +103,7 @@ def near(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray, what: str)
 
 @pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 def test_algorithm_agrees_with_the_reference(algorithm: str) -> None:
-    if algorithm == "core" and not backends.active.core.is_available():
-        pytest.skip("the C core is not built here, or GROUPWISE_CORE is 0")
+    skip_without_core(algorithm)
 
     # Compiling is nearly all of the time on JAX.
     @hypothesis.settings(max_examples=25 if BACKEND == "jax" else 40)
@@ -160,7 +159,7 @@ def test_both_halves_of_a_separable_convolution_obey() -> None:
     expected = keras.ops.convert_to_numpy(
         ops.separable_conv2d(inputs, depthwise, pointwise, padding="valid", algorithm="native")
     )
-    for algorithm in ("core", "depthwise_sum", "split_concat", "block_diagonal", "blocks"):
+    for algorithm in (*(["core"] if CORE_RUNS else []), "depthwise_sum", "split_concat", "block_diagonal", "blocks"):
         outputs = ops.separable_conv2d(inputs, depthwise, pointwise, padding="valid", algorithm=algorithm)
         np.testing.assert_allclose(keras.ops.convert_to_numpy(outputs), expected, rtol=1e-5)
     with pytest.raises(ValueError, match=r'algorithm="shifted_sum": needs one input channel a group .* not 8 channels'):
@@ -264,6 +263,7 @@ def test_shuffle_names_the_wrong_groups() -> None:
         ops.channel_shuffle(np.zeros((1, 2, 2, 8)), "4", data_format="channels_last")
 
 
+@needs_core
 @pytest.mark.skipif(BACKEND != "torch", reason="the others' kernels are called by their runtime, not by Python")
 @pytest.mark.parametrize("make", [lambda: layers.GroupedConv2D(8, 3, groups=2), lambda: layers.DepthwiseConv2D(3)])
 def test_from_a_layer_to_the_core_in_six_functions(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

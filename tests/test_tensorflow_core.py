@@ -15,15 +15,14 @@ import pytest
 
 from groupwise.core import convolution
 from groupwise.spec import ConvSpec
-from tests.frameworks import BACKEND, in_new_process, values_and_gradients
+from tests.frameworks import BACKEND, in_new_process, skip_without_core, values_and_gradients
 from tests.passes import PASS_NAMES, SPECS, expected, near, random_arrays, truth
 
 if BACKEND != "tensorflow":
     pytest.skip("Keras runs on another backend than TensorFlow", allow_module_level=True)
 tf: Any = importlib.import_module("tensorflow")
 core: Any = importlib.import_module("groupwise.backends.tensorflow.core")
-if not core.is_available():
-    pytest.skip("the C core or its binding to TensorFlow is not here, or is turned off", allow_module_level=True)
+skip_without_core()
 
 # "same" with strides pads differently for every size of the image: the operation settles it at each call.
 STRIDED = [

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from groupwise.core import library
-from tests.frameworks import BACKEND, in_new_process
+from tests.frameworks import BACKEND, in_new_process, skip_without_core
 
 if BACKEND != "tensorflow":
     pytest.skip("Keras runs on another backend than TensorFlow", allow_module_level=True)
 core: Any = importlib.import_module("groupwise.backends.tensorflow.core")
-if not core.is_available():
-    pytest.skip("the C core or its binding to TensorFlow is not here, or is turned off", allow_module_level=True)
+skip_without_core()
 
 
 WITHOUT_ONEDNN = """

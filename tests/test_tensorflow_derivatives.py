@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groupwise.core import library
 from groupwise.spec import ConvSpec
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, skip_without_core
 
 if BACKEND != "tensorflow":
     pytest.skip("the transformations are TensorFlow's; the backend is another", allow_module_level=True)
@@ -18,8 +17,7 @@ import tensorflow as tf
 
 from groupwise.backends.tensorflow import core, norm
 
-if not core.is_available():
-    pytest.skip(f"{library.path('groupwise_tensorflow')}: the C core is off, or does not load", allow_module_level=True)
+skip_without_core()
 
 EPSILON = 1e-3
 

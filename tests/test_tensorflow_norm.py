@@ -14,7 +14,7 @@ from groupwise import layers
 from groupwise.backends import plain_norm
 from groupwise.backends.activations import FUNCTIONS
 from groupwise.core.epilogues import ACTIVATIONS
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, skip_without_core
 from tests.normalizations import EPSILON, random_arrays, truth
 
 if BACKEND != "tensorflow":
@@ -22,8 +22,7 @@ if BACKEND != "tensorflow":
 tf: Any = importlib.import_module("tensorflow")
 core: Any = importlib.import_module("groupwise.backends.tensorflow.core")
 tensorflow_norm: Any = importlib.import_module("groupwise.backends.tensorflow.norm")
-if not core.is_available():
-    pytest.skip("the C core or its binding to TensorFlow is not here, or is turned off", allow_module_level=True)
+skip_without_core()
 
 CASES = [(activation, residual) for activation in ACTIVATIONS for residual in (False, True)]
 cases = pytest.mark.parametrize(("activation", "residual"), CASES)

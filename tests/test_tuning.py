@@ -20,7 +20,7 @@ from groupwise.routing import Runtime, exact_name, explain, kind, tuning
 from groupwise.routing.tuning import Choice, Tuning
 from groupwise.spec import ConvSpec
 from groupwise.writing import replace_file
-from tests.frameworks import BACKEND
+from tests.frameworks import BACKEND, on_cpu
 from tests.passes import expected, near, random_arrays
 
 VERSION = backends.active.version
@@ -49,6 +49,7 @@ def test_what_is_stored_is_read_again_and_added_to(cache_folder: Path) -> None:
     assert tuning.clear((BACKEND,)) == []
 
 
+@on_cpu
 def test_what_is_stored_runs(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built_in = routed()
     tuning.store(BACKEND, VERSION, {"narrow groups": BLOCKS})
@@ -102,6 +103,7 @@ def stored(**changes: Any) -> str:
     return json.dumps(content)
 
 
+@on_cpu
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -143,6 +145,7 @@ def test_a_file_that_does_not_hold_here_is_ignored_with_one_warning(
             assert routed() == first
 
 
+@on_cpu
 def test_without_the_core_the_other_measurements_hold(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = stored(measured_with={"instruction set": "of another machine"})
     cache_folder.mkdir()
@@ -221,6 +224,7 @@ def test_names() -> None:
     assert len({exact_name(replace(NARROW, **change)) for change in changes} - {exact_name(NARROW)}) == len(changes)
 
 
+@on_cpu
 @pytest.mark.skipif(BACKEND != "torch", reason="torch.compile is PyTorch's")
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", ["narrow groups", exact_name(NARROW)])

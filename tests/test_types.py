@@ -12,7 +12,7 @@ import pytest
 
 from groupwise import layers, ops
 from groupwise.ops.algorithms import ALGORITHMS
-from tests.frameworks import BACKEND, value_and_every_gradient, with_weights
+from tests.frameworks import BACKEND, needs_core, skip_without_core, value_and_every_gradient, with_weights
 from tests.reference import Convolution
 
 HALF = {"float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -77,6 +77,7 @@ def check_convolution(algorithm: str, dtype: str, side: int) -> None:
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 def test_a_convolutions_sums_are_long(algorithm: str, dtype: str) -> None:
+    skip_without_core(algorithm)
     check_convolution(algorithm, dtype, side=161)
 
 
@@ -99,6 +100,7 @@ def test_float64_decides_over_float32() -> None:
             close("float64", keras.ops.convert_to_numpy(outputs), exact)
 
 
+@needs_core
 def test_the_core_refuses_float64_and_other_types_are_named() -> None:
     kernel = np.ones((1, 1, 2, 2))
     with float64_allowed(), pytest.raises(ValueError, match='algorithm="core": it computes in float32'):
