@@ -11,7 +11,8 @@ from groupwise import backends, models
 from groupwise.data import load_dataset
 from groupwise.errors import UserError
 from groupwise.inference import evaluate, make_batches
-from groupwise.inference.evaluation import evaluation_of, predict_logits
+from groupwise.inference.evaluation import evaluation_of
+from groupwise.inference.outputs import predict_logits
 from groupwise.routing import Accelerator, Runtime
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.events import Begun

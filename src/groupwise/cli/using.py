@@ -73,7 +73,7 @@ def evaluate(
     batches = make_batches(split, network, batch_size)
     try:
         with messages.status(f"looking at {len(split):,} images"):
-            evaluation = test(network, batches)
+            evaluation = test(network, batches, folds=True)
     finally:
         batches.close()
     for name, reason in batches.broken:

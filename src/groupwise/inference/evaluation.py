@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.data import Dataset, ImageBatches
+from groupwise.inference.folding import Folding
 from groupwise.inference.matching import match_classes
 from groupwise.inference.preprocessing import make_batches
 from groupwise.models.network import Network, RewrittenNetwork
@@ -64,16 +65,20 @@ def _or_none(share: float) -> float | None:
     return None if math.isnan(share) else share
 
 
-def evaluate(model: keras.Model, batches: ImageBatches) -> Evaluation:
+def evaluate(model: keras.Model, batches: ImageBatches, folds: bool = False) -> Evaluation:
     """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
+
+    Args:
+        folds: whether many batches may be worth a copy with batch norms folded (`Folding`).
 
     Raises:
         TooManyBroken: too many of the images cannot be read.
     """
     logits, labels = [], []
+    folding = Folding(model, len(batches) if folds else 0)
     for index in range(len(batches)):
         images, one_hot = batches.batch(index)
-        logits.append(predict_logits(model, images, batches.batch_size))
+        logits.append(folding.predict_logits(images, batches.batch_size))
         labels.append(one_hot)
     return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
 
@@ -108,28 +113,6 @@ def evaluation_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Eva
         top1=float((ranks == 0).mean()),
         top5=float((ranks < TOP).mean()),
     )
-
-
-def predict_logits(model: keras.Model, images: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
-    """Return the outputs of a model that has one, for at most batch_size images, as `predict_outputs` does."""
-    return predict_outputs(model, images, batch_size)[0]
-
-
-def predict_outputs(model: keras.Model, images: NDArray[np.float32], batch_size: int) -> list[NDArray[np.float32]]:
-    """Return all of a model's outputs for at most batch_size images, filled up with zeros on the way.
-
-    JAX and TensorFlow compile anew for every new shape, which takes longer than the images that are made up.
-
-    Raises:
-        ValueError: there are more images.
-    """
-    missing = batch_size - len(images)
-    if missing < 0:
-        raise ValueError(f"batch_size={batch_size}: there are {len(images)} images; it must be as many at least")
-    padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
-    outputs: Any = model.predict_on_batch(padded)
-    several = outputs if isinstance(outputs, list | tuple) else [outputs]
-    return [np.asarray(output, np.float32)[: len(images)] for output in several]
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

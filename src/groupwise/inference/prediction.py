@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.data import BrokenImage
-from groupwise.inference.evaluation import predict_logits, probabilities
+from groupwise.inference.evaluation import probabilities
+from groupwise.inference.folding import Folding
 from groupwise.inference.preprocessing import prepared_image
 from groupwise.inference.saliency import Explainer
 from groupwise.models.network import Network, RewrittenNetwork
@@ -34,7 +35,7 @@ class Prediction:
 
 def predict_images(
     network: Network | RewrittenNetwork,
-    paths: Iterable[Path],
+    paths: Sequence[Path],
     on_broken: Callable[[BrokenImage], Any],
     explain: bool = False,
     explained_class: int | None = None,
@@ -51,7 +52,7 @@ def predict_images(
     Raises:
         UserError: where the network looked cannot be said.
     """
-    model = Explainer(network) if explain else network
+    model = Explainer(network) if explain else Folding(network, len(paths) // PREDICTED_AT_ONCE)
     pending: list[tuple[Path, NDArray[np.float32]]] = []
     for path in paths:
         try:
@@ -66,7 +67,7 @@ def predict_images(
 
 
 def _predict(
-    model: Network | RewrittenNetwork | Explainer,
+    model: Folding | Explainer,
     pending: Sequence[tuple[Path, NDArray[np.float32]]],
     explained_class: int | None,
 ) -> Iterator[Prediction]:
@@ -80,6 +81,6 @@ def _predict(
         classes = None if explained_class is None else [explained_class] * len(pending)
         logits, maps = model.explain(images, classes, batch_size)
     else:
-        logits = predict_logits(model, images, batch_size)
+        logits = model.predict_logits(images, batch_size)
     for (path, _), values, heat in zip(pending, probabilities(logits), maps, strict=True):
         yield Prediction(path, values, heat)

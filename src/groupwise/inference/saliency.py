@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groupwise.errors import UserError, call
-from groupwise.inference.evaluation import predict_outputs
+from groupwise.inference.outputs import predict_outputs
 
 POOLINGS = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 
