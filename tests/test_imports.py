@@ -101,7 +101,7 @@ def test_only_a_backend_imports_its_framework() -> None:
 UNDERSCORED = {
     "backends.tensorflow.export": {"_get_ops_details"},
     "backends.torch.core": {"_C"},
-    "backends.torch.folding": {"_version"},
+    "backends.torch.folding": {"_pytree", "_version"},
     "backends.torch.native": {"_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"},
     "backends.torch.operations": {
         *("_AutoDispatchBelowAutograd", "_C", "_SingleLevelFunction", "_after_autograd_keyset"),

@@ -178,6 +178,18 @@ def test_a_prediction_that_folding_would_change_is_not_folded(monkeypatch: pytes
     assert recorded.predict_function.repeated == 3
 
 
+def test_weights_are_folded_once_for_all_sizes_of_a_batch() -> None:
+    model = network("mobilenet_wd4")
+    for size in (1, 2, 3):
+        for images, _ in batches(model, 4, size):
+            model.predict_on_batch(images)
+    programs = model.predict_function._programs.values()
+    prepared = [program._first[None].run.state[1] for program in programs]
+    assert len(prepared) == 3
+    first, *others = [sorted(map(id, tensors.values())) for tensors in prepared]
+    assert all(each == first for each in others)
+
+
 def test_a_compiled_step_gives_the_same_to_rounding() -> None:
     def build() -> keras.Model:
         model = small(keras.layers.Conv2D(8, 3), keras.layers.BatchNormalization(), keras.layers.ReLU())

@@ -1,21 +1,27 @@
 """PyTorch: the calls of an evaluation or prediction, batch norms folded into the convolutions before them.
 
-What depends on weights alone is computed once, and again when PyTorch has counted a change of one of them.
+What depends on weights alone is computed once, for batches of all sizes, and again when PyTorch has counted a change of
+one of them.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from groupwise.backends.torch.recording import Call, Register, registers_in
 
 _CONVOLVE, _FUSED = torch.ops.groupwise.convolve.default, torch.ops.groupwise.fused_convolve.default
 _NORMALIZE = torch.ops.groupwise.normalize.default
 _TOLERANCE = 1e-5
+
+_PREPARED: WeakValueDictionary[Any, Tensor] = WeakValueDictionary()
+"""What was computed of weights, by how: the function, and which tensors of which version."""
 
 Registers = dict[int, Tensor]
 Compile = Callable[[Sequence[Call], Registers, set[int]], Callable[[Registers], None]]
@@ -41,15 +47,14 @@ class Folded:
         self.written = [constants[index] for index in written]
         # A tensor of inference mode counts no changes.
         fixed = {i for i, tensor in constants.items() if i not in written and not tensor.is_inference()}
-        prepared, rest = _apart(_folded(calls, fixed, after), fixed, after)
-        made = {index for call in prepared for index in call.makes}
-        self.prepare = once(prepared, constants, made & {index for call in rest for index in call.reads})
+        self.preparing, rest = _apart(_folded(calls, fixed, after), fixed, after)
         self.rest = often(rest, constants, after)
-        self.fixed = [constants[index] for index in sorted({i for call in prepared for i in call.reads} & fixed)]
+        self.wanted = {index for call in rest for index in call.reads}
+        self.fixed = {i: constants[i] for i in {i for call in self.preparing for i in call.reads} & fixed}
         self.state: tuple[list[int], Registers | None] | None = None
 
     def __call__(self, registers: Registers) -> None:
-        versions = [tensor._version for tensor in self.fixed]
+        versions = [tensor._version for tensor in self.fixed.values()]
         if self.state is None or self.state[0] != versions:
             self._renew(versions, registers)
         elif self.state[1] is None:
@@ -60,8 +65,7 @@ class Folded:
 
     def _renew(self, versions: list[int], registers: Registers) -> None:
         """Run both ways, leave what the plain one gives, and note whether the other one gives the same."""
-        prepared: Registers = {}
-        self.prepare(prepared)
+        prepared = self._prepared()
         saved, random = [tensor.clone() for tensor in self.written], torch.get_rng_state()
         other = registers | prepared
         self.rest(other)
@@ -71,6 +75,26 @@ class Folded:
         self.plain(registers)
         agrees = all(_is_close(other[index], registers[index]) for index in self.after)
         self.state = versions, prepared if agrees else None
+
+    def _prepared(self) -> Registers:
+        """Return what the calls that run often want of those that depend on weights alone."""
+        values = dict(self.fixed)
+        keys: dict[int, Any] = {index: (id(tensor), tensor._version) for index, tensor in values.items()}
+
+        def known(value: Any) -> Any:
+            return tree_map(lambda leaf: values[leaf.index] if isinstance(leaf, Register) else leaf, value)
+
+        for call in self.preparing:
+            leaves, structure = tree_flatten((call.arguments, call.keywords))
+            key = call.function, structure, *(keys[v.index] if isinstance(v, Register) else v for v in leaves)
+            made = {v.index: (key, place) for place, v in enumerate(tree_leaves(call.results)) if v is not None}
+            found = {index: _PREPARED.get(own) for index, own in made.items()}
+            if None in found.values():
+                results = tree_leaves(call.function(*known(call.arguments), **known(call.keywords)))
+                found = {index: results[place] for index, (_, place) in made.items()}
+                _PREPARED.update({made[index]: tensor for index, tensor in found.items()})
+            values, keys = values | found, keys | made  # type: ignore[assignment]
+        return {index: tensor for index, tensor in values.items() if index in self.wanted - self.fixed.keys()}
 
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:
@@ -100,10 +124,8 @@ def _folded(calls: Sequence[Call], fixed: set[int], after: set[int]) -> list[Cal
             continue
         folded = Register(next(free)), Register(next(free))
         folding = _call(_fold, (kernel, bias, *constants, epsilon), folded)
-        result[before], result[place] = (
-            [],
-            [folding, _call(_FUSED, (inputs, *folded, residual, activation, sizes), outputs)],
-        )
+        result[place] = [folding, _call(_FUSED, (inputs, *folded, residual, activation, sizes), outputs)]
+        result[before] = []
     return [call for each in result for call in each]
 
 

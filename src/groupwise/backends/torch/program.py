@@ -220,7 +220,7 @@ class _Namespace:
             return f"[{', '.join(map(self.text, value))}]"
         if isinstance(value, tuple):
             return f"({''.join(f'{self.text(v)}, ' for v in value)})"
-        if value is None or isinstance(value, bool | int | str):
+        if type(value) in (bool, int, str, type(None)):
             return repr(value)
         name = self._names.setdefault(id(value), f"k{len(self._names)}")
         self.values[name] = value
