@@ -127,6 +127,27 @@ def test_a_step_of_ones_own_is_left_alone() -> None:
     assert steps.objections(model) == {"train": "its train_step is its own"}
 
 
+def test_run_eagerly_turns_recording_off_and_on_again() -> None:
+    calls: list[int] = []
+
+    def heard(_: Any, inputs: Any) -> Any:
+        calls.append(1)
+        return inputs
+
+    model = small(Doubtful(heard))
+    data = batches(model, 18)
+    trained(model, data[:6])
+    recorded = len(calls)
+    assert recorded < 6
+    model.run_eagerly = True
+    trained(model, data[6:12])
+    assert len(calls) == recorded + 6
+    assert steps.objections(model)["train"] == "run_eagerly=True asks for Keras's Python"
+    model.run_eagerly = False
+    trained(model, data[12:])
+    assert len(calls) == recorded + 6
+
+
 def test_a_wrong_batch_is_keras_error_and_spoils_nothing() -> None:
     recorded, own = pair(lambda: small(keras.layers.Conv2D(8, 3)))
     data = batches(own, 12)

@@ -45,7 +45,7 @@ def _own_code(model: Any, kind: str) -> str:
     own = [name for name in names if not keras_private.is_of_keras(getattr(type(model), name))]
     if own or names[0] in vars(model):
         return f"its {own[0] if own else names[0]} is its own"
-    return ""
+    return "run_eagerly=True asks for Keras's Python" if model.run_eagerly else ""
 
 
 def _seen(model: Any, kind: str) -> str:

@@ -53,6 +53,8 @@ class Step:
         self._one_records = threading.Lock()
 
     def __call__(self, data: Any) -> Any:
+        if self.model.run_eagerly:
+            return self.function(data)
         settings = self._settings.key()
         if not self.objection and self._settings.is_heard():
             self._object("somebody listens to a layer of it")
