@@ -148,6 +148,36 @@ def test_run_eagerly_turns_recording_off_and_on_again() -> None:
     assert len(calls) == recorded + 6
 
 
+def test_a_batch_that_is_its_own_label_is_no_other_batchs_pattern() -> None:
+    def build() -> keras.Model:
+        inputs = keras.Input((8, 8, 3))
+        model = keras.Model(inputs, keras.layers.Conv2D(3, 3, padding="same")(inputs))
+        steps.run_recorded(model)
+        model.compile("sgd", "mse")
+        return model
+
+    recorded, own = pair(build)
+    draw = torch.Generator().manual_seed(1)
+    images = [torch.rand(2, 8, 8, 3, generator=draw) for _ in range(12)]
+    data = [(image, image if number < 6 else images[0]) for number, image in enumerate(images)]
+    assert trained(recorded, data) == trained(own, data)
+    assert recorded.train_function.repeated > 6
+
+
+def test_a_batch_of_something_else_runs_as_in_keras() -> None:
+    class Array:
+        def __init__(self, values: Any) -> None:
+            self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+            return self.values
+
+    model = small(keras.layers.Conv2D(8, 3))
+    images, labels = batches(model, 1)[0]
+    with pytest.warns(UserWarning, match="its batches hold something of type Array"):
+        model.train_on_batch(images, Array(labels))
+
+
 def test_a_wrong_batch_is_keras_error_and_spoils_nothing() -> None:
     recorded, own = pair(lambda: small(keras.layers.Conv2D(8, 3)))
     data = batches(own, 12)

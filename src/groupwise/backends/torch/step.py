@@ -61,7 +61,11 @@ class Step:
         if self.objection:
             return self.function(data)
         leaves, structure = tree_flatten(data)
-        leaves = [keras.ops.convert_to_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        leaves = list(map(_as_tensor, leaves))
+        foreign = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *_PLAIN))]
+        if foreign:
+            self._object(f"its batches hold something of type {foreign[0]}")
+            return self.function(data)
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = structure, *map(_kind, leaves), *_surroundings(), settings
         program = self._programs.setdefault(key, Program(**self._options))
@@ -160,6 +164,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, keras.DTypePolicy):
         return value.name
     return value if isinstance(value, _PLAIN) else type(value)
+
+
+def _as_tensor(leaf: Any) -> Any:
+    """Return an array of numbers as a tensor; a tensor as another one, so that no two of a batch are the same."""
+    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSU":
+        return keras.ops.convert_to_tensor(leaf)
+    return leaf.view_as(leaf) if isinstance(leaf, Tensor) else leaf
 
 
 def _kind(leaf: Any) -> Any:
