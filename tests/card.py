@@ -16,13 +16,13 @@ backends.active.runtime = lambda inputs=None: _RUNTIME  # type: ignore[method-as
 
 
 def _as_on_a_card(to_array: Any) -> Any:
-    def array(tensor: Any, *arguments: Any) -> Any:
+    def array(tensor: Any, *arguments: Any, **options: Any) -> Any:
         frame: Any = sys._getframe(1)
         while frame is not None and not frame.f_globals.get("__name__", "").startswith(("keras.", "torch.")):
             frame = frame.f_back
         if frame is None:
             raise TypeError("can't convert a tensor on a card to an array: take keras.ops.convert_to_numpy")
-        return to_array(tensor, *arguments)
+        return to_array(tensor, *arguments, **options)
 
     return array
 

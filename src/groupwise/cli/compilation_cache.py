@@ -14,8 +14,8 @@ from groupwise.routing import tuning
 MOST = 512 * 2**20
 """Bytes that the folder may hold; a ResNeXt-50's training and prediction take one million."""
 
-# A ResNeXt-50's first steps compile 87 functions, 80 of them in less than a second each: of 29 s on two busy cores, 13
-# are left where JAX's own threshold keeps the others out, 1 where all are kept.
+# A ResNeXt-50's first steps compile 76 functions, 74 of them in less than a second each, JAX's own threshold: half of
+# XLA's 13 s on two busy cores. Where all are kept, 1 s is left.
 SHORTEST = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
