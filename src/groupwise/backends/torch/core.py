@@ -74,7 +74,7 @@ def _operation(name: str, pass_: int) -> Callable[..., Any]:
         known = tuple(sizes)
         shapes = convolution.known_shapes(known)
         a, b = checked(name_of_a, a, shapes[first]), checked(name_of_b, b, shapes[second])
-        out = a.new_empty(shapes[result])
+        out = a.new_empty(*shapes[result])
         arrays = (a.data_ptr(), b.data_ptr(), out.data_ptr())
         convolution.run(pass_, known, arrays, executor=executor())
         return out
@@ -148,7 +148,7 @@ def _fused(
     kernel = checked("groupwise::fused_convolve: kernel", kernel, filters)
     bias = checked("groupwise::fused_convolve: bias", bias, after[3:])
     residual = checked("groupwise::fused_convolve: residual", residual, after)
-    out = inputs.new_empty(after)
+    out = inputs.new_empty(*after)
     bias_at = None if bias is None else bias.data_ptr()
     epilogue = convolution.epilogue(activation, bias_at, None if residual is None else residual.data_ptr())
     arrays = (inputs.data_ptr(), kernel.data_ptr(), out.data_ptr())

@@ -70,8 +70,8 @@ def _normalize(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     tensors = _checked(_FORWARD, given)
     inputs, gamma, training = tensors["inputs"], tensors["gamma"], tensors["mean"] is None
     # An operation returns nothing of what it was given.
-    mean, variance = (gamma.new_empty(gamma.shape) if training else tensors[s].clone() for s in ("mean", "variance"))
-    outputs = inputs.new_empty(inputs.shape)
+    mean, variance = (torch.empty_like(gamma) if training else tensors[s].clone() for s in ("mean", "variance"))
+    outputs = torch.empty_like(inputs)
     tensors |= {"mean": mean, "variance": variance, "outputs": outputs}
     _run(norm.NORMALIZE | (norm.MOMENTS if training else 0), tensors, activation, epsilon, training)
     return outputs, mean, variance
@@ -91,8 +91,9 @@ def _normalize_gradient(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gradient_shapes(inputs: Tensor, gamma: Tensor, extra: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    to_residual = inputs.new_empty(0 if extra is None else inputs.shape)
-    return inputs.new_empty(inputs.shape), gamma.new_empty(2, gamma.shape[0]), to_residual
+    to_inputs = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    to_residual = inputs.new_empty(0) if extra is None else torch.empty_like(to_inputs)
+    return to_inputs, gamma.new_empty(2, gamma.shape[0]), to_residual
 
 
 def _save(context: Any, arguments: tuple[Any, ...], results: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -35,7 +35,7 @@ def _max_pool(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Ten
     known = tuple(sizes)
     before, _, after = convolution.known_shapes(known)
     inputs = checked("groupwise::max_pool: inputs", inputs, before, _NAMES)
-    outputs = inputs.new_empty(after)
+    outputs = inputs.new_empty(*after)
     places = inputs.new_empty(after if keep else (0,), dtype=torch.uint8)
     places_at = places.data_ptr() if keep else None
     executor = core.executor()
@@ -53,7 +53,7 @@ def _max_pool_gradient(gradient: Tensor, places: Tensor, sizes: list[int]) -> Te
     before, _, after = convolution.known_shapes(known)
     gradient = checked("groupwise::max_pool_gradient: gradient", gradient, after, _NAMES)
     places = checked("groupwise::max_pool_gradient: places", places, after, (torch.uint8,))
-    out = gradient.new_empty(before)
+    out = gradient.new_empty(*before)
     executor = core.executor()
     pooling.run_gradient(
         known, _NAMES[gradient.dtype], gradient.data_ptr(), places.data_ptr(), out.data_ptr(), executor
