@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras import ops, tree
 from PIL import Image
 
-from benchmarks import chart, frameworks, specs, tables
+from benchmarks import chart, dispatch, frameworks, specs, tables
 from benchmarks.timing import environment, geometric_mean, repeated
 from groupwise import backends
 from groupwise.spec import ConvSpec
@@ -175,3 +176,16 @@ def test_the_means_are_by_family_and_pass() -> None:
     first, second = frameworks.means(rows)
     assert first == {"family": "narrow", "pass": "forward", "shapes": "2", "over stock": "4.00", "at least": "2.00"}
     assert (second["family"], second["over stock"]) == ("dense", "1.50")
+
+
+@needs_core
+@pytest.mark.parametrize("gradients", [False, True])
+def test_every_way_to_call_a_layer_computes_the_same(gradients: bool) -> None:
+    for name in dispatch.subjects():
+        works = dispatch.rivals(name, gradients)
+        assert tuple(works) == dispatch.WAYS
+        works["core"]()
+        wanted, *others = (tree.flatten(works[way]()) for way in dispatch.WAYS[1:])
+        for arrays in others:
+            for actual, value in zip(arrays, wanted, strict=True):
+                np.testing.assert_array_equal(*(ops.convert_to_numpy(array) for array in (actual, value)))
