@@ -20,6 +20,7 @@ from groupwise.errors import UserError
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.routing import measuring, tuning
 from tests import tiny as bars
+from tests.frameworks import on_cpu
 
 tiny = bars.tiny
 FAST = ("--epochs", "2", "--batch-size", "16")
@@ -227,6 +228,7 @@ def test_routing(capsys: Any) -> None:
     assert "32 groups of 4" in output
 
 
+@on_cpu
 def test_tune(tiny: str, cache_folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = keras.backend.backend()
     monkeypatch.setattr(measuring, "SUBJECTS", ((5, 8, 8, 4, 3, 1), (5, 4, 6, 1, 1, 1)))
@@ -276,6 +278,7 @@ def test_tune(tiny: str, cache_folder: Path, capsys: Any, monkeypatch: pytest.Mo
     assert run(capsys, "tune", "--clear")[:2] == (0, f"nothing is stored in {cache_folder}\n")
 
 
+@on_cpu
 def test_a_tuning_that_does_not_hold_is_measured_again_without_a_word(
     cache_folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

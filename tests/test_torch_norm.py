@@ -66,10 +66,11 @@ def test_values_and_gradients_agree_with_the_definition(
     wanted = dict(
         zip(LEAVES, (exact["inputs_gradient"], *exact["sums"][::-1], exact["residual_gradient"]), strict=True)
     )
-    np.testing.assert_allclose(outputs.detach(), exact["outputs"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs.detach().numpy(), exact["outputs"], rtol=1e-4, atol=1e-4)
     for name in LEAVES[: 4 if residual else 3]:
         size = abs(wanted[name]).max()
-        np.testing.assert_allclose(tensors[name].grad, wanted[name], rtol=1e-4, atol=1e-4 * size, err_msg=name)
+        actual = tensors[name].grad.numpy()
+        np.testing.assert_allclose(actual, wanted[name], rtol=1e-4, atol=1e-4 * size, err_msg=name)
 
 
 def second_order(function: Any, tensors: dict[str, Any], *options: Any) -> list[Any]:
