@@ -62,6 +62,7 @@ def test_the_hopeless_are_left_out_but_never_the_first() -> None:
     assert len(quick.calls) == 2 + measuring.ROUNDS[1]
 
 
+@on_cpu
 def test_every_kind_is_measured_and_is_what_it_is_called() -> None:
     subjects = measuring.subjects(3)
     assert tuple(subjects) == KINDS
