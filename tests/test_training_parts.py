@@ -88,6 +88,9 @@ def test_an_evaluation_counts() -> None:
     images, recall, precision = evaluation.per_class()[1]
     assert (images, recall, precision) == (1, 1.0, 0.5)
     assert np.isnan(evaluation.per_class()[3][1])
+    infinite = evaluation_of(np.array([[np.inf, 0.0], [0.0, 1.0]], np.float32), np.array([0, 1]))
+    assert np.isnan(infinite.loss)
+    assert infinite.top1 == 0.5
     own = logits[np.arange(4), [0, 1, 2, 0]]
     assert evaluation.loss == pytest.approx((np.log(np.exp(logits).sum(1)) - own).mean())
 

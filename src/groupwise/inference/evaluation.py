@@ -100,16 +100,18 @@ def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: 
 def evaluation_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Evaluation:
     """Return the evaluation of logits (n, classes) against classes (n,)."""
     classes = logits.shape[1]
-    largest = logits.max(axis=1, keepdims=True)
-    log_sums = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
     own = logits[np.arange(len(labels)), labels]
+    with np.errstate(invalid="ignore", over="ignore"):  # the loss then says that a logit is infinite
+        largest = logits.max(axis=1, keepdims=True)
+        log_sums = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+        loss = float((log_sums - own).mean())
     # A logit that is not a number is never among the first.
     ranks = np.where(np.isfinite(own), (logits > own[:, None]).sum(axis=1), classes)
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
     return Evaluation(
         confusion,
-        loss=float((log_sums - own).mean()),
+        loss=loss,
         top1=float((ranks == 0).mean()),
         top5=float((ranks < TOP).mean()),
     )
