@@ -60,6 +60,10 @@ def _selects(_: Any, inputs: Any) -> Any:
     return inputs * inputs[inputs > 0].mean()
 
 
+def _compares(_: Any, inputs: Any) -> Any:
+    return inputs if torch.equal(inputs, inputs.abs()) else -inputs
+
+
 def _draws(_: Any, inputs: Any) -> Any:
     return inputs * (0.5 + random.random())
 
@@ -83,6 +87,7 @@ def test_a_branch_by_a_number_is_recorded_each_way() -> None:
         (_uses, "looks at a number that is another one at each step"),
         (_takes, "takes a tensor's memory (numpy)"),
         (_selects, "makes a tensor whose size depends on values"),
+        (_compares, "compares tensors"),
         (_draws, "draws random numbers"),
         (_draws_by_numpy, "draws random numbers"),
         (_counts, "are others at each step"),

@@ -161,6 +161,8 @@ class _Operations(TorchDispatchMode):
             self.recording.objection = (
                 self.recording.objection or f"{_place()} makes a tensor whose size depends on values"
             )
+        if isinstance(results, bool) and function is not _aten._local_scalar_dense.default:
+            self.recording.object(f"{_place()} compares tensors")
         if function is _aten._local_scalar_dense.default:
             self.recording.look(arguments[0], results)
         elif function is _aten.lift_fresh.default:
