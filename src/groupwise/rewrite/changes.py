@@ -82,7 +82,7 @@ def report_of(model: keras.Model) -> Report:
         >>> from groupwise import rewrite
         >>> inputs = keras.Input((8, 8, 4))
         >>> model = keras.Model(inputs, keras.layers.Conv2D(4, 3, groups=2, name="conv")(inputs))
-        >>> print(report_of(rewrite.accelerate(model)))
+        >>> print(str(report_of(rewrite.accelerate(model))).splitlines()[0])
         conv  Conv2D, 2 groups -> GroupedConv2D
     """
     report: Report | None = vars(model).get("_groupwise_report")
