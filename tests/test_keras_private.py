@@ -306,6 +306,30 @@ class Checks:
         assert len(seeds) == 1
 
     @staticmethod
+    def global_seeds() -> None:
+        keras.utils.set_random_seed(4)
+        keras.random.normal((1,))
+        first = keras_private.global_seeds()
+        keras.random.normal((1,))
+        assert isinstance(first, keras.random.SeedGenerator)
+        assert keras_private.global_seeds() is first
+        keras.utils.set_random_seed(4)
+        keras.random.normal((1,))
+        assert keras_private.global_seeds() is not first
+
+    @staticmethod
+    def has_mask() -> None:
+        table = keras.layers.Embedding(3, 2, mask_zero=True)
+        outputs = table(keras.ops.convert_to_tensor([[1, 0]]))
+        assert keras_private.has_mask(outputs)
+        assert not keras_private.has_mask(keras.ops.ones((1, 2)))
+
+    @staticmethod
+    def rate_is_a_function() -> None:
+        rates = 0.1, keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.9), lambda: 0.1
+        assert [keras_private.rate_is_a_function(keras.optimizers.SGD(rate)) for rate in rates] == [False, False, True]
+
+    @staticmethod
     def settings() -> None:
         layer = keras.layers.Dense(3, activation="relu")
         model_of(layer)

@@ -90,7 +90,7 @@ def test_a_branch_by_a_number_is_recorded_each_way() -> None:
         (_compares, "compares tensors"),
         (_draws, "draws random numbers"),
         (_draws_by_numpy, "draws random numbers"),
-        (_counts, "are others at each step"),
+        (_counts, "changes its own settings"),
     ],
 )
 def test_what_cannot_be_recorded_runs_as_in_keras(doubt: Callable[[Any, Any], Any], reason: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -75,21 +76,49 @@ def is_of_keras(kind: type | Callable[..., Any]) -> bool:
 
 
 def settings(part: Any) -> list[str]:
-    """Return the names of the attributes that say what a layer, variable, optimizer or loss computes.
+    """Return the names of the attributes that say what a layer, variable, optimizer or the like computes.
 
-    Of a variable `_value`, `_trainable`, `_regularizer` and `_constraint`; of anything else all but containers and what
-    every layer has. Missing: which attributes are Keras's notes for itself.
+    Of a variable `_value`, `_trainable`, `_regularizer` and `_constraint`; of a layer or model all but what every one
+    has. Missing: which attributes are Keras's notes for itself.
     """
     if isinstance(part, keras.Variable):
         return ["_value", "_trainable", "_regularizer", "_constraint"]
-    values = vars(part).items()
-    return [name for name, value in values if name not in _noted() and not isinstance(value, list | dict | set)]
+    noted = _noted_of_models() if isinstance(part, keras.Model) else _noted() if isinstance(part, keras.Layer) else ()
+    return [name for name in vars(part) if name not in noted]
+
+
+_KEPT = {"_trainable", "_dtype_policy", "_buffers", "training", "autocast", "activity_regularizer", "optimizer"}
 
 
 @functools.cache
 def _noted() -> set[str]:
-    kept = {"_trainable", "_dtype_policy", "training", "autocast", "activity_regularizer"}
-    return vars(keras.layers.Layer()).keys() - kept
+    return vars(keras.layers.Layer()).keys() - _KEPT
+
+
+@functools.cache
+def _noted_of_models() -> set[str]:
+    inputs = keras.Input((1,))
+    models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
+    for model in models:
+        model.compile("sgd", "mse", metrics=["mae"])
+    run = {"history", "stop_training", "stop_evaluating", "stop_predicting", *RUN_STATE}
+    return {*_noted(), *run, *(name for model in models for name in vars(model))} - _KEPT
+
+
+def global_seeds() -> Any:
+    """Return the generator of seeds that operations without a seed use: "global_seed_generator" of `global_state`.
+
+    None before its first use. Missing: a getter; `keras.utils.set_random_seed` makes a new one.
+    """
+    return global_state.get_global_attribute("global_seed_generator")
+
+
+def has_mask(tensor: Any) -> bool:
+    """Return whether a tensor comes with a mask, which layers then use: `tensor._keras_mask`.
+
+    Missing: a getter.
+    """
+    return getattr(tensor, "_keras_mask", None) is not None
 
 
 # Graphs of calls
@@ -235,6 +264,15 @@ def built_for(optimizer: Any) -> list[Any]:
     return list(optimizer._trainable_variables)
 
 
+def rate_is_a_function(optimizer: Any) -> bool:
+    """Return whether an optimizer asks a function, no schedule, for its learning rate: `Optimizer._learning_rate`.
+
+    Missing: `learning_rate` gives what the function returns.
+    """
+    rate = vars(optimizer).get("_learning_rate")
+    return callable(rate) and not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+
+
 def moving_averages(optimizer: Any) -> list[Any]:
     """Return the averages that an optimizer with `use_ema` keeps: `Optimizer._model_variables_moving_average`.
 
@@ -295,14 +333,16 @@ def without_tensorflow() -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeding_generators(seeded: Callable[[Any], Any]) -> Iterator[None]:
-    """Let PyTorch's random operations draw from `seeded(seed)`, of a seed that stays a tensor: `torch_seed_generator`.
+    """Let PyTorch's random operations of this thread draw from `seeded(seed)`: `torch_seed_generator`.
 
-    Missing: a generator's seed is read as a number, which no recording can follow.
+    The seed stays a tensor. Missing: a generator's seed is read as a number, which no recording can follow.
     """
     random: Any = importlib.import_module("keras.src.backend.torch.random")
-    before = random.torch_seed_generator
+    before, thread = random.torch_seed_generator, threading.get_ident()
 
     def torch_seed_generator(seed: Any) -> Any:
+        if threading.get_ident() != thread or random.get_device() == "meta":
+            return before(seed)
         first, second = random.draw_seed(seed)
         return seeded(first + second)
 

@@ -18,7 +18,7 @@ from groupwise.backends.torch.recording import Call, Register, registers_in
 
 _CONVOLVE, _FUSED = torch.ops.groupwise.convolve.default, torch.ops.groupwise.fused_convolve.default
 _NORMALIZE = torch.ops.groupwise.normalize.default
-_TOLERANCE = 1e-5
+_TOLERANCE, _TRIALS = 1e-5, 2
 
 _PREPARED: WeakValueDictionary[Any, Tensor] = WeakValueDictionary()
 """What was computed of weights, by how: the function, and which tensors of which version."""
@@ -51,42 +51,47 @@ class Folded:
         self.rest = often(rest, constants, after)
         self.wanted = {index for call in rest for index in call.reads}
         self.fixed = {i: constants[i] for i in {i for call in self.preparing for i in call.reads} & fixed}
-        self.state: tuple[list[int], Registers | None] | None = None
+        self.state: tuple[list[int], Registers | None, int] = [], None, _TRIALS
 
     def __call__(self, registers: Registers) -> None:
-        versions = [tensor._version for tensor in self.fixed.values()]
-        if self.state is None or self.state[0] != versions:
-            self._renew(versions, registers)
-        elif self.state[1] is None:
+        versions = [number for tensor in self.fixed.values() for number in _version(tensor)]
+        known, prepared, trials = self.state
+        if known != versions or trials:
+            self._try(versions, registers, trials if known == versions else _TRIALS)
+        elif prepared is None:
             self.plain(registers)
         else:
-            registers.update(self.state[1])
+            registers.update(prepared)
             self.rest(registers)
 
-    def _renew(self, versions: list[int], registers: Registers) -> None:
+    def _try(self, versions: list[int], registers: Registers, trials: int) -> None:
         """Run both ways, leave what the plain one gives, and note whether the other one gives the same."""
         prepared = self._prepared()
-        saved, random = [tensor.clone() for tensor in self.written], torch.get_rng_state()
+        saved, random = [tensor.clone() for tensor in self.written], random_state()
         other = registers | prepared
         self.rest(other)
         for tensor, value in zip(self.written, saved, strict=True):
             tensor.copy_(value)
-        torch.set_rng_state(random)
+        set_random_state(random)
         self.plain(registers)
         agrees = all(_is_close(other[index], registers[index]) for index in self.after)
-        self.state = versions, prepared if agrees else None
+        self.state = (versions, prepared, trials - 1) if agrees else (versions, None, 0)
 
     def _prepared(self) -> Registers:
         """Return what the calls that run often want of those that depend on weights alone."""
         values = dict(self.fixed)
-        keys: dict[int, Any] = {index: (id(tensor), tensor._version) for index, tensor in values.items()}
+        keys: dict[int, Any] = {index: (id(tensor), *_version(tensor)) for index, tensor in values.items()}
 
         def known(value: Any) -> Any:
             return tree_map(lambda leaf: values[leaf.index] if isinstance(leaf, Register) else leaf, value)
 
         for call in self.preparing:
             leaves, structure = tree_flatten((call.arguments, call.keywords))
-            key = call.function, structure, *(keys[v.index] if isinstance(v, Register) else v for v in leaves)
+            key = (
+                call.function,
+                structure,
+                *(keys[v.index] if isinstance(v, Register) else (type(v), v) for v in leaves),
+            )
             made = {v.index: (key, place) for place, v in enumerate(tree_leaves(call.results)) if v is not None}
             found = {index: _PREPARED.get(own) for index, own in made.items()}
             if None in found.values():
@@ -95,6 +100,23 @@ class Folded:
                 _PREPARED.update({made[index]: tensor for index, tensor in found.items()})
             values, keys = values | found, keys | made  # type: ignore[assignment]
         return {index: tensor for index, tensor in values.items() if index in self.wanted - self.fixed.keys()}
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Return what changes when a tensor's values do: PyTorch's count, or where its memory is."""
+    return tensor._version, tensor.data_ptr()
+
+
+def random_state() -> Any:
+    """Return the state of PyTorch's random numbers, for `set_random_state`; a card's only where one is in use."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+
+def set_random_state(state: Any) -> None:
+    """Let PyTorch draw from here on as it did from there on."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])
 
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:
@@ -167,8 +189,13 @@ def _apart(calls: Sequence[Call], fixed: set[int], after: set[int]) -> tuple[lis
 
     What is returned is made anew each time, and where one of the others writes to what would be made once, all are.
     """
-    known = _constant(calls, fixed)
-    once = [c.reads != set() and c.reads <= known and not c.has_effect and not c.makes & after for c in calls]
+    known, later = _constant(calls, fixed), set(after)
+    once: list[bool] = []
+    for call in reversed(calls):
+        is_once = bool(call.reads) and call.reads <= known and not call.has_effect and not call.makes & later
+        # What is returned may be a view of what it was made of.
+        later |= call.reads if call.makes & later else set()
+        once.insert(0, is_once)
     made = {index for call, is_once in zip(calls, once, strict=True) if is_once for index in call.makes}
     if any(call.has_effect and call.reads & made for call in calls):
         return [], list(calls)

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from groupwise.backends.torch.folding import Folded, Registers
+from groupwise.backends.torch.folding import Folded, Registers, random_state, set_random_state
 from groupwise.backends.torch.operations import KERNELS
 from groupwise.backends.torch.recording import Call, Recording, Register, Stretch, registers_in
+from groupwise.backends.torch.settings import PLAIN
 from groupwise.errors import first_line
 
 UNSEEN = object()
 """What `Program.run` returns where it met what no recording has seen."""
-_MOST_BRANCHES, _MOST_CHANGES = 4, 3
+_MOST_BRANCHES, _MOST_NODES, _MOST_CHANGES = 4, 64, 3
 
 
 @dataclass
@@ -47,7 +48,7 @@ class _Node:
             (mine.calls, mine.looked_at, mine.constants.keys()) == (its.calls, its.looked_at, its.constants.keys())
             and (self.results, self.structure) == (other.results, other.structure)
             and all(
-                tensor is its.constants[index] or (index in mine.values and torch.equal(tensor, its.constants[index]))
+                tensor is its.constants[index] or (index in mine.values and _is_equal(tensor, its.constants[index]))
                 for index, tensor in mine.constants.items()
             )
         )
@@ -87,12 +88,18 @@ class Program:
     def __init__(self, folds: bool = False, is_compiled: bool = False) -> None:
         self.folds, self.is_compiled, self.objection = folds, is_compiled, ""
         self._first: dict[Any, _Node] = {}
-        self._changes = 0
+        self._changes = self._nodes = 0
         self._at_risk: list[Tensor] = []
 
     def learn(self, recording: Recording, results: Any) -> None:
         """Take in a recording, and what its run returned."""
         returned, structure = tree_flatten(recording.as_registers(results))
+        foreign = [leaf for leaf in returned if not isinstance(leaf, (Register, *PLAIN))]
+        if foreign:
+            recording.object(f"it returns something of type {type(foreign[0]).__name__}")
+        if recording.objection:
+            self._object(recording.objection)
+            return
         branches, number, place = self._first, None, ""
         constants: dict[int, Tensor] = {}
         for stretch in recording.stretches:
@@ -105,13 +112,13 @@ class Program:
                 node.run = None
             else:
                 self._changes += node is not None
+                self._nodes += node is None
                 node = branches[number] = new
-            if len(branches) > _MOST_BRANCHES:
+            if len(branches) > _MOST_BRANCHES or self._nodes > _MOST_NODES:
                 self._object(f"{place} looks at a number that is another one at each step")
             branches, number, place = node.branches, stretch.seen, stretch.place
         if self._changes > _MOST_CHANGES:
             self._object("its Python does something else at each step")
-        self._object(recording.objection)
         self._at_risk = list({id(tensor): tensor for tensor in self._first[None].at_risk()}.values())
 
     def _object(self, reason: str) -> None:
@@ -120,10 +127,10 @@ class Program:
     @torch.no_grad()
     def run(self, inputs: Sequence[Tensor]) -> Any:
         """Do what the recorded runs did, with other inputs; return what they returned, or UNSEEN."""
-        registers = dict(enumerate(inputs))
+        registers, node = dict(enumerate(inputs)), self._first.get(None)
         saved = [tensor.clone() for tensor in self._at_risk]
-        random = torch.get_rng_state() if saved else None
-        node = self._first.get(None)
+        looks = node is not None and node.stretch.looked_at is not None
+        random = random_state() if looks else None
         while node is not None and node.is_confirmed:
             if node.run is None:
                 calls = node.stretch.calls, node.constants, node.wanted_after
@@ -137,8 +144,15 @@ class Program:
         for tensor, value in zip(self._at_risk, saved, strict=True):
             tensor.copy_(value)
         if random is not None:
-            torch.set_rng_state(random)
+            set_random_state(random)
         return UNSEEN
+
+
+def _is_equal(mine: Tensor, other: Tensor) -> bool:
+    """Return whether tensors have the same elements, and what is not a number in the same places."""
+    if mine.shape != other.shape or mine.dtype != other.dtype:
+        return False
+    return bool(((mine == other) | ((mine != mine) & (other != other))).all())
 
 
 def _written(calls: Sequence[Call], constants: dict[int, Tensor], after: set[int]) -> Callable[[Registers], None]:

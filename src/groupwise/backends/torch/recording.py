@@ -4,11 +4,14 @@ A dispatch mode sees every operation below autograd, those of the backward pass 
 without it: the recorded run is a real one, and costs about twice its time.
 """
 
+import math
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from groupwise import keras_private
 
 _aten = torch.ops.aten
+_STEP = "groupwise/backends/torch/step.py"
 _MAKERS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"})
 """Functions that make a tensor of Python's or NumPy's values, some of them without an operation."""
 _READS = frozenset({"numpy", "__array__", "tolist", "data_ptr", "__dlpack__"})
@@ -88,12 +92,17 @@ class Recording:
         objection: why the run cannot be done again without its Python, or "".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
         self.stretches = [Stretch()]
         self.objection = ""
         self._registers = WeakTensorKeyDictionary()
         self._count = 0
         self._owners: dict[int, int] = {}
+        self._plain: set[int] = set()
+        """The registers of what Python's values make, whatever the batch holds."""
+        for tensor in inputs:
+            self._owners[_storage(tensor)] = self.new(tensor).index
+        self._inputs = frozenset(self._owners.values())
 
     def object(self, reason: str) -> None:
         self.objection = self.objection or reason
@@ -110,26 +119,43 @@ class Recording:
         if tensor not in self._registers:
             index = self.new(tensor).index
             self.stretches[-1].constants[index] = tensor
-            self._owners[tensor.untyped_storage()._cdata] = index
+            self._owners[_storage(tensor)] = index
         return self._registers[tensor]
 
     def as_registers(self, value: Any) -> Any:
-        return tree_map(lambda leaf: self.register(leaf) if isinstance(leaf, Tensor) else leaf, value)
+        def known(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor):
+                return self.register(leaf)
+            # One object, which is equal to itself.
+            return math.nan if isinstance(leaf, float) and math.isnan(leaf) else leaf
+
+        return tree_map(known, value)
 
     def call(self, function: Any, arguments: Any, keywords: Any, results: Any, written: list[Tensor]) -> None:
         """Write down a call that has run."""
         given, named = self.as_registers(arguments), self.as_registers(keywords)
         made = tree_map(lambda leaf: self.new(leaf) if isinstance(leaf, Tensor) else None, results)
-        owners = (self._owners.get(tensor.untyped_storage()._cdata) for tensor in written)
+        owners = (self._owners.get(_storage(tensor)) for tensor in written)
         writes = frozenset(owner for owner in owners if owner is not None)
         has_effect = bool(written) or torch.Tag.nondeterministic_seeded in getattr(function, "tags", ())
-        self.stretches[-1].calls.append(Call(function, given, named, made, writes, has_effect))
+        call = Call(function, given, named, made, writes, has_effect)
+        self.stretches[-1].calls.append(call)
+        if writes & self._inputs:
+            self.object("a layer of it writes into the batch")
+        if not has_effect and call.reads <= self._plain:
+            self._plain |= call.makes
+
+    def is_plain(self, tensors: Iterable[Tensor]) -> bool:
+        """Return whether tensors are made of Python's values alone."""
+        return all(self.register(tensor).index in self._plain for tensor in tensors)
 
     def lift(self, tensor: Tensor) -> None:
         """Write down a tensor that was made of Python's values: the program copies it, since it may be written to."""
         with _disable_current_modes():
             value = tensor.clone()
-        self.stretches[-1].values.add(self.register(value).index)
+        index = self.register(value).index
+        self.stretches[-1].values.add(index)
+        self._plain.add(index)
         self.call(_aten.clone.default, (value,), {}, tensor, [])
 
     def look(self, tensor: Tensor, value: Any) -> None:
@@ -143,8 +169,31 @@ class Recording:
 def recorded(recording: Recording) -> Iterator[None]:
     """Write down what runs within."""
     functions = _Functions(recording)
-    with keras_private.seeding_generators(functions.seeded), functions, _Operations(recording):
+    with (
+        keras_private.seeding_generators(functions.seeded),
+        _objecting_to(recording, torch, "manual_seed"),
+        _objecting_to(recording, torch, "set_rng_state"),
+        functions,
+        _Operations(recording),
+    ):
         yield
+
+
+@contextmanager
+def _objecting_to(recording: Recording, module: Any, name: str) -> Iterator[None]:
+    """Object where this thread calls a function that changes the state of random numbers, which is no operation."""
+    function, thread = getattr(module, name), threading.get_ident()
+
+    def called(*arguments: Any, **keywords: Any) -> Any:
+        if threading.get_ident() == thread:
+            recording.object(f"{_place()} sets the state of PyTorch's random numbers")
+        return function(*arguments, **keywords)
+
+    setattr(module, name, called)
+    try:
+        yield
+    finally:
+        setattr(module, name, function)
 
 
 class _Operations(TorchDispatchMode):
@@ -157,10 +206,10 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         results = function(*arguments, **keywords)
-        if torch.Tag.dynamic_output_shape in function.tags:
-            self.recording.objection = (
-                self.recording.objection or f"{_place()} makes a tensor whose size depends on values"
-            )
+        if any(tensor.is_meta for tensor in _tensors((arguments, keywords, results))):
+            return results
+        if torch.Tag.dynamic_output_shape in function.tags and self._depends_on_values(function, arguments):
+            self.recording.object(f"{_place()} makes a tensor whose size depends on values")
         if isinstance(results, bool) and function is not _aten._local_scalar_dense.default:
             self.recording.object(f"{_place()} compares tensors")
         if function is _aten._local_scalar_dense.default:
@@ -173,6 +222,12 @@ class _Operations(TorchDispatchMode):
             written = [v for a, v in given if a.alias_info is not None and a.alias_info.is_write]
             self.recording.call(function, arguments, keywords, results, _tensors(written))
         return results
+
+    def _depends_on_values(self, function: Any, arguments: Any) -> bool:
+        """Return whether the size of what an operation makes can be another one at the next step."""
+        if function is _aten.index.Tensor:
+            return any(index.dtype in (torch.bool, torch.uint8) for index in _tensors(arguments[1]))
+        return not self.recording.is_plain(_tensors(arguments))
 
 
 class _Functions(TorchFunctionMode):
@@ -193,20 +248,22 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         name = getattr(function, "__name__", "")
+        if any(tensor.is_meta for tensor in _tensors((arguments, keywords))):
+            return function(*arguments, **keywords)
         if name in _READS:
             self.recording.object(f"{_place()} takes a tensor's memory ({name})")
         if name in _MAKERS and not _tensors((arguments, keywords)):
             with _disable_current_modes():
                 results = function(*arguments, **keywords)
-            self.recording.lift(results)
+            if not results.is_meta:
+                self.recording.lift(results)
             return results
         # A learning rate is a tensor, of which PyTorch takes the number.
         if name.startswith("_foreach_") and not torch.is_grad_enabled():
             with _disable_current_modes():
                 results = function(*arguments, **keywords)
-            self.recording.call(
-                function, arguments, keywords, results, _tensors(arguments[0]) if name[-1] == "_" else []
-            )
+            written = _tensors(arguments[0]) if name[-1] == "_" else []
+            self.recording.call(function, arguments, keywords, results, written)
             return results
         if id(keywords.get("generator")) in self._seeds:
             generator, seed = self._seeds[id(keywords.pop("generator"))]
@@ -234,9 +291,19 @@ def registers_in(value: Any) -> set[int]:
     return {leaf.index for leaf in tree_leaves(value) if isinstance(leaf, Register)}
 
 
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
 def _place() -> str:
-    """Return the file and line of the innermost frame that is none of PyTorch's or of this file."""
-    frame = sys._getframe(1)
-    while frame.f_back and (frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename):
+    """Return the file and line of the step's innermost frame that is no library's; where all are, not PyTorch's."""
+    frame: FrameType | None = sys._getframe(1)
+    place = ""
+    while frame is not None and not frame.f_code.co_filename.endswith(_STEP):
+        path = frame.f_code.co_filename
+        if path != __file__ and "/torch/" not in path:
+            place = place or f"{path}:{frame.f_lineno}"
+            if "/keras/" not in path and "/groupwise/" not in path:
+                return f"{path}:{frame.f_lineno}"
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return place

@@ -5,29 +5,28 @@ recorded as they run; where two did the same, what follows does it again without
 same numbers.
 """
 
-import operator
 import random
 import threading
-import types
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import keras
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from groupwise import keras_private
 from groupwise.backends.torch.program import UNSEEN, Program
 from groupwise.backends.torch.recording import Recording, recorded
+from groupwise.backends.torch.settings import PLAIN, Settings
 
-_PLAIN = (bool, int, float, str, type(None), type, types.FunctionType, types.BuiltinFunctionType)
-_MOST_PROGRAMS, _MOST_RECORDED = 16, 32
-_HOOKS = operator.attrgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_MOST_PROGRAMS, _MOST_RECORDED, _OFTEN = 32, 32, 4
+_ONE_RECORDS = threading.Lock()
+"""Held while a step is recorded: that replaces functions of Keras and PyTorch."""
 
 
 class Step:
@@ -37,133 +36,98 @@ class Step:
     that is changed between two steps is seen by the next one, as weights and learning rate are.
 
     Attributes:
-        objection: why Keras's Python runs, or "".
+        objection: why the last step was Keras's Python and was not recorded, or "".
         recorded, repeated: how many steps were.
     """
 
     def __init__(self, model: keras.Model, kind: str, function: Callable[[Any], Any]) -> None:
-        self.model = model
+        self.model, self.kind = model, kind
         # Keras's jit_compile=True lets torch.compile trace its Python, which breaks in dozens of places.
         self.function = getattr(function, "_torchdynamo_orig_callable", function)
         self._options = {"folds": kind != "train", "is_compiled": bool(model.jit_compile)}
-        self.objection = ""
-        self._settings = _Settings(model)
-        self._programs: dict[Any, Program] = {}
+        self.objection = self._for_good = ""
         self.recorded = self.repeated = 0
-        self._one_records = threading.Lock()
+        self._said: set[str] = set()
+        self._settings = Settings(model)
+        self._tensors: frozenset[int] = frozenset()
+        self._programs: dict[Any, Program] = {}
+        self._met: Counter[Any] = Counter()
 
     def __call__(self, data: Any) -> Any:
         if self.model.run_eagerly:
             return self.function(data)
         settings = self._settings.key()
-        if not self.objection and self._settings.is_heard():
-            self._object("somebody listens to a layer of it")
-        if self.objection:
-            return self.function(data)
-        leaves, structure = tree_flatten(data)
-        leaves = list(map(_as_tensor, leaves))
-        foreign = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *_PLAIN))]
-        if foreign:
-            self._object(f"its batches hold something of type {foreign[0]}")
-            return self.function(data)
+        if self._settings.tensors != self._tensors:
+            # Programs of weights that are no longer the model's would keep them.
+            self._tensors = self._settings.tensors
+            self._programs.clear()
+        given, structure = tree_flatten(data)
+        leaves = list(map(_as_tensor, given))
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self.objection = self._for_good or self._settings.objection() or self._objection_to(given, leaves)
+        if self.objection:
+            return self._as_keras(data)
         key = structure, *map(_kind, leaves), *_surroundings(), settings
-        program = self._programs.setdefault(key, Program(**self._options))
-        results = program.run(inputs)
+        # The one that was used last stands last.
+        program = self._programs[key] = self._programs.pop(key) if key in self._programs else Program(**self._options)
+        results = UNSEEN if program.objection else program.run(inputs)
         if results is not UNSEEN:
             self.repeated += 1
             return results
-        data = tree_unflatten(leaves, structure)
-        if not self._one_records.acquire(blocking=False):
+        self.objection = program.objection or self._too_many(key)
+        if self.objection:
+            return self._as_keras(data)
+        if not _ONE_RECORDS.acquire(blocking=False):
             return self.function(data)
         try:
-            return self._record(program, inputs, data)
+            return self._record(program, inputs, tree_unflatten(leaves, structure))
         finally:
-            self._one_records.release()
+            _ONE_RECORDS.release()
+
+    def _objection_to(self, given: list[Any], leaves: list[Any]) -> str:
+        """Return why no batch like this is recorded, or ""."""
+        if any(map(keras_private.has_mask, given)):
+            return "its batches come with masks"
+        for leaf in leaves:
+            if not isinstance(leaf, (Tensor, *PLAIN)):
+                return f"its batches hold something of type {type(leaf).__name__}"
+            if self.kind == "train" and isinstance(leaf, Tensor) and leaf.requires_grad:
+                return "somebody wants the gradients of a batch"
+        if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            return "torch.autocast keeps what it casts; mixed precision by Keras's dtype policies is recorded"
+        return ""
+
+    def _too_many(self, key: Any) -> str:
+        """Return that recording does not pay, where most steps were recorded and this kind of batch is met seldom."""
+        while len(self._programs) > _MOST_PROGRAMS:
+            del self._programs[next(iter(self._programs))]
+        if self.recorded < _MOST_RECORDED + self.repeated:
+            return ""
+        self._met = self._met if len(self._met) < _MOST_PROGRAMS else Counter()
+        self._met[hash(key)] += 1
+        is_new = self._met[hash(key)] < _OFTEN
+        return "its batches or its layers' settings are others at each step" if is_new else ""
+
+    def _as_keras(self, data: Any) -> Any:
+        """Run Keras's Python, and say why, once for each reason."""
+        if self.objection not in self._said:
+            self._said.add(self.objection)
+            text = f"model {self.model.name!r} runs step by step, as Keras does: {self.objection}"
+            warnings.warn(text, stacklevel=4)
+        return self.function(data)
 
     def _record(self, program: Program, inputs: list[Tensor], data: Any) -> Any:
-        recording = Recording()
-        for tensor in inputs:
-            recording.new(tensor)
+        recording, before = Recording(inputs), self._settings.key()
         with _no_random_python(recording), recorded(recording):
             results = self.function(data)
         for variable in self.model.trainable_variables:
             variable.value.grad = None
+        # The first step builds what was not built.
+        if self.recorded and self._settings.key() != before:
+            self._for_good = "its Python changes its own settings"
         program.learn(recording, results)
         self.recorded += 1
-        while len(self._programs) > _MOST_PROGRAMS:
-            del self._programs[next(iter(self._programs))]
-        if self.recorded > _MOST_RECORDED + self.repeated:
-            program.objection = program.objection or "its batches or its layers' settings are others at each step"
-        if program.objection:
-            self._object(program.objection)
         return results
-
-    def _object(self, reason: str) -> None:
-        self.objection = reason
-        self._programs.clear()
-        warnings.warn(f"model {self.model.name!r} runs step by step, as Keras does: {reason}", stacklevel=4)
-
-
-class _Settings:
-    """What a program depends on: the settings of layers, variables, losses, metrics and optimizer.
-
-    Making a key of them at each step would cost as much as some networks' operations. What is compared is which objects
-    they are; where one is another, all are read.
-    """
-
-    def __init__(self, model: keras.Model) -> None:
-        self.model = model
-        self._parts: list[dict[str, Any]] = []
-        self._getters: list[Callable[[dict[str, Any]], tuple[Any, ...]]] = []
-        self._seen: list[Any] = []
-        self._heard: list[Any] = []
-        self._key: tuple[Any, ...] = ()
-
-    def is_heard(self) -> bool:
-        """Return whether a layer has hooks of PyTorch's, which a program would not call."""
-        return any(self._heard)
-
-    def key(self) -> tuple[Any, ...]:
-        """Return the settings as they are now."""
-        if not self._seen or not self._is_as_seen():
-            self._read()
-        return self._key
-
-    def _is_as_seen(self) -> bool:
-        try:
-            values = self._values()
-        except KeyError:
-            return False
-        return all(map(operator.is_, values, self._seen))
-
-    def _values(self) -> list[Any]:
-        sizes = map(len, self._parts)
-        return [*sizes, *chain.from_iterable(get(part) for get, part in zip(self._getters, self._parts, strict=True))]
-
-    def _read(self) -> None:
-        layers = keras_private.layers_within(self.model)
-        optimizer = getattr(self.model, "optimizer", None)
-        optimizers = [part for part in (optimizer, getattr(optimizer, "inner_optimizer", None)) if part is not None]
-        variables = [*self.model.variables, *(v for part in optimizers for v in part.variables)]
-        compiled = tree_leaves(keras_private.compile_arguments(self.model)) if optimizers else []
-        judges = [part for part in compiled if isinstance(part, keras.losses.Loss | keras.metrics.Metric)]
-        named = [(vars(part), keras_private.settings(part)) for part in (*layers, *optimizers, *variables, *judges)]
-        self._parts = [part for part, names in named if names]
-        # Twice the first name: of one name alone, it would be no tuple.
-        self._getters = [operator.itemgetter(names[0], *names) for _, names in named if names]
-        self._heard = list(chain.from_iterable(map(_HOOKS, layers)))
-        self._seen = self._values()
-        self._key = tuple(map(_plain, self._seen))
-
-
-def _plain(value: Any) -> Any:
-    """Return what of a setting matters: its value, which tensor it is, a policy's name, or else its type alone."""
-    if isinstance(value, Tensor):
-        return id(value), value.requires_grad
-    if isinstance(value, keras.DTypePolicy):
-        return value.name
-    return value if isinstance(value, _PLAIN) else type(value)
 
 
 def _as_tensor(leaf: Any) -> Any:
@@ -180,9 +144,7 @@ def _kind(leaf: Any) -> Any:
 
 
 def _surroundings() -> tuple[Any, ...]:
-    kinds = "cpu", "cuda"
-    autocast = [torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in kinds]
-    return *autocast, torch.is_grad_enabled(), keras.config.floatx()
+    return torch.is_grad_enabled(), keras.config.floatx(), keras.config.epsilon(), id(keras_private.global_seeds())
 
 
 @contextmanager
