@@ -24,7 +24,7 @@ from groupwise.backends.torch.program import UNSEEN, Program
 from groupwise.backends.torch.recording import Recording, recorded
 from groupwise.backends.torch.settings import PLAIN, Settings
 
-_MOST_PROGRAMS, _MOST_RECORDED, _OFTEN = 32, 32, 4
+_MOST_PROGRAMS, _MOST_RECORDED, _MOST_CHANGES, _OFTEN = 32, 32, 3, 4
 _ONE_RECORDS = threading.Lock()
 """Held while a step is recorded: that replaces functions of Keras and PyTorch."""
 
@@ -46,7 +46,7 @@ class Step:
         self.function = getattr(function, "_torchdynamo_orig_callable", function)
         self._options = {"folds": kind != "train", "is_compiled": bool(model.jit_compile)}
         self.objection = self._for_good = ""
-        self.recorded = self.repeated = 0
+        self.recorded = self.repeated = self._changed = 0
         self._said: set[str] = set()
         self._settings = Settings(model)
         self._tensors: frozenset[int] = frozenset()
@@ -122,9 +122,11 @@ class Step:
             results = self.function(data)
         for variable in self.model.trainable_variables:
             variable.value.grad = None
-        # The first step builds what was not built.
-        if self.recorded and self._settings.key() != before:
-            self._for_good = "its Python changes its own settings"
+        if self._settings.key() != before:
+            # A step that builds something does so once.
+            recording.object("its Python changes its own settings")
+            self._changed += 1
+            self._for_good = recording.objection if self._changed > _MOST_CHANGES else ""
         program.learn(recording, results)
         self.recorded += 1
         return results
