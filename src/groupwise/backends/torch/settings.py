@@ -17,15 +17,15 @@ from torch.nn.modules import module as torch_module
 from groupwise import keras_private
 
 Parts = list[tuple[dict[str, Any], list[str]]]
-
+_MOST_KNOWN = 32
 PLAIN = (bool, int, float, str, type(None))
 _VALUES = (*PLAIN, complex, bytes, np.generic, enum.Enum, torch.dtype, torch.device, torch.Size, keras.DTypePolicy)
 _LEAVES = (
     *_VALUES,
-    type,
     types.FunctionType,
     types.BuiltinFunctionType,
     types.MethodType,
+    type,
     types.ModuleType,
     np.ndarray,
 )
@@ -61,10 +61,11 @@ class Settings:
         self._numbers: list[int] = []
         self._heard: list[Any] = []
         self._draws = False
-        self._key: tuple[Any, ...] = ()
+        self._known: dict[tuple[Any, ...], object] = {}
+        self._key: object = None
 
-    def key(self) -> tuple[Any, ...]:
-        """Return the settings as they are now, to be compared and hashed."""
+    def key(self) -> object:
+        """Return an object that is the same as long as, and whenever, the settings are these."""
         if not self._seen or not self._is_as_seen():
             self._read()
         return self._key
@@ -115,7 +116,9 @@ class Settings:
         self._heard = [*chain.from_iterable(map(_LISTENERS, layers)), *(each for each in hooks if each is not None)]
         self._seen, self._numbers = self._values(), self._count()
         self._draws = any(isinstance(value, _GENERATORS) for value in self._seen)
-        self._key = (*map(_Setting, self._seen), *self._numbers)
+        # To hash thousands of settings at each step would take milliseconds.
+        self._known = self._known if len(self._known) < _MOST_KNOWN else {}
+        self._key = self._known.setdefault((*map(_Setting, self._seen), *self._numbers), object())
 
 
 class _Setting:
