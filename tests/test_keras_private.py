@@ -20,7 +20,7 @@ BACKEND = keras.backend.backend()
 NAMES = sorted(
     name
     for name, value in vars(keras_private).items()
-    if name == "RUN_STATE" or (inspect.isfunction(value) and value.__module__ == keras_private.__name__)
+    if name in ("RUN_STATE", "Logs") or (inspect.isfunction(value) and value.__module__ == keras_private.__name__)
 )
 
 
@@ -313,9 +313,19 @@ class Checks:
         keras.random.normal((1,))
         assert isinstance(first, keras.random.SeedGenerator)
         assert keras_private.global_seeds() is first
-        keras.utils.set_random_seed(4)
-        keras.random.normal((1,))
-        assert keras_private.global_seeds() is not first
+
+    @staticmethod
+    def Logs() -> None:  # noqa: N802
+        model, ones = model_of(keras.layers.Dense(1)), np.ones((2, 3), "float32")
+        model.compile("sgd", "mse", metrics=["mae"])
+        returned = model.test_on_batch(ones, ones[:, :1], return_dict=True)
+        expected = {name: float(value) for name, value in returned.items()}
+        logs = keras_private.Logs()
+        with logs.as_tensors():
+            found = model.get_metrics_result()
+        assert all(keras.ops.is_tensor(value) for value in found.values())
+        assert {name: float(value) for name, value in logs.as_keras(found).items()} == pytest.approx(expected)
+        assert all(isinstance(value, float) for value in logs.as_keras(found).values()) == logs.are_numbers
 
     @staticmethod
     def has_mask() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
-from keras.src.utils import module_utils
+from keras.src.utils import module_utils, python_utils
 
 RUN_STATE = ("_eval_epoch_iterator", "_jax_state", "_run_through_graph")
 """Attributes that a model has once it ran: what it was judged on, its values during an epoch on JAX, and what
@@ -108,7 +108,7 @@ def _noted_of_models() -> set[str]:
 def global_seeds() -> Any:
     """Return the generator of seeds that operations without a seed use: "global_seed_generator" of `global_state`.
 
-    None before its first use. Missing: a getter; `keras.utils.set_random_seed` makes a new one.
+    None before its first use. Missing: a getter; since Keras 3.13 `keras.utils.set_random_seed` makes a new one.
     """
     return global_state.get_global_attribute("global_seed_generator")
 
@@ -351,3 +351,40 @@ def seeding_generators(seeded: Callable[[Any], Any]) -> Iterator[None]:
         yield
     finally:
         random.torch_seed_generator = before
+
+
+class Logs:
+    """What a step returns, kept as tensors: `python_utils.pythonify_logs`, which Keras 3.12 calls within one.
+
+    Missing: there, a step that leaves its metrics on the device.
+
+    Attributes:
+        are_numbers: whether Keras made numbers of them.
+    """
+
+    def __init__(self) -> None:
+        self.are_numbers = False
+
+    @contextlib.contextmanager
+    def as_tensors(self) -> Iterator[None]:
+        """Let what this thread's steps return be tensors."""
+        before, thread = python_utils.pythonify_logs, threading.get_ident()
+
+        def pythonify_logs(logs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return before(logs)
+            self.are_numbers = True
+            found: dict[str, Any] = {}
+            for name, value in sorted((logs or {}).items()):
+                found |= pythonify_logs(value) if isinstance(value, dict) else {name: value}
+            return found
+
+        python_utils.pythonify_logs = pythonify_logs
+        try:
+            yield
+        finally:
+            python_utils.pythonify_logs = before
+
+    def as_keras(self, logs: Any) -> Any:
+        """Return what Keras's step would."""
+        return python_utils.pythonify_logs(logs) if self.are_numbers else logs

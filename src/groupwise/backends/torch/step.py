@@ -48,7 +48,7 @@ class Step:
         self.objection = self._for_good = ""
         self.recorded = self.repeated = self._changed = 0
         self._said: set[str] = set()
-        self._settings = Settings(model)
+        self._settings, self._logs = Settings(model), keras_private.Logs()
         self._tensors: frozenset[int] = frozenset()
         self._programs: dict[Any, Program] = {}
         self._met: Counter[Any] = Counter()
@@ -73,7 +73,7 @@ class Step:
         results = UNSEEN if program.objection else program.run(inputs)
         if results is not UNSEEN:
             self.repeated += 1
-            return results
+            return self._logs.as_keras(results)
         self.objection = program.objection or self._too_many(key)
         if self.objection:
             return self._as_keras(data)
@@ -118,7 +118,7 @@ class Step:
 
     def _record(self, program: Program, inputs: list[Tensor], data: Any) -> Any:
         recording, before = Recording(inputs), self._settings.key()
-        with _no_random_python(recording), recorded(recording):
+        with _no_random_python(recording), self._logs.as_tensors(), recorded(recording):
             results = self.function(data)
         for variable in self.model.trainable_variables:
             variable.value.grad = None
@@ -129,7 +129,7 @@ class Step:
             self._for_good = recording.objection if self._changed > _MOST_CHANGES else ""
         program.learn(recording, results)
         self.recorded += 1
-        return results
+        return self._logs.as_keras(results)
 
 
 def _as_tensor(leaf: Any) -> Any:
