@@ -17,10 +17,16 @@ from keras.src.utils import module_utils
 from groupwise import keras_private
 
 BACKEND = keras.backend.backend()
+
+
+def is_ours(name: str, value: Any) -> bool:
+    return value.__module__ == keras_private.__name__ and not name.startswith("_")
+
+
 NAMES = sorted(
     name
     for name, value in vars(keras_private).items()
-    if name in ("RUN_STATE", "Logs") or (inspect.isfunction(value) and value.__module__ == keras_private.__name__)
+    if name in ("RUN_STATE", "Logs") or (inspect.isroutine(inspect.unwrap(value)) and is_ours(name, value))
 )
 
 
@@ -304,6 +310,15 @@ class Checks:
         assert isinstance(seeds[0], torch.Tensor)
         assert numbers(keras.random.normal((3,), seed=keras.random.SeedGenerator(5))) == expected
         assert len(seeds) == 1
+
+    @staticmethod
+    def attributes_of_models() -> None:
+        model, ones = model_of(keras.layers.Dense(1)), np.ones((2, 3), "float32")
+        model.compile("sgd", "mse")
+        model.fit(ones, ones[:, :1], verbose=0)
+        assert vars(model).keys() <= keras_private.attributes_of_models()
+        model.own = 1
+        assert "own" not in keras_private.attributes_of_models()
 
     @staticmethod
     def global_seeds() -> None:

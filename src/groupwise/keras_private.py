@@ -97,12 +97,22 @@ def _noted() -> set[str]:
 
 @functools.cache
 def _noted_of_models() -> set[str]:
+    return {*_noted(), *attributes_of_models()} - _KEPT
+
+
+@functools.cache
+def attributes_of_models() -> frozenset[str]:
+    """Return the attributes that Keras gives every functional or sequential model, built, compiled and run.
+
+    Missing: a list of them.
+    """
     inputs = keras.Input((1,))
     models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
     for model in models:
         model.compile("sgd", "mse", metrics=["mae"])
-    run = {"history", "stop_training", "stop_evaluating", "stop_predicting", *RUN_STATE}
-    return {*_noted(), *run, *(name for model in models for name in vars(model))} - _KEPT
+    # PyTorch keeps those that are layers in a dictionary of their own.
+    given = (name for model in models for name in {**vars(model).get("_modules", {}), **vars(model)})
+    return frozenset({*given, "history", "stop_training", "stop_evaluating", "stop_predicting", *RUN_STATE})
 
 
 def global_seeds() -> Any:

@@ -229,14 +229,9 @@ def _of_every_layer() -> frozenset[str]:
 
 @cache
 def attributes_of_models() -> frozenset[str]:
-    """Return the attributes that Keras gives every functional or sequential model, built, compiled and run."""
-    inputs = keras.Input((1,))
-    models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
-    for model in models:
-        model.compile("sgd", "mse", metrics=["mae"])
+    """Return the attributes that Keras and this package give every functional or sequential model, built and run."""
     made = (f"make_{kind}_function" for kind in KINDS)
-    run = ("history", "stop_evaluating", "stop_predicting", *made, *keras_private.RUN_STATE)
-    return frozenset(name for model in models for name in attributes(model)) | {"metadata", "architecture", *run}
+    return keras_private.attributes_of_models() | {"metadata", "architecture", *made}
 
 
 def attributes(model: keras.Model) -> dict[str, Any]:
