@@ -113,7 +113,10 @@ UNDERSCORED = {
         *("_cdata", "_disable_current_modes", "_getframe", "_local_scalar_dense", "_python_dispatch", "_pytree"),
         *("_schema",),
     },
-    "backends.torch.step": {"_pytree", "_torchdynamo_orig_callable"},
+    "backends.torch.step": {
+        *("_C", "_device", "_get_current_function_mode_stack", "_len_torch_dispatch_stack", "_pytree"),
+        "_torchdynamo_orig_callable",
+    },
     "cli.application": {"_exit"},
     "data.rand_augment": {"_Enhance"},
     "models.efficientnet": {"_replace"},

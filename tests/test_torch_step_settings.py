@@ -2,6 +2,8 @@
 
 import enum
 import random
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,12 +14,13 @@ import pytest
 
 from groupwise.models import steps
 from tests.frameworks import BACKEND
-from tests.recorded import assert_same, assert_trains_alike, batches, compiled, optimizer, pair, small, trained
+from tests.recorded import assert_same, assert_trains_alike, batches, compiled, network, optimizer, pair, small, trained
 
 if BACKEND != "torch":
     pytest.skip("the steps are PyTorch's; the backend is another", allow_module_level=True)
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Does = Callable[[Any, Any], Any]
 
@@ -185,6 +188,12 @@ def _seeds(_: Any, inputs: Any) -> Any:
     return inputs + torch.rand(1)
 
 
+def _repeats_by_what_it_counts(_: Any, inputs: Any) -> Any:
+    counts = torch.ones(2, dtype=torch.int64)
+    counts += (inputs[:, 0, 0, 0] > 0).long()
+    return inputs * inputs[:, 0, 0, 0].repeat_interleave(counts).mean()
+
+
 def _own_numpy(layer: Any, inputs: Any) -> Any:
     return inputs * float(layer.value.random())
 
@@ -199,6 +208,7 @@ def _writes(_: Any, inputs: Any) -> Any:
         (_counts_to_three, 0, "changes its own settings"),
         (_counts_in_a_list, [0], "changes its own settings"),
         (_seeds, None, "sets the state of PyTorch's random numbers"),
+        (_repeats_by_what_it_counts, None, "makes a tensor whose size depends on values"),
         (_own_numpy, np.random.default_rng, "a generator of random numbers of its own"),
         (lambda layer, inputs: inputs * layer.value.random(), random.Random, "a generator of random numbers"),
         (_writes, None, "writes into the batch"),
@@ -318,3 +328,54 @@ def test_many_sizes_by_turns_are_repeated_after_a_while() -> None:
     trained(model, batches(model, 8, 50))
     assert model.train_function.repeated
     assert not steps.objections(model)
+
+
+class Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        self.counts[str(function)] += 1
+        return function(*arguments, **(keywords or {}))
+
+
+def test_modes_of_pytorch_see_all_operations() -> None:
+    recorded, own = pair(lambda: network("mobilenet_wd4"))
+    images = batches(own, 1)[0][0]
+    seen = []
+    for model in (recorded, own):
+        for _ in range(4):
+            model.predict_on_batch(images)
+        with Counting() as mode, warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            model.predict_on_batch(images)
+        seen.append(mode.counts)
+        assert any("watches each operation" in str(each.message) for each in warned) == (model is recorded)
+    assert seen[0] == seen[1]
+    assert seen[0].total() > 50
+
+
+def test_a_model_within_a_layer_is_recorded_with_it() -> None:
+    def build() -> keras.Model:
+        inner = network("mobilenet_wd4")
+        vars(inner).pop("make_predict_function")
+        steps.run_recorded(inner)
+        images = torch.ones(1, 32, 32, 3)
+        with torch.no_grad():
+            inner.make_predict_function()
+        return small(Python(lambda _, inputs: inputs * inner.predict_function([(images * inputs.mean(),)]).mean()))
+
+    recorded, own = pair(build)
+    data = batches(own, 8)
+    with pytest.warns(UserWarning, match="watches each operation"):
+        found = trained(recorded, data)
+    assert found == trained(own, data)
+    assert recorded.train_function.repeated > 4
+
+
+def test_a_default_device_watches_nothing() -> None:
+    model = convolution()
+    with torch.device("cpu"):
+        trained(model, batches(model, 8))
+    assert model.train_function.repeated > 4

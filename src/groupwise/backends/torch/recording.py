@@ -100,6 +100,8 @@ class Recording:
         self._owners: dict[int, int] = {}
         self._plain: set[int] = set()
         """The registers of what Python's values make, whatever the batch holds."""
+        self._spoilt: set[int] = set()
+        """The memory that something else was written to."""
         for tensor in inputs:
             self._owners[_storage(tensor)] = self.new(tensor).index
         self._inputs = frozenset(self._owners.values())
@@ -144,10 +146,12 @@ class Recording:
             self.object("a layer of it writes into the batch")
         if not has_effect and call.reads <= self._plain:
             self._plain |= call.makes
+        elif not call.reads <= self._plain:
+            self._spoilt |= set(map(_storage, written))
 
     def is_plain(self, tensors: Iterable[Tensor]) -> bool:
         """Return whether tensors are made of Python's values alone."""
-        return all(self.register(tensor).index in self._plain for tensor in tensors)
+        return all(self.register(t).index in self._plain and _storage(t) not in self._spoilt for t in tensors)
 
     def lift(self, tensor: Tensor) -> None:
         """Write down a tensor that was made of Python's values: the program copies it, since it may be written to."""

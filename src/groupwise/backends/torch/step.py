@@ -16,7 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 import torch
-from torch import Tensor
+from torch import _C, Tensor
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from groupwise import keras_private
@@ -56,6 +58,9 @@ class Step:
     def __call__(self, data: Any) -> Any:
         if self.model.run_eagerly:
             return self.function(data)
+        if _C._len_torch_dispatch_stack() > 0 or not all(map(_is_default_device, _get_current_function_mode_stack())):
+            self.objection = "a mode of PyTorch's watches each operation, and would not see all of them"
+            return self._as_keras(data)
         settings = self._settings.key()
         if self._settings.tensors != self._tensors:
             # Programs of weights that are no longer the model's would keep them.
@@ -130,6 +135,10 @@ class Step:
         program.learn(recording, results)
         self.recorded += 1
         return self._logs.as_keras(results)
+
+
+def _is_default_device(mode: Any) -> bool:
+    return isinstance(mode, DeviceContext)
 
 
 def _as_tensor(leaf: Any) -> Any:
