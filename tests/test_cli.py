@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -339,11 +340,15 @@ def test_a_signal_ends_every_command_with_a_word(
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("times", "busy"), [(1, 0.0), (3, 0.0), (1, 0.3)])
 def test_a_signal_that_comes_where_python_loses_it_ends_the_command_all_the_same(
-    times: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    times: int, busy: float, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = [times]
+    left, start = [times], threading.Thread.start
+
+    def late(thread: threading.Thread) -> None:
+        start(thread)
+        time.sleep(busy)  # a machine on which a thread takes its time to start
 
     class Losing:
         def __del__(self) -> None:
@@ -357,6 +362,7 @@ def test_a_signal_that_comes_where_python_loses_it_ends_the_command_all_the_same
                 Losing()
             time.sleep(0.01)
 
+    monkeypatch.setattr(threading.Thread, "start", late)
     monkeypatch.setattr("groupwise.cli.networks.settle_backend", signalled)
     hook = sys.unraisablehook
     assert run(capsys, "models") == (128 + signal.SIGTERM, "", "groupwise: stopped\n")

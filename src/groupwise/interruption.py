@@ -47,24 +47,28 @@ def on_signals(handle: Callable[[int], Any]) -> Iterator[None]:
 @contextmanager
 def _repeated(heard: list[int]) -> Iterator[None]:
     """Let the newest signal come again, a moment later, where what it raised was lost."""
-    before, timers = sys.unraisablehook, []
+    before, over = sys.unraisablehook, threading.Event()
 
     def on_lost(lost: Any) -> None:
         if not heard or not issubclass(lost.exc_type, KeyboardInterrupt):
             before(lost)
             return
-        # Not at once, since that would be lost as well.
-        timers.append(threading.Timer(MOMENT, _thread.interrupt_main, (heard[-1],)))
-        timers[-1].daemon = True
-        timers[-1].start()
+        done = threading.Event()
+        threading.Thread(target=again, args=(done, heard[-1]), daemon=True).start()
+        done.set()
+
+    def again(done: threading.Event, number: Any) -> None:
+        # Not while the hook runs, however long that takes: it would be lost as well.
+        done.wait()
+        if not over.wait(MOMENT):
+            _thread.interrupt_main(number)
 
     sys.unraisablehook = on_lost
     try:
         yield
     finally:
         sys.unraisablehook = before
-        for timer in timers:
-            timer.cancel()
+        over.set()
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error of the program's
