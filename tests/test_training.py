@@ -25,6 +25,7 @@ from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
 from groupwise.interruption import SIGNALS, Interrupted, Interruption
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
+from groupwise.training.events import Noted
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged
 from groupwise.training.workspace import Workspace, write_json
@@ -318,6 +319,35 @@ def test_a_rate_that_is_far_too_high_leaves_nothing(tiny: str, tmp_path: Path) -
     with pytest.raises(Diverged, match="smaller rate: learning_rate=2e"):
         _train(bars.dataset(tmp_path), tmp_path / "run", bars.recipe(learning_rate=1e30, warm_up=0.0))
     assert not (tmp_path / "run").exists()
+
+
+def test_batches_that_are_large_for_the_data_are_said(tiny: str, tmp_path: Path) -> None:
+    dataset, seen = bars.dataset(tmp_path), []
+    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, batch_size=64))
+    train(plan, dataset, tmp_path / "run", observer=seen.append)
+    (note,) = [str(event) for event in seen if isinstance(event, Noted)]
+    assert "96 images is hardly more than a batch of 64" in note
+    assert "batch_size=8, and a smaller learning_rate" in note
+
+
+def test_a_picture_that_cannot_be_drawn_hides_no_interruption(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Workspace) -> None:
+        raise ImportError("half imported")
+
+    monkeypatch.setattr("groupwise.training.fit._draw_curves", fail)
+    with pytest.raises(Interrupted, match=r"after epoch 2 of 4$"):
+        _train(bars.dataset(tmp_path), tmp_path / "run", file=CtrlC("epoch 2/4"))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA passes through the core elsewhere")
+def test_what_xla_cannot_compile_is_not_announced(tiny: str, tmp_path: Path) -> None:
+    dataset, seen = bars.dataset(tmp_path), []
+    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, jit_compile=True))
+    train(plan, dataset, tmp_path / "run", observer=seen.append)
+    (note,) = [str(event) for event in seen if isinstance(event, Noted)]
+    assert note == "The steps are not compiled: XLA on TensorFlow cannot pass through the core."
 
 
 def test_validation_images_choose_the_best_model(tiny: str, tmp_path: Path) -> None:

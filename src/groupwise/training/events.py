@@ -67,7 +67,7 @@ class Begun(Event):
             "data": f"{dataset.name}: {len(dataset.train):,} images to train on{validation}, {len(dataset.test):,} to "
             f"test on, {len(dataset.class_names)} classes, {'grey' if dataset.channels == 1 else 'colour'}, {sizes}",
             "model": f"{recipe.model} for {height}x{width} pixels",
-            "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
+            "recipe": f"{recipe.name}: {_epochs(recipe.epochs)}, batches of {recipe.batch_size}, {recipe.optimizer}, "
             f"learning rate up to {recipe.learning_rate:g}",
             "backend": f"{place}, {recipe.dtype}",
             "output": str(self.folder),
@@ -216,7 +216,7 @@ class Finished(Event):
         best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
         lines += [
             f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: "
-            f"{summary.test_top5:.2%}) after {summary.epochs} epochs and {summary.training_seconds:,.0f} seconds of "
+            f"{summary.test_top5:.2%}) after {_epochs(summary.epochs)} and {summary.training_seconds:,.0f} seconds of "
             "training",
             f"{files.best.name} is epoch {summary.best_epoch}'s, with {best} of the {judge} images",
             f"{self.folder} holds {', '.join(names[:-1])} and {names[-1]}",
@@ -225,6 +225,10 @@ class Finished(Event):
 
     def as_dict(self) -> dict[str, Any]:
         return {"event": "finished", **vars(self.summary), "folder": str(self.folder)}
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 Observer: TypeAlias = Callable[[Event], object]

@@ -44,6 +44,9 @@ from groupwise.training.summary import RunSummary
 from groupwise.training.workspace import Workspace, environment, write_json
 from groupwise.writing import expanded
 
+FEW_STEPS = 4
+"""An epoch of fewer steps is one that a recipe was not made for."""
+
 
 def read_plan(output: str | Path) -> Plan:
     """Return the plan of the run in a folder. Raises UserError where there is none."""
@@ -94,9 +97,21 @@ def train(
     with folder.at_work(), without_tensorflow():
         run, notes = _run(plan, dataset, folder, resume, observer)
         observer(Begun(plan, run.dataset, folder.path, keras.backend.backend(), _accelerator()))
-        for text in (*notes, *_why_no_curves()):
+        for text in (*notes, *_large_batches(run), *_why_no_curves()):
             observer(Noted(text))
         return _train(run, resume)
+
+
+def _large_batches(run: Run) -> list[str]:
+    """Return the sentence that an epoch is hardly a step, if so."""
+    count, size = len(run.dataset.train), run.plan.recipe.batch_size
+    if count >= FEW_STEPS * size:
+        return []
+    better = argument("batch_size", 2 ** max(0, (count // 10).bit_length() - 1))
+    return [
+        f"An epoch of {count} images is hardly more than a batch of {size}, for which the recipe's learning rate is "
+        f"meant: {better}, and a smaller {argument('learning_rate')}, will suit them better."
+    ]
 
 
 def _run(plan: Plan, dataset: Dataset, folder: Workspace, resume: bool, observer: Observer) -> tuple[Run, list[str]]:
@@ -163,7 +178,10 @@ def _prepare(run: Run) -> Session:
         run.observer(ReadingEnded())
     framework = FRAMEWORKS[keras.backend.backend()]
     is_jitted = framework.compiles_training if recipe.jit_compile == "auto" else recipe.jit_compile
-    if is_jitted and recipe.jit_compile != "auto":
+    if is_jitted and not backends.xla_compiles():
+        is_jitted = False
+        run.observer(Noted("The steps are not compiled: XLA on TensorFlow cannot pass through the core."))
+    elif is_jitted and recipe.jit_compile != "auto":
         run.observer(Noted("The steps are compiled: the first ones may take a minute or more."))
     network.compile(
         optimizer=make_optimizer(
@@ -276,7 +294,8 @@ def _keep(session: Session) -> str:
             return "no epoch was finished, so nothing was kept"
         if not rows:
             return f"{folder.last} is as it was"
-        with suppress(UserError, OSError):  # a full disk is no reason not to say what was kept
+        # Neither a full disk nor what a signal left of matplotlib, half imported, is a reason not to say what was kept.
+        with suppress(Exception):
             _draw_curves(folder)
     return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.run.plan.recipe.epochs}"
 
