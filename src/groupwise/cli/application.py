@@ -4,8 +4,9 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -107,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with on_signals(end), naming(option, as_command):
+        as_sentences = _warnings_as_notes() if arguments is None else nullcontext()
+        with on_signals(end), naming(option, as_command), as_sentences:
             code = _run(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -129,6 +131,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code > 128 and arguments is None:
         _leave(code)
     return code
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Print warnings as what else a user should know, each once; those for programmers stay as they are."""
+    before: Any = warnings.showwarning
+    said = set[str]()
+
+    def show(message: Any, category: Any, *where: Any, **more: Any) -> None:
+        if not issubclass(category, UserWarning):
+            before(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            note(" ".join(str(message).split()))
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _leave(code: int) -> NoReturn:

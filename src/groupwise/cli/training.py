@@ -134,8 +134,8 @@ def train(
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="Let XLA, or on PyTorch Inductor, compile the steps: the first ones then take a minute or more. "
-            "Default: the recipe's, else on JAX alone.",
+            help="Let XLA, or on PyTorch Inductor, compile the steps: the first ones then take a minute or more; on "
+            "TensorFlow without the core alone. Default: the recipe's, else on JAX alone.",
             show_default=False,
         ),
     ] = None,

@@ -57,7 +57,7 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
 
 def _load_path(path: Path, rule: SplitRule) -> Dataset:
     if not path.exists():
-        raise UserError(f"{path} does not exist{_nearest(path)}")
+        raise UserError(f"{path} does not exist{_nearest(path) or f': name one of {SUPPORTED}'}")
     name = path.name.lower()
     if path.is_dir():
         return _load_folder(path, rule)
