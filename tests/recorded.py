@@ -10,7 +10,21 @@ from groupwise import models
 from groupwise.models import steps
 
 Build = Callable[[], keras.Model]
+Does = Callable[[Any, Any], Any]
 BATCHES = 20
+
+
+class Python(keras.layers.Layer):
+    """A layer that does what a function of it and of its inputs says, with settings of its own."""
+
+    def __init__(self, does: Does, **settings: Any) -> None:
+        super().__init__()
+        self.does = does
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs if isinstance(inputs, keras.KerasTensor) or inputs.is_meta else self.does(self, inputs)
 
 
 def optimizer(kind: str) -> Any:
@@ -47,6 +61,10 @@ def small(*layers: Any) -> keras.Model:
     model = keras.Model(inputs, outputs)
     steps.run_recorded(model)
     return compiled(model, optimizer("sgd"))
+
+
+def convolution(**settings: Any) -> keras.Model:
+    return small(keras.layers.Conv2D(4, 3, **settings), keras.layers.ReLU())
 
 
 def pair(build: Build) -> tuple[keras.Model, keras.Model]:

@@ -321,6 +321,12 @@ class Checks:
         assert "own" not in keras_private.attributes_of_models()
 
     @staticmethod
+    def is_stateless() -> None:
+        assert not keras_private.is_stateless()
+        with keras.StatelessScope():
+            assert keras_private.is_stateless()
+
+    @staticmethod
     def global_seeds() -> None:
         keras.utils.set_random_seed(4)
         keras.random.normal((1,))

@@ -1,10 +1,6 @@
 """PyTorch: what no recording can follow runs as Keras runs it, and says why; hooks, threads, memory, compilation."""
 
-import gc
 import random
-import threading
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,11 +11,13 @@ from groupwise.models import steps
 from tests.frameworks import BACKEND
 from tests.recorded import (
     BATCHES,
+    Does,
+    Python,
     assert_same,
     assert_trains_alike,
     batches,
     compiled,
-    network,
+    convolution,
     optimizer,
     pair,
     small,
@@ -31,17 +29,6 @@ if BACKEND != "torch":
     pytest.skip("the steps are PyTorch's; the backend is another", allow_module_level=True)
 
 import torch
-
-
-class Doubtful(keras.layers.Layer):
-    """A layer whose Python does what the test gives it."""
-
-    def __init__(self, doubt: Callable[[Any, Any], Any]) -> None:
-        super().__init__()
-        self.doubt = doubt
-
-    def call(self, inputs: Any) -> Any:
-        return inputs if isinstance(inputs, keras.KerasTensor) or inputs.is_meta else self.doubt(self, inputs)
 
 
 def _looks(_: Any, inputs: Any) -> Any:
@@ -78,11 +65,11 @@ def _counts(layer: Any, inputs: Any) -> Any:
 
 
 def test_a_branch_by_a_number_is_recorded_each_way() -> None:
-    assert_trains_alike(lambda: small(Doubtful(_looks)))
+    assert_trains_alike(lambda: small(Python(_looks)))
 
 
 @pytest.mark.parametrize(
-    ("doubt", "reason"),
+    ("does", "reason"),
     [
         (_uses, "looks at a number that is another one at each step"),
         (_takes, "takes a tensor's memory (numpy)"),
@@ -93,8 +80,8 @@ def test_a_branch_by_a_number_is_recorded_each_way() -> None:
         (_counts, "changes its own settings"),
     ],
 )
-def test_what_cannot_be_recorded_runs_as_in_keras(doubt: Callable[[Any, Any], Any], reason: str) -> None:
-    recorded, own = pair(lambda: small(Doubtful(doubt)))
+def test_what_cannot_be_recorded_runs_as_in_keras(does: Does, reason: str) -> None:
+    recorded, own = pair(lambda: small(Python(does)))
     data = batches(own, 40)
     with pytest.warns(UserWarning, match="runs step by step, as Keras does") as warned:
         found = trained(recorded, data)
@@ -139,7 +126,7 @@ def test_run_eagerly_turns_recording_off_and_on_again() -> None:
         calls.append(1)
         return inputs
 
-    model = small(Doubtful(heard))
+    model = small(Python(heard))
     data = batches(model, 18)
     trained(model, data[:6])
     recorded = len(calls)
@@ -196,56 +183,6 @@ def test_a_wrong_batch_is_keras_error_and_spoils_nothing() -> None:
     assert_same(recorded, own)
 
 
-def test_threads_predict_at_once() -> None:
-    recorded, own = pair(lambda: network("mobilenet_wd4"))
-    images = [batch[0] for batch in batches(own, 8, 1)]
-    expected = [own.predict_on_batch(image) for image in images]
-    found: dict[int, list[Any]] = {}
-
-    def predict(number: int) -> None:
-        found[number] = [recorded.predict_on_batch(image) for image in images]
-
-    threads = [threading.Thread(target=predict, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number in range(4):
-        np.testing.assert_allclose(found[number], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_no_step_keeps_a_batch_or_gradients_alive() -> None:
-    model = network("mobilenet_wd4")
-    data = [(torch.tensor(images), torch.tensor(labels)) for images, labels in batches(model, 5)]
-    trained(model, data)
-    alive = [weakref.ref(images) for images, _ in data]
-    data.clear()
-    gc.collect()
-    assert not any(reference() is not None for reference in alive)
-    assert all(v.value.grad is None for v in model.trainable_variables)
-
-
-def test_a_prediction_that_folding_would_change_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded, own = pair(lambda: network("mobilenet_wd4"))
-    monkeypatch.setattr("groupwise.backends.torch.folding._fold", lambda kernel, bias, gamma, *_: (2 * kernel, gamma))
-    image = batches(own, 1, 1)[0][0]
-    for _ in range(5):
-        np.testing.assert_array_equal(recorded.predict_on_batch(image), own.predict_on_batch(image))
-    assert recorded.predict_function.repeated == 3
-
-
-def test_weights_are_folded_once_for_all_sizes_of_a_batch() -> None:
-    model = network("mobilenet_wd4")
-    for size in (1, 2, 3):
-        for images, _ in batches(model, 4, size):
-            model.predict_on_batch(images)
-    programs = model.predict_function._programs.values()
-    prepared = [program._first[None].run.state[1] for program in programs]
-    assert len(prepared) == 3
-    first, *others = [sorted(map(id, tensors.values())) for tensors in prepared]
-    assert all(each == first for each in others)
-
-
 def test_a_compiled_step_gives_the_same_to_rounding() -> None:
     def build() -> keras.Model:
         model = small(keras.layers.Conv2D(8, 3), keras.layers.BatchNormalization(), keras.layers.ReLU())
@@ -278,3 +215,165 @@ def test_a_step_that_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.Monkey
     with pytest.warns(UserWarning, match=r"cannot compile the step \(no compiler\)"):
         losses = trained(model, batches(model))
     assert np.isfinite(losses).all()
+
+
+def _counts_to_three(layer: Any, inputs: Any) -> Any:
+    layer.value = (layer.value + 1) % 3
+    return inputs * (1.0 + layer.value)
+
+
+def _counts_in_a_list(layer: Any, inputs: Any) -> Any:
+    layer.value[0] += 1
+    return inputs * (2.0 if layer.value[0] % 5 == 0 else 1.0)
+
+
+def _seeds(_: Any, inputs: Any) -> Any:
+    torch.manual_seed(3)
+    return inputs + torch.rand(1)
+
+
+def _seeds_by_module(_: Any, inputs: Any) -> Any:
+    torch.random.manual_seed(3)
+    return inputs + torch.rand(1)
+
+
+def _seeds_the_generator(_: Any, inputs: Any) -> Any:
+    torch.default_generator.manual_seed(3)
+    return inputs + torch.rand(1)
+
+
+def _by_sparse_product(_: Any, inputs: Any) -> Any:
+    return torch.sparse.mm(torch.eye(6).to_sparse(), inputs.reshape(6, -1)).reshape(inputs.shape)
+
+
+def _repeats_by_what_it_counts(_: Any, inputs: Any) -> Any:
+    counts = torch.ones(2, dtype=torch.int64)
+    counts += (inputs[:, 0, 0, 0] > 0).long()
+    return inputs * inputs[:, 0, 0, 0].repeat_interleave(counts).mean()
+
+
+def _own_numpy(layer: Any, inputs: Any) -> Any:
+    return inputs * float(layer.value.random())
+
+
+def _draws_from_its_own(layer: Any, inputs: Any) -> Any:
+    return inputs + torch.rand(1, generator=layer.value)
+
+
+def _torch_generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _writes(_: Any, inputs: Any) -> Any:
+    return inputs.sub_(0.5)
+
+
+@pytest.mark.parametrize(
+    ("does", "value", "reason"),
+    [
+        (_counts_to_three, 0, "changes its own settings"),
+        (_counts_in_a_list, [0], "changes its own settings"),
+        (_seeds, None, "sets the state of PyTorch's random numbers"),
+        (_seeds_by_module, None, "sets the state of PyTorch's random numbers"),
+        (_seeds_the_generator, None, "sets the state of PyTorch's random numbers"),
+        (_by_sparse_product, None, "uses a sparse tensor"),
+        (
+            lambda layer, inputs: inputs + torch.rand(1, generator=layer.value),
+            _torch_generator,
+            "a generator of random",
+        ),
+        (_repeats_by_what_it_counts, None, "makes a tensor whose size depends on values"),
+        (_own_numpy, np.random.default_rng, "a generator of random numbers of its own"),
+        (lambda layer, inputs: inputs * layer.value.random(), random.Random, "a generator of random numbers"),
+        (_writes, None, "writes into the batch"),
+    ],
+)
+def test_what_changes_by_itself_runs_as_in_keras(does: Does, value: Any, reason: str) -> None:
+    def build() -> keras.Model:
+        own = value(1) if callable(value) else list(value) if isinstance(value, list) else value
+        return small(Python(does, value=own))
+
+    recorded, own = pair(build)
+    with pytest.warns(UserWarning, match="runs step by step") as warned:
+        found = trained(recorded, batches(own, 14))
+    assert any(reason in str(each.message) for each in warned)
+    np.testing.assert_array_equal(found, trained(own, batches(own, 14)))
+    assert_same(recorded, own)
+
+
+def test_a_learning_rate_of_a_function_runs_as_in_keras() -> None:
+    rates = iter(np.linspace(0.1, 0.01, 40).tolist())
+    model = compiled(convolution(), keras.optimizers.SGD(lambda: next(rates)))
+    with pytest.warns(UserWarning, match="its learning rate is a function"):
+        trained(model, batches(model, 6))
+
+
+def test_a_sparse_setting_is_no_obstacle() -> None:
+    value = torch.eye(3).to_sparse()
+    assert_trains_alike(lambda: small(Python(lambda _, inputs: inputs * 2, value=value)))
+
+
+@pytest.mark.filterwarnings("ignore:(Anomaly Detection|Error detected in):UserWarning")
+def test_anomalies_are_detected() -> None:
+    model = small(keras.layers.Conv2D(4, 3), Python(lambda _, inputs: (inputs - inputs).sqrt()))
+    data = batches(model, 8)
+    trained(model, data)
+    with (
+        torch.autograd.detect_anomaly(check_nan=True),
+        pytest.warns(UserWarning, match="detect_anomaly looks"),
+        pytest.raises(RuntimeError, match="returned nan values"),
+    ):
+        trained(model, data)
+
+
+def test_autocast_runs_as_in_keras() -> None:
+    recorded, own = pair(convolution)
+    seen = []
+    for model in (recorded, own):
+        for number in range(3):
+            model.set_weights([value * (1 + number) for value in model.get_weights()])
+            with torch.autocast("cpu", torch.bfloat16):
+                if model is recorded and not number:
+                    with pytest.warns(UserWarning, match=r"torch\.autocast"):
+                        model.predict_on_batch(batches(model, 1)[0][0])
+                seen.append([model.predict_on_batch(images) for images, _ in batches(model, 3)])
+    np.testing.assert_array_equal(seen[:3], seen[3:])
+
+
+@pytest.mark.parametrize("where", ["tensor", "everywhere"])
+def test_hooks_on_weights_and_on_all_modules_are_called(where: str) -> None:
+    recorded, own = pair(convolution)
+    calls: list[int] = []
+
+    def halved(gradient: Any) -> Any:
+        calls.append(1)
+        return gradient * 0.5
+
+    def counted(*_: Any) -> None:
+        calls.append(1)
+
+    def run(model: Any) -> Any:
+        losses = trained(model, batches(own, 8))
+        if where == "tensor":
+            hook = model.layers[1].kernel.value.register_hook(halved)
+        else:
+            hook = torch.nn.modules.module.register_module_forward_hook(counted)
+        losses += trained(model, batches(own, 4))
+        hook.remove()
+        return losses + trained(model, batches(own, 8))
+
+    with pytest.warns(UserWarning, match="somebody listens"):
+        found = run(recorded)
+    heard = len(calls)
+    assert found == run(own)
+    assert len(calls) == 2 * heard > 0
+    assert recorded.train_function.repeated > 8
+
+
+def test_gradients_of_a_batch_are_there() -> None:
+    model = convolution()
+    images, labels = batches(model, 1)[0]
+    given = torch.tensor(images, requires_grad=True)
+    with pytest.warns(UserWarning, match="wants the gradients of a batch"):
+        trained(model, [(given, labels)] * 4)
+    assert given.grad is not None

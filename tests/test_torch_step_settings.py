@@ -1,11 +1,11 @@
-"""PyTorch: a setting of any kind, anywhere in a model, is seen by the next step; what changes by itself is refused."""
+"""PyTorch: a setting of any kind, anywhere in a model, is seen by the next step, and modes see its operations."""
 
 import enum
-import random
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -14,28 +14,25 @@ import pytest
 
 from groupwise.models import steps
 from tests.frameworks import BACKEND
-from tests.recorded import assert_same, assert_trains_alike, batches, compiled, network, optimizer, pair, small, trained
+from tests.recorded import (
+    Does,
+    Python,
+    assert_trains_alike,
+    batches,
+    compiled,
+    convolution,
+    network,
+    optimizer,
+    pair,
+    small,
+    trained,
+)
 
 if BACKEND != "torch":
     pytest.skip("the steps are PyTorch's; the backend is another", allow_module_level=True)
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-
-Does = Callable[[Any, Any], Any]
-
-
-class Python(keras.layers.Layer):
-    """A layer that does what a function of it says, with settings of its own."""
-
-    def __init__(self, does: Does, **settings: Any) -> None:
-        super().__init__()
-        self.does = does
-        for name, value in settings.items():
-            setattr(self, name, value)
-
-    def call(self, inputs: Any) -> Any:
-        return inputs if isinstance(inputs, keras.KerasTensor) or inputs.is_meta else self.does(self, inputs)
 
 
 class Sign(enum.Enum):
@@ -81,24 +78,36 @@ def test_a_setting_of_any_type_is_seen(does: Does, before: Any, after: Any) -> N
     assert_trains_alike(lambda: small(Python(does, value=before)), change)
 
 
-def _by_list(model: Any) -> None:
-    model.layers[1].value[0] = 2.0
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
 
 
-def _by_held(model: Any) -> None:
-    model.layers[1].value.factor = 2.0
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (lambda: [1.0], "[0]"),
+        (lambda: [[1.0]], "[0][0]"),
+        (lambda: {"a": {"b": 1.0}}, '["a"]["b"]'),
+        (lambda: deque([1.0]), "[0]"),
+        (lambda: ([1.0],), "[0][0]"),
+        (lambda: Held(1.0), ".factor"),
+        (lambda: Slotted(1.0), ".factor"),
+        (lambda: SimpleNamespace(a=SimpleNamespace(b=1.0)), ".a.b"),
+        (lambda: [Held(1.0)], "[0].factor"),
+        (lambda: Held(Held(1.0)), ".factor.factor"),
+    ],
+)
+def test_a_change_within_a_setting_is_seen(value: Callable[[], Any], where: str) -> None:
+    does = eval(f"lambda layer, inputs: inputs * layer.value{where}")
 
+    def change(model: Any, number: int) -> None:
+        if number == 9:
+            exec(f"value{where} = 2.0", {"value": model.layers[1].value})
 
-def test_a_change_within_a_setting_is_seen() -> None:
-    def at_nine(change: Callable[[Any], None]) -> Callable[[Any, int], None]:
-        return lambda model, number: change(model) if number == 9 else None
-
-    assert_trains_alike(lambda: small(Python(_scale, value=[1.0])), at_nine(_by_list))
-    assert_trains_alike(lambda: small(Python(_sum, value=Held(1.0))), at_nine(_by_held))
-
-
-def convolution(**settings: Any) -> keras.Model:
-    return small(keras.layers.Conv2D(4, 3, **settings), keras.layers.ReLU())
+    assert_trains_alike(lambda: small(Python(does, value=value())), change)
 
 
 def with_loss() -> keras.Model:
@@ -173,120 +182,6 @@ def test_a_setting_anywhere_is_seen(build: Callable[[], Any], change: Callable[[
     assert_trains_alike(build, lambda model, number: change(model) if number == 9 else None)
 
 
-def _counts_to_three(layer: Any, inputs: Any) -> Any:
-    layer.value = (layer.value + 1) % 3
-    return inputs * (1.0 + layer.value)
-
-
-def _counts_in_a_list(layer: Any, inputs: Any) -> Any:
-    layer.value[0] += 1
-    return inputs * (2.0 if layer.value[0] % 5 == 0 else 1.0)
-
-
-def _seeds(_: Any, inputs: Any) -> Any:
-    torch.manual_seed(3)
-    return inputs + torch.rand(1)
-
-
-def _repeats_by_what_it_counts(_: Any, inputs: Any) -> Any:
-    counts = torch.ones(2, dtype=torch.int64)
-    counts += (inputs[:, 0, 0, 0] > 0).long()
-    return inputs * inputs[:, 0, 0, 0].repeat_interleave(counts).mean()
-
-
-def _own_numpy(layer: Any, inputs: Any) -> Any:
-    return inputs * float(layer.value.random())
-
-
-def _writes(_: Any, inputs: Any) -> Any:
-    return inputs.sub_(0.5)
-
-
-@pytest.mark.parametrize(
-    ("does", "value", "reason"),
-    [
-        (_counts_to_three, 0, "changes its own settings"),
-        (_counts_in_a_list, [0], "changes its own settings"),
-        (_seeds, None, "sets the state of PyTorch's random numbers"),
-        (_repeats_by_what_it_counts, None, "makes a tensor whose size depends on values"),
-        (_own_numpy, np.random.default_rng, "a generator of random numbers of its own"),
-        (lambda layer, inputs: inputs * layer.value.random(), random.Random, "a generator of random numbers"),
-        (_writes, None, "writes into the batch"),
-    ],
-)
-def test_what_changes_by_itself_runs_as_in_keras(does: Does, value: Any, reason: str) -> None:
-    def build() -> keras.Model:
-        own = value(1) if callable(value) else list(value) if isinstance(value, list) else value
-        return small(Python(does, value=own))
-
-    recorded, own = pair(build)
-    with pytest.warns(UserWarning, match="runs step by step") as warned:
-        found = trained(recorded, batches(own, 14))
-    assert any(reason in str(each.message) for each in warned)
-    np.testing.assert_array_equal(found, trained(own, batches(own, 14)))
-    assert_same(recorded, own)
-
-
-def test_a_learning_rate_of_a_function_runs_as_in_keras() -> None:
-    rates = iter(np.linspace(0.1, 0.01, 40).tolist())
-    model = compiled(convolution(), keras.optimizers.SGD(lambda: next(rates)))
-    with pytest.warns(UserWarning, match="its learning rate is a function"):
-        trained(model, batches(model, 6))
-
-
-def test_autocast_runs_as_in_keras() -> None:
-    recorded, own = pair(convolution)
-    seen = []
-    for model in (recorded, own):
-        for number in range(3):
-            model.set_weights([value * (1 + number) for value in model.get_weights()])
-            with torch.autocast("cpu", torch.bfloat16):
-                if model is recorded and not number:
-                    with pytest.warns(UserWarning, match=r"torch\.autocast"):
-                        model.predict_on_batch(batches(model, 1)[0][0])
-                seen.append([model.predict_on_batch(images) for images, _ in batches(model, 3)])
-    np.testing.assert_array_equal(seen[:3], seen[3:])
-
-
-@pytest.mark.parametrize("where", ["tensor", "everywhere"])
-def test_hooks_on_weights_and_on_all_modules_are_called(where: str) -> None:
-    recorded, own = pair(convolution)
-    calls: list[int] = []
-
-    def halved(gradient: Any) -> Any:
-        calls.append(1)
-        return gradient * 0.5
-
-    def counted(*_: Any) -> None:
-        calls.append(1)
-
-    def run(model: Any) -> Any:
-        losses = trained(model, batches(own, 8))
-        if where == "tensor":
-            hook = model.layers[1].kernel.value.register_hook(halved)
-        else:
-            hook = torch.nn.modules.module.register_module_forward_hook(counted)
-        losses += trained(model, batches(own, 4))
-        hook.remove()
-        return losses + trained(model, batches(own, 8))
-
-    with pytest.warns(UserWarning, match="somebody listens"):
-        found = run(recorded)
-    heard = len(calls)
-    assert found == run(own)
-    assert len(calls) == 2 * heard > 0
-    assert recorded.train_function.repeated > 8
-
-
-def test_gradients_of_a_batch_are_there() -> None:
-    model = convolution()
-    images, labels = batches(model, 1)[0]
-    given = torch.tensor(images, requires_grad=True)
-    with pytest.warns(UserWarning, match="wants the gradients of a batch"):
-        trained(model, [(given, labels)] * 4)
-    assert given.grad is not None
-
-
 def test_random_numbers_before_an_undone_step_are_drawn_again() -> None:
     def looks(_: Any, inputs: Any) -> Any:
         return inputs if inputs.sum() > 0 else inputs * 2
@@ -306,18 +201,51 @@ def test_sizes_by_constants_and_what_is_not_a_number_are_recorded(does: Does) ->
     assert_trains_alike(lambda: small(Python(does)))
 
 
-def test_a_metric_of_many_thresholds_is_recorded() -> None:
+def _change_a_threshold(model: Any, number: int) -> None:
+    if number == 9:
+        (metric,) = model.metrics[1].metrics
+        metric._fn_kwargs["threshold"] = 0.1
+
+
+@pytest.mark.parametrize(("metric", "change"), [("AUC", None), ("binary_accuracy", _change_a_threshold)])
+def test_a_metric_that_has_a_name_is_recorded_and_seen(metric: str, change: Any) -> None:
     def build() -> keras.Model:
         inputs = keras.Input((8, 8, 3))
         model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(keras.layers.Flatten()(inputs)))
         steps.run_recorded(model)
-        model.compile(optimizer("sgd"), "binary_crossentropy", metrics=[keras.metrics.AUC()])
+        model.compile(optimizer("sgd"), "binary_crossentropy", metrics=[metric])
         return model
 
     recorded, own = pair(build)
-    data = [(images, labels % 2) for images, labels in batches(own, 12)]
-    assert trained(recorded, data) == trained(own, data)
+    data = [(images, labels % 2) for images, labels in batches(own, 16)]
+    assert trained(recorded, data, change) == trained(own, data, change)
     assert recorded.train_function.repeated > 4
+
+
+def test_layers_taken_and_added_are_seen() -> None:
+    def build() -> keras.Model:
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(10)])
+        steps.run_recorded(model)
+        return model
+
+    recorded, own = pair(build)
+    images = batches(own, 1)[0][0]
+    for units in (10, 10, 10, 5, 7):
+        for model in (recorded, own):
+            keras.utils.set_random_seed(units)
+            if units != 10:
+                model.pop()
+                model.add(keras.layers.Dense(units))
+        found = [model.predict_on_batch(images) for model in (recorded, own) for _ in range(4)]
+        np.testing.assert_array_equal(found[:4], found[4:])
+
+
+def test_compiled_anew_begins_anew() -> None:
+    def change(model: Any, number: int) -> None:
+        if number == 9:
+            model.compile(optimizer("rmsprop"), "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+    assert_trains_alike(convolution, change)
 
 
 def test_many_sizes_by_turns_are_repeated_after_a_while() -> None:

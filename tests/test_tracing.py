@@ -18,7 +18,9 @@ from tests.frameworks import BACKEND
 
 tiny = bars.tiny
 
-pytestmark = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch runs Python at every step")
+pytestmark = pytest.mark.skipif(
+    BACKEND == "torch", reason="PyTorch traces no step; what it records, test_torch_step tests"
+)
 
 TRAINED = {"tensorflow": 1, "jax": 2}[BACKEND] if BACKEND != "torch" else 0
 """For a step of training; on JAX Keras looks at the shapes of what comes out once before."""

@@ -25,7 +25,6 @@ from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
 from groupwise.interruption import SIGNALS, Interrupted, Interruption
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
-from groupwise.training.events import Noted
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged
 from groupwise.training.workspace import Workspace, write_json
@@ -295,12 +294,6 @@ def test_a_disk_that_is_full_while_saving_is_said_truly(
         assert _train(dataset, folder.path, bars.recipe(epochs=1)).epochs == 1
 
 
-def test_the_largest_seed_is_one_for_every_epoch(tiny: str, tmp_path: Path) -> None:
-    dataset = bars.dataset(tmp_path)
-    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2), seed=2**32 - 1)
-    assert train(plan, dataset, tmp_path / "run", observer=ConsoleObserver(Console(file=io.StringIO()))).epochs == 2
-
-
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
     dataset = bars.dataset(tmp_path)
     original = ImageBatches.__getitem__
@@ -321,15 +314,6 @@ def test_a_rate_that_is_far_too_high_leaves_nothing(tiny: str, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
-def test_batches_that_are_large_for_the_data_are_said(tiny: str, tmp_path: Path) -> None:
-    dataset, seen = bars.dataset(tmp_path), []
-    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, batch_size=64))
-    train(plan, dataset, tmp_path / "run", observer=seen.append)
-    (note,) = [str(event) for event in seen if isinstance(event, Noted)]
-    assert "96 images is hardly more than a batch of 64" in note
-    assert "batch_size=8, and a smaller learning_rate" in note
-
-
 def test_a_picture_that_cannot_be_drawn_hides_no_interruption(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,15 +323,6 @@ def test_a_picture_that_cannot_be_drawn_hides_no_interruption(
     monkeypatch.setattr("groupwise.training.fit._draw_curves", fail)
     with pytest.raises(Interrupted, match=r"after epoch 2 of 4$"):
         _train(bars.dataset(tmp_path), tmp_path / "run", file=CtrlC("epoch 2/4"))
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA passes through the core elsewhere")
-def test_what_xla_cannot_compile_is_not_announced(tiny: str, tmp_path: Path) -> None:
-    dataset, seen = bars.dataset(tmp_path), []
-    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, jit_compile=True))
-    train(plan, dataset, tmp_path / "run", observer=seen.append)
-    (note,) = [str(event) for event in seen if isinstance(event, Noted)]
-    assert note == "The steps are not compiled: XLA on TensorFlow cannot pass through the core."
 
 
 def test_validation_images_choose_the_best_model(tiny: str, tmp_path: Path) -> None:

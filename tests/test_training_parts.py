@@ -14,8 +14,9 @@ from groupwise.inference import evaluate, make_batches
 from groupwise.inference.evaluation import evaluation_of
 from groupwise.inference.outputs import predict_logits
 from groupwise.routing import Accelerator, Runtime
+from groupwise.training import train
 from groupwise.training.bookkeeper import swap_average
-from groupwise.training.events import Begun
+from groupwise.training.events import Begun, Event, Noted
 from groupwise.training.optimizers import WarmUpThenDecay, make_optimizer
 from groupwise.training.plan import make_plan, settled_dtype
 from groupwise.training.workspace import environment
@@ -138,3 +139,27 @@ def test_a_card_with_bfloat16_trains_in_it_unless_the_recipe_says_otherwise(
     begun = Begun(plan, data, tmp_path, "torch", "card")
     assert begun.facts()["backend"] == f"torch on card, {expected}"
     assert begun.as_dict()["accelerator"] == environment("torch", "card")["accelerator"] == "card"
+
+
+def test_batches_that_are_large_for_the_data_are_said(tiny: str, tmp_path: Path) -> None:
+    dataset, seen = bars.dataset(tmp_path), list[Event]()
+    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, batch_size=64))
+    train(plan, dataset, tmp_path / "run", observer=seen.append)
+    (note,) = [str(event) for event in seen if isinstance(event, Noted)]
+    assert "96 images is hardly more than a batch of 64" in note
+    assert "batch_size=8, and a smaller learning_rate" in note
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA passes through the core elsewhere")
+def test_what_xla_cannot_compile_is_not_announced(tiny: str, tmp_path: Path) -> None:
+    dataset, seen = bars.dataset(tmp_path), list[Event]()
+    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, jit_compile=True))
+    train(plan, dataset, tmp_path / "run", observer=seen.append)
+    (note,) = [str(event) for event in seen if isinstance(event, Noted)]
+    assert note == "The steps are not compiled: XLA on TensorFlow cannot pass through the core."
+
+
+def test_the_largest_seed_is_one_for_every_epoch(tiny: str, tmp_path: Path) -> None:
+    dataset = bars.dataset(tmp_path)
+    plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2), seed=2**32 - 1)
+    assert train(plan, dataset, tmp_path / "run", observer=lambda _: None).epochs == 2

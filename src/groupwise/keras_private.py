@@ -14,15 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state
+from keras.src.backend.common import global_state, stateless_scope
 from keras.src.utils import module_utils, python_utils
 
 RUN_STATE = ("_eval_epoch_iterator", "_jax_state", "_run_through_graph")
-"""Attributes that a model has once it ran: what it was judged on, its values during an epoch on JAX, and what
-`replace_run` puts there.
-
-Missing: a list of the attributes that are Keras's own.
-"""
+"""Attributes of a model that ran: what it was judged on, its values on JAX, and what `replace_run` puts there."""
 
 # Layers
 
@@ -79,25 +75,23 @@ def settings(part: Any) -> list[str]:
     """Return the names of the attributes that say what a layer, variable, optimizer or the like computes.
 
     Of a variable `_value`, `_trainable`, `_regularizer` and `_constraint`; of a layer or model all but what every one
-    has. Missing: which attributes are Keras's notes for itself.
+    has; of others all but `_tracker`. Missing: which attributes are Keras's notes for itself.
     """
     if isinstance(part, keras.Variable):
         return ["_value", "_trainable", "_regularizer", "_constraint"]
-    noted = _noted_of_models() if isinstance(part, keras.Model) else _noted() if isinstance(part, keras.Layer) else ()
+    noted = _noted(isinstance(part, keras.Model)) if isinstance(part, keras.Layer) else {"_tracker"}
     return [name for name in vars(part) if name not in noted]
 
 
-_KEPT = {"_trainable", "_dtype_policy", "_buffers", "training", "autocast", "activity_regularizer", "optimizer"}
+_KEPT = {"_trainable", "_dtype_policy", "activity_regularizer", "autocast", "optimizer", "training"}
+_KEPT |= {"_layers", "_parameters", "_buffers"}
 
 
 @functools.cache
-def _noted() -> set[str]:
-    return vars(keras.layers.Layer()).keys() - _KEPT
-
-
-@functools.cache
-def _noted_of_models() -> set[str]:
-    return {*_noted(), *attributes_of_models()} - _KEPT
+def _noted(of_models: bool) -> set[str]:
+    # Named, since a name that Keras finds is one that a user's layer does not get.
+    own = vars(keras.layers.Layer(name="layer")).keys()
+    return {*own, *(attributes_of_models() if of_models else ())} - _KEPT
 
 
 @functools.cache
@@ -106,10 +100,10 @@ def attributes_of_models() -> frozenset[str]:
 
     Missing: a list of them.
     """
-    inputs = keras.Input((1,))
-    models = (keras.Model(inputs, inputs + 1), keras.Sequential([keras.Input((1,)), keras.layers.Flatten()]))
+    inputs, layer = keras.Input((1,), name="inputs"), keras.layers.Flatten(name="layer")
+    models = (keras.Model(inputs, layer(inputs), name="model"), keras.Sequential([inputs, layer], name="model"))
     for model in models:
-        model.compile("sgd", "mse", metrics=["mae"])
+        model.compile(keras.optimizers.SGD(name="optimizer"), "mse", metrics=["mae"])
     # PyTorch keeps those that are layers in a dictionary of their own.
     given = (name for model in models for name in {**vars(model).get("_modules", {}), **vars(model)})
     return frozenset({*given, "history", "stop_training", "stop_evaluating", "stop_predicting", *RUN_STATE})
@@ -255,6 +249,14 @@ def name_in_graphs(variable: Any, name: str) -> None:
     variable.value._handle_name = f"{name}:0"
 
 
+def is_stateless() -> bool:
+    """Return whether variables stand for other values in a `keras.StatelessScope`: `in_stateless_scope`.
+
+    Missing: the same as a public function.
+    """
+    return bool(stateless_scope.in_stateless_scope())
+
+
 # Compiling and optimizers
 
 
@@ -310,7 +312,7 @@ def set_weight_decay_pattern(optimizer: Any, pattern: Any) -> None:
     optimizer._exclude_from_weight_decay_pattern = pattern
 
 
-# Operations of one backend
+# Operations and random numbers
 
 
 def tensorflow_operations() -> Any:
@@ -321,9 +323,6 @@ def tensorflow_operations() -> Any:
     from keras.src.backend.tensorflow import numpy
 
     return numpy
-
-
-# Seeds and random numbers
 
 
 @contextlib.contextmanager
@@ -348,19 +347,24 @@ def seeding_generators(seeded: Callable[[Any], Any]) -> Iterator[None]:
     The seed stays a tensor. Missing: a generator's seed is read as a number, which no recording can follow.
     """
     random: Any = importlib.import_module("keras.src.backend.torch.random")
-    before, thread = random.torch_seed_generator, threading.get_ident()
+    before = random.torch_seed_generator
 
     def torch_seed_generator(seed: Any) -> Any:
-        if threading.get_ident() != thread or random.get_device() == "meta":
-            return before(seed)
-        first, second = random.draw_seed(seed)
-        return seeded(first + second)
+        return before(seed) if random.get_device() == "meta" else seeded(sum(random.draw_seed(seed)))
 
-    random.torch_seed_generator = torch_seed_generator
+    with _replaced(random, "torch_seed_generator", torch_seed_generator):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: Any, name: str, own: Callable[..., Any]) -> Iterator[None]:
+    """Let a module's function be another one, for this thread."""
+    before, thread = getattr(module, name), threading.get_ident()
+    setattr(module, name, lambda *given: (own if threading.get_ident() == thread else before)(*given))
     try:
         yield
     finally:
-        random.torch_seed_generator = before
+        setattr(module, name, before)
 
 
 class Logs:
@@ -375,25 +379,17 @@ class Logs:
     def __init__(self) -> None:
         self.are_numbers = False
 
-    @contextlib.contextmanager
-    def as_tensors(self) -> Iterator[None]:
-        """Let what this thread's steps return be tensors."""
-        before, thread = python_utils.pythonify_logs, threading.get_ident()
+    def as_tensors(self) -> contextlib.AbstractContextManager[None]:
+        """While it is entered, let what this thread's steps return be tensors."""
 
         def pythonify_logs(logs: Any) -> Any:
-            if threading.get_ident() != thread:
-                return before(logs)
             self.are_numbers = True
             found: dict[str, Any] = {}
             for name, value in sorted((logs or {}).items()):
                 found |= pythonify_logs(value) if isinstance(value, dict) else {name: value}
             return found
 
-        python_utils.pythonify_logs = pythonify_logs
-        try:
-            yield
-        finally:
-            python_utils.pythonify_logs = before
+        return _replaced(python_utils, "pythonify_logs", pythonify_logs)
 
     def as_keras(self, logs: Any) -> Any:
         """Return what Keras's step would."""

@@ -34,38 +34,41 @@ class Folded:
     """
 
     def __init__(
-        self, calls: Sequence[Call], constants: Registers, after: set[int], once: Compile, often: Compile
+        self, calls: Sequence[Call], constants: Registers, after: set[int], as_is: Compile, compiled: Compile
     ) -> None:
         """Prepare both ways.
 
         Args:
             calls: in order. constants: by register, what they read. after: the registers that are read after them.
-            once, often: (calls, constants, after) -> a function of the registers, for what runs so.
+            as_is, compiled: (calls, constants, after) -> a function of the registers, of the calls as they are, and of
+                those that run often.
         """
         written = {index for call in calls for index in call.writes}
-        self.after, self.plain = after, once(calls, constants, after)
+        self.after, self.unfolded = after, as_is(calls, constants, after)
         self.written = [constants[index] for index in written]
         # A tensor of inference mode counts no changes.
         fixed = {i for i, tensor in constants.items() if i not in written and not tensor.is_inference()}
         self.preparing, rest = _apart(_folded(calls, fixed, after), fixed, after)
-        self.rest = often(rest, constants, after)
+        self.rest = compiled(rest, constants, after)
         self.wanted = {index for call in rest for index in call.reads}
         self.fixed = {i: constants[i] for i in {i for call in self.preparing for i in call.reads} & fixed}
-        self.state: tuple[list[int], Registers | None, int] = [], None, _TRIALS
+        self.state: tuple[list[int], Registers | None, int, list[Any]] = [], None, _TRIALS, []
+        """Versions of the weights, what was made of them, how often to try, and the weights' memory: held, so that no
+        other weights come to lie at its address meanwhile."""
 
     def __call__(self, registers: Registers) -> None:
         versions = [number for tensor in self.fixed.values() for number in _version(tensor)]
-        known, prepared, trials = self.state
+        known, prepared, trials, _ = self.state
         if known != versions or trials:
             self._try(versions, registers, trials if known == versions else _TRIALS)
         elif prepared is None:
-            self.plain(registers)
+            self.unfolded(registers)
         else:
             registers.update(prepared)
             self.rest(registers)
 
     def _try(self, versions: list[int], registers: Registers, trials: int) -> None:
-        """Run both ways, leave what the plain one gives, and note whether the other one gives the same."""
+        """Run both ways, leave what the unfolded one gives, and note whether the other one gives the same."""
         prepared = self._prepared()
         saved, random = [tensor.clone() for tensor in self.written], random_state()
         other = registers | prepared
@@ -73,9 +76,10 @@ class Folded:
         for tensor, value in zip(self.written, saved, strict=True):
             tensor.copy_(value)
         set_random_state(random)
-        self.plain(registers)
+        self.unfolded(registers)
+        memory = [tensor.untyped_storage() for tensor in self.fixed.values()]
         agrees = all(_is_close(other[index], registers[index]) for index in self.after)
-        self.state = (versions, prepared, trials - 1) if agrees else (versions, None, 0)
+        self.state = (versions, prepared, trials - 1, memory) if agrees else (versions, None, 0, memory)
 
     def _prepared(self) -> Registers:
         """Return what the calls that run often want of those that depend on weights alone."""
@@ -145,8 +149,8 @@ def _folded(calls: Sequence[Call], fixed: set[int], after: set[int]) -> list[Cal
         if not registers_in((kernel, bias, constants)) <= known or None in constants:
             continue
         folded = Register(next(free)), Register(next(free))
-        folding = _call(_fold, (kernel, bias, *constants, epsilon), folded)
-        result[place] = [folding, _call(_FUSED, (inputs, *folded, residual, activation, sizes), outputs)]
+        folding = Call(_fold, (kernel, bias, *constants, epsilon), {}, folded)
+        result[place] = [folding, Call(_FUSED, (inputs, *folded, residual, activation, sizes), {}, outputs)]
         result[before] = []
     return [call for each in result for call in each]
 
@@ -160,10 +164,6 @@ def _parts(call: Call) -> tuple[Register, Register, Register | None, Any] | None
         inputs, kernel, bias, residual, activation, sizes = call.arguments
         return (inputs, kernel, bias, sizes) if residual is None and activation == "linear" else None
     return None
-
-
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...], results: Any) -> Call:
-    return Call(function, arguments, {}, results, frozenset(), has_effect=False)
 
 
 def _fold(
@@ -187,14 +187,14 @@ def _constant(calls: Iterable[Call], fixed: set[int]) -> set[int]:
 def _apart(calls: Sequence[Call], fixed: set[int], after: set[int]) -> tuple[list[Call], list[Call]]:
     """Return the calls that depend on fixed registers alone, and the others.
 
-    What is returned is made anew each time, and where one of the others writes to what would be made once, all are.
+    What is returned is made anew each time, since its receiver may write to it. Where one of the others writes to what
+    would be made once, all are made anew.
     """
     known, later = _constant(calls, fixed), set(after)
     once: list[bool] = []
     for call in reversed(calls):
         is_once = bool(call.reads) and call.reads <= known and not call.has_effect and not call.makes & later
-        # What is returned may be a view of what it was made of.
-        later |= call.reads if call.makes & later else set()
+        later |= call.reads if call.is_view and call.makes & later else set()
         once.insert(0, is_once)
     made = {index for call, is_once in zip(calls, once, strict=True) if is_once for index in call.makes}
     if any(call.has_effect and call.reads & made for call in calls):

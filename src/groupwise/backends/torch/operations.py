@@ -88,7 +88,7 @@ def _dispatching(operation: Any, record: Callable[..., Any], rules: Rules) -> Ca
         is_recorded = False
         for argument in arguments:
             kind = type(argument)
-            if kind in _TENSORS and _C._dispatch_keys(argument).raw_repr() in _PLAIN:
+            if kind in _TENSORS and _C._dispatch_keys(argument).raw_repr() in _CPU_KEYS:
                 is_recorded = is_recorded or argument.requires_grad
             elif kind not in _VALUES:
                 return operation(*arguments)
@@ -112,7 +112,7 @@ def _is_watched() -> bool:
     )
 
 
-def _plain_keys() -> frozenset[int]:
+def _cpu_keys() -> frozenset[int]:
     """Return the dispatch keys of tensors that are nothing but memory of the CPU, within `inference_mode` and without.
 
     The keys name all whom PyTorch asks before it reads that memory: devices, layouts, views of negatives, wrappers.
@@ -122,7 +122,7 @@ def _plain_keys() -> frozenset[int]:
     return frozenset(_C._dispatch_keys(tensor).raw_repr() for tensor in (torch.empty(0, device="cpu"), untracked))
 
 
-_PLAIN = _plain_keys()
+_CPU_KEYS = _cpu_keys()
 
 
 def _recorder(name: str, rules: Rules) -> Callable[..., Any]:

@@ -17,12 +17,12 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from groupwise.backends.torch.folding import Folded, Registers, random_state, set_random_state
 from groupwise.backends.torch.operations import KERNELS
 from groupwise.backends.torch.recording import Call, Recording, Register, Stretch, registers_in
-from groupwise.backends.torch.settings import PLAIN
+from groupwise.backends.torch.settings import PYTHON_VALUES
 from groupwise.errors import first_line
 
 UNSEEN = object()
 """What `Program.run` returns where it met what no recording has seen."""
-_MOST_BRANCHES, _MOST_NODES, _MOST_CHANGES = 4, 64, 3
+_MOST_BRANCHES, _MOST_NODES, _MOST_OTHERS = 4, 64, 3
 
 
 @dataclass
@@ -88,15 +88,15 @@ class Program:
     def __init__(self, folds: bool = False, is_compiled: bool = False) -> None:
         self.folds, self.is_compiled, self.objection = folds, is_compiled, ""
         self._first: dict[Any, _Node] = {}
-        self._changes = self._nodes = 0
+        self._others = self._nodes = 0
         self._at_risk: list[Tensor] = []
 
     def learn(self, recording: Recording, results: Any) -> None:
         """Take in a recording, and what its run returned."""
         returned, structure = tree_flatten(recording.as_registers(results))
-        foreign = [leaf for leaf in returned if not isinstance(leaf, (Register, *PLAIN))]
+        foreign = [leaf for leaf in returned if not isinstance(leaf, (Register, *PYTHON_VALUES))]
         if foreign:
-            recording.object(f"it returns something of type {type(foreign[0]).__name__}")
+            recording.refuse(f"it returns something of type {type(foreign[0]).__name__}")
         if recording.objection:
             self._object(recording.objection)
             return
@@ -104,20 +104,20 @@ class Program:
         constants: dict[int, Tensor] = {}
         for stretch in recording.stretches:
             constants = {**constants, **stretch.constants}
-            is_last = stretch is recording.stretches[-1]
-            new = _Node(stretch, constants, *((returned, structure) if is_last else ([], None)))
+            ending = (returned, structure) if stretch is recording.stretches[-1] else ([], None)
+            new = _Node(stretch, constants, *ending)
             node = branches.get(number)
             if node is not None and node.agrees(new):
                 node.is_confirmed = True
                 node.run = None
             else:
-                self._changes += node is not None
+                self._others += node is not None
                 self._nodes += node is None
                 node = branches[number] = new
             if len(branches) > _MOST_BRANCHES or self._nodes > _MOST_NODES:
                 self._object(f"{place} looks at a number that is another one at each step")
             branches, number, place = node.branches, stretch.seen, stretch.place
-        if self._changes > _MOST_CHANGES:
+        if self._others > _MOST_OTHERS:
             self._object("its Python does something else at each step")
         self._at_risk = list({id(tensor): tensor for tensor in self._first[None].at_risk()}.values())
 
@@ -187,22 +187,30 @@ def _by_inductor(calls: Sequence[Call], constants: dict[int, Tensor], after: set
             torch._dynamo.mark_static_address(tensor)
     # On a GPU a CUDA graph, which wants to know what stays where it is.
     fast = torch.compile(as_written, dynamic=False, mode="reduce-overhead" if on_gpu else None)
+    written = [constants[index] for index in {index for call in calls for index in call.writes}]
     works: list[bool] = []
 
+    def try_fast(registers: Registers) -> None:
+        """Run what is compiled; where a piece of it fails, undo what other pieces did, and run it as it is."""
+        given, saved, random = dict(registers), [tensor.clone() for tensor in written], random_state()
+        try:
+            fast(registers)
+            works.append(True)
+        except Exception as error:
+            works.append(False)
+            warnings.warn(f"PyTorch cannot compile the step ({first_line(error)}); it runs as it is", stacklevel=3)
+            registers.clear()
+            registers.update(given)
+            for tensor, value in zip(written, saved, strict=True):
+                tensor.copy_(value)
+            set_random_state(random)
+            as_written(registers)
+
     def run(registers: Registers) -> None:
-        if not works:
-            given = dict(registers)
-            try:
-                fast(registers)
-                works.append(True)
-            except Exception as error:
-                works.append(False)
-                warnings.warn(f"PyTorch cannot compile the step ({first_line(error)}); it runs as it is", stacklevel=2)
-                registers.clear()
-                registers.update(given)
-                as_written(registers)
-        else:
-            (fast if works[0] else as_written)(registers)
+        (try_fast if not works else fast if works[0] else as_written)(registers)
+        if on_gpu:
+            # The next run of a CUDA graph writes to the same memory, and Keras collects what `predict` returns.
+            registers.update({index: registers[index].clone() for index in after})
 
     return run
 

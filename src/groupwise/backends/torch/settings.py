@@ -1,10 +1,14 @@
 """PyTorch: what a recorded step depends on besides its batch: the settings of a model and of all that it is made of."""
 
+import collections
 import enum
 import operator
 import random
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,28 +20,67 @@ from torch.nn.modules import module as torch_module
 
 from groupwise import keras_private
 
-Parts = list[tuple[dict[str, Any], list[str]]]
+Getter = Callable[[], tuple[Any, ...]]
 _MOST_KNOWN = 32
-PLAIN = (bool, int, float, str, type(None))
-_VALUES = (*PLAIN, complex, bytes, np.generic, enum.Enum, torch.dtype, torch.device, torch.Size, keras.DTypePolicy)
+PYTHON_VALUES = (bool, int, float, str, type(None))
+_VALUES = (*PYTHON_VALUES, complex, bytes, np.generic, enum.Enum, torch.dtype, torch.device, torch.Size)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _LEAVES = (
-    *_VALUES,
-    types.FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodType,
-    type,
-    types.ModuleType,
-    np.ndarray,
+    *(*_VALUES, *_FUNCTIONS, type, types.ModuleType, np.ndarray, Tensor),
+    *(keras.DTypePolicy, keras.KerasTensor, keras.Initializer),
 )
-_CONTAINERS = (list, dict, set)
-_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
+"""What has no settings of its own that a step goes by."""
+_CONTAINERS = (list, tuple, dict, set, collections.deque)
+_OPEN = {"argparse", "collections", "types"}
+"""Modules of Python's own whose objects hold what users put there; a logger or a lock is no setting."""
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 _LISTENERS = operator.attrgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""The hooks on a layer, of which PyTorch keeps one dictionary each."""
 _STATE = operator.attrgetter("requires_grad", "dtype", "_backward_hooks", "_post_accumulate_grad_hooks")
+"""What of a tensor is a setting; the last two are its hooks."""
 _NOTED = vars(torch.nn.Module()).keys() - {"training", "_parameters", "_buffers", "_modules"}
 """What PyTorch's modules note for themselves."""
 _EVERYWHERE = [
     value for name, value in vars(torch_module).items() if name.startswith("_global_") and isinstance(value, dict)
 ]
+"""The hooks on all modules."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The settings as they were when they were read.
+
+    Attributes:
+        key: an object that is the same whenever the settings are these.
+        tensors: by their ids, which ones the model has.
+    """
+
+    key: object
+    tensors: frozenset[int]
+    _getters: list[Getter]
+    _attributes: list[dict[str, Any]]
+    _containers: list[Any]
+    _memories: list[Tensor]
+    _seen: list[Any]
+    _numbers: list[int]
+    _hooks: list[Any]
+    _objection: str
+
+    @property
+    def objection(self) -> str:
+        """Why steps cannot be repeated as long as the settings are these, or ""."""
+        return (
+            "somebody listens to a layer or a weight of it" if any(self._hooks) or any(_EVERYWHERE) else self._objection
+        )
+
+    def is_true(self) -> bool:
+        """Return whether the settings are still these: the same objects in the same places."""
+        try:
+            values = _values(self._getters, self._containers, self._memories)
+            numbers = _numbers(self._attributes, self._containers, self._memories)
+        except (AttributeError, KeyError, RuntimeError):  # an attribute is gone, or another thread changes a container
+            return False
+        return all(map(operator.is_, values, self._seen)) and numbers == self._numbers
 
 
 class Settings:
@@ -45,80 +88,118 @@ class Settings:
 
     Making a key of them at each step would cost as much as some networks' operations. What is compared is which objects
     they are; where one is another, all are read.
-
-    Attributes:
-        tensors: which ones, by their ids.
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self.model, self.tensors = model, frozenset[int]()
-        self._optimizers: list[Any] = []
-        self._parts: list[dict[str, Any]] = []
-        self._getters: list[Callable[[dict[str, Any]], tuple[Any, ...]]] = []
-        self._containers: list[Any] = []
-        self._tensors: list[Tensor] = []
-        self._seen: list[Any] = []
-        self._numbers: list[int] = []
-        self._heard: list[Any] = []
-        self._draws = False
+        self.model = model
+        self._state: State | None = None
         self._known: dict[tuple[Any, ...], object] = {}
-        self._key: object = None
 
-    def key(self) -> object:
-        """Return an object that is the same as long as, and whenever, the settings are these."""
-        if not self._seen or not self._is_as_seen():
-            self._read()
-        return self._key
+    def state(self) -> State:
+        """Return the settings as they are."""
+        state = self._state
+        if state is None or not state.is_true():
+            state = self._state = self._read(state)
+        return state
 
-    def objection(self) -> str:
-        """Return why steps cannot be repeated as long as the settings are these, or ""; `key` was just called."""
-        if any(self._heard) or any(_EVERYWHERE):
-            return "somebody listens to a layer or a weight of it"
-        if self._draws:
-            return "it has a generator of random numbers of its own"
-        return "its learning rate is a function" if any(map(keras_private.rate_is_a_function, self._optimizers)) else ""
-
-    def _is_as_seen(self) -> bool:
-        try:
-            values = self._values()
-        except KeyError:
-            return False
-        return all(map(operator.is_, values, self._seen)) and self._count() == self._numbers
-
-    def _values(self) -> list[Any]:
-        values = chain.from_iterable(get(part) for get, part in zip(self._getters, self._parts, strict=True))
-        states = chain.from_iterable(map(_STATE, self._tensors))
-        return [*values, *states, *chain.from_iterable(map(_elements, self._containers))]
-
-    def _count(self) -> list[int]:
-        """Return how many attributes and elements there are, and where the tensors' memory is."""
-        sizes = chain(map(len, self._parts), map(len, self._containers))
-        return [*sizes, *(tensor.data_ptr() for tensor in self._tensors)]
-
-    def _read(self) -> None:
-        within = keras_private.layers_within(self.model)
-        layers = list({id(part): part for layer in within for part in (layer, *layer.modules())}.values())
+    def _read(self, before: State | None) -> State:
+        layers = keras_private.layers_within(self.model)
         optimizer = getattr(self.model, "optimizer", None)
         both = optimizer, getattr(optimizer, "inner_optimizer", None)
-        self._optimizers = [part for part in both if part is not None]
-        variables = [*self.model.variables, *(v for part in self._optimizers for v in part.variables)]
-        compiled = keras_private.compile_arguments(self.model) if self._optimizers else {}
-        named = _with_held([*layers, *self._optimizers, *variables, *keras.tree.flatten(compiled)])
-        self._parts = [part for part, _ in named]
-        # Twice the first name: of one name alone, it would be no tuple.
-        self._getters = [operator.itemgetter(names[0], *names) for _, names in named]
-        held = [part[name] for part, names in named for name in names]
-        self._containers = [value for value in held if isinstance(value, _CONTAINERS)]
-        elements = [*held, *chain.from_iterable(map(_elements, self._containers))]
-        self._tensors = list({id(value): value for value in elements if isinstance(value, Tensor)}.values())
-        self.tensors = frozenset(map(id, self._tensors))
-        hooks = chain.from_iterable(_STATE(tensor)[2:] for tensor in self._tensors)
-        self._heard = [*chain.from_iterable(map(_LISTENERS, layers)), *(each for each in hooks if each is not None)]
-        self._seen, self._numbers = self._values(), self._count()
-        self._draws = any(isinstance(value, _GENERATORS) for value in self._seen)
-        # To hash thousands of settings at each step would take milliseconds.
-        self._known = self._known if len(self._known) < _MOST_KNOWN else {}
-        self._key = self._known.setdefault((*map(_Setting, self._seen), *self._numbers), object())
+        optimizers = [part for part in both if part is not None]
+        variables = [*self.model.variables, *(v for part in optimizers for v in part.variables)]
+        compiled = [*keras_private.compile_arguments(self.model).values(), *self.model.metrics] if optimizers else []
+        getters, attributes, containers, modules = _reached([*layers, *optimizers, *variables, *compiled])
+        held = _values(getters, containers, [])
+        every = list({id(value): value for value in held if isinstance(value, Tensor)}.values())
+        # A sparse one has no memory of its own; its parts do.
+        tensors = [tensor for tensor in every if tensor.layout is torch.strided]
+        values, numbers = _values(getters, containers, tensors), _numbers(attributes, containers, tensors)
+        ids = frozenset(map(id, every))
+        # Other weights: what is known of the ones before would keep them. To hash thousands at each step would be slow.
+        if before is None or before.tensors != ids or len(self._known) > _MOST_KNOWN:
+            self._known = {}
+        key = self._known.setdefault((*map(_Setting, values), *numbers), object())
+        of_tensors = (hooks for tensor in tensors for hooks in _STATE(tensor)[2:] if hooks is not None)
+        hooks = [*chain.from_iterable(map(_LISTENERS, modules)), *of_tensors]
+        objection = _objection(values, optimizers)
+        return State(key, ids, getters, attributes, containers, tensors, values, numbers, hooks, objection)
+
+
+def _objection(values: Iterable[Any], optimizers: Iterable[Any]) -> str:
+    if any(isinstance(value, _GENERATORS) for value in values):
+        return "it has a generator of random numbers of its own"
+    return "its learning rate is a function" if any(map(keras_private.rate_is_a_function, optimizers)) else ""
+
+
+def _reached(parts: Iterable[Any]) -> tuple[list[Getter], list[dict[str, Any]], list[Any], list[torch.nn.Module]]:
+    """Return what reads the settings of parts, of the objects that they hold as settings (regularizers), and so on.
+
+    Returns:
+        Functions that get an object's settings; objects' attributes; the containers, and the modules, that were met.
+    """
+    waiting, met = list(parts)[::-1], dict[int, Any]()
+    getters, attributes, containers, modules = list[Getter](), list[Any](), list[Any](), list[Any]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in met or isinstance(each, _LEAVES):
+            continue
+        met[id(each)] = each
+        if isinstance(each, _CONTAINERS):
+            if not isinstance(each, tuple):
+                containers.append(each)
+            waiting.extend(_elements(each))
+            continue
+        if isinstance(each, torch.nn.Module):
+            modules.append(each)
+        for values, names in _named(each):
+            # Twice the first name: of one name alone, it would be no tuple.
+            get: Any = operator.itemgetter if isinstance(values, dict) else operator.attrgetter
+            getters.append(partial(get(names[0], *names), values))
+            attributes += [values] if isinstance(values, dict) else []
+            waiting.extend(getters[-1]())
+    return getters, attributes, containers, modules
+
+
+def _named(part: Any) -> Iterator[tuple[Any, list[str]]]:
+    """Yield the dictionaries in which an object has its settings, or itself, with the settings' names."""
+    module = type(part).__module__.partition(".")[0]
+    if module in sys.stdlib_module_names and module not in _OPEN:
+        return
+    if hasattr(part, "__dict__"):
+        values, names = vars(part), keras_private.settings(part)
+        if isinstance(part, torch.nn.Module):
+            names = [name for name in names if name not in _NOTED]
+        if isinstance(part, keras.Layer):
+            # Keras makes the dictionary of its variables anew, again and again.
+            modules = vars(part)["_modules"]
+            yield from _with_names(modules, [name for name in modules if name != "_torch_params"])
+        yield from _with_names(values, names)
+    else:
+        slots = chain.from_iterable(_as_tuple(vars(kind).get("__slots__", ())) for kind in type(part).__mro__)
+        yield from _with_names(part, [name for name in slots if hasattr(part, name)])
+
+
+def _with_names(values: Any, names: list[str]) -> list[tuple[Any, list[str]]]:
+    return [(values, names)] if names else []
+
+
+def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _values(getters: Iterable[Any], containers: Iterable[Any], tensors: Iterable[Tensor]) -> list[Any]:
+    attributes, states = (chain.from_iterable(get() for get in getters), chain.from_iterable(map(_STATE, tensors)))
+    return [*attributes, *states, *chain.from_iterable(map(_elements, containers))]
+
+
+def _numbers(attributes: Iterable[Any], containers: Iterable[Any], tensors: Iterable[Tensor]) -> list[int]:
+    """Return how many attributes and elements there are, and where the tensors' memory is."""
+    return [*map(len, attributes), *map(len, containers), *(tensor.data_ptr() for tensor in tensors)]
+
+
+def _elements(container: Any) -> Iterator[Any]:
+    return chain(container, container.values()) if isinstance(container, dict) else iter(container)
 
 
 class _Setting:
@@ -126,8 +207,14 @@ class _Setting:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-        is_value = isinstance(value, _VALUES) or (isinstance(value, tuple) and all(isinstance(v, PLAIN) for v in value))
-        self.compared = (type(value), _hashable(value)) if is_value else id(value)
+        if isinstance(value, keras.DTypePolicy):
+            self.compared = type(value), value.name
+        elif isinstance(value, _VALUES) or (
+            isinstance(value, tuple) and all(isinstance(v, PYTHON_VALUES) for v in value)
+        ):
+            self.compared = type(value), value if _is_hashable(value) else id(value)
+        else:
+            self.compared = type(None), id(value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Setting) and self.compared == other.compared
@@ -136,33 +223,9 @@ class _Setting:
         return hash(self.compared)
 
 
-def _hashable(value: Any) -> Any:
-    return value.name if isinstance(value, keras.DTypePolicy) else value
-
-
-def _with_held(parts: Iterable[Any]) -> Parts:
-    """Return the attributes of parts, and of objects that they hold (regularizers, schedules), with their names."""
-    named: dict[int, tuple[dict[str, Any], list[str]]] = {}
-    for part in parts:
-        for each in (part, *_held(part)):
-            names = keras_private.settings(each) if hasattr(each, "__dict__") and not isinstance(each, _LEAVES) else []
-            if isinstance(each, torch.nn.Module):
-                names = [name for name in names if name not in _NOTED]
-            if names:
-                named.setdefault(id(each), (vars(each), names))
-    return list(named.values())
-
-
-def _held(part: Any) -> Iterator[Any]:
-    """Yield the objects that a part has as settings, and that have settings themselves."""
-    if not hasattr(part, "__dict__") or isinstance(part, _LEAVES):
-        return
-    for name in keras_private.settings(part):
-        value = vars(part)[name]
-        is_part = isinstance(value, Tensor | torch.nn.Module | keras.Variable | keras.KerasTensor | keras.Initializer)
-        if not is_part and not isinstance(value, (*_LEAVES, *_CONTAINERS, tuple)):
-            yield value
-
-
-def _elements(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
