@@ -60,6 +60,7 @@ class State:
     _getters: list[Getter]
     _attributes: list[dict[str, Any]]
     _containers: list[Any]
+    _filled: list[Any]
     _memories: list[Tensor]
     _seen: list[Any]
     _numbers: list[int]
@@ -76,11 +77,12 @@ class State:
     def is_true(self) -> bool:
         """Return whether the settings are still these: the same objects in the same places."""
         try:
-            values = _values(self._getters, self._containers, self._memories)
-            numbers = _numbers(self._attributes, self._containers, self._memories)
+            if _numbers(self._attributes, self._containers, self._memories) != self._numbers:
+                return False
+            values = _values(self._getters, self._filled, self._memories)
+            return all(map(operator.is_, values, self._seen))
         except (AttributeError, KeyError, RuntimeError):  # an attribute is gone, or another thread changes a container
             return False
-        return all(map(operator.is_, values, self._seen)) and numbers == self._numbers
 
 
 class Settings:
@@ -110,11 +112,12 @@ class Settings:
         variables = [*self.model.variables, *(v for part in optimizers for v in part.variables)]
         compiled = [*keras_private.compile_arguments(self.model).values(), *self.model.metrics] if optimizers else []
         getters, attributes, containers, modules = _reached([*layers, *optimizers, *variables, *compiled])
-        held = _values(getters, containers, [])
+        filled = [container for container in containers if container]
+        held = _values(getters, filled, [])
         every = list({id(value): value for value in held if isinstance(value, Tensor)}.values())
         # A sparse one has no memory of its own; its parts do.
         tensors = [tensor for tensor in every if tensor.layout is torch.strided]
-        values, numbers = _values(getters, containers, tensors), _numbers(attributes, containers, tensors)
+        values, numbers = list(_values(getters, filled, tensors)), _numbers(attributes, containers, tensors)
         ids = frozenset(map(id, every))
         # Other weights: what is known of the ones before would keep them. To hash thousands at each step would be slow.
         if before is None or before.tensors != ids or len(self._known) > _MOST_KNOWN:
@@ -123,7 +126,7 @@ class Settings:
         of_tensors = (hooks for tensor in tensors for hooks in _STATE(tensor)[2:] if hooks is not None)
         hooks = [*chain.from_iterable(map(_LISTENERS, modules)), *of_tensors]
         objection = _objection(values, optimizers)
-        return State(key, ids, getters, attributes, containers, tensors, values, numbers, hooks, objection)
+        return State(key, ids, getters, attributes, containers, filled, tensors, values, numbers, hooks, objection)
 
 
 def _objection(values: Iterable[Any], optimizers: Iterable[Any]) -> str:
@@ -153,9 +156,9 @@ def _reached(parts: Iterable[Any]) -> tuple[list[Getter], list[dict[str, Any]], 
         if isinstance(each, torch.nn.Module):
             modules.append(each)
         for values, names in _named(each):
-            # Twice the first name: of one name alone, it would be no tuple.
             get: Any = operator.itemgetter if isinstance(values, dict) else operator.attrgetter
-            getters.append(partial(get(names[0], *names), values))
+            # Of one name alone, it would be no tuple.
+            getters.append(partial(get(*names, *names[: len(names) == 1]), values))
             attributes += [values] if isinstance(values, dict) else []
             waiting.extend(getters[-1]())
     return getters, attributes, containers, modules
@@ -188,9 +191,9 @@ def _as_tuple(names: str | Iterable[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _values(getters: Iterable[Any], containers: Iterable[Any], tensors: Iterable[Tensor]) -> list[Any]:
-    attributes, states = (chain.from_iterable(get() for get in getters), chain.from_iterable(map(_STATE, tensors)))
-    return [*attributes, *states, *chain.from_iterable(map(_elements, containers))]
+def _values(getters: Iterable[Getter], containers: Iterable[Any], tensors: Iterable[Tensor]) -> Iterator[Any]:
+    attributes = chain.from_iterable(get() for get in getters)
+    return chain(attributes, *map(_STATE, tensors), *map(_elements, containers))
 
 
 def _numbers(attributes: Iterable[Any], containers: Iterable[Any], tensors: Iterable[Tensor]) -> list[int]:
