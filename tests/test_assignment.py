@@ -8,6 +8,8 @@ from scipy.optimize import linear_sum_assignment
 
 from groupwise.rewrite.assignment import assign
 
+pytestmark = pytest.mark.once
+
 
 def total(gains: np.ndarray, places: np.ndarray) -> float:
     rows, groups = gains.shape

@@ -45,17 +45,20 @@ needs_core = pytest.mark.skipif(not backends.active.core.is_available(), reason=
 KEY = ("network", "step", "backend", "rival")
 
 
+@pytest.mark.once
 def test_a_table_is_read_as_it_was_written() -> None:
     rows = [{"a": "1", "b": "two words"}, {"a": "", "b": "-"}]
     text = "\n".join(["before", *tables.table(rows), "", "between", *tables.table(rows[:1]), "after"])
     assert tables.read_tables(text) == [rows, rows[:1]]
 
 
+@pytest.mark.once
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match=r"has 3 cells; its table has the 2 \['a', 'b'\]"):
         tables.read_tables("| a | b |\n|---|---|\n| 1 | 2 | 3 |")
 
 
+@pytest.mark.once
 def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "results.md"
     for title, line in (("one", "1"), ("two", "2"), ("one", "3")):
@@ -64,6 +67,7 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     assert tables.read_sections(path.read_text()) == {"": "", "one": "3", "two": "2"}
 
 
+@pytest.mark.once
 def test_rows_are_replaced_and_keep_their_commit(tmp_path: Path) -> None:
     path = tmp_path / "models.md"
     path.write_text(MODELS)
@@ -81,6 +85,7 @@ def test_rows_are_replaced_and_keep_their_commit(tmp_path: Path) -> None:
     assert path.read_text().startswith("commit ccc, torch 3\n\n| network"), "no row names aaa or bbb any longer"
 
 
+@pytest.mark.once
 def test_a_new_column_is_empty_in_older_rows(tmp_path: Path) -> None:
     path = tmp_path / "models.md"
     path.write_text(MODELS)
@@ -93,6 +98,7 @@ def test_a_new_column_is_empty_in_older_rows(tmp_path: Path) -> None:
     assert list(after[0])[-1] == "commit"
 
 
+@pytest.mark.once
 def test_the_chart_reads_both_tables_and_is_drawn(tmp_path: Path) -> None:
     networks, families = chart.training(MODELS), chart.kernels(KERNELS)
     assert networks == {"small\nover timm": {"jax": 0.75, "torch": 1.25}, "large\nover pytorchcv": {"tensorflow": 2.0}}
@@ -104,22 +110,26 @@ def test_the_chart_reads_both_tables_and_is_drawn(tmp_path: Path) -> None:
         assert (pixels == wanted).all(axis=1).sum() > 1000, f"no bar is {colour}"
 
 
+@pytest.mark.once
 def test_the_charts_own_files_have_what_it_needs() -> None:
     networks = chart.training((chart.RESULTS / "models.md").read_text())
     assert all(set(ratios) == set(chart.COLOURS) for ratios in networks.values())
     assert set(chart.kernels((chart.RESULTS / "kernels.md").read_text())) == set(specs.FAMILIES)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("read", [chart.training, chart.kernels])
 def test_a_chart_of_nothing_is_refused(read: object) -> None:
     with pytest.raises(ValueError, match="measure it with benchmarks"):
         read("## Another heading\n\n| a |\n|---|\n| 1 |")  # type: ignore[operator]
 
 
+@pytest.mark.once
 def test_the_geometric_mean_is_the_root_of_the_product() -> None:
     assert geometric_mean([2.0, 4.0, 1.0]) == pytest.approx(2.0)
 
 
+@pytest.mark.once
 def test_the_environment_tells_a_limit_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert environment("numpy").endswith(", OMP_NUM_THREADS=1")
@@ -127,6 +137,7 @@ def test_the_environment_tells_a_limit_of_threads(monkeypatch: pytest.MonkeyPatc
     assert environment("numpy", "nothing-of-that-name").endswith(")")
 
 
+@pytest.mark.once
 @needs_core
 def test_representative_shapes_cover_every_family() -> None:
     every = specs.read_specs(specs.NETWORKS, 16)
@@ -136,6 +147,7 @@ def test_representative_shapes_cover_every_family() -> None:
     assert specs.with_batch(chosen[0], 2).input_shape == (2, *chosen[0].input_shape[1:])
 
 
+@pytest.mark.once
 @needs_core
 def test_the_layers_are_some_of_the_networks() -> None:
     layers = specs.read_specs([specs.LAYERS], 16)
@@ -157,12 +169,14 @@ def test_both_sides_compute_the_same(channels: tuple[int, int, int], stride: int
         frameworks.check(spec, calls)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("seconds", "batch"), [(0.01, 16), (0.5, 4), (2.0, 1), (100.0, 1)])
 def test_the_batch_fits_the_time_cap(seconds: float, batch: int) -> None:
     assert frameworks.TIME_CAP == 4.0
     assert frameworks.fitting_batch(seconds, 16) == batch
 
 
+@pytest.mark.once
 def test_a_turn_repeats_short_calls() -> None:
     calls: list[int] = []
     run = repeated(lambda: calls.append(1), once=0.002, turn=0.02)
@@ -170,6 +184,7 @@ def test_a_turn_repeats_short_calls() -> None:
     assert len(calls) == 10
 
 
+@pytest.mark.once
 def test_the_means_are_by_family_and_pass() -> None:
     ratios = [("narrow", "forward", "2.0"), ("narrow", "forward", "8.0"), ("dense", "forward", "1.5")]
     rows = [dict(zip(("family", "pass", "ratio"), cells, strict=True)) for cells in ratios]

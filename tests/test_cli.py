@@ -122,6 +122,7 @@ def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys:
     assert not folder.exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -198,6 +199,7 @@ def test_bad_input_is_refused_in_a_sentence_and_nothing_is_left(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.once
 def test_the_lists(capsys: Any) -> None:
     code, output, _ = run(capsys, "models", "resnext50*")
     assert code == 0
@@ -211,6 +213,7 @@ def test_the_lists(capsys: Any) -> None:
     assert "groupwise train digits" in output
 
 
+@pytest.mark.once
 def test_describe(capsys: Any) -> None:
     code, output, _ = run(capsys, "describe", "mnist_cnn", "-a", "convolution=grouped", "--classes", "7")
     assert code == 0
@@ -321,12 +324,14 @@ def test_the_backend_is_the_option_then_the_variable_then_the_file_then_what_is_
     assert all(f'pip install "groupwise[{name}]"' in str(error.value) for name in FRAMEWORKS)
 
 
+@pytest.mark.once
 def test_a_file_of_another_keras_model_is_refused(tmp_path: Path, capsys: Any) -> None:
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     message = refusal(capsys, "evaluate", tmp_path / "other.keras", "digits")
     assert "was not written by `groupwise train`" in message
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_command_with_a_word(
     number: signal.Signals, capsys: Any, monkeypatch: pytest.MonkeyPatch
@@ -340,6 +345,7 @@ def test_a_signal_ends_every_command_with_a_word(
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("times", "busy"), [(1, 0.0), (3, 0.0), (1, 0.3)])
 def test_a_signal_that_comes_where_python_loses_it_ends_the_command_all_the_same(
     times: int, busy: float, capsys: Any, monkeypatch: pytest.MonkeyPatch
@@ -369,6 +375,7 @@ def test_a_signal_that_comes_where_python_loses_it_ends_the_command_all_the_same
     assert sys.unraisablehook == hook
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full to write to")
 @pytest.mark.parametrize("arguments", [("models",), ("--help",), ("--version",)])
 def test_an_output_that_is_full_is_said(
@@ -380,16 +387,7 @@ def test_an_output_that_is_full_is_said(
         assert capsys.readouterr().err == "groupwise: the output: no space left on device\n"
 
 
-def test_a_pipe_that_closes_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr("groupwise.cli.application.app", broken)
-    monkeypatch.setattr("os.dup2", lambda *_: None)
-    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
-    assert main(["models"]) == 1
-
-
+@pytest.mark.once
 def test_colour_and_grey_meet(tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network for grey images takes colour ones, and says what they show."""
     monkeypatch.chdir(tmp_path)

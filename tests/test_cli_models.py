@@ -83,6 +83,7 @@ def test_images_of_any_size_and_layers_made_of_layers(capsys: Any) -> None:
         _ = models.describe(keras.saving.load_model("m.keras")).macs
 
 
+@pytest.mark.once
 def test_a_model_without_a_graph_is_said(capsys: Any) -> None:
     @keras.saving.register_keras_serializable("test_cli_models")
     class Own(keras.Model):
@@ -113,6 +114,7 @@ def test_tune_shows_what_is_stored_for_a_model(cache_folder: Path, capsys: Any) 
     assert "dense 1x1" not in said
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -10,6 +10,7 @@ import keras
 import pytest
 
 import groupwise
+from groupwise.cli import main
 from groupwise.training.workspace import Workspace
 from tests import tiny as bars
 
@@ -65,6 +66,7 @@ def test_ctrl_c_stops_and_resume_goes_on_as_if_nothing_had_been(tmp_path: Path) 
     assert len(Workspace(tmp_path / "run").read_metrics()) == EPOCHS
 
 
+@pytest.mark.once
 def test_bad_arguments_are_refused_before_a_framework_starts(tmp_path: Path) -> None:
     code = "import sys; from groupwise.cli import main; code = main(); sys.exit(code + 10 * ('keras' in sys.modules))"
     for arguments in (
@@ -77,3 +79,14 @@ def test_bad_arguments_are_refused_before_a_framework_starts(tmp_path: Path) -> 
         done = subprocess.run(command, cwd=tmp_path, env=_environment(), text=True, capture_output=True, check=False)
         assert done.returncode == 2, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_a_pipe_that_closes_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("groupwise.cli.application.app", broken)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+    assert main(["models"]) == 1

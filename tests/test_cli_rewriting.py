@@ -75,6 +75,7 @@ def test_a_fine_tuning_that_diverges_writes_nothing(tiny: str, tmp_path: Path, c
     assert not output.exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

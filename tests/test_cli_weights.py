@@ -74,6 +74,7 @@ def test_convert_then_predict(weights: Path, capsys: Any) -> None:
     assert "belongs to --cam" in refusal(capsys, *predict, "--cam-class", "tabby")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -90,6 +91,7 @@ def test_what_convert_refuses(weights: Path, arguments: tuple[str, ...], message
     assert sorted(path.name for path in Path.cwd().iterdir()) == [weights.name]
 
 
+@pytest.mark.once
 def test_ctrl_c_says_so_and_leaves_nothing(weights: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -131,6 +133,7 @@ def test_arguments_travel_from_a_model_to_the_training_that_starts_from_it(weigh
     assert network.architecture["name"] == SMALL
 
 
+@pytest.mark.once
 def test_a_keras_file_that_wants_to_run_something_is_refused(tmp_path: Path, capsys: Any) -> None:
     """A lambda is stored as Python bytecode, which safe mode does not load."""
     path = str(tmp_path / "marker")

@@ -16,7 +16,7 @@ from groupwise.ops.algorithms import ALGORITHMS
 from groupwise.spec import ConvSpec
 from tests import epilogues
 from tests.activations import TRUTH
-from tests.frameworks import needs_core, skip_without_core
+from tests.frameworks import BACKEND, needs_core, skip_without_core
 
 every_spec = pytest.mark.parametrize("spec", epilogues.ONE_EACH, ids=["depthwise", "narrow", "dense", "wide", "1x1"])
 every_end = pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -40,7 +40,7 @@ def with_core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs_core
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [True] if BACKEND == "jax" else [False, True])
 @every_extra
 @every_end
 @every_spec

@@ -42,6 +42,7 @@ def permutation(channels: int, groups: int) -> Any:
     return matrix
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("channels", "groups"), [(8, 1), (8, 2), (8, 8), (12, 3)])
 def test_reach_finds_what_is_connected(channels: int, groups: int) -> None:
     found = connectivity.reach(connectivity.summing(channels, groups), channels)
@@ -50,6 +51,7 @@ def test_reach_finds_what_is_connected(channels: int, groups: int) -> None:
     np.testing.assert_array_equal(shuffled, permutation(channels, groups))
 
 
+@pytest.mark.once
 def test_a_stack_connects_as_the_product_of_its_steps() -> None:
     channels, groups = 12, 3
     convolution, dealt = blocks(channels, groups), permutation(channels, groups)
@@ -64,6 +66,7 @@ def test_a_stack_connects_as_the_product_of_its_steps() -> None:
     assert connectivity.by_group(mixed[2].reached, groups)[:3].tolist() == np.eye(3, dtype=bool).tolist()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("channels", "groups"), [(12, 3), (16, 8), (24, 8), (8, 1), (4, 4)])
 def test_how_many_convolutions_mix_all_channels(channels: int, groups: int) -> None:
     reached, expected = blocks(channels, groups), None
@@ -75,12 +78,14 @@ def test_how_many_convolutions_mix_all_channels(channels: int, groups: int) -> N
     assert connectivity.convolutions_to_mix(channels, groups) == expected
 
 
+@pytest.mark.once
 def test_a_shufflenets_groups() -> None:
     # arXiv 1707.01083, table 1: 240 and 384 channels in the first stage; the shuffle stands after a quarter of them.
     assert page_shuffle.shuffled_channels("shufflenet_g3_w1") == (60, 3)
     assert page_shuffle.shuffled_channels("shufflenet_g8_w1") == (96, 8)
 
 
+@pytest.mark.once
 def test_the_worked_example_of_the_documentation() -> None:
     products, convolved, ways = page_grouped.worked_example()
     right, wrong, strided = ways
@@ -95,6 +100,7 @@ def test_the_worked_example_of_the_documentation() -> None:
             assert strided.owners[channel, place] == channel % 2 * 4 + place
 
 
+@pytest.mark.once
 def test_costs_counted_by_hand() -> None:
     name, spec = page_grouped.grouped_layer("resnext50_32x4d")
     groups, depthwise, dense = page_grouped.costs(spec).values()
@@ -118,11 +124,13 @@ def test_the_ways_agree_on_random_numbers() -> None:
         assert page_grouped.difference(spec, algorithm) < 1e-5
 
 
+@pytest.mark.once
 def test_a_network_of_depthwise_convolutions_has_groups_of_one() -> None:
     _, spec = page_grouped.grouped_layer("mobilenetv1_100")
     assert (spec.groups, spec.kernel_shape) == (32, (3, 3, 1, 32))
 
 
+@pytest.mark.once
 def test_the_rank_of_a_kernel_known_by_hand() -> None:
     kernel = np.zeros((1, 2, 1, 2))
     kernel[0, :, 0] = [[3, 0], [0, 4]]  # singular values 4 and 3
@@ -132,6 +140,7 @@ def test_the_rank_of_a_kernel_known_by_hand() -> None:
     assert page_separable.errors(pattern)[0] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("shape", [(3, 3, 4, 20), (3, 3, 2, 5), (5, 1, 1, 3)])
 def test_separable_kernels_multiply_to_the_nearest_dense_one(shape: tuple[int, int, int, int]) -> None:
     kernel = np.random.default_rng(0).normal(size=shape)
@@ -166,6 +175,7 @@ def test_kernels_of_networks_and_files(tmp_path: Path) -> None:
         page_separable.find_kernel(str(tmp_path / "inner.keras"))
 
 
+@pytest.mark.once
 def test_a_block_in_three_forms_counted_by_hand() -> None:
     forms = {form: page_forms.describe_block("resnext50_32x4d", form) for form in "abc"}
     weights = 256 * 128 + 9 * 4 * 128 + 128 * 256
@@ -183,6 +193,7 @@ def test_a_block_in_three_forms_counted_by_hand() -> None:
     }
 
 
+@pytest.mark.once
 def test_a_squeezed_block() -> None:
     block = page_forms.describe_block("seresnext50_32x4d", "c")
     assert block.squeezed == 16  # 256 / 16
@@ -222,6 +233,7 @@ class Elements(HTMLParser):
         self.found.append((tag, {name: value or "" for name, value in attrs}))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "name",
     ["a[x](https://example.org).keras", "`rm`.keras", r"\`a\\[b].keras", "<script>&amp;.keras", "caf\udce9\n|a|.keras"],
@@ -248,6 +260,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     return {topic: explain.write(topic, folder / "made", SMALL_NAMES.get(topic)) for topic in explain.TOPICS}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("topic", explain.TOPICS)
 def test_a_page_stands_alone(topic: str, written: dict[str, list[Path]]) -> None:
     path, *pictures = written[topic]
@@ -270,6 +283,7 @@ def test_a_page_stands_alone(topic: str, written: dict[str, list[Path]]) -> None
     assert text.index("<h1>") < text.index("<p>") < text.index("<h2>")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("topic", explain.TOPICS)
 def test_pictures_are_drawn(topic: str, written: dict[str, list[Path]]) -> None:
     for path in written[topic][1:]:
@@ -280,6 +294,7 @@ def test_pictures_are_drawn(topic: str, written: dict[str, list[Path]]) -> None:
             assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 20
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("topic", explain.TOPICS)
 def test_a_page_in_a_browser(topic: str, written: dict[str, list[Path]], tmp_path: Path) -> None:
     seen = browser.look(written[topic][0], tmp_path)
@@ -303,6 +318,7 @@ def test_the_forms_agree(written: dict[str, list[Path]]) -> None:
     assert "All three have the same parameters and MACs." in text
 
 
+@pytest.mark.once
 def test_pages_say_what_was_computed(written: dict[str, list[Path]]) -> None:
     page, shuffled = (in_one_line(written[topic][0]) for topic in ("grouped", "shuffle"))
     assert "[6, 6, 6, 6, 22, 22, 22, 22]" in page
@@ -311,6 +327,7 @@ def test_pages_say_what_was_computed(written: dict[str, list[Path]]) -> None:
     assert "has 96 channels in 8 groups of 12" in shuffled
 
 
+@pytest.mark.once
 def test_the_default_examples() -> None:
     page: Page = explain.make("shuffle")
     assert list(page.figures) == ["shuffle_lines", "shuffle_matrix"]
@@ -319,6 +336,7 @@ def test_the_default_examples() -> None:
     assert "after 2 convolutions" in " ".join(answer.split())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("topic", "name", "message"),
     [
@@ -344,6 +362,7 @@ def test_wrong_topics_and_names(
     assert not (tmp_path / "pages").exists()
 
 
+@pytest.mark.once
 def test_damaged_files_and_wrong_folders(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
     file = tmp_path / "damaged.keras"
@@ -356,6 +375,7 @@ def test_damaged_files_and_wrong_folders(tmp_path: Path, capsys: Any, monkeypatc
     assert "--output" in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_the_command_says_where_the_page_is(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
     assert main(["explain", "grouped", "--output", str(tmp_path / "new" / "pages")]) == 0

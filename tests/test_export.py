@@ -165,6 +165,7 @@ def test_a_networks_name_means_the_network_though_a_file_has_it(
     assert source == tmp_path / "source.keras"
 
 
+@pytest.mark.once
 def test_outputs_that_differ_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: Path, request: Any, writer: str) -> dict[str, Any]:
         (folder / request["name"]).write_text("a file")
@@ -199,6 +200,7 @@ def test_a_second_process_that_could_not_say_what_it_found(
         exporting._run_worker(tmp_path, {"title": "ONNX"}, "torch")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -243,6 +245,7 @@ def test_refusals(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_missing_packages_are_named(form: Format) -> None:
     first = next(iter(form.writers))
@@ -256,6 +259,7 @@ def test_missing_packages_are_named(form: Format) -> None:
     assert not is_installed("no_such_package")
 
 
+@pytest.mark.once
 def test_an_old_keras_is_told_to_be_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("groupwise.export.formats.keras_version", lambda: (3, 12))
     with pytest.raises(UserError, match=r'ONNX needs Keras 3\.14 or newer: pip install "keras>=3\.14"'):
@@ -276,6 +280,7 @@ def test_what_computes_in_half_precision_is_widened_and_nothing_else() -> None:
     assert double.get_layer("double").compute_dtype == "float64"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("head", "limits"), [("float32", {"outputs": 2**-6, "widened": 1e-4}), (None, {"outputs": 2**-6, "widened": 2**-9})]
 )
@@ -293,6 +298,7 @@ def typed(dtype: str) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(3, name="scores")(keras.layers.GlobalAveragePooling2D()(x)))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("dtype", "low", "high"), [("uint8", 0, 255), ("int8", -128, 127), ("int32", 0, 255), ("bool", 0, 1)]
 )
@@ -302,6 +308,7 @@ def test_noise_has_the_inputs_type_and_range(dtype: str, low: int, high: int) ->
     assert (noise.min(), noise.max()) == (low, high)
 
 
+@pytest.mark.once
 def test_a_type_that_numpy_lacks_becomes_float32() -> None:
     signature = signature_of(typed("bfloat16"), None)
     assert (signature.dtype, signature.output_dtype, signature.output_name) == ("float32", "float32", "scores")
@@ -364,6 +371,7 @@ def quantized() -> keras.Model:
     return model
 
 
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
 @pytest.mark.parametrize(

@@ -75,18 +75,21 @@ def rooms_of(room: str) -> set[str]:
     return names & ALLOWED.keys() - {room}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("room", ALLOWED)
 def test_a_room_imports_what_it_may(room: str) -> None:
     assert rooms_of(room) <= ALLOWED[room]
     assert room == "cli" or ALLOWED[room] - GROUND <= rooms_of(room), "allowed for nothing"
 
 
+@pytest.mark.once
 def test_every_room_has_its_place_below_those_that_import_it() -> None:
     assert {module.split(".")[0] for module in modules()} - {"__init__", "__main__"} == ALLOWED.keys()
     places = list(ALLOWED)
     assert all(ALLOWED[room] <= {*places[:place]} for place, room in enumerate(places))
 
 
+@pytest.mark.once
 def test_only_a_backend_imports_its_framework() -> None:
     foreign = {
         f"{module} imports {name}"
@@ -154,6 +157,7 @@ def underscored(path: Path) -> set[str]:
     return {name for name in found if name.startswith("_") and not name.startswith("__")}
 
 
+@pytest.mark.once
 def test_private_names_of_keras_stand_in_one_file() -> None:
     other = {module: names for module, names in modules().items() if module != "keras_private"}
     assert not [f"{module} imports {name}" for module, names in other.items() for name in names if "keras.src" in name]
@@ -163,6 +167,7 @@ def test_private_names_of_keras_stand_in_one_file() -> None:
     assert not {module: names - asked[module] for module, names in UNDERSCORED.items() if names - asked[module]}
 
 
+@pytest.mark.once
 def test_spec_core_and_routing_need_only_the_standard_library_and_numpy() -> None:
     tops = {
         name.split(".")[0]
@@ -173,10 +178,12 @@ def test_spec_core_and_routing_need_only_the_standard_library_and_numpy() -> Non
     assert tops <= set(sys.stdlib_module_names) | {"groupwise", "numpy"}
 
 
+@pytest.mark.once
 def test_weight_files_need_no_keras() -> None:
     assert not {name for room in ("weights.reading", "weights.hub") for name in modules()[room] if "keras" in name}
 
 
+@pytest.mark.once
 def test_nothing_imports_tests_or_benchmarks() -> None:
     tops = {name.split(".")[0] for imports in modules().values() for name in imports}
     assert not tops & {"tests", "benchmarks"}
@@ -201,17 +208,20 @@ def test_a_seed_loads_no_framework_that_keras_does_not() -> None:
     assert loaded("from groupwise.training.seed import set_seed; set_seed(1)") == loaded("import keras") | {BACKEND}
 
 
+@pytest.mark.once
 def test_importing_the_command_and_the_recipes_loads_neither_keras_nor_a_framework() -> None:
     modules = "groupwise.cli.application, groupwise.recipes"
     assert loaded(f"import {modules}; assert not {{'keras', 'matplotlib'}} & sys.modules.keys()") == set()
 
 
+@pytest.mark.once
 def test_only_the_command_prints() -> None:
     below = {module: imports for module, imports in modules().items() if module.split(".")[0] != "cli"}
     tops = {name.split(".")[0] for imports in below.values() for name in imports}
     assert not tops & {"rich", "typer"}
 
 
+@pytest.mark.once
 def test_below_the_command_no_text_speaks_of_commands_and_options() -> None:
     """Docstrings and comments may show a command, and so may a page of `explain`, which says how it was made.
 

@@ -40,6 +40,7 @@ class Clock:
         return run
 
 
+@pytest.mark.once
 def test_a_race_is_the_median_of_rounds_in_turns_without_the_compilation() -> None:
     clock = Clock()
     rivals = {
@@ -51,6 +52,7 @@ def test_a_race_is_the_median_of_rounds_in_turns_without_the_compilation() -> No
     assert clock.calls[6:] == ["first", "fast", "slow"] * measuring.ROUNDS[0]
 
 
+@pytest.mark.once
 def test_the_hopeless_are_left_out_but_never_the_first() -> None:
     clock = Clock()
     times = {"first": 1.0, "fast": 0.01, "bearable": 0.039, "hopeless": 0.05}
@@ -97,6 +99,7 @@ def test_what_is_measured_is_a_training_step(family: str) -> None:
             near(np.asarray(keras.ops.convert_to_numpy(result)), *expected(pass_, spec, arrays), what)
 
 
+@pytest.mark.once
 @on_cpu
 @pytest.mark.parametrize(
     "spec", [ConvSpec.of((1, 5, 5, 8), (3, 3, 2, 8), 4), ConvSpec.of((1, 5, 5, 4), (1, 1, 4, 6), 1)], ids=kind
@@ -110,11 +113,13 @@ def test_choose(spec: ConvSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(time for _, time in choice.times) == 1
 
 
+@pytest.mark.once
 def test_nothing_is_no_choice() -> None:
     with pytest.raises(ValueError, match="there is nothing to measure"):
         measuring.choose([], backends.active.runtime, training_step)
 
 
+@pytest.mark.once
 def test_an_accelerator_has_nothing_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends.active, "runtime", lambda inputs=None: Runtime(BACKEND, "gpu"))
     with pytest.raises(UserError, match="only CPUs have something to choose from"):

@@ -42,6 +42,7 @@ def test_each_thing_that_happens_is_an_event(tiny: str, tmp_path: Path) -> None:
     assert any(event.as_dict()["event"] == "weights_taken" for event in begun)
 
 
+@pytest.mark.once
 def test_lines_and_files_say_what_the_console_says(tiny: str, tmp_path: Path) -> None:
     dataset, text = bars.dataset(tmp_path), io.StringIO()
     plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2))
@@ -63,6 +64,7 @@ def test_lines_and_files_say_what_the_console_says(tiny: str, tmp_path: Path) ->
     assert all(row["time"].endswith("+00:00") for row in rows)
 
 
+@pytest.mark.once
 def test_a_name_of_others_acts_on_no_observer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from groupwise.training.observers import log
 
@@ -78,6 +80,7 @@ def test_a_name_of_others_acts_on_no_observer(tmp_path: Path, caplog: pytest.Log
         FileObserver(tmp_path / "none" / "log.jsonl")
 
 
+@pytest.mark.once
 def test_a_training_that_ends_early_says_so(tiny: str, tmp_path: Path) -> None:
     seen: list[Event] = []
     plan = make_plan(bars.dataset(tmp_path), "x", bars.recipe(learning_rate=1e30, warm_up=0.0))
@@ -87,6 +90,7 @@ def test_a_training_that_ends_early_says_so(tiny: str, tmp_path: Path) -> None:
     assert "nothing was kept" in str(seen[-1])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("given", "python", "command"),
     [

@@ -56,6 +56,7 @@ def names(*given: str, recursive: bool = False) -> list[str]:
         return [path.as_posix() for path in image_paths(given, recursive, note)]
 
 
+@pytest.mark.once
 def test_of_a_folder_the_images_are_taken_that_training_reads(folder: Path, capsys: Any) -> None:
     Image.init()
     written = {
@@ -81,6 +82,7 @@ def test_of_a_folder_the_images_are_taken_that_training_reads(folder: Path, caps
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.once
 def test_folders_below_are_looked_into_if_asked(folder: Path, capsys: Any) -> None:
     write("a/2.png", "a/10.png", "a/b/1.png", "a/c/d/0.png", "x.png")
     assert names("x.png", "a") == ["x.png", "a/10.png", "a/2.png"]
@@ -91,6 +93,7 @@ def test_folders_below_are_looked_into_if_asked(folder: Path, capsys: Any) -> No
         names("a/c")
 
 
+@pytest.mark.once
 def test_what_cannot_be_taken_is_said(folder: Path, capsys: Any) -> None:
     write("a/1.png", "b[1].png", "c/._x.png")
     for name in ("a/2.heic", "a/3.mov", "d/1.heic", "photos.zip"):
@@ -138,6 +141,7 @@ def test_the_classes_are_named_and_numbered(tiny: str, folder: Path, capsys: Any
     assert Path("a/1.cam.png").exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "renamed",
     [str, lambda name: name.split(" (")[0], lambda name: name.replace(" ", "_"), lambda name: f"{name}, Latin"],

@@ -18,6 +18,7 @@ DENSE = ConvSpec.of((16, 56, 56, 64), (3, 3, 64, 64), groups=1)
 WITHOUT_ONEDNN = Runtime("tensorflow", "cpu", grouped_gradients=frozenset())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("runtime", "spec", "algorithm"),
     [
@@ -56,6 +57,7 @@ def test_the_first_row_without_objection_runs(runtime: Runtime, spec: ConvSpec, 
         assert objection in str(routing)
 
 
+@pytest.mark.once
 def test_a_depthwise_convolution_of_unknown_size_still_runs_on_jax() -> None:
     spec = ConvSpec.of((None, None, None, 8), (3, 3, 1, 8), groups=8, strides=2)
     routing = explain(spec, Runtime("jax", "cpu"))
@@ -71,6 +73,7 @@ def test_explain_routing_names_this_framework() -> None:
         groupwise.explain_routing((16, 56, 56, 128), (3, 3, 4, 128), groups=5)
 
 
+@pytest.mark.once
 def test_macs_and_shapes_by_hand() -> None:
     assert STAGE.macs == 56 * 56 * 128 * 9 * 4
     assert STAGE.output_shape == (16, 56, 56, 128)

@@ -23,7 +23,7 @@ from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
-from groupwise.interruption import SIGNALS, Interrupted, Interruption
+from groupwise.interruption import SIGNALS, Interrupted
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged
@@ -202,22 +202,7 @@ def test_an_interruption_in_the_first_epoch_leaves_nothing(
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_second_signal_does_not_wait_for_the_step_and_an_ignored_one_is_none() -> None:
-    interruption = Interruption()
-    with interruption:
-        signal.raise_signal(signal.SIGTERM)
-        assert (interruption.requested, interruption.number) == (True, signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        with Interruption() as unheard:
-            signal.raise_signal(signal.SIGTERM)
-        assert not unheard.requested
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
+@pytest.mark.once
 def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(tiny: str, tmp_path: Path) -> None:
     dataset, folder = bars.dataset(tmp_path), Workspace(tmp_path / "run")
     first = _train(dataset, tmp_path / "first", bars.recipe(epochs=10))
@@ -238,6 +223,7 @@ def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(ti
     assert (tmp_path / "first" / "last.keras").exists()
 
 
+@pytest.mark.once
 def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +248,7 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
     assert _resume(dataset, tmp_path / "run").epochs == 2
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "finished"),
     [
@@ -314,6 +301,7 @@ def test_a_rate_that_is_far_too_high_leaves_nothing(tiny: str, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.once
 def test_a_picture_that_cannot_be_drawn_hides_no_interruption(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +325,7 @@ def test_validation_images_choose_the_best_model(tiny: str, tmp_path: Path) -> N
     assert evaluation_of(logits, dataset.test.labels).top1 == summary.test_accuracy
 
 
+@pytest.mark.once
 def test_a_folder_with_something_in_it_is_refused(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     (tmp_path / "full").mkdir()
@@ -349,6 +338,7 @@ def test_a_folder_with_something_in_it_is_refused(tiny: str, tmp_path: Path) -> 
         _train(dataset, tmp_path / "full" / "thesis.txt")
 
 
+@pytest.mark.once
 def test_broken_images_are_named_and_counted_and_many_stop_the_training(tiny: str, tmp_path: Path) -> None:
     root = bars.write_folder(tmp_path / "bars")
     files = sorted((root / "train").rglob("*.png"))
@@ -365,6 +355,7 @@ def test_broken_images_are_named_and_counted_and_many_stop_the_training(tiny: st
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.once
 def test_the_image_size_is_the_data_s_or_the_network_s(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     assert make_plan(dataset, "x", bars.RECIPE).image_size == (8, 8)
@@ -376,6 +367,7 @@ def test_the_image_size_is_the_data_s_or_the_network_s(tiny: str, tmp_path: Path
     assert default_recipe(replace(dataset, image_size=None)) == "photos"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("size", "crop"), [((8, 8), 1.0), ((9, 9), 0.875), (None, 0.875)])
 def test_nothing_is_cut_off_images_of_the_networks_size(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None, crop: float
@@ -387,6 +379,7 @@ def test_nothing_is_cut_off_images_of_the_networks_size(
     assert Plan.of(json.loads(json.dumps(plan.as_dict()))) == plan
 
 
+@pytest.mark.once
 def test_jpegs_are_predicted_at_their_full_size(tiny: str, tmp_path: Path) -> None:
     network = models.create("tiny")
     network.metadata["class_names"] = ["a", "b", "c"]

@@ -31,6 +31,7 @@ def network_of(tmp_path: Path, *class_names: str) -> Network:
     return network
 
 
+@pytest.mark.once
 def test_classes_are_matched_by_name_and_never_by_position(tiny: str, tmp_path: Path) -> None:
     network = network_of(tmp_path, "caf\u00e9 au lait", "down", "slant")
 
@@ -55,6 +56,7 @@ def test_classes_are_matched_by_name_and_never_by_position(tiny: str, tmp_path: 
     assert labels("2", "1")[0] == ["1", "2"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("classes", "places", "says"),
     [

@@ -1,5 +1,6 @@
 """What a training is made of: the rate's schedule, the optimizer, the average of weights, the evaluation, the type."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from groupwise.errors import UserError
 from groupwise.inference import evaluate, make_batches
 from groupwise.inference.evaluation import evaluation_of
 from groupwise.inference.outputs import predict_logits
+from groupwise.interruption import Interruption
 from groupwise.routing import Accelerator, Runtime
 from groupwise.training import train
 from groupwise.training.bookkeeper import swap_average
@@ -141,6 +143,7 @@ def test_a_card_with_bfloat16_trains_in_it_unless_the_recipe_says_otherwise(
     assert begun.as_dict()["accelerator"] == environment("torch", "card")["accelerator"] == "card"
 
 
+@pytest.mark.once
 def test_batches_that_are_large_for_the_data_are_said(tiny: str, tmp_path: Path) -> None:
     dataset, seen = bars.dataset(tmp_path), list[Event]()
     plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, batch_size=64))
@@ -163,3 +166,20 @@ def test_the_largest_seed_is_one_for_every_epoch(tiny: str, tmp_path: Path) -> N
     dataset = bars.dataset(tmp_path)
     plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2), seed=2**32 - 1)
     assert train(plan, dataset, tmp_path / "run", observer=lambda _: None).epochs == 2
+
+
+@pytest.mark.once
+def test_a_second_signal_does_not_wait_for_the_step_and_an_ignored_one_is_none() -> None:
+    interruption = Interruption()
+    with interruption:
+        signal.raise_signal(signal.SIGTERM)
+        assert (interruption.requested, interruption.number) == (True, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Interruption() as unheard:
+            signal.raise_signal(signal.SIGTERM)
+        assert not unheard.requested
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -18,6 +18,8 @@ from groupwise.training import make_plan, train
 from tests import tiny as bars
 from tests.test_cli import _backend_of_the_tests, refusal, run  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.once
+
 tiny = bars.tiny
 
 

@@ -35,6 +35,7 @@ def routed(spec: ConvSpec = NARROW) -> Any:
     return explain(spec, backends.active.runtime())
 
 
+@pytest.mark.once
 def test_what_is_stored_is_read_again_and_added_to(cache_folder: Path) -> None:
     assert tuning.current(BACKEND, VERSION) is None
     file = tuning.store(BACKEND, VERSION, {"narrow groups": BLOCKS, "dense": MATMUL})
@@ -67,6 +68,7 @@ def test_what_is_stored_runs(cache_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert routed() == built_in
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
 def test_the_convolution_comes_before_its_kind_and_what_cannot_run_is_passed_over(framework: str) -> None:
     choices = {"narrow groups": BLOCKS, exact_name(NARROW): replace(BLOCKS, times=BLOCKS.times[1:])}
@@ -103,6 +105,7 @@ def stored(**changes: Any) -> str:
     return json.dumps(content)
 
 
+@pytest.mark.once
 @on_cpu
 @pytest.mark.parametrize(
     ("text", "reason"),
@@ -145,6 +148,7 @@ def test_a_file_that_does_not_hold_here_is_ignored_with_one_warning(
             assert routed() == first
 
 
+@pytest.mark.once
 @on_cpu
 def test_without_the_core_the_other_measurements_hold(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = stored(measured_with={"instruction set": "of another machine"})
@@ -157,6 +161,7 @@ def test_without_the_core_the_other_measurements_hold(cache_folder: Path, monkey
     assert routed().algorithm == "blocks"
 
 
+@pytest.mark.once
 def test_the_cache_folder_is_where_the_system_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for name in ("GROUPWISE_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
@@ -174,12 +179,14 @@ def test_the_cache_folder_is_where_the_system_has_it(tmp_path: Path, monkeypatch
     assert tuning.folder() == tmp_path / "own"
 
 
+@pytest.mark.once
 def test_a_folder_that_cannot_be_written_to_is_a_sentence(cache_folder: Path) -> None:
     cache_folder.write_text("a file")
     with pytest.raises(UserError, match="cannot be written to: set GROUPWISE_CACHE to a folder that can"):
         tuning.store(BACKEND, VERSION, {"dense": MATMUL})
 
 
+@pytest.mark.once
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     def fail(partial: Path) -> None:
         partial.write_text("ne")
@@ -192,6 +199,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file.json", "old")]
 
 
+@pytest.mark.once
 def test_the_built_in_one_stays_unless_another_is_clearly_faster() -> None:
     assert Choice.of({"native": 1.04, "core": 1.0, "blocks": 2.0}, "native").times == (
         ("native", 1.04),
@@ -203,6 +211,7 @@ def test_the_built_in_one_stays_unless_another_is_clearly_faster() -> None:
         Choice((("core", -1.0),), "core", "2026-01-31")
 
 
+@pytest.mark.once
 def test_names() -> None:
     assert kind(NARROW) == "narrow groups"
     assert kind(replace(NARROW, dtype="bfloat16")) == "narrow groups, bfloat16"

@@ -18,6 +18,8 @@ from groupwise.errors import UserError
 from groupwise.models.reading import _explained
 from tests.model_files import a_model, refusal
 
+pytestmark = pytest.mark.once
+
 
 def edited(path: Path, change: Any) -> Path:
     """Write a .keras file whose description `change` edits."""

@@ -41,6 +41,7 @@ def test_every_value_goes_into_its_own_variable(tmp_path: Path) -> None:
     assert network.metadata["class_names"][3] == "cat"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("prefix", "beside", "note"),
     [
@@ -65,6 +66,7 @@ def test_a_network_within_something_else(tmp_path: Path, prefix: str, beside: di
 TORCHVISION = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight", "fc.weight")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("prefixes", "chosen", "note"),
     [
@@ -88,12 +90,14 @@ def test_which_of_two_networks_is_taken(prefixes: tuple[str, ...], chosen: str, 
     assert found.note.endswith(note)
 
 
+@pytest.mark.once
 def test_two_networks_of_which_none_is_meant_are_refused() -> None:
     keys = [prefix + key for prefix in ("encoder_q.", "encoder_k.") for key in TORCHVISION]
     with pytest.raises(UserError, match=re.escape("several networks of this kind, below encoder_q., encoder_k.: save")):
         recognise("a.pth", "ResNet", keys)
 
 
+@pytest.mark.once
 def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path: Path) -> None:
     changes = {
         "features.stage1.unit1.body.conv2.bn.bias": None,
@@ -113,12 +117,14 @@ def test_missing_unexpected_and_misshapen_keys_are_listed(tmp_path: Path) -> Non
         assert text in str(error.value)
 
 
+@pytest.mark.once
 def test_squeezing_weights_fit_no_network_that_does_not_squeeze(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", "seresnet18")
     with pytest.raises(UserError, match=r"does not fit this network; keys 32 unexpected: .*\.se\.conv1\.weight"):
         models.create("resnet18", weights=path)
 
 
+@pytest.mark.once
 def test_another_number_of_classes_leaves_a_fresh_head(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     with pytest.warns(UserWarning, match="the head is fresh: 7 classes here, 10 in"):
@@ -132,6 +138,7 @@ def test_another_number_of_classes_leaves_a_fresh_head(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.once
 def test_parts_and_forms_of_a_network_take_the_same_file(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
@@ -151,6 +158,7 @@ def test_parts_and_forms_of_a_network_take_the_same_file(tmp_path: Path) -> None
     assert "class_names" not in backbone.metadata
 
 
+@pytest.mark.once
 def test_what_the_weights_expect_travels_through_saving(tmp_path: Path) -> None:
     source = pytorchcv_file(tmp_path / "weights.npz", TINY)
     timm = {"mean": [0.1, 0.2, 0.3], "std": [0.5] * 3, "crop_pct": 0.9, "interpolation": "bicubic"}
@@ -165,6 +173,7 @@ def test_what_the_weights_expect_travels_through_saving(tmp_path: Path) -> None:
     assert len(network.metadata["class_names"]) == 10
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -180,6 +189,7 @@ def test_a_damaged_configuration_is_refused(config: dict[str, Any], message: str
         input_of("timm", "ResNet", config, (224, 224))
 
 
+@pytest.mark.once
 def test_lukemelas_input_is_tensorflows() -> None:
     changes, size = input_of("lukemelas", "EfficientNet-Lite", {}, (300, 300))
     assert size == (280, 280)
@@ -187,6 +197,7 @@ def test_lukemelas_input_is_tensorflows() -> None:
     np.testing.assert_allclose(np.array([changes["mean"], changes["std"]]) * 255, [3 * [127], 3 * [128]])
 
 
+@pytest.mark.once
 def test_the_wrong_family_and_unknown_names_are_said(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", TINY)
     with pytest.raises(UserError, match=r"holds a network of .*CIFAR ResNeXt in pytorchcv's names, not MobileNet v1"):
@@ -200,6 +211,7 @@ def test_the_wrong_family_and_unknown_names_are_said(tmp_path: Path) -> None:
         models.create("mnist_cnn", weights=tmp_path / "unknown.npz")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -214,6 +226,7 @@ def test_sources_that_are_none(source: str, message: str) -> None:
         models.create("resnet18", weights=source)
 
 
+@pytest.mark.once
 def test_a_package_is_looked_up_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "carrier"
     (package / "models").mkdir(parents=True)
@@ -229,6 +242,7 @@ def test_a_package_is_looked_up_and_not_run(tmp_path: Path, monkeypatch: pytest.
     assert models.create(TINY, weights="package:carrier/two.npz").count_params()
 
 
+@pytest.mark.once
 def test_timms_configuration_says_which_efficientnet_it_is() -> None:
     from groupwise.models.pretrained import origin_of
 
@@ -253,6 +267,7 @@ def test_timms_configuration_says_which_efficientnet_it_is() -> None:
     assert origin.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.once
 def test_a_network_takes_its_publishers_habits_whatever_name_it_goes_by(tmp_path: Path) -> None:
     """Timm's MobileNet has ReLU6 and another mean; pytorchcv's ShuffleNet v2 has no padding in its first pool."""
     path = pytorchcv_file(tmp_path / "mobilenet.npz", "mobilenet_w1")
@@ -268,6 +283,7 @@ def test_a_network_takes_its_publishers_habits_whatever_name_it_goes_by(tmp_path
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(m(images, training=False)) for m in (network, again)))
 
 
+@pytest.mark.once
 def test_a_declared_network_of_another_depth_is_not_built_under_the_name(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", "resnext14_16x4d")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnext14_16x4d", "pretrained_cfg": {}}))
@@ -275,6 +291,7 @@ def test_a_declared_network_of_another_depth_is_not_built_under_the_name(tmp_pat
         models.create("resnext26_16x4d", weights=path)
 
 
+@pytest.mark.once
 def test_a_file_without_a_head(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", TINY, **{"output.fc.weight": None, "output.fc.bias": None})
     assert models.create(TINY, weights=path, include_top=False).count_params()
@@ -282,6 +299,7 @@ def test_a_file_without_a_head(tmp_path: Path) -> None:
         assert models.create(TINY, num_classes=7, weights=path).output_shape == (None, 7)
 
 
+@pytest.mark.once
 def test_canonical_keys_of_three_frameworks() -> None:
     assert list(canonical_keys(["fc.weight", "bn.num_batches_tracked"])) == ["fc.weight"]
     keras_keys = canonical_keys(
@@ -290,6 +308,7 @@ def test_canonical_keys_of_three_frameworks() -> None:
     assert list(keras_keys) == ["conv1_bn.weight", "conv1_bn.running_var", "probs.weight", "x_2_conv.weight"]
 
 
+@pytest.mark.once
 def test_imagenets_classes() -> None:
     classes = imagenet_classes()
     assert (len(classes), len(set(classes.values()))) == (1000, 1000)

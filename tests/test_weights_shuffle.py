@@ -29,6 +29,7 @@ def unit(x: np.ndarray, scale: np.ndarray, kernel: np.ndarray, groups: int, conv
     return np.concatenate([part @ k for part, k in zip(np.split(x, groups), kernels, strict=True)])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 8, 12, 17, 20, 34])
 def test_exchanged_units_compute_the_same_and_others_cannot(groups: int, n: int) -> None:
@@ -57,6 +58,7 @@ def _count(groups: int, n: int, source: int, target: int) -> int:
     return sum((index * groups + source) // n == target for index in range(n))
 
 
+@pytest.mark.once
 def test_a_shuffle_that_the_weights_cannot_have_is_refused(tmp_path: Path) -> None:
     path = pytorchcv_file(tmp_path / "weights.npz", "shufflenet_g8_wd2")
     with pytest.raises(UserError, match=r'no order of channels makes up for it.*pass shuffle="paper"'):
