@@ -51,7 +51,7 @@ class Call:
 
     Attributes:
         writes: the constants that it writes to.
-        has_effect: whether it does more than its results show: it writes, or draws random numbers.
+        has_effect: whether it does more than its results show: it writes, draws random numbers, or has no results.
         is_view: whether a result shares memory with an argument.
     """
 
