@@ -1,5 +1,6 @@
 """Outputs that cannot be written, files that are written whole or not at all, and locks that a kill ends."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,25 @@ def no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a command fail where it goes on to its work."""
     for module in (converting, explaining, exporting, rewriting, training, using):
         monkeypatch.setattr(module, "settle_backend", pytest.fail)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is synced there")
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def noted(name: str, function: Any) -> Any:
+        def run(*given: Any) -> Any:
+            seen.append(name)
+            return function(*given)
+
+        return run
+
+    monkeypatch.setattr("os.fsync", noted("sync", sync))
+    monkeypatch.setattr("os.replace", noted("name", replace))
+    write_text(tmp_path / "file", "text")
+    assert seen == ["sync", "name", "sync"]  # the last one is the folder's
+    assert (tmp_path / "file").read_text() == "text"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there, and other names are too long")

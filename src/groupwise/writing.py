@@ -1,5 +1,6 @@
 """Files written whole or not at all, where they can be written, and by one process at a time."""
 
+import errno
 import os
 import secrets
 import sys
@@ -52,10 +53,26 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         with writing(path):
             write(partial)
+            _sync(partial)
             os.replace(partial, target)  # noqa: PTH105 - Path.replace says the same, os.replace that it is atomic
+            _sync(target.parent)
     finally:
         with suppress(OSError):  # it is in its place, or what went wrong before is what counts
             partial.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Let a file's bytes, or a folder's names, be on the disk, whatever becomes of the machine."""
+    if sys.platform == "win32":  # where no folder, and no file that is only read, can be
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
