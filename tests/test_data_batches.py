@@ -102,6 +102,21 @@ def test_a_training_is_shuffled_and_can_go_on(cache, workers):
     assert all(images.shape == (4, 4, 4, 1) for epoch in epochs for images, _ in epoch)
 
 
+def test_an_epoch_goes_on_after_the_batches_that_were_given():
+    whole, rest = (batches_of(numbered_split(20), shuffle=True) for _ in range(2))
+    expected = [images for images, _ in whole]
+    rest.first = 3
+    assert (len(rest), rest.steps) == (2, 5)
+    for images, same in zip([images for images, _ in rest], expected[3:], strict=True):
+        np.testing.assert_array_equal(images, same)
+    with pytest.raises(IndexError, match="batch 2: there are 2"):
+        rest.batch(2)
+    for batches in (whole, rest):
+        batches.on_epoch_end()
+    assert (rest.epoch, rest.first, len(rest)) == (1, 0, 5)
+    assert epoch_of(rest) == epoch_of(whole)
+
+
 def test_every_epoch_has_its_own_order():
     batches = batches_of(numbered_split(20), shuffle=True)
     first = epoch_of(batches)

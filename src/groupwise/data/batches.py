@@ -79,8 +79,10 @@ class ImageBatches(keras.utils.PyDataset):
 
     Attributes:
         batch_size: as given.
-        epoch: which epoch's batches are given; fit() counts it up after the last of them. Set it to go on with
-            an interrupted training.
+        epoch: which epoch's batches are given; fit() counts it up after the last of them. Set it, and `first`, to go on
+            with an interrupted training.
+        first: how many of the epoch's batches were given before; they are left out, this once.
+        steps: batches of a whole epoch.
         seconds_waited: how long all requests together waited for a batch that was not ready. An upper bound
             on what the processor waited: TensorFlow, and JAX far more so, ask while a step still computes.
         failure: the UserError that stopped the batches, else None. (TensorFlow wraps what is raised here.)
@@ -131,7 +133,7 @@ class ImageBatches(keras.utils.PyDataset):
         self._samples = self._make_samples(decoding or Decoding())
         self._producer = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._pending: dict[tuple[int, int], Future[Batch]] = {}
-        self.epoch = 0
+        self.epoch = self.first = 0
         self.seconds_waited = 0.0
         self.failure: UserError | None = None
         self._seconds_mixing = 0.0
@@ -174,24 +176,29 @@ class ImageBatches(keras.utils.PyDataset):
         self._samples.close()
 
     def __len__(self) -> int:
-        """Return the batches of an epoch."""
+        """Return the batches that are left of the epoch."""
+        return self.steps - self.first
+
+    @property
+    def steps(self) -> int:
         self.load()
         count = len(self._split)
         return max(1, count // self.batch_size) if self._variation.shuffle else math.ceil(count / self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        """Batch number index of the current epoch. Raises UserError where it is empty: Keras would make it a NaN."""
+        """Batch number index of those that are left. Raises UserError where it is empty: Keras would make it a NaN."""
         images, labels = self.batch(index)
         if not len(images):
-            first = self._split.names[index * self.batch_size]
-            raise UserError(f"batch {index} is empty: {first} and all others of it are broken; use larger batches")
+            named = self._split.names[index * self.batch_size]
+            raise UserError(f"batch {index} is empty: {named} and all others of it are broken; use larger batches")
         return images, labels
 
     def batch(self, index: int) -> Batch:
-        """Batch number index of the current epoch, also if it is empty."""
-        count = len(self)
-        if not 0 <= index < count:
-            raise IndexError(f"batch {index}: there are {count}")
+        """Batch number index of those that are left, also if it is empty."""
+        count = self.steps
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index}: there are {len(self)}")
+        index += self.first
         started = time.perf_counter()
         self._reached_end = index == count - 1
         last = count if not self._variation.shuffle else 2 * count  # a training goes on with the next epoch
@@ -218,7 +225,7 @@ class ImageBatches(keras.utils.PyDataset):
         On JAX and PyTorch fit() also looks at a first batch before it starts; that is not counted as an epoch.
         """
         if self._reached_end:
-            self.epoch += 1
+            self.epoch, self.first = self.epoch + 1, 0
         self._reached_end = False
 
     def _make_samples(self, decoding: Decoding) -> Samples:
