@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import pytest
-from PIL import Image
 
 from groupwise import backends
 from groupwise.cli import main
@@ -112,6 +111,11 @@ def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monk
     assert code == 0
     assert "epoch 3/3" in output
     assert run(capsys, *resume)[0] == 0  # nothing is left to do
+    assert run(capsys, *resume, "auto")[0] == 0
+    new = ("train", "bars", "--model", "tiny", "--recipe", "digits", "--epochs", 1, "--output", "runs/new")
+    for finished in (False, True):
+        code, output, _ = run(capsys, *new, "--resume", "auto")
+        assert (code, "epoch 1/1" in output) == (0, not finished)
 
 
 def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys: Any) -> None:
@@ -154,7 +158,9 @@ def test_a_training_that_diverges_ends_with_1(tiny: str, tmp_path: Path, capsys:
         (("train", "digits", "--image-size", "99999999"), "there is not enough memory for this"),
         (("train", "digits", "-a", "form=a"), "--argument form='a': mnist_cnn has no such argument; it takes"),
         (("train", "digits", "--weights", "nowhere"), "nowhere does not exist"),
-        (("train", "digits", "--resume"), "say which run to go on with: --output RUN"),
+        (("train", "digits", "--resume"), "--resume run: say which run to go on with: --output RUN"),
+        (("train", "digits", "--resume", "auto"), "--resume auto: say which run to go on with: --output RUN"),
+        (("train", "digits", "--checkpoint-every", "often"), "--checkpoint-every often: is no interval; name a time"),
         (("train", "digits", "--resume", "--output", "nowhere"), "holds no run to resume"),
         (("train", "digits", "more"), "unexpected extra argument"),
         (("train", ""), "DATA '': is empty; `--help` says what it takes"),
@@ -385,14 +391,3 @@ def test_an_output_that_is_full_is_said(
         monkeypatch.setattr(sys, "stdout", full)
         assert main(arguments) == 2
         assert capsys.readouterr().err == "groupwise: the output: no space left on device\n"
-
-
-@pytest.mark.once
-def test_colour_and_grey_meet(tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network for grey images takes colour ones, and says what they show."""
-    monkeypatch.chdir(tmp_path)
-    root = bars.write_folder(tmp_path / "bars", train=30, test=6)
-    assert run(capsys, "train", "bars", "--model", "tiny", "--recipe", "digits", "--epochs", "1")[0] == 0
-    for file in root.rglob("*.png"):
-        Image.open(file).convert("RGB").save(file)
-    assert run(capsys, "evaluate", "runs/bars-tiny", "bars", "--all")[0] == 0

@@ -23,7 +23,7 @@ from groupwise.data.record import record_of
 from groupwise.errors import UserError
 from groupwise.inference import load_network, predict_images
 from groupwise.inference.evaluation import evaluation_of
-from groupwise.interruption import SIGNALS, Interrupted
+from groupwise.interruption import Interrupted
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged
@@ -66,6 +66,7 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
             "split.json",
             "environment.json",
             "metrics.csv",
+            "checkpoints",
             "last.keras",
             "best.keras",
             "curves.png",
@@ -118,6 +119,7 @@ def test_a_run_killed_in_its_first_epoch_begins_again_from_its_weights(tiny: str
     _train(dataset, tmp_path / "first", bars.recipe(epochs=1))
     plan = make_plan(dataset, "x", bars.recipe(epochs=1), weights=str(tmp_path / "first"))
     whole = train(plan, dataset, tmp_path / "run", observer=ConsoleObserver(Console(file=io.StringIO())))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
     for name in ("last.keras", "best.keras", "metrics.csv", "summary.json", "curves.png"):
         (tmp_path / "run" / name).unlink()
     assert _resume(dataset, tmp_path / "run").test_loss == pytest.approx(whole.test_loss, rel=1e-4)
@@ -181,27 +183,6 @@ def test_the_rate_beyond_the_end_is_continued_or_begun_anew(tiny: str, tmp_path:
             _go_on(dataset, tmp_path / "anew", *arguments)
 
 
-@pytest.mark.parametrize("number", [number for number in SIGNALS if number.name != "SIGBREAK"])
-def test_an_interruption_in_the_first_epoch_leaves_nothing(
-    number: int, tiny: str, tmp_path: Path, monkeypatch: Any
-) -> None:
-    dataset = bars.dataset(tmp_path)
-    original = ImageBatches.__getitem__
-
-    def interrupt(batches: ImageBatches, index: int) -> Any:
-        if index == 3:
-            signal.raise_signal(number)
-        return original(batches, index)
-
-    monkeypatch.setattr(ImageBatches, "__getitem__", interrupt)
-    before = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(Interrupted, match="nothing was kept") as caught:
-        _train(dataset, tmp_path / "new" / "run")
-    assert caught.value.number == number
-    assert not (tmp_path / "new").exists()
-    assert [signal.getsignal(number) for number in SIGNALS] == before
-
-
 @pytest.mark.once
 def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(tiny: str, tmp_path: Path) -> None:
     dataset, folder = bars.dataset(tmp_path), Workspace(tmp_path / "run")
@@ -241,7 +222,7 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
         write_text(path, text)
 
     monkeypatch.setattr("groupwise.training.workspace.write_text", full)
-    with pytest.raises(UserError, match=r"summary.json cannot be written: .*last.keras holds the model after epoch 2"):
+    with pytest.raises(UserError, match=r"summary.json cannot be written: .*holds the training after epoch 2"):
         _train(dataset, tmp_path / "run", bars.recipe(epochs=2), Full())
     monkeypatch.undo()
     monkeypatch.setitem(models.variants(), "tiny", bars.VARIANT)
@@ -274,7 +255,9 @@ def test_a_disk_that_is_full_while_saving_is_said_truly(
         _train(dataset, folder.path, bars.recipe(epochs=3))
     assert f"{name} cannot be written: no space left on device" in str(error.value)
     if finished:
-        assert f"{folder.last} holds the model after epoch 1 of 3" in str(error.value)
+        assert f"{folder.checkpoints}/step-000000006.safetensors holds the training after epoch 1 of 3" in str(
+            error.value
+        )
         assert _resume(dataset, folder.path).epochs == 3
     else:
         assert not folder.path.exists()
@@ -290,7 +273,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_pa
         return (images * np.float32(np.nan) if batches.epoch >= 2 else images), labels
 
     monkeypatch.setattr(ImageBatches, "__getitem__", spoil)
-    with pytest.raises(Diverged, match=r"became .* in epoch 3.*; .*last.keras holds .* after epoch 2 of 4"):
+    with pytest.raises(Diverged, match=r"became .* in epoch 3.*; .*000012.safetensors holds .* after epoch 2 of 4"):
         _train(dataset, tmp_path / "run")
     assert all(np.isfinite(weight).all() for weight in bars.weights(tmp_path / "run" / "last.keras"))
 

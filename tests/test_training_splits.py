@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from groupwise.cli.watching import ConsoleObserver
@@ -137,3 +138,13 @@ def test_a_resumed_run_finds_its_classes_by_name(tiny: str, tmp_path: Path, caps
     shutil.rmtree(root / "down")
     assert "it lacks 'down'" in refusal(capsys, "train", root, "--output", tmp_path / "run", "--resume")
     assert evaluated(capsys, tmp_path / "run", root)[1].startswith("groupwise: photos has changed")
+
+
+def test_colour_and_grey_meet(tiny: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network for grey images takes colour ones, and says what they show."""
+    monkeypatch.chdir(tmp_path)
+    root = bars.write_folder(tmp_path / "bars", train=30, test=6)
+    assert run(capsys, "train", "bars", "--model", "tiny", "--recipe", "digits", "--epochs", "1")[0] == 0
+    for file in root.rglob("*.png"):
+        Image.open(file).convert("RGB").save(file)
+    assert run(capsys, "evaluate", "runs/bars-tiny", "bars", "--all")[0] == 0

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
-# Ctrl-C; what the system, a batch queue or a container sends; a terminal that was closed; Windows' Ctrl-Break.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+# Ctrl-C; what the system, a batch queue or a container sends; SLURM before it kills, where it is asked to; a terminal
+# that was closed; Windows' Ctrl-Break.
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
 SIGNALS: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 MOMENT = 0.05  # seconds
 

@@ -4,7 +4,7 @@ Every module offers the same names (see `Backend`); all arrays are NHWC, all ker
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -94,6 +94,12 @@ class Backend(Protocol):
     step: type[Any] | None
     """(model, "train", "test" or "predict", what Keras calls with [batch]) -> the same without Python between the
     operations, as far as that can be had, and in `objection` why not; None where the framework traces a step itself."""
+
+    random_state: Callable[[], Mapping[str, Any]] | None
+    """() -> arrays by name, from which random layers go on; None where what their variables hold is all of it."""
+
+    set_random_state: Callable[[Mapping[str, Any]], None] | None
+    """(what `random_state` returned) -> the framework's random numbers go on from there."""
 
     tensors: Callable[[Sequence[Any]], list[Any]]
     """See `conversions.tensors`."""

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,7 +16,7 @@ from typer.core import TyperCommand
 from groupwise import __version__
 from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
 from groupwise.cli.console import make_console, note, say
-from groupwise.cli.options import as_command, option
+from groupwise.cli.options import VALUES, as_command, option
 from groupwise.errors import UserError, lacks_memory, naming
 from groupwise.interruption import Interrupted, on_signals
 from groupwise.training.stopped import Diverged
@@ -38,7 +39,17 @@ app = typer.Typer(
 
 
 class _Command(TyperCommand):
-    """A command that refuses empty texts, which would mean the current folder where a path is asked for."""
+    """A command whose options may have a value or none, as `options.VALUES` says, and that refuses empty texts.
+
+    An empty one would mean the current folder where a path is asked for.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = []
+        for argument, following in pairwise([*args, ""]):
+            values = VALUES.get(argument, ())
+            given.append(f"{argument}={values[0]}" if values and following not in values else argument)
+        return super().parse_args(ctx, given)
 
     def invoke(self, ctx: Any) -> Any:
         for parameter in self.params:

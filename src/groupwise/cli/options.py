@@ -49,7 +49,11 @@ SETTLED = {
 }
 """Arguments of `groupwise.models.create` that the commands settle, and how."""
 
+VALUES = {"--resume": ("run", "auto")}
+"""Options that may have one of some values, or none, which means the first of them."""
+
 _NAMES = {
+    "checkpoints_kept": "--keep-checkpoints",
     "explained_class": "--cam-class",
     "images": "--check",
     "jit_compile": "--compile",

@@ -14,6 +14,7 @@ from groupwise.cli.console import Listing, make_console
 from groupwise.cli.options import (
     MOST,
     SEEDS,
+    VALUES,
     ImageSize,
     ModelArguments,
     TrainingBackend,
@@ -29,6 +30,7 @@ from groupwise.errors import UserError
 from groupwise.inference.run_folder import read_json
 from groupwise.interruption import Interrupted
 from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
+from groupwise.training.checkpoints import Interval, epochs_finished
 from groupwise.training.workspace import Workspace
 from groupwise.writing import check_folder
 
@@ -46,6 +48,12 @@ class Schedule(StrEnum):
 
     CONTINUE = "continue"
     RESTART = "restart"
+
+
+class Resume(StrEnum):
+    """Which run is gone on with: that in the folder, or, if there is one, that."""
+
+    RUN, AUTO = VALUES["--resume"]
 
 
 class Dtype(StrEnum):
@@ -92,8 +100,17 @@ def train(
         str | None, left_open("The run's folder. Default: a new one below runs/.", metavar="FOLDER")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output after its last finished epoch.")
-    ] = False,
+        Resume | None,
+        left_open(
+            "Go on with the run in --output from its newest checkpoint; auto: if there is one, else begin it, so that "
+            "the same command line can be run again.",
+            metavar="[auto]",
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        str, typer.Option(help="How often what --resume goes on from is written: 10min, 500steps, or never.")
+    ] = "10min",
+    keep_checkpoints: Annotated[int, typer.Option(help="How many of the newest are kept.", min=1, max=MOST)] = 2,
     epochs: Annotated[
         int | None,
         left_open(
@@ -153,7 +170,7 @@ def train(
     """Train a network on images, and leave model, metrics and curves in a folder.
 
     The data is tested on its own test images, or on a fifth of each class that is set aside. Ctrl-C stops after the
-    running step; add --resume to go on, and --epochs to go on beyond the end.
+    running step, which is kept; add --resume to go on from it, and --epochs to go on beyond the end.
 
     Examples:
     groupwise train digits
@@ -174,10 +191,13 @@ def train(
     }
     if learning_rate is not None:
         check_rate(learning_rate)
+    Interval.of(checkpoint_every)
     changes = {name: value for name, value in settings.items() if value is not None}
     wishes = _Wishes(recipe, model, weights, parse_arguments(argument), changes, seed, backend)
     chosen = None if output is None else output_folder(output)
-    if resume:
+    is_resumed = _is_resumed(resume, chosen)
+    if is_resumed:
+        assert chosen is not None
         plan, dataset, folder = _resumed(data, chosen, wishes, epochs, schedule is Schedule.RESTART)
     else:
         if schedule is not None:
@@ -188,12 +208,27 @@ def train(
     from groupwise.training import train as run
 
     try:
-        run(plan, dataset, folder, resume=resume, observer=ConsoleObserver(make_console()))
+        run(
+            plan,
+            dataset,
+            folder,
+            resume=is_resumed,
+            observer=ConsoleObserver(make_console()),
+            checkpoint_every=checkpoint_every,
+            checkpoints_kept=keep_checkpoints,
+        )
     except Interrupted as stopped:
         if not stopped.resumable:
             raise
         command = shlex.join(["groupwise", "train", plan.data, "--output", str(folder), "--resume"])
         raise Interrupted(f"{stopped}; go on with: {command}", stopped.number) from None
+
+
+def _is_resumed(resume: Resume | None, output: Path | None) -> bool:
+    """Return whether a run is gone on with, rather than begun."""
+    if resume is not None and output is None:
+        raise UserError(f"--resume {resume}: say which run to go on with: --output RUN")
+    return resume is Resume.RUN or (resume is Resume.AUTO and output is not None and Workspace(output).recipe.exists())
 
 
 def recipes() -> None:
@@ -249,7 +284,7 @@ def _changed(recipe: Recipe, model: str | None, wishes: _Wishes) -> Recipe:
 
 def _resumed(
     data: str,
-    output: Path | None,
+    output: Path,
     wishes: _Wishes,
     epochs: int | None,
     restart: bool,
@@ -257,8 +292,6 @@ def _resumed(
     """Return what the run in a folder is to do from now on, on the backend that it ran on."""
     from groupwise.data import load_dataset
 
-    if output is None:
-        raise UserError("--resume: say which run to go on with: --output RUN")
     folder, backend = Workspace(output), wishes.backend
     folder.open(resume=True)
     if backend is None and folder.environment.exists():
@@ -269,7 +302,7 @@ def _resumed(
 
     plan = read_plan(output)
     _refuse_changes(plan, output, wishes)
-    plan = extend_plan(plan, len(folder.read_metrics()), epochs, restart)
+    plan = extend_plan(plan, epochs_finished(folder.checkpoints), epochs, restart)
     dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
     return plan, dataset, output
 

@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / "best.keras"
 
     @property
+    def checkpoints(self) -> Path:
+        """A folder of what a training goes on from: its newest states, in the middle of epochs, too."""
+        return self.path / "checkpoints"
+
+    @property
     def curves(self) -> Path:
         """Loss, accuracy and learning rate as a picture."""
         return self.path / "curves.png"

@@ -12,12 +12,14 @@ from keras import ops
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
+from groupwise.training.checkpoints import Checkpoint
 from groupwise.training.diverging import check_loss, check_weights
 from groupwise.training.events import EpochEnded, StepDone
 from groupwise.training.seed import seed_epoch
 from groupwise.training.session import Session
+from groupwise.training.state import restore_state
 from groupwise.training.stopped import StopTraining
-from groupwise.training.workspace import DIGITS, copy_file
+from groupwise.training.workspace import copy_file
 from groupwise.writing import replace_file
 
 
@@ -26,18 +28,20 @@ class Bookkeeper(keras.callbacks.Callback):
 
     Args:
         session: that is at work; its observer is told of each step and epoch.
+        resumed: what the first epoch goes on from, in its middle perhaps.
 
     Attributes:
         evaluation: the newest one of the judge, or None.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, resumed: Checkpoint | None = None) -> None:
         super().__init__()
         self._session, self._folder, self._observer = session, session.run.folder, session.run.observer
         self._recipe, self._judge = session.run.plan.recipe, session.judge
-        self._batches, self._steps = session.batches, len(session.batches)
+        self._batches, self._steps = session.batches, session.batches.steps
         self._started = self._waited = 0.0
-        self._epoch = 0
+        self._epoch = self._first = 0
+        self._resumed = resumed
         self.evaluation: Evaluation | None = None
 
     @property
@@ -47,30 +51,44 @@ class Bookkeeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         seed_epoch(self.network, self._session.run.plan.seed, epoch)
-        self._epoch = epoch
-        self._started, self._waited = time.perf_counter(), self._batches.seconds_waited
+        # On TensorFlow fit() has looked at two batches before it began, which may have been all that was left.
+        self._epoch, self._first = epoch, 0 if self._resumed is None else self._resumed.first
+        self._batches.epoch, self._batches.first = self._epoch, self._first
+        spent, waited = (0.0, 0.0) if self._resumed is None else self._resumed.seconds
+        self._started, self._waited = time.perf_counter() - spent, self._batches.seconds_waited - waited
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and resumed.first:
+            # Here, since Keras has forgotten what the epoch's first steps added up to, and PyTorch's loader has drawn.
+            restore_state(self.network, resumed.arrays)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        check_loss(logs, self._epoch, batch)
+        done = self._first + batch + 1
+        check_loss(logs, self._epoch, done - 1)
         assert logs is not None
-        if self._session.interruption.requested:
+        seconds, waited = self._seconds()
+        step = self._epoch * self._steps + done
+        is_requested = self._session.interruption.requested
+        if done < self._steps and (is_requested or self._session.keeper.is_due(step)):
+            self._session.checkpoint(step, (seconds, waited))
+        if is_requested and done < self._steps:
             raise StopTraining
         self._observer(
             StepDone(
                 epoch=self._epoch + 1,
-                step=batch + 1,
+                step=done,
                 loss=float(logs["loss"]),
                 accuracy=float(logs["accuracy"]),
-                images=self._batches.images_in(batch + 1),
-                seconds=time.perf_counter() - self._started,
-                seconds_waited=self._batches.seconds_waited - self._waited,
+                images=self._batches.images_in(done),
+                seconds=seconds,
+                seconds_waited=waited,
             )
         )
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         assert logs is not None
-        seconds = time.perf_counter() - self._started
-        waited = self._batches.seconds_waited - self._waited
+        seconds, waited = self._seconds()
         if self._recipe.average:
             swap_average(self.network)
         try:
@@ -82,8 +100,8 @@ class Bookkeeper(keras.callbacks.Callback):
             row = {
                 "epoch": epoch + 1,
                 "learning_rate": float(self.network.optimizer.learning_rate),
-                "loss": logs["loss"],
-                "accuracy": logs["accuracy"],
+                "loss": float(logs["loss"]),
+                "accuracy": float(logs["accuracy"]),
                 f"{self._judge.name}_loss": evaluation.loss,
                 f"{self._judge.name}_accuracy": evaluation.top1,
                 "seconds": seconds,
@@ -94,14 +112,17 @@ class Bookkeeper(keras.callbacks.Callback):
         finally:
             if self._recipe.average:
                 swap_average(self.network)
+        self._session.checkpoint((epoch + 1) * self._steps, (0.0, 0.0))
         self._observer(EpochEnded(epoch + 1, self._recipe.epochs, self._judge.name, row))
         if self._session.interruption.requested and epoch + 1 < self._recipe.epochs:
             raise StopTraining
 
+    def _seconds(self) -> tuple[float, float]:
+        """Return how long the epoch's steps took so far, and for how long of that there was no input."""
+        return time.perf_counter() - self._started, self._batches.seconds_waited - self._waited
+
     def _save(self, row: dict[str, float]) -> None:
-        """Save the network and the row. last.keras comes last: what it holds decides where a resumed run begins."""
-        # As a resumed run reads it: of equal accuracies the first is the best, in both.
-        row = {name: float(f"{value:.{DIGITS}g}") for name, value in row.items()}
+        """Save the network and the row. Where a resumed run begins is decided by the checkpoint that follows."""
         accuracy = f"{self._judge.name}_accuracy"
         is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._session.rows)
         rows = [*self._session.rows, row]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import keras
@@ -19,8 +20,8 @@ from groupwise.inference.recorded import divide_for, read_record
 from groupwise.inference.run_folder import read_json
 from groupwise.interruption import Interrupted, on_signals
 from groupwise.keras_private import without_tensorflow
-from groupwise.models.reading import vetted
 from groupwise.training.bookkeeper import Bookkeeper, swap_average
+from groupwise.training.checkpoints import Checkpoint, Interval, newest, paths, step_of
 from groupwise.training.events import (
     Begun,
     EndedEarly,
@@ -33,16 +34,18 @@ from groupwise.training.events import (
     ReadingEnded,
     WeightsTaken,
 )
+from groupwise.training.keeping import Keeper
 from groupwise.training.observers import log
 from groupwise.training.optimizers import make_optimizer
 from groupwise.training.plan import Plan, build_network
 from groupwise.training.seed import set_seed
 from groupwise.training.session import Judge, Run, Session
 from groupwise.training.starting import are_published, start_from
+from groupwise.training.state import build_metrics, restore_state
 from groupwise.training.stopped import Diverged, StopTraining
 from groupwise.training.summary import RunSummary
 from groupwise.training.workspace import Workspace, environment, write_json
-from groupwise.writing import expanded
+from groupwise.writing import expanded, make_folder
 
 FEW_STEPS = 4
 """An epoch of fewer steps is one that a recipe was not made for."""
@@ -62,6 +65,8 @@ def train(
     *,
     resume: bool = False,
     observer: Observer = log,
+    checkpoint_every: str = "10min",
+    checkpoints_kept: int = 2,
 ) -> RunSummary:
     """Train a network and leave all there is to know about it in a folder.
 
@@ -69,10 +74,14 @@ def train(
         plan: `make_plan`'s, or `read_plan`'s to go on with a run, perhaps to another end (`extend_plan`).
         dataset: what the plan was made for.
         output: the run's folder: new or empty, or the run to go on with.
-        resume: go on after the last finished epoch of the run in `output`. The result is that of a training
-            without interruption, where the plan is the same.
+        resume: go on from the newest checkpoint of the run in `output`. On the same machine the result is, to the bit,
+            that of a training without interruption, where the plan is the same.
         observer: called with each of `groupwise.training.events` as it happens. Default: the logger
             "groupwise.training"; `observers` has more. What it raises ends the training as any error does.
+        checkpoint_every: how often a checkpoint is written within an epoch: a time such as "30s", "10min" or "2h", a
+            number of steps such as "500steps", or "never". At an epoch's end, and where a signal ends the training, one
+            always is.
+        checkpoints_kept: how many of the newest ones stay, 1 or more.
 
     Returns:
         The summary, also written to the folder.
@@ -80,7 +89,7 @@ def train(
     Raises:
         UserError: the folder holds something else, cannot be written to, or another training is at work there; the
             network does not fit, the data are not the run's, or too many images are broken.
-            Where no epoch was finished, the folder is left as it was.
+            Where no step was kept, the folder is left as it was.
         Interrupted, Diverged: on Ctrl-C or another signal to end, and on a loss that is not finite; what was finished
             is kept.
 
@@ -92,6 +101,9 @@ def train(
         >>> train(plan, digits, Path("run"), observer=TextObserver()).test_accuracy  # doctest: +SKIP
         0.99
     """
+    if checkpoints_kept < 1:
+        raise UserError(f"{argument('checkpoints_kept', checkpoints_kept)}: one is the least that a run can go on from")
+    interval = Interval.of(checkpoint_every)
     folder = Workspace(expanded(output))
     folder.open(resume)
     with folder.at_work(), without_tensorflow():
@@ -99,7 +111,7 @@ def train(
         observer(Begun(plan, run.dataset, folder.path, keras.backend.backend(), _accelerator()))
         for text in (*notes, *_large_batches(run), *_why_no_curves()):
             observer(Noted(text))
-        return _train(run, resume)
+        return _train(run, resume, Keeper(folder.checkpoints, interval, checkpoints_kept))
 
 
 def _large_batches(run: Run) -> list[str]:
@@ -123,13 +135,15 @@ def _run(plan: Plan, dataset: Dataset, folder: Workspace, resume: bool, observer
     return Run(plan, dataset, record, folder, observer), notes
 
 
-def _train(run: Run, resume: bool) -> RunSummary:
+def _train(run: Run, resume: bool, keeper: Keeper) -> RunSummary:
     set_seed(run.plan.seed)
-    session = _prepare(run)
+    session = _prepare(run, keeper)
     try:
-        first_epoch = _restore(session) if resume and run.folder.last.exists() else _begin(session)
+        resumed = _restore(session) if resume else None
+        if resumed is None:
+            _begin(session)
         with _explaining(session):
-            evaluation = _fit(session, first_epoch)
+            evaluation = _fit(session, resumed)
             summary = _finish(session, evaluation)
     finally:
         session.close()
@@ -158,7 +172,7 @@ def _held(dataset: Dataset, folder: Workspace) -> tuple[Dataset, SplitRecord, li
     return dataset, record, notes
 
 
-def _prepare(run: Run) -> Session:
+def _prepare(run: Run, keeper: Keeper) -> Session:
     """Return the network, compiled, and its images, read as far as memory holds them."""
     plan, dataset, recipe = run.plan, run.dataset, run.plan.recipe
     network = build_network(plan)
@@ -185,17 +199,18 @@ def _prepare(run: Run) -> Session:
         run.observer(Noted("The steps are compiled: the first ones may take a minute or more."))
     network.compile(
         optimizer=make_optimizer(
-            recipe, (recipe.epochs - plan.schedule_start) * len(batches), network, plan.schedule_start * len(batches)
+            recipe, (recipe.epochs - plan.schedule_start) * batches.steps, network, plan.schedule_start * batches.steps
         ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=is_jitted,
     )
-    return Session(run, network, batches, judge)
+    build_metrics(network)
+    return Session(run, network, batches, judge, keeper)
 
 
-def _begin(session: Session) -> int:
-    """Write down what is to be done, and return the first epoch."""
+def _begin(session: Session) -> None:
+    """Write down what is to be done."""
     plan, folder = session.run.plan, session.run.folder
     if plan.weights is not None:
         session.run.observer(WeightsTaken(start_from(session.network, plan.weights)))
@@ -203,10 +218,10 @@ def _begin(session: Session) -> int:
         session.write_record()
         write_json(folder.recipe, plan.as_dict())
         write_json(folder.environment, environment(keras.backend.backend(), _accelerator()))
+        make_folder(folder.checkpoints)
     except BaseException:
         folder.discard()
         raise
-    return 0
 
 
 def _accelerator() -> str | None:
@@ -215,49 +230,58 @@ def _accelerator() -> str | None:
     return None if card is None else card.name
 
 
-def _restore(session: Session) -> int:
-    """Load the last finished epoch's model and optimizer, and return the epoch to go on with."""
-    run, network, steps = session.run, session.network, len(session.batches)
+def _restore(session: Session) -> Checkpoint | None:
+    """Give the network what the newest checkpoint holds, and return that; None where the run is to begin anew."""
+    run, batches = session.run, session.batches
     folder = run.folder
-    with vetted(folder.last) as checked:
-        network.load_weights(checked)
-    if run.plan.recipe.average:
-        swap_average(network)
-    done = int(network.optimizer.iterations)
-    if done % steps:
+    checkpoint, damaged = newest(folder.checkpoints)
+    if checkpoint is None and (damaged or (folder.last.exists() and not folder.checkpoints.exists())):
+        why = damaged[0] if damaged else f"{folder.path} holds no checkpoints"
+        raise UserError(f"{why}: begin a new run from what it has learnt, with {argument('weights', folder.path)}")
+    if checkpoint is None:
+        return None
+    for text in damaged:
+        run.observer(Noted(f"{text}; the run goes on from the checkpoint before, {checkpoint.step} steps"))
+    if checkpoint.steps != batches.steps:
         raise UserError(f"{run.dataset.name} has other images than when {folder.path} was trained: begin a new run")
-    # A crash between writing the two files leaves a row too many.
-    session.rows.extend(row for row in folder.read_metrics() if row["epoch"] <= done // steps)
-    if done // steps < run.plan.recipe.epochs:
+    restore_state(session.network, checkpoint.arrays)
+    batches.epoch, batches.first = checkpoint.epoch, checkpoint.first
+    session.rows.extend(dict(row) for row in checkpoint.rows)
+    if session.rows:
+        folder.write_metrics(session.rows)
+    if checkpoint.epoch < run.plan.recipe.epochs:
         # It may go on beyond an end that it had reached.
         session.write_record()
         write_json(folder.recipe, run.plan.as_dict())
         folder.summary.unlink(missing_ok=True)
-    return done // steps
+    return checkpoint
 
 
-def _fit(session: Session, first_epoch: int) -> Evaluation | None:
-    """Train from an epoch on; return the judge's evaluation after the last one, None if there was no epoch left."""
+def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
+    """Train from a checkpoint on; return the judge's evaluation after the last epoch, None if there was none left."""
     recipe, batches, observer = session.run.plan.recipe, session.batches, session.run.observer
-    batches.epoch = first_epoch
+    first_epoch = batches.epoch
     if first_epoch == recipe.epochs:
         return None
+    # fit() settles at its beginning how many steps an epoch has: one that was interrupted is a fit() of its own.
+    begins = [first_epoch, first_epoch + 1] if batches.first else [first_epoch]
     # Images that do not fit into memory are read in the first epoch, and not before.
     recorder = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: session.write_record() if epoch == first_epoch else None
     )
-    bookkeeper = Bookkeeper(session)
+    bookkeeper = Bookkeeper(session, resumed)
     with session.interruption:
-        observer(FitBegun(recipe.epochs, len(batches), first_epoch))
+        observer(FitBegun(recipe.epochs, batches.steps, first_epoch))
         try:
-            session.network.fit(
-                batches,
-                epochs=recipe.epochs,
-                initial_epoch=first_epoch,
-                shuffle=False,
-                verbose=0,
-                callbacks=[recorder, bookkeeper],
-            )
+            for begin, end in pairwise([*begins, recipe.epochs]):
+                session.network.fit(
+                    batches,
+                    epochs=end,
+                    initial_epoch=begin,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=[recorder, bookkeeper],
+                )
         finally:
             observer(FitEnded())
     return bookkeeper.evaluation
@@ -273,7 +297,7 @@ def _explaining(session: Session) -> Iterator[None]:
         session.run.observer(EndedEarly(str(reason), kept))
         if isinstance(reason, StopTraining) and str(reason):
             raise Diverged(reason, kept, session.run.plan.recipe.learning_rate) from None
-        resumable = bool(session.rows)
+        resumable = bool(paths(session.run.folder.checkpoints))
         raise Interrupted(f"stopped: {kept}", session.interruption.number, resumable) from None
     except Exception as error:
         # TensorFlow wraps what was raised while it asked for a batch.
@@ -287,26 +311,35 @@ def _explaining(session: Session) -> Iterator[None]:
 
 def _keep(session: Session) -> str:
     """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
-    folder, rows = session.run.folder, session.rows
+    folder = session.run.folder
     with on_signals(lambda _: None):  # it takes a moment, and says how to go on
-        if not folder.last.exists():
+        session.wait_for_checkpoint()
+        files = paths(folder.checkpoints)
+        if not files and not folder.last.exists():
             folder.discard()
-            return "no epoch was finished, so nothing was kept"
-        if not rows:
-            return f"{folder.last} is as it was"
+            return "nothing was kept"
+        if not files:
+            return f"{folder.last} holds the last finished epoch's model"
         # Neither a full disk nor what a signal left of matplotlib, half imported, is a reason not to say what was kept.
         with suppress(Exception):
             _draw_curves(folder)
-    return f"{folder.last} holds the model after epoch {rows[-1]['epoch']:.0f} of {session.run.plan.recipe.epochs}"
+    return f"{files[0]} holds the training after {_steps_of(files[0], session)}"
+
+
+def _steps_of(path: Path, session: Session) -> str:
+    """Return how far a checkpoint is: "epoch 2 of 4", or "step 30 of epoch 3 of 4"."""
+    epoch, step = divmod(step_of(path), session.batches.steps)
+    total = session.run.plan.recipe.epochs
+    return f"step {step} of epoch {epoch + 1} of {total}" if step else f"epoch {epoch} of {total}"
 
 
 def _finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
     """Test the last model, draw the curves, and write the summary."""
     run, rows, judge = session.run, session.rows, session.judge
+    session.wait_for_checkpoint()
     broken = [*session.batches.broken, *judge.batches.broken]
     if evaluation is None or judge.name != "test":
-        # fit() itself ends with the averaged weights in place; a run restored at its end does not.
-        if evaluation is None and run.plan.recipe.average:
+        if run.plan.recipe.average:
             swap_average(session.network)
         batches = make_batches(run.dataset.test, session.network, run.plan.recipe.batch_size)
         evaluation = evaluate(session.network, batches)

@@ -75,7 +75,13 @@ def make_optimizer(
     if recipe.weight_decay and vectors:
         optimizer.exclude_from_weight_decay(var_list=vectors)
     optimizer.build(model.trainable_variables)
+    # fit() would end by overwriting the weights with their average, and could not go on with them.
+    optimizer.finalize_variable_values = _leave_as_they_are
     return optimizer
+
+
+def _leave_as_they_are(_: Any) -> None:
+    pass
 
 
 def optimizer_of(recipe: Recipe) -> type[keras.optimizers.Optimizer]:

@@ -7,8 +7,11 @@ from groupwise.data.record import SplitRecord
 from groupwise.inference.recorded import SPLIT
 from groupwise.interruption import Interruption
 from groupwise.models.network import Network
-from groupwise.training.events import Observer
+from groupwise.training.checkpoints import Checkpoint
+from groupwise.training.events import Noted, Observer
+from groupwise.training.keeping import Keeper
 from groupwise.training.plan import Plan
+from groupwise.training.state import copy_state
 from groupwise.training.workspace import Workspace, write_json
 
 
@@ -48,6 +51,7 @@ class Session:
         network: that learns.
         batches: that it is trained on.
         judge: that it is tested on after each epoch.
+        keeper: of the checkpoints.
         rows: of metrics.csv, one a finished epoch; more are appended.
         interruption: that may be requested.
     """
@@ -56,13 +60,30 @@ class Session:
     network: Network
     batches: ImageBatches
     judge: Judge
+    keeper: Keeper
     rows: list[dict[str, float]] = field(default_factory=list)
     interruption: Interruption = field(default_factory=Interruption)
 
     def close(self) -> None:
-        """End the threads that read images."""
+        """End the threads, those that read images at once."""
+        self.keeper.close()
         self.batches.close()
         self.judge.batches.close()
+
+    def checkpoint(self, step: int, seconds: tuple[float, float]) -> None:
+        """Keep what decides how the training goes on after so many steps; say where one could not be kept.
+
+        Args:
+            step: of the whole training. seconds: as `Checkpoint` has them.
+        """
+        state = Checkpoint(step, self.batches.steps, list(self.rows), copy_state(self.network), seconds)
+        for text in self.keeper.keep(state):
+            self.run.observer(Noted(text))
+
+    def wait_for_checkpoint(self) -> None:
+        """Return when the newest checkpoint is written; say where it could not be."""
+        for text in self.keeper.wait():
+            self.run.observer(Noted(text))
 
     def write_record(self) -> None:
         """Write down which images are trained on: not those that turned out to be broken."""

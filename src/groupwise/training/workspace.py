@@ -22,7 +22,6 @@ PACKAGES = (
     *(package for framework in FRAMEWORKS.values() for package in framework.packages),
     *("numpy", "pillow"),
 )
-DIGITS = 6  # of the numbers in metrics.csv
 
 
 class Workspace(RunFolder):
@@ -57,7 +56,7 @@ class Workspace(RunFolder):
         busy = f"another training is at work in {self.path}: wait for its end, or choose another {argument('output')}"
         try:
             with locked(self.lock, busy):
-                for file in self.path.glob(f"{PARTIAL}*"):
+                for file in (*self.path.glob(f"{PARTIAL}*"), *self.checkpoints.glob(f"{PARTIAL}*")):
                     file.unlink(missing_ok=True)
                 yield
         finally:
@@ -70,6 +69,7 @@ class Workspace(RunFolder):
         """Remove the files of a run that has finished no epoch."""
         for path in (self.recipe, self.split, self.environment, self.metrics, self.best, self.curves):
             path.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Return the rows of metrics.csv; none if there is no such file."""
@@ -83,7 +83,9 @@ class Workspace(RunFolder):
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({name: f"{value:.{DIGITS}g}" for name, value in row.items()} for row in rows)
+        # All digits: of two accuracies a resumed run finds the same one the higher.
+        texts = ({name: repr(value) if value % 1 else str(int(value)) for name, value in row.items()} for row in rows)
+        writer.writerows(texts)
         write_text(self.metrics, text.getvalue())
 
 

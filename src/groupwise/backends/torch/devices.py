@@ -28,3 +28,15 @@ def refuse(*arguments: Any) -> Any:
     raise ValueError(
         f"arrays on {device}: the C core computes on CPUs; move them to the CPU, or choose another algorithm"
     )
+
+
+def random_state() -> Any:
+    """Return the state of PyTorch's random numbers, for `set_random_state`; a card's only where one is in use."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+
+
+def set_random_state(state: Any) -> None:
+    """Let PyTorch draw from here on as it did from there on."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1])

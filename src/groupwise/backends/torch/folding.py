@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
+from groupwise.backends.torch.devices import random_state, set_random_state
 from groupwise.backends.torch.recording import Call, Register, registers_in
 
 _CONVOLVE, _FUSED = torch.ops.groupwise.convolve.default, torch.ops.groupwise.fused_convolve.default
@@ -109,18 +110,6 @@ class Folded:
 def _version(tensor: Tensor) -> tuple[int, int]:
     """Return what changes when a tensor's values do: PyTorch's count, or where its memory is."""
     return tensor._version, tensor.data_ptr()
-
-
-def random_state() -> Any:
-    """Return the state of PyTorch's random numbers, for `set_random_state`; a card's only where one is in use."""
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-
-
-def set_random_state(state: Any) -> None:
-    """Let PyTorch draw from here on as it did from there on."""
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1])
 
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:

@@ -1,18 +1,18 @@
 """PyTorch: `F.conv2d` on channels_last memory, which is what an NHWC array is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import keras
+import numpy as np
 import torch
 from keras import ops
 from torch.nn import functional
 
 from groupwise.backends import conversions, plain_norm
-from groupwise.backends.torch import core, norm, pooling
-from groupwise.backends.torch.devices import accelerator
+from groupwise.backends.torch import core, devices, norm, pooling
 from groupwise.backends.torch.operations import is_transformed
 from groupwise.backends.torch.step import Step
 from groupwise.routing import Runtime, tuning
@@ -48,7 +48,7 @@ def runtime(inputs: Any = None) -> Runtime:
     """Return the runtime of the device that holds `inputs`, or of Keras's default device."""
     device = inputs.device if isinstance(inputs, torch.Tensor) else _default_device()
     if device.type != "cpu":
-        return Runtime("torch", "gpu", accelerator=accelerator(device))
+        return Runtime("torch", "gpu", accelerator=devices.accelerator(device))
     has_core = core.is_available() and (inputs is None or knows_sizes(inputs))
     return _on_cpu(has_core, _tuning())
 
@@ -128,6 +128,18 @@ def pool(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]
     """
     function = functional.max_pool2d if kind == "max" else functional.avg_pool2d
     return function(inputs.permute(0, 3, 1, 2), size, strides).permute(0, 2, 3, 1)
+
+
+def random_state() -> dict[str, np.ndarray]:
+    """Return the states of PyTorch's random numbers, the CPU's and, where one is in use, the card's."""
+    states = zip(("cpu", "card"), devices.random_state(), strict=True)
+    return {name: state.cpu().numpy() for name, state in states if state is not None}
+
+
+def set_random_state(states: Mapping[str, np.ndarray]) -> None:
+    """Let PyTorch draw as it did from `random_state` on."""
+    card = states.get("card")
+    devices.set_random_state((torch.from_numpy(states["cpu"]), None if card is None else torch.from_numpy(card)))
 
 
 def pool_same(inputs: Any, kind: str, size: tuple[int, int], strides: tuple[int, int]) -> Any:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from groupwise.backends.torch.folding import Folded, Registers, random_state, set_random_state
+from groupwise.backends.torch.devices import random_state, set_random_state
+from groupwise.backends.torch.folding import Folded, Registers
 from groupwise.backends.torch.operations import KERNELS
 from groupwise.backends.torch.recording import Call, Recording, Register, Stretch, registers_in
 from groupwise.backends.torch.settings import PYTHON_VALUES

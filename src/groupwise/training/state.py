@@ -1,0 +1,55 @@
+"""The state of a network in training: its variables, the optimizer's, the metrics', and PyTorch's random numbers."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from groupwise import backends
+from groupwise.errors import UserError
+from groupwise.models.network import Network
+from groupwise.training.checkpoints import Arrays
+
+_RANDOM = "random/"
+
+
+def build_metrics(network: Network) -> None:
+    """Let a compiled network have the variables of its metrics, which Keras makes at the first step."""
+    predicted = ops.zeros((1, *network.output_shape[1:]))
+    network.compute_metrics(None, predicted, predicted)
+    network.reset_metrics()
+
+
+def copy_state(network: Network) -> dict[str, NDArray[Any]]:
+    """Return copies of all that a training changes, by names that tell places and shapes apart."""
+    if keras.backend.backend() == "jax":
+        network.jax_state_sync()  # in an epoch its variables lie in JAX's hands
+    copies = {name: np.array(ops.convert_to_numpy(variable)) for name, variable in _variables(network).items()}
+    if backends.active.random_state is None:
+        return copies
+    return copies | {_RANDOM + name: np.array(state) for name, state in backends.active.random_state().items()}
+
+
+def restore_state(network: Network, arrays: Arrays) -> None:
+    """Give a network, with metrics that are built, a state that `copy_state` returned.
+
+    Raises:
+        UserError: it is another network's, or that of another optimizer.
+    """
+    variables = _variables(network)
+    random = {name: array for name, array in arrays.items() if name.startswith(_RANDOM)}
+    if variables.keys() != arrays.keys() - random.keys():
+        raise UserError("the checkpoint is of another network, optimizer or version: begin a new run")
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+    if random and backends.active.set_random_state is not None:  # not where another backend wrote it
+        backends.active.set_random_state({name.removeprefix(_RANDOM): array for name, array in random.items()})
+
+
+def _variables(network: Network) -> dict[str, keras.Variable]:
+    every = (*network.variables, *network.optimizer.variables, *network.metrics_variables)
+    unique = {id(variable): variable for variable in every}
+    # Not by their paths: Keras numbers the optimizers of a process.
+    return {f"{place:05} {v.name} {tuple(v.shape)}": v for place, v in enumerate(unique.values())}
