@@ -92,8 +92,9 @@ class Backend(Protocol):
     """(NHWC inputs, `pooling.window`) -> the core's max pooling; None where the framework's own is as fast."""
 
     step: type[Any] | None
-    """(model, "train", "test" or "predict", what Keras calls with [batch]) -> the same without Python between the
-    operations, as far as that can be had, and in `objection` why not; None where the framework traces a step itself."""
+    """(model, "train", "test" or "predict", what Keras calls with [batch], whether batch norms are folded) -> the same
+    without Python between the operations, as far as that can be had, and in `objection` why not; None where the
+    framework traces a step itself."""
 
     random_state: Callable[[], Mapping[str, Any]] | None
     """() -> arrays by name, from which random layers go on; None where what their variables hold is all of it."""

@@ -11,15 +11,20 @@ KINDS = ("train", "test", "predict")
 """Keras's steps: `train_step`, which `make_train_function` makes `train_function` of, and so on."""
 
 
-def run_recorded(model: keras.Model) -> None:
+def run_recorded(model: keras.Model, folds: bool = True) -> None:
     """Let `fit`, `evaluate`, `predict` and their fellows run what was recorded of their first steps.
 
     On PyTorch alone: TensorFlow and JAX trace a step themselves. A step that cannot be recorded runs as Keras runs it,
     and one warning says why.
+
+    Args:
+        model: any.
+        folds: whether evaluation and prediction fold batch norms, which rounds otherwise.
     """
     if backends.active.step is not None:
         for kind in KINDS:
-            object.__setattr__(model, f"make_{kind}_function", partial(_make, model, kind))
+            make = partial(_make, model, kind, folds=folds and kind != "train")
+            object.__setattr__(model, f"make_{kind}_function", make)
 
 
 def objections(model: keras.Model) -> dict[str, str]:
@@ -30,13 +35,13 @@ def objections(model: keras.Model) -> dict[str, str]:
     return {kind: objection for kind, objection in made.items() if objection}
 
 
-def _make(model: Any, kind: str, force: bool = False) -> None:
+def _make(model: Any, kind: str, force: bool = False, *, folds: bool) -> None:
     """Do what Keras's method of this name does, and record what it made."""
     name, step = f"{kind}_function", backends.active.step
     getattr(type(model), f"make_{name}")(model, force)
     function = getattr(model, name)
     if step is not None and not isinstance(function, step) and not _own_code(model, kind):
-        setattr(model, name, step(model, kind, function))
+        setattr(model, name, step(model, kind, function, folds))
 
 
 def _own_code(model: Any, kind: str) -> str:

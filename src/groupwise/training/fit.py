@@ -20,6 +20,7 @@ from groupwise.inference.recorded import divide_for, read_record
 from groupwise.inference.run_folder import read_json
 from groupwise.interruption import Interrupted, on_signals
 from groupwise.keras_private import without_tensorflow
+from groupwise.models.steps import run_recorded
 from groupwise.training.bookkeeper import Bookkeeper, swap_average
 from groupwise.training.checkpoints import Checkpoint, Interval, newest, paths, step_of
 from groupwise.training.events import (
@@ -206,6 +207,8 @@ def _prepare(run: Run, keeper: Keeper) -> Session:
         jit_compile=is_jitted,
     )
     build_metrics(network)
+    # As it is: a run that is resumed would fold later than one that was not, and its losses round otherwise.
+    run_recorded(network, folds=False)
     return Session(run, network, batches, judge, keeper)
 
 

@@ -42,11 +42,11 @@ class Step:
         recorded, repeated: how many steps were.
     """
 
-    def __init__(self, model: keras.Model, kind: str, function: Callable[[Any], Any]) -> None:
+    def __init__(self, model: keras.Model, kind: str, function: Callable[[Any], Any], folds: bool) -> None:
         self.model, self.kind = model, kind
         # Keras's jit_compile=True lets torch.compile trace its Python, which breaks in dozens of places.
         self.function = getattr(function, "_torchdynamo_orig_callable", function)
-        self._options = {"folds": kind != "train", "is_compiled": bool(model.jit_compile)}
+        self._options = {"folds": folds, "is_compiled": bool(model.jit_compile)}
         self.objection = self._for_good = ""
         self.recorded = self.repeated = self._changed = 0
         self._said: set[str] = set()
