@@ -291,7 +291,7 @@ def test_a_picture_that_cannot_be_drawn_hides_no_interruption(
     def fail(_: Workspace) -> None:
         raise ImportError("half imported")
 
-    monkeypatch.setattr("groupwise.training.fit._draw_curves", fail)
+    monkeypatch.setattr("groupwise.training.ending._draw_curves", fail)
     with pytest.raises(Interrupted, match=r"after epoch 2 of 4$"):
         _train(bars.dataset(tmp_path), tmp_path / "run", file=CtrlC("epoch 2/4"))
 

@@ -1,15 +1,13 @@
 """`groupwise train` and `groupwise recipes`."""
 
 import shlex
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Group
 
-from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Listing, make_console
 from groupwise.cli.options import (
     MOST,
@@ -20,27 +18,17 @@ from groupwise.cli.options import (
     TrainingBackend,
     check_rate,
     left_open,
-    option,
     parse_arguments,
     parse_size,
 )
 from groupwise.cli.outputs import output_folder
+from groupwise.cli.planning import Wishes, planned, resumed
 from groupwise.cli.watching import ConsoleObserver
 from groupwise.errors import UserError
-from groupwise.inference.run_folder import read_json
 from groupwise.interruption import Interrupted
-from groupwise.recipes import Recipe, introduction, list_recipes, load_recipe
-from groupwise.training.checkpoints import Interval, epochs_finished
+from groupwise.recipes import introduction, list_recipes, load_recipe
+from groupwise.training.checkpoints import Interval
 from groupwise.training.workspace import Workspace
-from groupwise.writing import check_folder
-
-if TYPE_CHECKING:
-    from groupwise.data import Dataset
-    from groupwise.training import Plan
-
-
-RUNS = Path("runs")
-"""The folder of the runs for which no folder is named."""
 
 
 class Schedule(StrEnum):
@@ -62,26 +50,6 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     MIXED_BFLOAT16 = "mixed_bfloat16"
     AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class _Wishes:
-    """What the options say of a training; None, or nothing, for what is left open.
-
-    Attributes:
-        recipe, model, weights: as they were named.
-        arguments: of the network.
-        changes: of the recipe.
-        seed, backend: of it.
-    """
-
-    recipe: str | None
-    model: str | None
-    weights: str | None
-    arguments: dict[str, Any]
-    changes: dict[str, Any]
-    seed: int | None
-    backend: str | None
 
 
 def train(
@@ -193,18 +161,18 @@ def train(
         check_rate(learning_rate)
     Interval.of(checkpoint_every)
     changes = {name: value for name, value in settings.items() if value is not None}
-    wishes = _Wishes(recipe, model, weights, parse_arguments(argument), changes, seed, backend)
+    wishes = Wishes(recipe, model, weights, parse_arguments(argument), changes, seed, backend)
     chosen = None if output is None else output_folder(output)
     is_resumed = _is_resumed(resume, chosen)
     if is_resumed:
         assert chosen is not None
-        plan, dataset, folder = _resumed(data, chosen, wishes, epochs, schedule is Schedule.RESTART)
+        plan, dataset, folder = resumed(data, chosen, wishes, epochs, schedule is Schedule.RESTART)
     else:
         if schedule is not None:
             raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
         if epochs is not None:
             changes["epochs"] = epochs
-        plan, dataset, folder = _planned(data, chosen, wishes)
+        plan, dataset, folder = planned(data, chosen, wishes)
     from groupwise.training import train as run
 
     try:
@@ -239,95 +207,3 @@ def recipes() -> None:
         recipe = load_recipe(name)
         table.add_row(name, recipe.model, str(recipe.epochs), Group(*introduction(name).splitlines()))
     make_console().print(table)
-
-
-def _planned(data: str, output: Path | None, wishes: _Wishes) -> tuple["Plan", "Dataset", Path]:
-    """Return what a new run is to do, everything checked that can be checked before a framework starts."""
-    from groupwise.data import load_dataset
-    from groupwise.inference.recorded import divide_for
-
-    recipe, model, weights = wishes.recipe and load_recipe(wishes.recipe), wishes.model, wishes.weights
-    if output is None:
-        check_folder(RUNS, option("output", RUNS))
-    else:
-        Workspace(output).open(resume=False)
-    seed = wishes.seed or 0
-    dataset = load_dataset(data, seed=seed)
-    if weights is not None and wishes.seed is None:
-        dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
-    settle_backend(wishes.backend)
-    from groupwise.training import make_plan
-    from groupwise.training.plan import default_recipe
-    from groupwise.training.starting import model_of
-
-    recipe = recipe or load_recipe(default_recipe(dataset))
-    if weights is not None and model is None:
-        model = model_of(weights)
-    recipe = _changed(recipe, model, wishes)
-    plan = make_plan(dataset, data, recipe, seed=seed, weights=weights)
-    return plan, dataset, output or _new_folder(dataset.name, recipe.model)
-
-
-def _new_folder(dataset: str, model: str) -> Path:
-    """Return a name below the folder of runs that is free, of a data set's and a network's names."""
-    stem = f"{Path(dataset).stem}-{model}"
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 10_000))]
-    return next(RUNS / name for name in names if not (RUNS / name).exists())
-
-
-def _changed(recipe: Recipe, model: str | None, wishes: _Wishes) -> Recipe:
-    """Return the recipe with what the options say instead."""
-    if model is not None and model != recipe.model:
-        recipe = replace(recipe, model=model, model_arguments={})
-    return replace(recipe, model_arguments={**recipe.model_arguments, **wishes.arguments}, **wishes.changes)
-
-
-def _resumed(
-    data: str,
-    output: Path,
-    wishes: _Wishes,
-    epochs: int | None,
-    restart: bool,
-) -> tuple["Plan", "Dataset", Path]:
-    """Return what the run in a folder is to do from now on, on the backend that it ran on."""
-    from groupwise.data import load_dataset
-
-    folder, backend = Workspace(output), wishes.backend
-    folder.open(resume=True)
-    if backend is None and folder.environment.exists():
-        backend = read_json(folder.environment).get("backend")
-    settle_backend(backend)
-    from groupwise.inference.recorded import divide_for
-    from groupwise.training import extend_plan, read_plan
-
-    plan = read_plan(output)
-    _refuse_changes(plan, output, wishes)
-    plan = extend_plan(plan, epochs_finished(folder.checkpoints), epochs, restart)
-    dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
-    return plan, dataset, output
-
-
-def _refuse_changes(plan: "Plan", folder: Path, wishes: _Wishes) -> None:
-    """Raise UserError for an option that says something else than a run's plan."""
-    recipe = plan.recipe
-    given = {
-        **wishes.changes,
-        "model": wishes.model,
-        "recipe": wishes.recipe and Path(wishes.recipe).stem,
-        "weights": wishes.weights,
-        "argument": wishes.arguments or None,
-        "seed": wishes.seed,
-    }
-    settled = {
-        **recipe.as_dict(),
-        "recipe": recipe.name,
-        "weights": plan.weights,
-        "seed": plan.seed,
-        "argument": {name: recipe.model_arguments.get(name) for name in wishes.arguments},
-    }
-    for name, value in given.items():
-        if value is not None and value != settled[name]:
-            raise UserError(
-                f"{option(name)} cannot be changed by --resume: the run in {folder} goes on as it began; "
-                f"begin a new one from what it has learnt with --weights {folder}"
-            )

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
-    from groupwise.training.fit import read_plan, train
+    from groupwise.training.fit import train
     from groupwise.training.observers import FileObserver, TextObserver
     from groupwise.training.plan import Plan, extend_plan, make_plan
+    from groupwise.training.resuming import read_plan
     from groupwise.training.summary import RunSummary
 else:
     __getattr__, __dir__ = members_at_use(
@@ -19,7 +20,7 @@ else:
             "TextObserver": "observers",
             "extend_plan": "plan",
             "make_plan": "plan",
-            "read_plan": "fit",
+            "read_plan": "resuming",
             "train": "fit",
         },
     )

@@ -1,0 +1,105 @@
+"""What comes before a run's first step: its images, its network, its folder."""
+
+import keras
+
+from groupwise import backends
+from groupwise.data import Dataset, Variation
+from groupwise.data.record import SplitRecord, copies_in, record_of
+from groupwise.errors import UserError, argument
+from groupwise.frameworks import FRAMEWORKS
+from groupwise.inference.preprocessing import make_batches
+from groupwise.inference.recorded import divide_for, read_record
+from groupwise.models.steps import run_recorded
+from groupwise.training.events import Noted, ReadingBegun, ReadingEnded, WeightsTaken
+from groupwise.training.keeping import Keeper
+from groupwise.training.optimizers import make_optimizer
+from groupwise.training.plan import Plan, build_network
+from groupwise.training.session import Judge, Run, Session
+from groupwise.training.starting import are_published, start_from
+from groupwise.training.state import build_metrics
+from groupwise.training.workspace import environment, write_json
+from groupwise.writing import make_folder
+
+FEW_STEPS = 4
+"""An epoch of fewer steps is one that a recipe was not made for."""
+
+
+def recorded(plan: Plan, dataset: Dataset) -> tuple[Dataset, SplitRecord, list[str]]:
+    """Return a new run's data, its record, and what in it is known to the weights that the run begins with."""
+    copies = copies_in(dataset)
+    if plan.weights is None or are_published(plan.weights):
+        return dataset, record_of(dataset), copies
+    _, notes = divide_for(dataset, plan.weights, as_given=True)
+    return dataset, record_of(dataset, read_record(plan.weights)), [*copies, *notes]
+
+
+def large_batches(run: Run) -> list[str]:
+    """Return the sentence that an epoch is hardly a step, if so."""
+    count, size = len(run.dataset.train), run.plan.recipe.batch_size
+    if count >= FEW_STEPS * size:
+        return []
+    better = argument("batch_size", 2 ** max(0, (count // 10).bit_length() - 1))
+    return [
+        f"An epoch of {count} images is hardly more than a batch of {size}, for which the recipe's learning rate is "
+        f"meant: {better}, and a smaller {argument('learning_rate')}, will suit them better."
+    ]
+
+
+def prepare(run: Run, keeper: Keeper) -> Session:
+    """Return the network, compiled, and its images, read as far as memory holds them."""
+    plan, dataset, recipe = run.plan, run.dataset, run.plan.recipe
+    network = build_network(plan)
+    if not len(dataset.train):
+        raise UserError(f"{dataset.name} has no images to train on")
+    variation = Variation(recipe.augmentation, recipe.label_smoothing, shuffle=True, seed=plan.seed)
+    batches = make_batches(dataset.train, network, recipe.batch_size, variation)
+    if dataset.validation is not None:
+        judge = Judge("validation", make_batches(dataset.validation, network, recipe.batch_size))
+    else:
+        judge = Judge("test", make_batches(dataset.test, network, recipe.batch_size))
+    run.observer(ReadingBegun())
+    try:
+        batches.load()
+        judge.batches.load()
+    finally:
+        run.observer(ReadingEnded())
+    framework = FRAMEWORKS[keras.backend.backend()]
+    is_jitted = framework.compiles_training if recipe.jit_compile == "auto" else recipe.jit_compile
+    if is_jitted and not backends.xla_compiles():
+        is_jitted = False
+        run.observer(Noted("The steps are not compiled: XLA on TensorFlow cannot pass through the core."))
+    elif is_jitted and recipe.jit_compile != "auto":
+        run.observer(Noted("The steps are compiled: the first ones may take a minute or more."))
+    network.compile(
+        optimizer=make_optimizer(
+            recipe, (recipe.epochs - plan.schedule_start) * batches.steps, network, plan.schedule_start * batches.steps
+        ),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        jit_compile=is_jitted,
+    )
+    build_metrics(network)
+    # As it is: a run that is resumed would fold later than one that was not, and its losses round otherwise.
+    run_recorded(network, folds=False)
+    return Session(run, network, batches, judge, keeper)
+
+
+def begin(session: Session) -> None:
+    """Write down what is to be done."""
+    plan, folder = session.run.plan, session.run.folder
+    if plan.weights is not None:
+        session.run.observer(WeightsTaken(start_from(session.network, plan.weights)))
+    try:
+        session.write_record()
+        write_json(folder.recipe, plan.as_dict())
+        write_json(folder.environment, environment(keras.backend.backend(), accelerator()))
+        make_folder(folder.checkpoints)
+    except BaseException:
+        folder.discard()
+        raise
+
+
+def accelerator() -> str | None:
+    """Return the name of the card that the framework trains on; None for a CPU."""
+    card = backends.active.runtime().accelerator
+    return None if card is None else card.name

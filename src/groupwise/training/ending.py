@@ -1,0 +1,117 @@
+"""How a run ends: after its last epoch, or before it; what is kept, and what is said."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from groupwise import models
+from groupwise.errors import UserError, check_installed, first_line
+from groupwise.inference.evaluation import Evaluation, evaluate
+from groupwise.inference.preprocessing import make_batches
+from groupwise.interruption import Interrupted, on_signals
+from groupwise.training.bookkeeper import swap_average
+from groupwise.training.checkpoints import paths, step_of
+from groupwise.training.events import EndedEarly
+from groupwise.training.session import Session
+from groupwise.training.stopped import Diverged, StopTraining
+from groupwise.training.summary import RunSummary
+from groupwise.training.workspace import Workspace, write_json
+
+
+def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
+    """Test the last model, draw the curves, and write the summary."""
+    run, rows, judge = session.run, session.rows, session.judge
+    session.wait_for_checkpoint()
+    broken = [*session.batches.broken, *judge.batches.broken]
+    if evaluation is None or judge.name != "test":
+        if run.plan.recipe.average:
+            swap_average(session.network)
+        batches = make_batches(run.dataset.test, session.network, run.plan.recipe.batch_size)
+        evaluation = evaluate(session.network, batches)
+        broken += [pair for pair in batches.broken if pair not in broken]
+        batches.close()
+    best = max(rows, key=lambda row: row[f"{judge.name}_accuracy"])
+    description = models.describe(session.network)
+    summary = RunSummary(
+        test_accuracy=evaluation.top1,
+        test_top5=evaluation.top5,
+        test_loss=evaluation.loss,
+        test_images=evaluation.count,
+        best_epoch=int(best["epoch"]),
+        best_accuracy=best[f"{judge.name}_accuracy"],
+        judged_by=judge.name,
+        epochs=len(rows),
+        training_seconds=round(sum(row["seconds"] for row in rows), 1),
+        images_per_second=round(rows[-1]["images_per_second"], 1),
+        share_waited=round(rows[-1]["share_waited"], 4),
+        trainable_parameters=description.trainable_parameters,
+        macs=description.macs,
+        broken_images=broken,
+    )
+    _draw_curves(run.folder)
+    write_json(run.folder.summary, asdict(summary))
+    return summary
+
+
+@contextmanager
+def explaining(session: Session) -> Iterator[None]:
+    """Turn what stops a training into an exception that says what was kept."""
+    try:
+        yield
+    except (StopTraining, KeyboardInterrupt) as reason:
+        kept = _keep(session)
+        session.run.observer(EndedEarly(str(reason), kept))
+        if isinstance(reason, StopTraining) and str(reason):
+            raise Diverged(reason, kept, session.run.plan.recipe.learning_rate) from None
+        resumable = bool(paths(session.run.folder.checkpoints))
+        raise Interrupted(f"stopped: {kept}", session.interruption.number, resumable) from None
+    except Exception as error:
+        # TensorFlow wraps what was raised while it asked for a batch.
+        failure = error if isinstance(error, UserError) else session.batches.failure
+        kept = _keep(session)
+        session.run.observer(EndedEarly(first_line(failure or error), kept))
+        if failure is None:
+            raise
+        raise UserError(f"{failure}; {kept}") from error
+
+
+def _keep(session: Session) -> str:
+    """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
+    folder = session.run.folder
+    with on_signals(lambda _: None):  # it takes a moment, and says how to go on
+        session.wait_for_checkpoint()
+        files = paths(folder.checkpoints)
+        if not files and not folder.last.exists():
+            folder.discard()
+            return "nothing was kept"
+        if not files:
+            return f"{folder.last} holds the last finished epoch's model"
+        # Neither a full disk nor what a signal left of matplotlib, half imported, is a reason not to say what was kept.
+        with suppress(Exception):
+            _draw_curves(folder)
+    return f"{files[0]} holds the training after {_steps_of(files[0], session)}"
+
+
+def _steps_of(path: Path, session: Session) -> str:
+    """Return how far a checkpoint is: "epoch 2 of 4", or "step 30 of epoch 3 of 4"."""
+    epoch, step = divmod(step_of(path), session.batches.steps)
+    total = session.run.plan.recipe.epochs
+    return f"step {step} of epoch {epoch + 1} of {total}" if step else f"epoch {epoch} of {total}"
+
+
+def _draw_curves(folder: Workspace) -> None:
+    """Draw the curves of what was finished, where it can be done: no training is the worse for want of a picture."""
+    if not why_no_curves():
+        from groupwise import report
+
+        report.curves(folder.metrics, folder.curves)
+
+
+def why_no_curves() -> list[str]:
+    """Return the sentence on why none can be drawn, if so."""
+    try:
+        check_installed("matplotlib", "curves.png is left out: it")
+    except UserError as error:
+        return [str(error)]
+    return []
