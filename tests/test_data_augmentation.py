@@ -17,14 +17,29 @@ def random_images(*shape):
     return np.random.default_rng(7).integers(0, 256, shape, np.uint8)
 
 
+def each(function, images, *arguments, seed=0):
+    """Return what a function makes of each image, all by one generator."""
+    generator = np.random.default_rng(seed)
+    return np.stack([function(image, *arguments, generator) for image in images])
+
+
+def of_pairs(function, images, labels):
+    """Return what a function makes of each image and label and the next ones."""
+    generator = np.random.default_rng(0)
+    partners = np.roll(np.arange(len(images)), -1)
+    mixed = [function(images[i], images[j], 1.0, generator) for i, j in enumerate(partners)]
+    shares = np.array([[share] for _, share in mixed], np.float32)
+    return np.stack([image for image, _ in mixed]), labels * (1 - shares) + labels[partners] * shares
+
+
 def test_nothing_by_default():
     images = random_images(5, 6, 7, 3)
-    np.testing.assert_array_equal(flip_and_crop(images, Augmentation(), np.random.default_rng(0)), images)
+    np.testing.assert_array_equal(each(flip_and_crop, images, Augmentation()), images)
 
 
 def test_flipping_mirrors_half_of_the_images():
     images = random_images(400, 4, 5, 3)
-    flipped = flip_and_crop(images, Augmentation(flip=True), np.random.default_rng(0))
+    flipped = each(flip_and_crop, images, Augmentation(flip=True))
     is_mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
     is_same = (flipped == images).all(axis=(1, 2, 3))
     assert (is_mirrored ^ is_same).all()
@@ -33,7 +48,7 @@ def test_flipping_mirrors_half_of_the_images():
 
 def test_cropping_shifts_by_at_most_the_padding_and_reflects():
     images = random_images(300, 6, 6, 1)
-    shifted = flip_and_crop(images, Augmentation(crop_padding=2), np.random.default_rng(0))
+    shifted = each(flip_and_crop, images, Augmentation(crop_padding=2))
     seen = set()
     for image, result in zip(images[..., 0], shifted[..., 0], strict=True):
         reflected = np.pad(image, 2, mode="reflect")
@@ -50,9 +65,9 @@ def test_cropping_shifts_by_at_most_the_padding_and_reflects():
 
 @given(st.integers(1, 60), st.integers(1, 60), st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)).map(sorted), st.data())
 def test_a_resized_crop_has_the_size_and_shows_nothing_else(height, width, area, data):
-    draws = np.random.default_rng(data.draw(st.integers(0, 99))).random((10, 4))
+    generator = np.random.default_rng(data.draw(st.integers(0, 99)))
     image = np.full((height, width, 3), 99, np.uint8)
-    crop = random_resized_crop(image, (5, 7), tuple(area), draws, "bilinear")
+    crop = random_resized_crop(image, (5, 7), tuple(area), generator, "bilinear")
     assert crop.shape == (5, 7, 3)
     assert (crop == 99).all()
 
@@ -62,7 +77,7 @@ def test_a_resized_crop_shows_a_part_of_the_right_area_and_ratio():
     image = np.stack([rows, columns, rows], axis=-1)
     generator = np.random.default_rng(0)
     for _ in range(50):
-        crop = random_resized_crop(image, (20, 20), (0.25, 0.5), generator.random((10, 4)), "nearest")
+        crop = random_resized_crop(image, (20, 20), (0.25, 0.5), generator, "nearest")
         height = 20 / 19 * (int(crop[-1, 0, 0]) - int(crop[0, 0, 0]))
         width = 20 / 19 * (int(crop[0, -1, 1]) - int(crop[0, 0, 1]))
         assert 0.22 < height * width / 200**2 < 0.55
@@ -72,11 +87,15 @@ def test_a_resized_crop_shows_a_part_of_the_right_area_and_ratio():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_rand_augment_varies_each_image_by_itself(channels):
     images = np.repeat(random_images(1, 16, 16, channels), 64, axis=0)
-    varied = rand_augment(images, np.random.default_rng(0), num_ops=1, magnitude=5)
+
+    def vary(image, generator):
+        return rand_augment(image, generator, num_ops=1, magnitude=5)
+
+    varied = each(vary, images)
     assert varied.shape == images.shape
     assert len(np.unique(varied.reshape(64, -1), axis=0)) > len(OPERATIONS) // 2
-    np.testing.assert_array_equal(varied, rand_augment(images, np.random.default_rng(0), 1, 5))
-    assert (varied != rand_augment(images, np.random.default_rng(1), 1, 5)).any()
+    np.testing.assert_array_equal(varied, each(vary, images))
+    assert (varied != each(vary, images, seed=1)).any()
 
 
 def test_mixup_blends_pairs_and_their_labels_alike():
@@ -84,7 +103,7 @@ def test_mixup_blends_pairs_and_their_labels_alike():
     values = np.arange(32)
     images = np.broadcast_to(values[:, None, None, None], (32, 4, 4, 3)).astype(np.uint8)
     labels = np.stack([values, 31 - values], axis=1).astype(np.float32)
-    mixed, targets = mix_up(images, labels, 1.0, np.random.default_rng(0))
+    mixed, targets = of_pairs(mix_up, images, labels)
     assert mixed.dtype == targets.dtype == np.float32
     np.testing.assert_allclose(mixed, np.broadcast_to(targets[:, :1, None, None], mixed.shape), rtol=1e-5)
     assert (np.abs(mixed - images) > 0.1).any()
@@ -94,7 +113,7 @@ def test_mixup_blends_pairs_and_their_labels_alike():
 def test_cutmix_pastes_a_rectangle_and_weighs_the_labels_by_its_area():
     images = np.broadcast_to(np.arange(64)[:, None, None, None], (64, 24, 20, 1)).astype(np.uint8)
     labels = np.eye(64, dtype=np.float32)
-    mixed, targets = cut_mix(images, labels, 1.0, np.random.default_rng(0))
+    mixed, targets = of_pairs(cut_mix, images, labels)
     assert targets.dtype == np.float32
     for index in range(64):
         is_foreign = mixed[index, ..., 0] != index
@@ -110,7 +129,7 @@ def test_cutmix_pastes_a_rectangle_and_weighs_the_labels_by_its_area():
 def test_erasing_fills_rectangles_with_the_colour():
     images = random_images(200, 12, 12, 3) // 2
     colour = np.array([200, 201, 202], np.uint8)
-    erased = random_erasing(images, 0.5, colour, np.random.default_rng(0))
+    erased = each(random_erasing, images, 0.5, colour)
     is_changed = (erased != images).any(axis=-1)
     assert (erased[is_changed] == colour).all()
     assert 70 < is_changed.any(axis=(1, 2)).sum() < 130

@@ -9,12 +9,13 @@ from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
     from groupwise.data.augmentation import Augmentation
-    from groupwise.data.batches import ImageBatches, Variation
+    from groupwise.data.batches import ImageBatches
     from groupwise.data.dataset import Dataset, Split
     from groupwise.data.images import BrokenImage, centre_crop, prepare_image, read_image
     from groupwise.data.loading import load_dataset
     from groupwise.data.preprocessing import Preprocessing
     from groupwise.data.samples import Decoding, TooManyBroken
+    from groupwise.data.variation import Variation
 else:
     __getattr__, __dir__ = members_at_use(
         __name__,
@@ -27,7 +28,7 @@ else:
             "Preprocessing": "preprocessing",
             "Split": "dataset",
             "TooManyBroken": "samples",
-            "Variation": "batches",
+            "Variation": "variation",
             "centre_crop": "images",
             "load_dataset": "loading",
             "prepare_image": "images",

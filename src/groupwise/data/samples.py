@@ -1,7 +1,7 @@
 """A split's images decoded by many threads, remembered where memory allows, and the broken ones counted."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -10,15 +10,17 @@ import numpy as np
 
 from groupwise.data.dataset import Split
 from groupwise.data.images import BrokenImage, ImageArray
+from groupwise.data.places import Part
 from groupwise.errors import UserError
 from groupwise.machine import free_memory, usable_cores
 from groupwise.texts import first_few
 
 Cache: TypeAlias = bool | Literal["auto"]
-Finish: TypeAlias = Callable[[int, ImageArray], ImageArray]
+Done: TypeAlias = Callable[[int], None]
 Progress: TypeAlias = Callable[[int, int], None]
 
 CHUNK = 64  # images a task: a task of one small image costs more to hand over than to decode
+PROBED = 16  # images that tell how large all are
 MEMORY_SHARE = 0.25
 
 
@@ -47,15 +49,18 @@ def most_broken(total: int) -> int:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How images are decoded.
+    """How images are decoded, and which.
 
     Attributes:
-        cache: whether prepared images stay in memory; "auto": if they fit into a quarter of what is free.
+        cache: whether prepared images stay in memory; "auto": if they fit into a quarter of what is free, which as many
+            processes share as there are parts.
         workers: threads that decode. None: one a core.
+        part: (index, count): which of how many parts of every batch is wanted, where as many processes share them.
     """
 
     cache: Cache = "auto"
     workers: int | None = None
+    part: Part = (0, 1)
 
 
 class Samples:
@@ -66,10 +71,10 @@ class Samples:
         prepare: what is done to each image once, right after it is decoded.
         smallest_side: the hint that Split.read takes.
         decoding: on how many threads, and what stays in memory.
-        every_class: whether each class needs a readable image.
+        needed: the indices of those that will be asked for; None for all, and at least one of each class.
 
     Attributes:
-        seconds_working: processor time that the threads have spent on reading so far.
+        seconds_working: processor time that the threads have spent so far.
     """
 
     def __init__(
@@ -78,19 +83,20 @@ class Samples:
         prepare: Callable[[ImageArray], ImageArray],
         smallest_side: int | None,
         decoding: Decoding,
-        every_class: bool = False,
+        needed: Iterable[int] | None = None,
     ) -> None:
-        self._every_class = every_class
+        self._every_class = needed is None
+        self._needed = range(len(split)) if needed is None else list(needed)
         self._split = split
         self._prepare = prepare
         self._smallest_side = smallest_side
-        self._cache = decoding.cache
+        self._decoding = decoding
         self._broken: dict[int, str] = {}
-        self._prepared: list[ImageArray | None] | None = None
+        self._prepared: dict[int, ImageArray | None] = {}
         self._loaded = False
         self.seconds_working = 0.0
         self._workers = decoding.workers or usable_cores()
-        self._decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
     @property
     def broken(self) -> list[tuple[str, str]]:
@@ -103,63 +109,61 @@ class Samples:
         return sorted(self._broken.copy())
 
     def load(self, progress: Progress | None = None) -> None:
-        """Fill the cache if there is to be one; a second call does nothing."""
-        if not self._loaded:
-            if self._should_cache():
-                self._prepared = self.read(range(len(self._split)), progress=progress)
-            self._loaded = True
-
-    def read(
-        self, indices: Sequence[int], finish: Finish | None = None, progress: Progress | None = None
-    ) -> list[ImageArray | None]:
-        """Return the prepared images at these indices, None for each broken one.
+        """Fill the cache if there is to be one; a second call does nothing.
 
         Args:
-            indices: which images.
-            finish: applied, also by many threads, to (position among the indices, prepared image).
             progress: called as images become ready, with how many are and how many there will be.
-
-        Raises:
-            TooManyBroken: more than `most_broken` of the split's images, or all of it or of a class, are known to
-                be broken by now.
         """
-        prepared = self._prepared
-        if prepared is not None and finish is None:
-            return [prepared[index] for index in indices]
+        if not self._loaded:
+            if self._should_cache():
+                self._prepared = self._read(self._needed, progress)
+            self._loaded = True
 
-        def read_chunk(start: int) -> tuple[list[ImageArray | None], float]:
-            started = time.thread_time()
-            positions = range(start, min(start + chunk, len(indices)))
-            part = [self._read_one(indices[position], position, finish) for position in positions]
-            return part, time.thread_time() - started
-
-        chunk = max(1, min(CHUNK, len(indices) // (2 * self._workers)))
-        images: list[ImageArray | None] = []
-        for part, seconds in self._decoders.map(read_chunk, range(0, len(indices), chunk)):
-            images += part
-            self.seconds_working += seconds
-            if progress is not None:
-                progress(len(images), len(indices))
-        self._refuse_too_many()
-        return images
-
-    def close(self) -> None:
-        """End the threads."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-
-    def _read_one(self, index: int, position: int, finish: Finish | None) -> ImageArray | None:
+    def image(self, index: int) -> ImageArray | None:
+        """Return the prepared image at an index, None if it is broken; may be called from many threads."""
         if index in self._broken:
             return None
-        image = self._prepared[index] if self._prepared is not None else None
+        image = self._prepared.get(index)
         if image is None:
             try:
                 image = self._prepare(self._split.read(index, self._smallest_side))
             except BrokenImage as error:
                 self._broken[index] = error.reason
-                return None
-        return image if finish is None else finish(position, image)
+        return image
 
-    def _refuse_too_many(self) -> None:
+    def in_chunks(self, do: Callable[[Sequence[int]], None], items: Sequence[int], done: Done | None = None) -> None:
+        """Give slices of items to a function, by many threads: of even lengths, but perhaps the last one.
+
+        Args:
+            do: what is to be done.
+            items: a range, or a list.
+            done: called after each slice, in their order, with how many items are done.
+
+        Raises:
+            TooManyBroken: more than `most_broken` of the split's images, or all of it or of a class, are known to
+                be broken by now.
+        """
+
+        def do_chunk(start: int) -> float:
+            started = time.thread_time()
+            do(items[start : start + size])
+            return time.thread_time() - started
+
+        size = max(1, min(CHUNK, len(items) // (2 * self._workers)))
+        size += size % 2
+        starts = range(0, len(items), size)
+        for start, seconds in zip(starts, self._threads.map(do_chunk, starts), strict=True):
+            self.seconds_working += seconds
+            if done is not None:
+                done(min(start + size, len(items)))
+        self.refuse_too_many()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def refuse_too_many(self) -> None:
+        """Raise TooManyBroken where that many images are known to be broken by now."""
         total, broken = len(self._split), np.array(sorted(self._broken.copy()), np.intp)
         if not broken.size:
             return
@@ -178,9 +182,20 @@ class Samples:
             raise TooManyBroken(named, "every image of one class is broken")
 
     def _should_cache(self) -> bool:
-        if self._cache != "auto":
-            return self._cache
-        count = len(self._split)
-        probe = self.read(sorted({int(index) for index in np.linspace(0, count - 1, min(count, 16))}))
-        sizes = [image.nbytes for image in probe if image is not None]
-        return bool(sizes) and sum(sizes) / len(sizes) * count <= MEMORY_SHARE * free_memory()
+        if self._decoding.cache != "auto":
+            return self._decoding.cache
+        count = len(self._needed)
+        chosen = sorted({int(place) for place in np.linspace(0, count - 1, min(count, PROBED))})
+        probe = self._read([self._needed[place] for place in chosen])
+        sizes = [image.nbytes for image in probe.values() if image is not None]
+        share = MEMORY_SHARE / self._decoding.part[1]
+        return bool(sizes) and sum(sizes) / len(sizes) * count <= share * free_memory()
+
+    def _read(self, indices: Sequence[int], progress: Progress | None = None) -> dict[int, ImageArray | None]:
+        images: dict[int, ImageArray | None] = {}
+
+        def read(chunk: Sequence[int]) -> None:
+            images.update((index, self.image(index)) for index in chunk)
+
+        self.in_chunks(read, indices, None if progress is None else lambda done: progress(done, len(indices)))
+        return images

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise.data import ImageBatches, Preprocessing, Split, Variation, read_image
+from groupwise.data import Decoding, ImageBatches, Preprocessing, Split, Variation, read_image
 from groupwise.models.network import Network, RewrittenNetwork
 
 
@@ -27,15 +27,20 @@ def prepared_image(
 
 
 def make_batches(
-    split: Split, network: Network | RewrittenNetwork, batch_size: int, variation: Variation | None = None
+    split: Split,
+    network: Network | RewrittenNetwork,
+    batch_size: int,
+    variation: Variation | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> ImageBatches:
     """Return a split as batches of what a network wants, varied as for a training or as they are.
 
     Args:
         split: with the network's classes.
         network: with preprocessing and class names in its metadata.
-        batch_size: images a batch.
+        batch_size: images a batch, all its parts together.
         variation: as for a training; None for a test.
+        part: (index, count): which of how many parts of every batch is wanted.
     """
     height, width, channels = network.architecture["input_shape"]
     classes = len(network.metadata["class_names"])
@@ -46,4 +51,5 @@ def make_batches(
         classes,
         preprocessing_of(network),
         variation,
+        Decoding(part=part),
     )

@@ -1,0 +1,87 @@
+"""How a training varies its images: each by random numbers of its own, whoever makes it and when."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from groupwise.data.augmentation import Augmentation, flip_and_crop, random_resized_crop
+from groupwise.data.images import ImageArray, Interpolation
+from groupwise.data.mixing import cut_mix, mix_up, random_erasing
+from groupwise.data.rand_augment import rand_augment
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How a training varies what it sees; a test varies nothing.
+
+    Attributes:
+        augmentation: how images are varied; None for a test.
+        label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
+        shuffle: whether each epoch has a random order.
+        seed: 0 or more; settles order and augmentation.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    augmentation: Augmentation | None = None
+    label_smoothing: float = 0.0
+    shuffle: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing}: a share lies in 0 to 1")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: a seed is 0 or more")
+
+    def generator(self, epoch: int, place: int) -> Generator:
+        """Return the random numbers of the image at a place of an epoch's order."""
+        return np.random.default_rng((self.seed, epoch, 1 + place))  # with a 0 it would be the order's own
+
+
+@dataclass(frozen=True)
+class Varying:
+    """What an augmentation does to one image, and to one of a pair.
+
+    Attributes:
+        augmentation: what is to be done.
+        image_size: (height, width) of the result.
+        interpolation: Pillow's filter, for crops of any size.
+        fill: uint8, (channels,): the colour that is erased with.
+    """
+
+    augmentation: Augmentation
+    image_size: tuple[int, int]
+    interpolation: Interpolation
+    fill: ImageArray
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with their neighbours."""
+        return bool(self.augmentation.mixup or self.augmentation.cutmix)
+
+    def vary(self, image: ImageArray, generator: Generator) -> ImageArray:
+        """Return an image, uint8 (height, width, channels), varied by itself and of the size wanted."""
+        augmentation = self.augmentation
+        if augmentation.resized_crop is not None:
+            area = augmentation.resized_crop
+            image = random_resized_crop(image, self.image_size, area, generator, self.interpolation)
+        if augmentation.flip or augmentation.crop_padding:
+            image = flip_and_crop(image, augmentation, generator)
+        if augmentation.rand_augment is not None:
+            image = rand_augment(image, generator, **augmentation.rand_augment)
+        if augmentation.erase:
+            image = random_erasing(image, augmentation.erase, self.fill, generator)
+        return image
+
+    def mix(
+        self, image: ImageArray, partner: ImageArray, generator: Generator
+    ) -> tuple[ImageArray | NDArray[np.float32], float]:
+        """Return an image mixed with its partner, in 0..255, and the partner's share of it."""
+        augmentation = self.augmentation
+        if augmentation.mixup and (not augmentation.cutmix or generator.random() < 0.5):
+            return mix_up(image, partner, augmentation.mixup, generator)
+        return cut_mix(image, partner, augmentation.cutmix, generator)
