@@ -86,10 +86,17 @@ def resumed(
     data: str,
     output: Path,
     wishes: Wishes,
-    epochs: int | None,
+    ends: dict[str, int],
     restart: bool,
 ) -> tuple["Plan", "Dataset", Path]:
-    """Return what the run in a folder is to do from now on, on the backend that it ran on."""
+    """Return what the run in a folder is to do from now on, on the backend that it ran on.
+
+    Args:
+        data, output: the user's.
+        wishes: of which none may be another than the run's.
+        ends: the recipe's epochs and patience, where they are to be others from now on.
+        restart: whether the learning rate's schedule begins anew.
+    """
     from groupwise.data import load_dataset
 
     folder, backend = Workspace(output), wishes.backend
@@ -102,7 +109,7 @@ def resumed(
 
     plan = read_plan(output)
     _refuse_changes(plan, output, wishes)
-    plan = extend_plan(plan, epochs_finished(folder.checkpoints), epochs, restart)
+    plan = extend_plan(plan, epochs_finished(folder.checkpoints), restart=restart, **ends)
     dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
     return plan, dataset, output
 

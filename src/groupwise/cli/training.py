@@ -3,7 +3,7 @@
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group
@@ -18,6 +18,7 @@ from groupwise.cli.options import (
     TrainingBackend,
     check_rate,
     left_open,
+    option,
     parse_arguments,
     parse_size,
 )
@@ -87,6 +88,19 @@ def train(
             max=MOST,
         ),
     ] = None,
+    patience: Annotated[
+        int | None,
+        left_open(
+            "End the training after so many epochs without a better accuracy of the validation images (the test images "
+            "where there are none); 0: never; with --resume from now on. Default: the recipe's.",
+            min=0,
+            max=MOST,
+        ),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        left_open("The share of the training images to set aside to choose best.keras by, such as 0.1."),
+    ] = None,
     schedule: Annotated[
         Schedule | None,
         left_open(
@@ -137,7 +151,8 @@ def train(
 ) -> None:
     """Train a network on images, and leave model, metrics and curves in a folder.
 
-    The data is tested on its own test images, or on a fifth of each class that is set aside. Ctrl-C stops after the
+    The data is tested on its own test images, or on a fifth of each class that is set aside. The best model is chosen
+    by the data's validation images, those that --validation sets aside, or the test images. Ctrl-C stops after the
     running step, which is kept; add --resume to go on from it, and --epochs to go on beyond the end.
 
     Examples:
@@ -156,22 +171,25 @@ def train(
         "dtype": dtype and dtype.value,
         "freeze_backbone": freeze_backbone or None,
         "jit_compile": compile_steps,
+        "validation": validation,
     }
     if learning_rate is not None:
         check_rate(learning_rate)
+    if validation is not None and not 0 <= validation < 1:
+        raise UserError(f"{option('validation', validation)}: a share lies in 0 to 1, without 1")
     Interval.of(checkpoint_every)
-    changes = {name: value for name, value in settings.items() if value is not None}
+    changes = _given(settings)
+    ends = _given({"epochs": epochs, "patience": patience})
     wishes = Wishes(recipe, model, weights, parse_arguments(argument), changes, seed, backend)
     chosen = None if output is None else output_folder(output)
     is_resumed = _is_resumed(resume, chosen)
     if is_resumed:
         assert chosen is not None
-        plan, dataset, folder = resumed(data, chosen, wishes, epochs, schedule is Schedule.RESTART)
+        plan, dataset, folder = resumed(data, chosen, wishes, ends, schedule is Schedule.RESTART)
     else:
         if schedule is not None:
             raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
-        if epochs is not None:
-            changes["epochs"] = epochs
+        changes |= ends
         plan, dataset, folder = planned(data, chosen, wishes)
     from groupwise.training import train as run
 
@@ -190,6 +208,11 @@ def train(
             raise
         command = shlex.join(["groupwise", "train", plan.data, "--output", str(folder), "--resume"])
         raise Interrupted(f"{stopped}; go on with: {command}", stopped.number) from None
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the user named."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _is_resumed(resume: Resume | None, output: Path | None) -> bool:

@@ -137,6 +137,8 @@ class Dataset:
         undivided: all images, where the source has no test images of its own; else None.
         rule: how these were divided into train and test.
         notes: sentences on what was left out, or might not be what was meant.
+        validation_rule: how `validation` was taken from the images to train on; None where the source has its own, or
+            there is none.
     """
 
     name: str
@@ -149,6 +151,7 @@ class Dataset:
     undivided: Split | None = None
     rule: SplitRule = SplitRule()
     notes: tuple[str, ...] = ()
+    validation_rule: SplitRule | None = None
 
     def divided(self, rule: SplitRule, trained: Identities | None = None) -> "Dataset":
         """Return the same data set, divided by another rule; itself where it has test images of its own.
@@ -163,7 +166,24 @@ class Dataset:
         if self.undivided is None:
             return self
         train, test = divide(self.undivided, rule, trained)
-        return replace(self, train=train, test=test, rule=rule)
+        return replace(self, train=train, test=test, validation=None, rule=rule, validation_rule=None)
+
+    def with_validation(self, rule: SplitRule, trained: Identities | None = None) -> "Dataset":
+        """Return the same data set with a share of the images to train on set aside for validation.
+
+        Args:
+            rule: how they are chosen: by a hash of each, another one than chooses those to test on.
+            trained: the identities of images that are not set aside, since they were trained on.
+
+        Raises:
+            UserError: none can be set aside.
+        """
+        # Of the images with the smallest hashes those that are tested on are gone.
+        is_validation = _is_set_aside(self.train, replace(rule, seed=-1 - rule.seed), _untrained(self.train, trained))
+        if not is_validation.any():
+            raise UserError(f"none of the images of {self.name} is left for validation, all being needed or trained on")
+        train, validation = (self.train.take(np.flatnonzero(side)) for side in (~is_validation, is_validation))
+        return replace(self, train=train, validation=validation, validation_rule=rule)
 
     def relabelled(self, class_names: Sequence[str], places: Sequence[int]) -> "Dataset":
         """Return the same images with other classes: `places` has the new label of each old one."""
@@ -197,7 +217,7 @@ def dataset_of_splits(
     train, test, validation = splits["train"], splits.get("test"), splits.get("validation")
     if test is None:
         test, validation = validation, None
-    whole = Dataset(name, class_names, train, test or train, validation, image_size, channels, None, rule, notes)
+    whole = Dataset(name, class_names, train, test or train, validation, image_size, channels, rule=rule, notes=notes)
     return whole if test is not None else replace(whole, undivided=train).divided(rule)
 
 
@@ -219,18 +239,28 @@ def divide(split: Split, rule: SplitRule, trained: Identities | None = None) -> 
     """
     if rule.share == 1:
         return split.take(np.arange(0)), split
-    may_test = np.ones(len(split), bool) if trained is None else ~np.isin(split.identities(), trained)
-    hashes = split.hashes(rule.seed)
-    is_test = (hashes / 2.0**64 < rule.share) & may_test
-    for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
-        members = members[np.argsort(hashes[members], kind="stable")]
-        if is_test[members].all():
-            is_test[members[-1]] = False
-        elif len(members) > 1 and not is_test[members].any():
-            is_test[members[may_test[members]][:1]] = True
+    may_test = _untrained(split, trained)
+    is_test = _is_set_aside(split, rule, may_test)
     if not is_test.any():
         if not may_test.all():
             raise UserError("none of the images is left to test on, since all were trained on: add some to the classes")
         raise UserError("no class has more than one image, so none are left to test on: add images to the classes")
     return split.take(np.flatnonzero(~is_test)), split.take(np.flatnonzero(is_test))
+
+
+def _untrained(split: Split, trained: Identities | None) -> NDArray[np.bool_]:
+    return np.ones(len(split), bool) if trained is None else ~np.isin(split.identities(), trained)
+
+
+def _is_set_aside(split: Split, rule: SplitRule, may_be: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which images a rule sets aside, of those that may be."""
+    hashes = split.hashes(rule.seed)
+    is_aside = (hashes / 2.0**64 < rule.share) & may_be
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        members = members[np.argsort(hashes[members], kind="stable")]
+        if is_aside[members].all():
+            is_aside[members[-1]] = False
+        elif len(members) > 1 and not is_aside[members].any():
+            is_aside[members[may_be[members]][:1]] = True
+    return is_aside

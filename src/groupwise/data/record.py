@@ -27,12 +27,15 @@ class SplitRecord:
         images: "train", "test" and perhaps "validation" to the identities of their images, sorted.
         earlier: of what the weights that training began with had been trained on.
         unread: of images to train on that could not be read, so that they were not; sorted.
+        validation_rule: that took the images for validation from those to train on; None where the data set had some of
+            its own, or there are none.
     """
 
     rule: SplitRule | None
     images: Mapping[str, Identities]
     earlier: Identities = field(default_factory=lambda: NONE)
     unread: Identities = field(default_factory=lambda: NONE)
+    validation_rule: SplitRule | None = None
 
     @property
     def trained(self) -> Identities:
@@ -60,10 +63,10 @@ class SplitRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON, six bytes an image in base 64."""
-        rule = None if self.rule is None else {"seed": self.rule.seed, "test_fraction": self.rule.share}
         sides = {**self.images, "earlier": self.earlier, "unread": self.unread}
         return {
-            "rule": rule,
+            "rule": _plain(self.rule),
+            "validation_rule": _plain(self.validation_rule),
             "counts": {side: len(images) for side, images in sides.items()},
             "images": {side: _encoded(images) for side, images in sides.items()},
         }
@@ -81,16 +84,23 @@ class SplitRecord:
             UserError: it is.
         """
         try:
-            rule = content["rule"]
+            rule, validation_rule = _rule_of(content["rule"]), _rule_of(content.get("validation_rule"))
             sides = {side: _decoded(text) for side, text in content["images"].items()}
             earlier, train, test = sides["earlier"], sides["train"], sides["test"]
             images = {**{side: sides[side] for side in SIDES if side in sides}, "train": train, "test": test}
-            rule = None if rule is None else SplitRule(int(rule["seed"]), float(rule["test_fraction"]))
-            return SplitRecord(rule, images, earlier, sides.get("unread", NONE))
+            return SplitRecord(rule, images, earlier, sides.get("unread", NONE), validation_rule)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"{place}: the record in it of the images that were trained on is damaged: {remedy}"
             ) from error
+
+
+def _plain(rule: SplitRule | None) -> dict[str, float] | None:
+    return None if rule is None else {"seed": rule.seed, "test_fraction": rule.share}
+
+
+def _rule_of(content: Any) -> SplitRule | None:
+    return None if content is None else SplitRule(int(content["seed"]), float(content["test_fraction"]))
 
 
 def _encoded(identities: Identities) -> str:
@@ -109,7 +119,8 @@ def record_of(dataset: Dataset, earlier: SplitRecord | None = None) -> SplitReco
     splits = {side: getattr(dataset, side) for side in SIDES}
     images = {side: np.sort(split.identities()) for side, split in splits.items() if split is not None}
     rule = None if dataset.undivided is None else dataset.rule
-    return SplitRecord(rule, images, NONE if earlier is None else earlier.trained)
+    trained = NONE if earlier is None else earlier.trained
+    return SplitRecord(rule, images, trained, validation_rule=dataset.validation_rule)
 
 
 def divided_as_before(dataset: Dataset, record: SplitRecord) -> Dataset:
@@ -184,14 +195,14 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
         UserError: images to train on are gone, all of a side are, or the data set's own splits are others.
     """
     again = f"begin a new run, from this one's weights with {argument('weights')}"
-    has_validation = "validation" in record.images
-    if (dataset.undivided is None) != (record.rule is None) or (dataset.validation is not None) != has_validation:
+    had_validation = "validation" in record.images and record.validation_rule is None
+    if (dataset.undivided is None) != (record.rule is None) or (dataset.validation is not None) != had_validation:
         raise UserError(f"{dataset.name} has other splits of its own than when the run began: {again}")
     kept: dict[str, Split] = {}
     gone = {}
     sides = {**record.images, "train": np.concatenate([record.images["train"], record.unread])}
     for side, images in sides.items():
-        split: Split = getattr(dataset, side) if dataset.undivided is None else dataset.undivided
+        split = _with_side(dataset, side, record)
         identities = split.identities()
         kept[side] = split.take(np.flatnonzero(np.isin(identities, images)))
         gone[side] = _beyond(record.images[side], identities)
@@ -201,7 +212,8 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
         count = f"{gone['train']:,} of the run's images to train on"
         raise UserError(f"{dataset.name} lacks {count}: put them back, or {again}")
     said = []
-    added = sum(len(getattr(dataset, side)) - len(split) for side, split in kept.items())
+    present = sum(len(split) for side in SIDES if (split := getattr(dataset, side)) is not None)
+    added = present - sum(len(split) for split in kept.values())
     removed = sum(gone.values())
     if added:
         said.append(f"{_counted(added, 'added to')} {dataset.name} since: left out; to train on all, {again}")
@@ -210,7 +222,15 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
     length = max(len(sides["train"]), len(kept["train"]))
     train = kept["train"].take(np.resize(np.arange(len(kept["train"])), length))
     held = replace(dataset, train=train, test=kept["test"], validation=kept.get("validation"))
-    return replace(held, rule=record.rule or dataset.rule), said
+    return replace(held, rule=record.rule or dataset.rule, validation_rule=record.validation_rule), said
+
+
+def _with_side(dataset: Dataset, side: str, record: SplitRecord) -> Split:
+    """Return the images of a data set, not divided for validation, among which a side of the record is."""
+    if dataset.undivided is not None:
+        return dataset.undivided
+    split: Split = getattr(dataset, "train" if side == "validation" and record.validation_rule else side)
+    return split
 
 
 def _beyond(some: Identities, others: Identities) -> int:

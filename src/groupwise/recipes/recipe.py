@@ -43,6 +43,10 @@ class Recipe:
             TensorFlow's own kernels for convolutions are faster on a CPU than XLA's, and Inductor gains nothing there.
         freeze_backbone: whether only the head learns, on the features of the weights that training starts from.
         augmentation: how training images are varied.
+        validation: the share of the images to train on that is set aside to choose the best model by, where the data
+            has no images for it; 0: the test images choose it.
+        patience: the epochs without a better accuracy of the images that choose, after which the training ends; 0: it
+            ends after `epochs`.
     """
 
     name: str
@@ -64,12 +68,15 @@ class Recipe:
     jit_compile: bool | Literal["auto"] = "auto"
     freeze_backbone: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
+    validation: float = 0.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
         _check(self, "learning_rate", is_rate(self.learning_rate), "must be positive and finite")
-        for name in ("label_smoothing", "average"):
+        _check(self, "patience", self.patience >= 0, "must not be negative")
+        for name in ("label_smoothing", "average", "validation"):
             _check(self, name, 0 <= getattr(self, name) < 1, "lies in 0 to 1, without 1")
         _check(self, "warm_up", 0 <= self.warm_up <= 1, "is a share of the steps: it lies in 0 to 1")
         for name in ("weight_decay", "clip_norm"):

@@ -4,6 +4,7 @@ import keras
 
 from groupwise import backends
 from groupwise.data import Dataset, Variation
+from groupwise.data.dataset import SplitRule
 from groupwise.data.record import SplitRecord, copies_in, record_of
 from groupwise.errors import UserError, argument
 from groupwise.frameworks import FRAMEWORKS
@@ -26,11 +27,25 @@ FEW_STEPS = 4
 
 def recorded(plan: Plan, dataset: Dataset) -> tuple[Dataset, SplitRecord, list[str]]:
     """Return a new run's data, its record, and what in it is known to the weights that the run begins with."""
-    copies = copies_in(dataset)
-    if plan.weights is None or are_published(plan.weights):
-        return dataset, record_of(dataset), copies
-    _, notes = divide_for(dataset, plan.weights, as_given=True)
-    return dataset, record_of(dataset, read_record(plan.weights)), [*copies, *notes]
+    notes, earlier = copies_in(dataset), None
+    if plan.weights is not None and not are_published(plan.weights):
+        notes += divide_for(dataset, plan.weights, as_given=True)[1]
+        earlier = read_record(plan.weights)
+    share = plan.recipe.validation
+    if share and dataset.validation is not None:
+        own = f"{dataset.name} has images for validation of its own, which choose the best model"
+        notes.append(f"{own}: {argument('validation', share)} sets no others aside")
+    elif share:
+        dataset = _with_validation(dataset, share, earlier)
+    return dataset, record_of(dataset, earlier), notes
+
+
+def _with_validation(dataset: Dataset, share: float, earlier: SplitRecord | None) -> Dataset:
+    """Return the data with a share set aside: of the images that earlier weights have seen, those that chose these."""
+    if earlier is None:
+        return dataset.with_validation(SplitRule(dataset.rule.seed, share))
+    rule = earlier.validation_rule or dataset.rule
+    return dataset.with_validation(SplitRule(rule.seed, share), earlier.trained)
 
 
 def large_batches(run: Run) -> list[str]:

@@ -14,7 +14,7 @@ from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
 from groupwise.training.checkpoints import Checkpoint
 from groupwise.training.diverging import check_loss, check_weights
-from groupwise.training.events import EpochEnded, StepDone
+from groupwise.training.events import EpochEnded, Noted, StepDone
 from groupwise.training.seed import seed_epoch
 from groupwise.training.session import Session
 from groupwise.training.state import restore_state
@@ -103,7 +103,7 @@ class Bookkeeper(keras.callbacks.Callback):
                 "loss": float(logs["loss"]),
                 "accuracy": float(logs["accuracy"]),
                 f"{self._judge.name}_loss": evaluation.loss,
-                f"{self._judge.name}_accuracy": evaluation.top1,
+                self._judge.accuracy: evaluation.top1,
                 "seconds": seconds,
                 "images_per_second": self._batches.images_in(self._steps) / seconds,
                 "share_waited": min(waited / seconds, 1.0),
@@ -114,8 +114,20 @@ class Bookkeeper(keras.callbacks.Callback):
                 swap_average(self.network)
         self._session.checkpoint((epoch + 1) * self._steps, (0.0, 0.0))
         self._observer(EpochEnded(epoch + 1, self._recipe.epochs, self._judge.name, row))
-        if self._session.interruption.requested and epoch + 1 < self._recipe.epochs:
+        if self._session.is_over:
+            self.network.stop_training = True  # which fit() looks at
+            self._say_why()
+        elif self._session.interruption.requested:
             raise StopTraining
+
+    def _say_why(self) -> None:
+        """Say why the training ends where it is not at its last epoch."""
+        session, patience = self._session, self._recipe.patience
+        if len(session.rows) < self._recipe.epochs:
+            last = f"of the last {patience} epochs none was" if patience > 1 else "the last epoch was not"
+            images = f"the {self._judge.name} images"
+            text = f"{last} better on {images} than epoch {session.best_epoch}: the training ends"
+            self._observer(Noted(text))
 
     def _seconds(self) -> tuple[float, float]:
         """Return how long the epoch's steps took so far, and for how long of that there was no input."""
@@ -123,7 +135,7 @@ class Bookkeeper(keras.callbacks.Callback):
 
     def _save(self, row: dict[str, float]) -> None:
         """Save the network and the row. Where a resumed run begins is decided by the checkpoint that follows."""
-        accuracy = f"{self._judge.name}_accuracy"
+        accuracy = self._judge.accuracy
         is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._session.rows)
         rows = [*self._session.rows, row]
 

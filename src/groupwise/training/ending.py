@@ -31,15 +31,15 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         evaluation = evaluate(session.network, batches)
         broken += [pair for pair in batches.broken if pair not in broken]
         batches.close()
-    best = max(rows, key=lambda row: row[f"{judge.name}_accuracy"])
+    best = rows[session.best_epoch - 1]
     description = models.describe(session.network)
     summary = RunSummary(
         test_accuracy=evaluation.top1,
         test_top5=evaluation.top5,
         test_loss=evaluation.loss,
         test_images=evaluation.count,
-        best_epoch=int(best["epoch"]),
-        best_accuracy=best[f"{judge.name}_accuracy"],
+        best_epoch=session.best_epoch,
+        best_accuracy=best[judge.accuracy],
         judged_by=judge.name,
         epochs=len(rows),
         training_seconds=round(sum(row["seconds"] for row in rows), 1),
@@ -48,6 +48,7 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         trainable_parameters=description.trainable_parameters,
         macs=description.macs,
         broken_images=broken,
+        ended_by_patience=session.is_out_of_patience and len(rows) < run.plan.recipe.epochs,
     )
     _draw_curves(run.folder)
     write_json(run.folder.summary, asdict(summary))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from groupwise.errors import argument
 from groupwise.inference.run_folder import RunFolder
 from groupwise.texts import printable
 
@@ -213,18 +214,29 @@ class Finished(Event):
             lines += [f"  {name}: {reason}" for name, reason in broken[:NAMED_BROKEN]]
         if len(broken) > NAMED_BROKEN:
             lines.append(f"  and {len(broken) - NAMED_BROKEN} more, in {files.summary}")
-        best, judge = f"{summary.best_accuracy:.2%}", summary.judged_by
         lines += [
             f"test accuracy {summary.test_accuracy:.2%} of {summary.test_images:,} images (top 5: "
             f"{summary.test_top5:.2%}) after {_epochs(summary.epochs)} and {summary.training_seconds:,.0f} seconds of "
             "training",
-            f"{files.best.name} is epoch {summary.best_epoch}'s, with {best} of the {judge} images",
+            f"{files.best.name} is epoch {summary.best_epoch}'s, {_choice(summary)}",
             f"{self.folder} holds {', '.join(names[:-1])} and {names[-1]}",
         ]
         return lines
 
     def as_dict(self) -> dict[str, Any]:
         return {"event": "finished", **vars(self.summary), "folder": str(self.folder)}
+
+
+def _choice(summary: "RunSummary") -> str:
+    """Return a clause that says who chose the best model, and what its accuracy is worth."""
+    also = ", which also ended the training" if summary.ended_by_patience else ""
+    share = f"{summary.best_accuracy:.2%}"
+    if summary.judged_by != "test":
+        return f"with {share} of the {summary.judged_by} images{also}"
+    return (
+        f"chosen by the test images{also}: the {share} of them that it names rightly are no test accuracy "
+        f"({argument('validation', 0.1)} sets other images aside to choose by)"
+    )
 
 
 def _epochs(count: int) -> str:

@@ -111,7 +111,7 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
     """Train from a checkpoint on; return the judge's evaluation after the last epoch, None if there was none left."""
     recipe, batches, observer = session.run.plan.recipe, session.batches, session.run.observer
     first_epoch = batches.epoch
-    if first_epoch == recipe.epochs:
+    if session.is_over and not batches.first:
         return None
     # fit() settles at its beginning how many steps an epoch has: one that was interrupted is a fit() of its own.
     begins = [first_epoch, first_epoch + 1] if batches.first else [first_epoch]
@@ -124,6 +124,8 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
         observer(FitBegun(recipe.epochs, batches.steps, first_epoch))
         try:
             for begin, end in pairwise([*begins, recipe.epochs]):
+                if session.is_over and begin != first_epoch:
+                    break
                 session.network.fit(
                     batches,
                     epochs=end,

@@ -68,7 +68,9 @@ class Plan:
             raise UserError(f"the run's recipe.json is damaged: {error}") from error
 
 
-def extend_plan(plan: Plan, finished: int, epochs: int | None = None, restart: bool = False) -> Plan:
+def extend_plan(
+    plan: Plan, finished: int, epochs: int | None = None, restart: bool = False, patience: int | None = None
+) -> Plan:
     """Return the plan of going on with a run to another end.
 
     Args:
@@ -78,6 +80,7 @@ def extend_plan(plan: Plan, finished: int, epochs: int | None = None, restart: b
         restart: whether the learning rate's schedule, warm-up and all, begins anew for the epochs that are left.
             Otherwise it is that of a training planned for so many epochs from its beginning, at the step that was
             reached: a cosine that had ended at zero goes on from the middle of its fall.
+        patience: the recipe's from now on; None: the plan's.
 
     Raises:
         UserError: fewer epochs than are finished, or none left to restart for.
@@ -90,7 +93,8 @@ def extend_plan(plan: Plan, finished: int, epochs: int | None = None, restart: b
         says = f"none of the run's {total} epochs is left: ask for more with {argument('epochs')}"
         raise UserError(f"{argument('restart', True)}: {says}")
     start = finished if restart else plan.schedule_start
-    return replace(plan, recipe=replace(plan.recipe, epochs=total), schedule_start=start)
+    patience = plan.recipe.patience if patience is None else patience
+    return replace(plan, recipe=replace(plan.recipe, epochs=total, patience=patience), schedule_start=start)
 
 
 def default_recipe(dataset: Dataset) -> str:

@@ -54,7 +54,7 @@ def restore(session: Session) -> Checkpoint | None:
     session.rows.extend(dict(row) for row in checkpoint.rows)
     if session.rows:
         folder.write_metrics(session.rows)
-    if checkpoint.epoch < run.plan.recipe.epochs:
+    if not session.is_over:
         # It may go on beyond an end that it had reached.
         session.write_record()
         write_json(folder.recipe, run.plan.as_dict())

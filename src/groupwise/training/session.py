@@ -41,6 +41,11 @@ class Judge:
     name: str
     batches: ImageBatches
 
+    @property
+    def accuracy(self) -> str:
+        """The column of metrics.csv that chooses the best epoch."""
+        return f"{self.name}_accuracy"
+
 
 @dataclass(frozen=True)
 class Session:
@@ -63,6 +68,23 @@ class Session:
     keeper: Keeper
     rows: list[dict[str, float]] = field(default_factory=list)
     interruption: Interruption = field(default_factory=Interruption)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the training is at its end: that of its epochs, or of its patience."""
+        return len(self.rows) >= self.run.plan.recipe.epochs or self.is_out_of_patience
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether as many epochs as the recipe has patience for were no better than the best one."""
+        patience = self.run.plan.recipe.patience
+        return 0 < patience <= len(self.rows) - self.best_epoch
+
+    @property
+    def best_epoch(self) -> int:
+        """The finished epoch of the highest accuracy, the first one of several, counted from 1; 0: there is none."""
+        accuracies = [row[self.judge.accuracy] for row in self.rows]
+        return accuracies.index(max(accuracies)) + 1 if accuracies else 0
 
     def close(self) -> None:
         """End the threads, those that read images at once."""

@@ -10,14 +10,17 @@ class RunSummary:
     Attributes:
         test_accuracy, test_top5, test_loss: of the last model (with averaged weights where the recipe averages).
         test_images: how many images were tested on.
-        best_epoch, best_accuracy: of best.keras, by the split `judged_by`.
-        judged_by: "validation" where the data has such a split, else "test".
+        best_epoch, best_accuracy: of best.keras, which the images of the split `judged_by` chose: of these images the
+            accuracy, which is higher than that of new ones may be.
+        judged_by: "validation" where the data has such a split or the recipe sets one aside; else "test", and
+            `best_accuracy` is no test accuracy.
         epochs: finished, in all.
         training_seconds: of all epochs' steps, without tests and saving.
         images_per_second: the last epoch's.
         share_waited: the last epoch's share of time in which there was no input.
         trainable_parameters, macs: of the network; MACs for one image.
         broken_images: the (name, reason) of every image that was skipped.
+        ended_by_patience: whether the images `judged_by` ended the training before its last epoch.
     """
 
     test_accuracy: float
@@ -34,3 +37,4 @@ class RunSummary:
     trainable_parameters: int
     macs: int
     broken_images: list[tuple[str, str]]
+    ended_by_patience: bool = False
