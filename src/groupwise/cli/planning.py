@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groupwise.cli.backend import settle_backend
+from groupwise.cli.console import note
 from groupwise.cli.options import option
 from groupwise.errors import UserError
 from groupwise.inference.run_folder import read_json
@@ -63,8 +64,10 @@ def planned(data: str, output: Path | None, wishes: Wishes) -> tuple["Plan", "Da
     recipe = recipe or load_recipe(default_recipe(dataset))
     if weights is not None and model is None:
         model = model_of(weights)
-    recipe = _changed(recipe, model, wishes)
+    recipe, notes = _changed(recipe, model, wishes)
     plan = make_plan(dataset, data, recipe, seed=seed, weights=weights)
+    for text in notes:
+        note(text)
     return plan, dataset, output or _new_folder(dataset.name, recipe.model)
 
 
@@ -75,11 +78,19 @@ def _new_folder(dataset: str, model: str) -> Path:
     return next(RUNS / name for name in names if not (RUNS / name).exists())
 
 
-def _changed(recipe: Recipe, model: str | None, wishes: Wishes) -> Recipe:
-    """Return the recipe with what the options say instead."""
+def _changed(recipe: Recipe, model: str | None, wishes: Wishes) -> tuple[Recipe, list[str]]:
+    """Return the recipe with what the options say instead, and a sentence on what else that changes, if so."""
     if model is not None and model != recipe.model:
         recipe = replace(recipe, model=model, model_arguments={})
-    return replace(recipe, model_arguments={**recipe.model_arguments, **wishes.arguments}, **wishes.changes)
+    changes = {"model_arguments": {**recipe.model_arguments, **wishes.arguments}, **wishes.changes}
+    batch_size = changes.get("batch_size", recipe.batch_size)
+    if batch_size == recipe.batch_size or "learning_rate" in changes:
+        return replace(recipe, **changes), []
+    rate = recipe.rate_for(batch_size)
+    rates = f"the learning rate is {rate:g}, and not the recipe's {recipe.learning_rate:g}"
+    sizes = f"batches are of {batch_size} images instead of {recipe.batch_size}"
+    said = f"{rates}, since {sizes}; {option('learning_rate')} says otherwise"
+    return replace(recipe, learning_rate=rate, **changes), [said]
 
 
 def resumed(

@@ -108,7 +108,24 @@ def train(
             "the default), or warm-up and fall anew for the epochs that are left (restart)."
         ),
     ] = None,
-    batch_size: Annotated[int | None, left_open("Images a step.", min=1, max=MOST)] = None,
+    batch_size: Annotated[
+        int | None,
+        left_open(
+            "Images an update of the weights. Where it is not the recipe's, and no --learning-rate is named, the rate "
+            "changes in proportion.",
+            min=1,
+            max=MOST,
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        left_open(
+            "The steps into which a batch is divided where memory does not hold it; their gradients add up to the same "
+            "update, but for batch norm's statistics.",
+            min=1,
+            max=MOST,
+        ),
+    ] = None,
     image_size: ImageSize = None,
     learning_rate: Annotated[float | None, left_open("The highest learning rate.")] = None,
     weights: Annotated[
@@ -166,6 +183,7 @@ def train(
     """
     settings = {
         "batch_size": batch_size,
+        "accumulate": accumulate,
         "image_size": parse_size(image_size),
         "learning_rate": learning_rate,
         "dtype": dtype and dtype.value,

@@ -30,6 +30,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     Where several processes share batches, each asks for a part of every batch (`Decoding.part`): its images, labels and
     augmentation are, to the bit, those of its slice of the whole batch. With shuffle all parts have as many images.
+    `Decoding.pieces` gives every batch in several steps, as slices: what is called a batch below is one of these then.
 
     Args:
         split: the images.
@@ -120,7 +121,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     def images_in(self, batches: int) -> int:
         """Return how many images an epoch's first batches hold, all parts together, a test's broken ones included."""
-        return min(batches * self.batch_size, self._maker.division.count)
+        return self._maker.division.images_in(batches)
 
     def close(self) -> None:
         """End the threads; no batch can be had afterwards."""

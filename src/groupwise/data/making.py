@@ -46,7 +46,7 @@ class BatchMaker:
         decoding: Decoding,
     ) -> None:
         self._split, self._variation, self._shape = split, variation, input_shape
-        self.division = Division(len(split), batch_size, variation.shuffle, decoding.part)
+        self.division = Division(len(split), batch_size, variation.shuffle, decoding.part, decoding.pieces)
         self._order = Order(len(split), variation.seed if variation.shuffle else None)
         height, width, channels = input_shape
         # Normalising is x * scale + shift, by whole rows: eight times as fast as by pixels of three.

@@ -1,4 +1,4 @@
-"""Which images a batch has: the order of each epoch, and the part of a batch that one of several processes makes."""
+"""Which images a batch has: the order of each epoch, the steps in which a batch is given, and each process's part."""
 
 import math
 from collections.abc import Iterator
@@ -47,9 +47,10 @@ class Division:
         equal: whether all batches have the same size, and all parts: what does not fill a last batch is left out, and
             where there are too few for one, all are one batch. Otherwise the last one is smaller.
         part: (index, count): which of how many parts of every batch is meant.
+        pieces: the steps in which a batch is given, one slice after the other; each has all parts.
 
     Raises:
-        ValueError: a value is out of its range, or parts cannot be equal.
+        ValueError: a value is out of its range, or parts and pieces cannot be equal.
 
     Examples:
         >>> division = Division(10, 4, equal=True, part=(1, 2))
@@ -61,6 +62,7 @@ class Division:
     batch_size: int
     equal: bool
     part: Part = (0, 1)
+    pieces: int = 1
 
     def __post_init__(self) -> None:
         index, parts = self.part
@@ -68,15 +70,16 @@ class Division:
             raise ValueError(f"batch_size={self.batch_size}: a batch has at least one image")
         if not 0 <= index < parts:
             raise ValueError(f"part={self.part}: must be (index, count), the index from 0 to count - 1")
-        if not self.equal or not self._size % parts:
+        slices = parts * self.pieces
+        if not self.equal or not self._size % slices:
             return
-        if self.count < parts:
-            raise ValueError(f"part={self.part}: {self.count} images are too few for {parts} parts of a batch")
-        fitting = max(self._size - self._size % parts, parts)
+        if self.count < slices:
+            raise ValueError(f"part={self.part}: {self.count} images are too few for {slices} parts of a batch")
+        fitting = max(self._size - self._size % slices, slices)
         batch = f"the {self.count} images, one batch," if self._size < self.batch_size else "a batch"
         raise ValueError(
-            f"batch_size={self.batch_size}: {batch} cannot be divided into {parts} equal parts; take a multiple of "
-            f"{parts}, such as {fitting}"
+            f"batch_size={self.batch_size}: {batch} cannot be divided into {slices} equal parts; take a multiple of "
+            f"{slices}, such as {fitting}"
         )
 
     @property
@@ -85,19 +88,28 @@ class Division:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
-        return self.count // self._size if self.equal else math.ceil(self.count / self.batch_size)
+        """Steps of an epoch: as many as its batches have pieces."""
+        batches = self.count // self._size if self.equal else math.ceil(self.count / self.batch_size)
+        return batches * self.pieces
 
-    def batch(self, index: int) -> range:
-        """Return the places of a batch."""
-        start = index * self.batch_size
+    def images_in(self, steps: int) -> int:
+        """Return how many places an epoch's first steps have, all parts together."""
+        return min(steps * self._size // self.pieces, self.count)
+
+    def batch(self, step: int) -> range:
+        """Return the places of the whole batch that a step belongs to."""
+        start = step // self.pieces * self.batch_size
         return range(start, min(start + self.batch_size, self.count))
 
-    def part_of(self, index: int) -> range:
-        """Return the places of this part of a batch."""
-        whole, (part, parts) = self.batch(index), self.part
-        return whole[len(whole) * part // parts : len(whole) * (part + 1) // parts]
+    def part_of(self, step: int) -> range:
+        """Return the places of this part of a step's piece."""
+        return _slice(_slice(self.batch(step), step % self.pieces, self.pieces), *self.part)
 
     def places(self) -> Iterator[int]:
-        """Return the places of this part of all batches."""
+        """Return the places of this part of all steps."""
         return chain.from_iterable(map(self.part_of, range(self.steps)))
+
+
+def _slice(places: range, index: int, count: int) -> range:
+    """Return one of several slices of about the same size."""
+    return places[len(places) * index // count : len(places) * (index + 1) // count]

@@ -56,11 +56,13 @@ class Decoding:
             processes share as there are parts.
         workers: threads that decode. None: one a core.
         part: (index, count): which of how many parts of every batch is wanted, where as many processes share them.
+        pieces: in how many steps every batch is given, one slice after the other, where gradients are accumulated.
     """
 
     cache: Cache = "auto"
     workers: int | None = None
     part: Part = (0, 1)
+    pieces: int = 1
 
 
 class Samples:

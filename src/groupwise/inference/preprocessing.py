@@ -32,6 +32,7 @@ def make_batches(
     batch_size: int,
     variation: Variation | None = None,
     part: tuple[int, int] = (0, 1),
+    pieces: int = 1,
 ) -> ImageBatches:
     """Return a split as batches of what a network wants, varied as for a training or as they are.
 
@@ -41,6 +42,7 @@ def make_batches(
         batch_size: images a batch, all its parts together.
         variation: as for a training; None for a test.
         part: (index, count): which of how many parts of every batch is wanted.
+        pieces: in how many steps every batch is given.
     """
     height, width, channels = network.architecture["input_shape"]
     classes = len(network.metadata["class_names"])
@@ -51,5 +53,5 @@ def make_batches(
         classes,
         preprocessing_of(network),
         variation,
-        Decoding(part=part),
+        Decoding(part=part, pieces=pieces),
     )

@@ -25,7 +25,9 @@ class Recipe:
         model_arguments: further arguments of `groupwise.models.create`, such as convolution = "separable".
         image_size: (height, width) in pixels; None lets the data and the network decide.
         epochs: passes over the training images.
-        batch_size: images a step.
+        batch_size: images an update of the weights.
+        accumulate: in how many steps of as many images the gradients of a batch are added up. The update is the same,
+            but for batch norm, whose statistics are those of a step's images.
         optimizer: one of Keras's: "sgd", "adamw", ...
         optimizer_options: its further arguments, such as momentum and nesterov.
         learning_rate: the highest one.
@@ -70,10 +72,12 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     validation: float = 0.0
     patience: int = 0
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
+        _check(self, "accumulate", self.batch_size % self.accumulate == 0, f"must divide batch_size={self.batch_size}")
         _check(self, "learning_rate", is_rate(self.learning_rate), "must be positive and finite")
         _check(self, "patience", self.patience >= 0, "must not be negative")
         for name in ("label_smoothing", "average", "validation"):
@@ -81,6 +85,15 @@ class Recipe:
         _check(self, "warm_up", 0 <= self.warm_up <= 1, "is a share of the steps: it lies in 0 to 1")
         for name in ("weight_decay", "clip_norm"):
             _check(self, name, 0 <= getattr(self, name) <= LARGEST, "must be finite, and not negative")
+
+    def rate_for(self, batch_size: int) -> float:
+        """Return the learning rate for other batches, in proportion to their size (Goyal et al. 2017, section 2.1).
+
+        Examples:
+            >>> Recipe("r", "mnist_cnn", epochs=1, batch_size=64, learning_rate=0.1).rate_for(16)
+            0.025
+        """
+        return self.learning_rate * batch_size / self.batch_size
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON, of which `recipe_of` makes it again."""

@@ -3,14 +3,16 @@
 import keras
 
 from groupwise import backends
-from groupwise.data import Dataset, Variation
+from groupwise.data import Dataset, ImageBatches, Split, Variation
 from groupwise.data.dataset import SplitRule
 from groupwise.data.record import SplitRecord, copies_in, record_of
 from groupwise.errors import UserError, argument
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.inference.preprocessing import make_batches
 from groupwise.inference.recorded import divide_for, read_record
+from groupwise.models.network import Network
 from groupwise.models.steps import run_recorded
+from groupwise.recipes import Recipe
 from groupwise.training.events import Noted, ReadingBegun, ReadingEnded, WeightsTaken
 from groupwise.training.keeping import Keeper
 from groupwise.training.optimizers import make_optimizer
@@ -67,7 +69,7 @@ def prepare(run: Run, keeper: Keeper) -> Session:
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
     variation = Variation(recipe.augmentation, recipe.label_smoothing, shuffle=True, seed=plan.seed)
-    batches = make_batches(dataset.train, network, recipe.batch_size, variation)
+    batches = _batches(dataset.train, network, recipe, variation)
     if dataset.validation is not None:
         judge = Judge("validation", make_batches(dataset.validation, network, recipe.batch_size))
     else:
@@ -85,9 +87,10 @@ def prepare(run: Run, keeper: Keeper) -> Session:
         run.observer(Noted("The steps are not compiled: XLA on TensorFlow cannot pass through the core."))
     elif is_jitted and recipe.jit_compile != "auto":
         run.observer(Noted("The steps are compiled: the first ones may take a minute or more."))
+    updates = batches.steps // recipe.accumulate
     network.compile(
         optimizer=make_optimizer(
-            recipe, (recipe.epochs - plan.schedule_start) * batches.steps, network, plan.schedule_start * batches.steps
+            recipe, (recipe.epochs - plan.schedule_start) * updates, network, plan.schedule_start * updates
         ),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
@@ -97,6 +100,18 @@ def prepare(run: Run, keeper: Keeper) -> Session:
     # As it is: a run that is resumed would fold later than one that was not, and its losses round otherwise.
     run_recorded(network, folds=False)
     return Session(run, network, batches, judge, keeper)
+
+
+def _batches(split: Split, network: Network, recipe: Recipe, variation: Variation) -> ImageBatches:
+    """Return the batches to train on. Raises UserError where they do not divide into the steps that are wanted."""
+    try:
+        return make_batches(split, network, recipe.batch_size, variation, pieces=recipe.accumulate)
+    except ValueError as error:
+        if len(split) >= recipe.batch_size:
+            raise
+        few = f"the {len(split)} images to train on, fewer than a batch of {recipe.batch_size},"
+        wrong = argument("accumulate", recipe.accumulate)
+        raise UserError(f"{wrong}: {few} do not divide into as many steps; take smaller batches") from error
 
 
 def begin(session: Session) -> None:

@@ -63,13 +63,14 @@ class Begun(Event):
         dataset, recipe, (height, width) = self.dataset, self.plan.recipe, self.plan.image_size
         sizes = "of several sizes" if dataset.image_size is None else "of {}x{}".format(*dataset.image_size)
         place = self.backend if self.accelerator is None else f"{self.backend} on {self.accelerator}"
+        steps = f" in {recipe.accumulate} steps" if recipe.accumulate > 1 else ""
         validation = f", {len(dataset.validation):,} for validation" if dataset.validation is not None else ""
         return {
             "data": f"{dataset.name}: {len(dataset.train):,} images to train on{validation}, {len(dataset.test):,} to "
             f"test on, {len(dataset.class_names)} classes, {'grey' if dataset.channels == 1 else 'colour'}, {sizes}",
             "model": f"{recipe.model} for {height}x{width} pixels",
-            "recipe": f"{recipe.name}: {_epochs(recipe.epochs)}, batches of {recipe.batch_size}, {recipe.optimizer}, "
-            f"learning rate up to {recipe.learning_rate:g}",
+            "recipe": f"{recipe.name}: {_epochs(recipe.epochs)}, batches of {recipe.batch_size}{steps}, "
+            f"{recipe.optimizer}, learning rate up to {recipe.learning_rate:g}",
             "backend": f"{place}, {recipe.dtype}",
             "output": str(self.folder),
         }

@@ -20,7 +20,8 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         peak: the highest learning rate.
         warm_up_steps, total_steps: how long the rise, and all of it, takes.
         shape: "cosine", "linear" or "constant".
-        first_step: the optimizer's step at which it begins; other than 0 after a restart.
+        first_step: the update at which it begins; other than 0 after a restart.
+        accumulated: the optimizer's steps for each update.
 
     Examples:
         >>> schedule = WarmUpThenDecay(1.0, warm_up_steps=2, total_steps=6, shape="linear")
@@ -28,12 +29,22 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
 
-    def __init__(self, peak: float, warm_up_steps: int, total_steps: int, shape: str, first_step: int = 0) -> None:
+    def __init__(
+        self,
+        peak: float,
+        warm_up_steps: int,
+        total_steps: int,
+        shape: str,
+        first_step: int = 0,
+        accumulated: int = 1,
+    ) -> None:
         self.peak, self.warm_up_steps, self.total_steps, self.shape = peak, warm_up_steps, total_steps, shape
-        self.first_step = first_step
+        self.first_step, self.accumulated = first_step, accumulated
 
     def __call__(self, step: Any) -> Any:
-        step = ops.maximum(ops.cast(step, "float32") - self.first_step, 0.0)
+        # Keras asks with its count of steps, whether or not they update the weights.
+        update = ops.cast(step, "int32") // self.accumulated
+        step = ops.maximum(ops.cast(update, "float32") - self.first_step, 0.0)
         rise = (step + 1.0) / max(self.warm_up_steps, 1)
         done = ops.clip((step - self.warm_up_steps) / max(self.total_steps - self.warm_up_steps, 1), 0.0, 1.0)
         if self.shape == "cosine":
@@ -43,7 +54,7 @@ class WarmUpThenDecay(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * ops.where(step < self.warm_up_steps, rise, fall)
 
     def get_config(self) -> dict[str, Any]:
-        names = ("peak", "warm_up_steps", "total_steps", "shape", "first_step")
+        names = ("peak", "warm_up_steps", "total_steps", "shape", "first_step", "accumulated")
         return {name: getattr(self, name) for name in names}
 
 
@@ -53,21 +64,22 @@ def make_optimizer(
     """Return the recipe's optimizer, built for the model's variables.
 
     Args:
-        recipe: of which optimizer, rate, schedule, decay, clipping and average are looked at.
-        total_steps: of the learning rate's schedule.
+        recipe: of which optimizer, rate, schedule, decay, clipping, average and accumulation are looked at.
+        total_steps: of the learning rate's schedule: updates of the weights.
         model: whose variables it trains.
-        first_step: of the schedule.
+        first_step: of the schedule: an update.
 
     Raises:
         UserError: Keras has no such optimizer, or it takes no such option.
     """
     warm_up = round(recipe.warm_up * total_steps)
     optimizer = optimizer_of(recipe)(
-        WarmUpThenDecay(recipe.learning_rate, warm_up, total_steps, recipe.schedule, first_step),
+        WarmUpThenDecay(recipe.learning_rate, warm_up, total_steps, recipe.schedule, first_step, recipe.accumulate),
         weight_decay=recipe.weight_decay or None,
         global_clipnorm=recipe.clip_norm or None,
         use_ema=recipe.average > 0,
         ema_momentum=recipe.average or 0.99,
+        gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
         **recipe.optimizer_options,
     )
     # Biases and batch norm's scales and offsets are the vectors among the variables.
@@ -77,11 +89,27 @@ def make_optimizer(
     optimizer.build(model.trainable_variables)
     # fit() would end by overwriting the weights with their average, and could not go on with them.
     optimizer.finalize_variable_values = _leave_as_they_are
+    if recipe.average and recipe.accumulate > 1:
+        _average_at_updates(optimizer)
     return optimizer
 
 
 def _leave_as_they_are(_: Any) -> None:
     pass
+
+
+def _average_at_updates(optimizer: Any) -> None:
+    """Let the weights' average change with the weights: Keras's does at each step, accumulating ones included."""
+    apply, momentum = optimizer.apply, optimizer.ema_momentum
+    steps = next(variable for variable in optimizer.variables if variable.name == "iteration")
+
+    def apply_and_average(*arguments: Any) -> None:
+        is_update = (steps + 1) % optimizer.gradient_accumulation_steps == 0
+        optimizer.ema_momentum = ops.where(is_update, momentum, 1.0)
+        apply(*arguments)
+        optimizer.ema_momentum = momentum
+
+    optimizer.apply = apply_and_average
 
 
 def optimizer_of(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
