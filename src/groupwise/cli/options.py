@@ -49,6 +49,13 @@ SETTLED = {
 }
 """Arguments of `groupwise.models.create` that the commands settle, and how."""
 
+NAMED = {
+    "name": "a recipe is named with --recipe",
+    "model": "the network is named with --model",
+    "model_arguments": "the network's own arguments are given with --argument",
+}
+"""Settings of a recipe that have a way of their own."""
+
 VALUES = {"--resume": ("run", "auto")}
 """Options that may have one of some values, or none, which means the first of them."""
 
@@ -121,8 +128,31 @@ def parse_arguments(texts: Sequence[str] | None) -> dict[str, Any]:
             raise UserError(f"--argument {text}: must be NAME=VALUE, such as form=a")
         if name in SETTLED:
             raise UserError(f"--argument {text}: is no argument of the network's own; {SETTLED[name]}")
-        try:
-            arguments[name] = json.loads(value)
-        except ValueError:
-            arguments[name] = {"True": True, "False": False, "None": None}.get(value, value)
+        arguments[name] = _value(value)
     return arguments
+
+
+def parse_settings(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Return ["epochs=4", "augmentation.flip=true"] as {"epochs": 4, "augmentation": {"flip": True}}."""
+    settings: dict[str, Any] = {}
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        table, dot, within = name.partition(".")
+        if not separator or not table.isidentifier() or (dot and not within.isidentifier()):
+            raise UserError(f"--set {text}: must be NAME=VALUE, such as weight_decay=0.01 or augmentation.flip=true")
+        if table in NAMED:
+            raise UserError(f"--set {text}: {NAMED[table]}")
+        before = settings.get(table)
+        if dot:
+            settings[table] = {**(before if isinstance(before, dict) else {}), within: _value(value)}
+        else:
+            settings[name] = _value(value)
+    return settings
+
+
+def _value(text: str) -> Any:
+    """Return what a text is: JSON, or Python's word for a constant, else itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)

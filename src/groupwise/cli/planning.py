@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 """The folder of the runs for which no folder is named."""
 
+ENDS = {"epochs", "patience"}
+"""What of a recipe --resume may change."""
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -29,7 +32,8 @@ class Wishes:
     Attributes:
         recipe, model, weights: as they were named.
         arguments: of the network.
-        changes: of the recipe.
+        changes: of the recipe, by options of their own.
+        settings: of it, too, by their names in it.
         seed, backend: of it.
     """
 
@@ -38,8 +42,13 @@ class Wishes:
     weights: str | None
     arguments: dict[str, Any]
     changes: dict[str, Any]
+    settings: dict[str, Any]
     seed: int | None
     backend: str | None
+
+    def __post_init__(self) -> None:
+        for name in self.changes.keys() & self.settings.keys():
+            raise UserError(f"--set {name}: {option(name)} sets it, too; name it once")
 
 
 def planned(data: str, output: Path | None, wishes: Wishes) -> tuple["Plan", "Dataset", Path]:
@@ -82,32 +91,25 @@ def _changed(recipe: Recipe, model: str | None, wishes: Wishes) -> tuple[Recipe,
     """Return the recipe with what the options say instead, and a sentence on what else that changes, if so."""
     if model is not None and model != recipe.model:
         recipe = replace(recipe, model=model, model_arguments={})
-    changes = {"model_arguments": {**recipe.model_arguments, **wishes.arguments}, **wishes.changes}
-    batch_size = changes.get("batch_size", recipe.batch_size)
-    if batch_size == recipe.batch_size or "learning_rate" in changes:
-        return replace(recipe, **changes), []
-    rate = recipe.rate_for(batch_size)
-    rates = f"the learning rate is {rate:g}, and not the recipe's {recipe.learning_rate:g}"
-    sizes = f"batches are of {batch_size} images instead of {recipe.batch_size}"
-    said = f"{rates}, since {sizes}; {option('learning_rate')} says otherwise"
-    return replace(recipe, learning_rate=rate, **changes), [said]
+    if wishes.settings.get("optimizer", recipe.optimizer) != recipe.optimizer:
+        recipe = replace(recipe, optimizer_options={})
+    changes = {"model_arguments": wishes.arguments, **wishes.changes, **wishes.settings}
+    changed = recipe.with_settings(changes)
+    if changed.batch_size == recipe.batch_size or "learning_rate" in changes:
+        return changed, []
+    scaled = replace(changed, learning_rate=recipe.rate_for(changed.batch_size))
+    rates = f"the learning rate is {scaled.learning_rate:g}, and not the recipe's {recipe.learning_rate:g}"
+    sizes = f"batches are of {changed.batch_size} images instead of {recipe.batch_size}"
+    return scaled, [f"{rates}, since {sizes}; {option('learning_rate')} says otherwise"]
 
 
 def resumed(
     data: str,
     output: Path,
     wishes: Wishes,
-    ends: dict[str, int],
     restart: bool,
 ) -> tuple["Plan", "Dataset", Path]:
-    """Return what the run in a folder is to do from now on, on the backend that it ran on.
-
-    Args:
-        data, output: the user's.
-        wishes: of which none may be another than the run's.
-        ends: the recipe's epochs and patience, where they are to be others from now on.
-        restart: whether the learning rate's schedule begins anew.
-    """
+    """Return what the run in a folder is to do from now on, on the backend that it ran on, perhaps to another end."""
     from groupwise.data import load_dataset
 
     folder, backend = Workspace(output), wishes.backend
@@ -120,32 +122,31 @@ def resumed(
 
     plan = read_plan(output)
     _refuse_changes(plan, output, wishes)
-    plan = extend_plan(plan, epochs_finished(folder.checkpoints), restart=restart, **ends)
+    given = {**wishes.changes, **wishes.settings}
+    moved = plan.recipe.with_settings({name: given[name] for name in ENDS & given.keys()})
+    plan = extend_plan(plan, epochs_finished(folder.checkpoints), moved.epochs, restart, moved.patience)
     dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
     return plan, dataset, output
 
 
 def _refuse_changes(plan: "Plan", folder: Path, wishes: Wishes) -> None:
-    """Raise UserError for an option that says something else than a run's plan."""
+    """Raise UserError for an option that says something else than a run's plan, but for its end."""
     recipe = plan.recipe
     given = {
-        **wishes.changes,
-        "model": wishes.model,
-        "recipe": wishes.recipe and Path(wishes.recipe).stem,
-        "weights": wishes.weights,
-        "argument": wishes.arguments or None,
-        "seed": wishes.seed,
+        "model": (wishes.model, recipe.model),
+        "recipe": (wishes.recipe and Path(wishes.recipe).stem, recipe.name),
+        "weights": (wishes.weights, plan.weights),
+        "argument": (wishes.arguments or None, {name: recipe.model_arguments.get(name) for name in wishes.arguments}),
+        "seed": (wishes.seed, plan.seed),
     }
-    settled = {
-        **recipe.as_dict(),
-        "recipe": recipe.name,
-        "weights": plan.weights,
-        "seed": plan.seed,
-        "argument": {name: recipe.model_arguments.get(name) for name in wishes.arguments},
-    }
-    for name, value in given.items():
-        if value is not None and value != settled[name]:
-            raise UserError(
-                f"{option(name)} cannot be changed by --resume: the run in {folder} goes on as it began; "
-                f"begin a new one from what it has learnt with --weights {folder}"
-            )
+    others = [option(name) for name, (value, settled) in given.items() if value is not None and value != settled]
+    for settings, named in ((wishes.changes, option), (wishes.settings, "--set {}".format)):
+        asked = {name: value for name, value in settings.items() if name not in ENDS}
+        if asked.get("dtype") == "auto":
+            del asked["dtype"]  # the plan has the type that it stood for
+        others += [named(name) for name, value in asked.items() if recipe.with_settings({name: value}) != recipe]
+    if others:
+        raise UserError(
+            f"{others[0]} cannot be changed by --resume: the run in {folder} goes on as it began; "
+            f"begin a new one from what it has learnt with --weights {folder}"
+        )

