@@ -80,13 +80,20 @@ def flip_and_crop(image: ImageArray, augmentation: Augmentation, generator: Gene
     # core, as part of a batch those two layers 80 with TensorFlow, 440 with JAX, 1000 with PyTorch.
     padding = augmentation.crop_padding
     if padding:
-        (height, width), (top, left) = image.shape[:2], generator.integers(0, 2 * padding + 1, 2)
+        height, width, _ = image.shape
+        top, left = generator.integers(2 * padding + 1), generator.integers(2 * padding + 1)
         rows = _reflected(height, padding)[top : top + height]
         columns = _reflected(width, padding)[left : left + width]
         image = image.take(rows, axis=0).take(columns, axis=1)
     if augmentation.flip and generator.random() < 0.5:
-        image = image[:, ::-1]
+        image = _mirrored(image)
     return image
+
+
+def _mirrored(image: ImageArray) -> ImageArray:
+    """Return an image the other way round, in memory too: by whole pixels, which takes a third of the time."""
+    pixels = np.ascontiguousarray(image).view(f"V{image.shape[-1]}")
+    return np.ascontiguousarray(pixels[:, ::-1]).view(np.uint8)
 
 
 @cache
@@ -128,4 +135,4 @@ def random_resized_crop(
         ratio = min(max(width / height, 3 / 4), 4 / 3)
         part_height, part_width = min(height, round(width / ratio)), min(width, round(height * ratio))
         top, left = (height - part_height) // 2, (width - part_width) // 2
-    return resize(image, image_size, interpolation, (left, top, left + part_width, top + part_height))
+    return resize(image[top : top + part_height, left : left + part_width], image_size, interpolation)

@@ -13,6 +13,7 @@ from groupwise.data.variation import Variation
 from groupwise.errors import UserError
 
 AHEAD = 4  # batches that are made before they are asked for
+AT_ONCE = 2  # batches that are made at once: the threads of one that ends go on with the next
 
 
 class ImageBatches(keras.utils.PyDataset):
@@ -85,7 +86,7 @@ class ImageBatches(keras.utils.PyDataset):
         self._maker = BatchMaker(
             split, batch_size, input_shape, num_classes, preprocessing, self._variation, decoding or Decoding()
         )
-        self._producer = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._producers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="batches")
         self._pending: dict[tuple[int, int], Future[Batch]] = {}
         self.epoch = self.first = 0
         self.seconds_waited = 0.0
@@ -105,7 +106,7 @@ class ImageBatches(keras.utils.PyDataset):
     @property
     def seconds_working(self) -> float:
         """Processor time spent on making batches so far, all threads together, load() included."""
-        return self._maker.seconds_working
+        return self._maker.samples.seconds_working
 
     def load(self, progress: Progress | None = None) -> None:
         """Decode everything that the cache is to hold; a second call does nothing.
@@ -125,7 +126,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     def close(self) -> None:
         """End the threads; no batch can be had afterwards."""
-        self._producer.shutdown(wait=False, cancel_futures=True)
+        self._producers.shutdown(wait=False, cancel_futures=True)
         self._maker.samples.close()
 
     def __len__(self) -> int:
@@ -161,7 +162,7 @@ class ImageBatches(keras.utils.PyDataset):
             self._pending.pop(key).cancel()
         for key in wanted:
             if key not in self._pending:
-                self._pending[key] = self._producer.submit(self._maker.make, *key)
+                self._pending[key] = self._producers.submit(self._maker.make, *key)
         try:
             return self._pending.pop(wanted[0]).result()
         except UserError as error:

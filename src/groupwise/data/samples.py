@@ -1,9 +1,11 @@
 """A split's images decoded by many threads, remembered where memory allows, and the broken ones counted."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +18,6 @@ from groupwise.machine import free_memory, usable_cores
 from groupwise.texts import first_few
 
 Cache: TypeAlias = bool | Literal["auto"]
-Done: TypeAlias = Callable[[int], None]
 Progress: TypeAlias = Callable[[int, int], None]
 
 CHUNK = 64  # images a task: a task of one small image costs more to hand over than to decode
@@ -97,6 +98,7 @@ class Samples:
         self._prepared: dict[int, ImageArray | None] = {}
         self._loaded = False
         self.seconds_working = 0.0
+        self._lock = Lock()
         self._workers = decoding.workers or usable_cores()
         self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
@@ -133,32 +135,41 @@ class Samples:
                 self._broken[index] = error.reason
         return image
 
-    def in_chunks(self, do: Callable[[Sequence[int]], None], items: Sequence[int], done: Done | None = None) -> None:
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images that are needed are prepared already."""
+        return bool(self._prepared)
+
+    def in_chunks(self, do: Callable[[Sequence[int]], None], items: Sequence[int], least: int = 1) -> None:
         """Give slices of items to a function, by many threads: of even lengths, but perhaps the last one.
 
         Args:
             do: what is to be done.
             items: a range, or a list.
-            done: called after each slice, in their order, with how many items are done.
+            least: how many are worth a thread's while; no more than these are done by the caller's own.
 
         Raises:
             TooManyBroken: more than `most_broken` of the split's images, or all of it or of a class, are known to
                 be broken by now.
         """
 
-        def do_chunk(start: int) -> float:
+        def do_chunk(start: int) -> None:
             started = time.thread_time()
             do(items[start : start + size])
-            return time.thread_time() - started
+            self.spent(time.thread_time() - started)
 
-        size = max(1, min(CHUNK, len(items) // (2 * self._workers)))
+        size = max(least, min(CHUNK, len(items) // (2 * self._workers)), 1)
         size += size % 2
-        starts = range(0, len(items), size)
-        for start, seconds in zip(starts, self._threads.map(do_chunk, starts), strict=True):
-            self.seconds_working += seconds
-            if done is not None:
-                done(min(start + size, len(items)))
+        if len(items) <= least:
+            do(items)
+        else:
+            deque(self._threads.map(do_chunk, range(0, len(items), size)), maxlen=0)
         self.refuse_too_many()
+
+    def spent(self, seconds: float) -> None:
+        """Add processor time, of any thread's."""
+        with self._lock:
+            self.seconds_working += seconds
 
     def close(self) -> None:
         """End the threads."""
@@ -197,7 +208,10 @@ class Samples:
         images: dict[int, ImageArray | None] = {}
 
         def read(chunk: Sequence[int]) -> None:
-            images.update((index, self.image(index)) for index in chunk)
+            images.update([(index, self.image(index)) for index in chunk])
+            if progress is not None:
+                with self._lock:
+                    progress(len(images), len(indices))
 
-        self.in_chunks(read, indices, None if progress is None else lambda done: progress(done, len(indices)))
+        self.in_chunks(read, indices)
         return images
