@@ -361,7 +361,7 @@ def test_bad_paths(tmp_path):
         ("b.zip", b"no zip", "not a readable zip file"),
         ("c.tar.gz", b"no tar", "not a readable tar file"),
         ("d.npz", b"no npz", "not a readable .npz file"),
-        ("e.csv", b"1,2", "of no kind that can be read; these are: digits,"),
+        ("e.txt", b"1,2", "of no kind that can be read; these are: digits,"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=says):

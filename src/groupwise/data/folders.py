@@ -37,18 +37,34 @@ def dataset_of_files(name: str, files: ImageFiles, rule: SplitRule) -> Dataset:
         raise no_images(name, files.left_out)
     layout = find_layout(name, [(PurePosixPath(file).parts, file) for file in files.names])
     left_out = check_left_out(name, files, _class_sizes(layout.by_role))
-    class_names = _class_names(name, layout.by_role["train"])
-    image_size, channels = _probe(files)
+    return dataset_of_entries(name, layout.by_role, files, rule, (*layout.notes, *left_out))
+
+
+def dataset_of_entries(
+    name: str, by_role: Mapping[str, list[Entry]], files: ImageFiles, rule: SplitRule, notes: Sequence[str] = ()
+) -> Dataset:
+    """Return the data set of image files whose classes are known.
+
+    Args:
+        name: the data set's name.
+        by_role: "train", and perhaps "test" and "validation", to entries: (class, place, ...) and the file's name.
+        files: what reads them.
+        rule: as for `dataset_of_files`.
+        notes: sentences on what was left out.
+
+    Raises:
+        UserError: there are no images, one class, or classes that differ between the splits.
+    """
+    if not by_role.get("train"):
+        raise UserError(f"{name} is empty: it names no images to train on")
+    class_names = _class_names(name, by_role["train"])
+    image_size, channels = _probe([file for entries in by_role.values() for _, file in entries], files)
     splits = {
         role: _split(entries, _labels(name, role, entries, class_names), files, channels)
-        for role, entries in layout.by_role.items()
+        for role, entries in by_role.items()
     }
-    notes = [
-        *layout.notes,
-        *left_out,
-        *(f"{name}: {some(names)} are taken for different classes" for names in _alike(class_names)),
-    ]
-    return dataset_of_splits(name, class_names, splits, image_size, channels, rule, tuple(notes))
+    alike = (f"{name}: {some(names)} are taken for different classes" for names in _alike(class_names))
+    return dataset_of_splits(name, class_names, splits, image_size, channels, rule, (*notes, *alike))
 
 
 def _class_sizes(by_role: Mapping[str, list[Entry]]) -> dict[str, int]:
@@ -85,14 +101,14 @@ def _labels(name: str, role: str, entries: list[Entry], class_names: Sequence[st
     return labels
 
 
-def _probe(files: ImageFiles) -> tuple[tuple[int, int] | None, Literal[1, 3]]:
+def _probe(names: Sequence[str], files: ImageFiles) -> tuple[tuple[int, int] | None, Literal[1, 3]]:
     """Return what size the images have, if only one, and whether all are grey, by a sample of their headers."""
-    count = len(files.names)
+    count = len(names)
     sampled = {int(index) for index in np.linspace(0, count - 1, min(count, PROBED_HEADERS))}
     headers = []
     for index in sorted(sampled):
         try:
-            headers.append(read_header(files.read(files.names[index])))
+            headers.append(read_header(files.read(names[index])))
         except UserError:  # named when it is decoded
             continue
     readable = [header for header in headers if header is not None]

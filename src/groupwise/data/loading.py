@@ -7,14 +7,16 @@ from groupwise.data.cifar import dataset_of_cifar_archive, dataset_of_cifar_fold
 from groupwise.data.dataset import Dataset, SplitRule
 from groupwise.data.files import files_in_folder, files_in_zip, with_utf8_names
 from groupwise.data.folders import dataset_of_files
+from groupwise.data.listed import dataset_of_list, is_list
+from groupwise.data.published import find_published
 from groupwise.errors import UserError
 from groupwise.texts import did_you_mean, nearest
 from groupwise.writing import expanded
 
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SUPPORTED = (
-    "digits, a folder of class folders, a .zip of one, CIFAR's folder or .tar.gz, "
-    "a folder with MNIST's idx files, an .npz"
+    "digits, a folder of class folders, a .zip of one, CIFAR's folder or .tar.gz, an .npz, a .csv or .jsonl of paths "
+    "and labels, a folder with the files of MNIST, SVHN, Food-101, Oxford's flowers or ImageNet"
 )
 
 
@@ -24,7 +26,9 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
     Sources: "digits" (1,797 handwritten digits, which come with the package); a folder of class folders, or with train/
     and test/ or val/ that hold them; a .zip of either, read in place; CIFAR-10's or CIFAR-100's Python folder
     or .tar.gz; a folder with MNIST's idx files, gzipped or not; an .npz with x_train, y_train, x_test,
-    y_test, or x, y, or images, labels.
+    y_test, or x, y, or images, labels; a .csv, .tsv or .jsonl of paths and labels, and perhaps splits, the columns by
+    their names; the folders of SVHN's .mat files, of Food-101, of Oxford's 102 flowers and of ImageNet (the tar files,
+    or class folders by WordNet id, and the validation images with their ground truth).
 
     Args:
         source: "digits" or a path. (A folder of that name is "./digits".)
@@ -69,6 +73,8 @@ def _load_path(path: Path, rule: SplitRule) -> Dataset:
         return dataset_of_cifar_archive(path)
     if name.endswith(".npz"):
         return dataset_of_npz(path, rule)
+    if is_list(path):
+        return dataset_of_list(path, rule)
     raise UserError(f"{path} is of no kind that can be read; these are: {SUPPORTED}")
 
 
@@ -76,6 +82,9 @@ def _load_folder(path: Path, rule: SplitRule) -> Dataset:
     for folder in (path, *sorted(entry for entry in path.iterdir() if entry.is_dir())):
         if is_cifar_folder(folder):
             return dataset_of_cifar_folder(folder)
+        load = find_published(folder.resolve())
+        if load is not None:
+            return load(folder.resolve(), rule)
     idx_files = find_idx_files(path)
     if idx_files:
         return dataset_of_idx(path, idx_files, rule)
