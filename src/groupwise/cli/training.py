@@ -46,6 +46,13 @@ class Resume(StrEnum):
     RUN, AUTO = VALUES["--resume"]
 
 
+class OnNan(StrEnum):
+    """What a loss that is not finite leads to, as a recipe names it."""
+
+    STOP = "stop"
+    RETRY = "retry"
+
+
 class Dtype(StrEnum):
     """The types that a training computes in, as a recipe names them."""
 
@@ -157,6 +164,13 @@ def train(
             show_default=False,
         ),
     ] = None,
+    on_nan: Annotated[
+        OnNan | None,
+        left_open(
+            "Where the loss is not finite any more: stop, or (retry) go back to the end of the epoch before, and on "
+            "with a fifth of the learning rate, three times at most. Default: the recipe's, else stop."
+        ),
+    ] = None,
     argument: ModelArguments = None,
     setting: Annotated[
         list[str] | None,
@@ -201,6 +215,7 @@ def train(
         "dtype": dtype and dtype.value,
         "freeze_backbone": freeze_backbone or None,
         "jit_compile": compile_steps,
+        "on_nan": on_nan and on_nan.value,
         "validation": validation,
     }
     if learning_rate is not None:

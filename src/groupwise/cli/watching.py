@@ -18,6 +18,7 @@ from groupwise.training.events import (
     Noted,
     ReadingBegun,
     ReadingEnded,
+    Retried,
     StepDone,
     WeightsTaken,
 )
@@ -39,7 +40,7 @@ class ConsoleObserver:
                 print_lines(self._console, event.facts())
                 for text in event.dataset.notes:
                     note(text)
-            case Noted() | Finished():
+            case Noted() | Retried() | Finished():
                 for line in event.lines():
                     say(self._console, line)
             case WeightsTaken():

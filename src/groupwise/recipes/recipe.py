@@ -26,8 +26,6 @@ class Recipe:
         image_size: (height, width) in pixels; None lets the data and the network decide.
         epochs: passes over the training images.
         batch_size: images an update of the weights.
-        accumulate: in how many steps of as many images the gradients of a batch are added up. The update is the same,
-            but for batch norm, whose statistics are those of a step's images.
         optimizer: one of Keras's: "sgd", "adamw", ...
         optimizer_options: its further arguments, such as momentum and nesterov.
         learning_rate: the highest one.
@@ -49,6 +47,10 @@ class Recipe:
             has no images for it; 0: the test images choose it.
         patience: the epochs without a better accuracy of the images that choose, after which the training ends; 0: it
             ends after `epochs`.
+        accumulate: in how many steps of as many images the gradients of a batch are added up. The update is the same,
+            but for batch norm, whose statistics are those of a step's images.
+        on_nan: what a loss that is not finite leads to: "stop", or "retry": the training goes back to the end of the
+            epoch before, and on with a fifth of the learning rate, three times at most.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Recipe:
     validation: float = 0.0
     patience: int = 0
     accumulate: int = 1
+    on_nan: Literal["stop", "retry"] = "stop"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):

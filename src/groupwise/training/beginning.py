@@ -1,5 +1,7 @@
 """What comes before a run's first step: its images, its network, its folder."""
 
+from dataclasses import replace
+
 import keras
 
 from groupwise import backends
@@ -64,7 +66,7 @@ def large_batches(run: Run) -> list[str]:
 
 def prepare(run: Run, keeper: Keeper) -> Session:
     """Return the network, compiled, and its images, read as far as memory holds them."""
-    plan, dataset, recipe = run.plan, run.dataset, run.plan.recipe
+    plan, dataset, recipe = run.plan, run.dataset, replace(run.plan.recipe, learning_rate=run.plan.learning_rate)
     network = build_network(plan)
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")

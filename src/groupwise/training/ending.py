@@ -13,6 +13,7 @@ from groupwise.interruption import Interrupted, on_signals
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.checkpoints import paths, step_of
 from groupwise.training.events import EndedEarly
+from groupwise.training.retrying import can_go_back, go_back
 from groupwise.training.session import Session
 from groupwise.training.stopped import Diverged, StopTraining
 from groupwise.training.summary import RunSummary
@@ -61,10 +62,13 @@ def explaining(session: Session) -> Iterator[None]:
     try:
         yield
     except (StopTraining, KeyboardInterrupt) as reason:
+        diverged = reason if isinstance(reason, StopTraining) and str(reason) else None
+        if diverged is not None and can_go_back(session):
+            raise go_back(session, diverged) from None
         kept = _keep(session)
         session.run.observer(EndedEarly(str(reason), kept))
-        if isinstance(reason, StopTraining) and str(reason):
-            raise Diverged(reason, kept, session.run.plan.recipe.learning_rate) from None
+        if diverged is not None:
+            raise Diverged(diverged, kept, session.run.plan.learning_rate) from None
         resumable = bool(paths(session.run.folder.checkpoints))
         raise Interrupted(f"stopped: {kept}", session.interruption.number, resumable) from None
     except Exception as error:

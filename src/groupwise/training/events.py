@@ -70,7 +70,7 @@ class Begun(Event):
             f"test on, {len(dataset.class_names)} classes, {'grey' if dataset.channels == 1 else 'colour'}, {sizes}",
             "model": f"{recipe.model} for {height}x{width} pixels",
             "recipe": f"{recipe.name}: {_epochs(recipe.epochs)}, batches of {recipe.batch_size}{steps}, "
-            f"{recipe.optimizer}, learning rate up to {recipe.learning_rate:g}",
+            f"{recipe.optimizer}, learning rate up to {self.plan.learning_rate:g}",
             "backend": f"{place}, {recipe.dtype}",
             "output": str(self.folder),
         }
@@ -195,6 +195,27 @@ class EndedEarly(Event):
 
     def lines(self) -> list[str]:
         return [f"{self.reason or 'stopped'}: {self.kept}"]
+
+
+@dataclass(frozen=True)
+class Retried(Event):
+    """The loss was not finite, and the training goes back.
+
+    Attributes:
+        reason: a clause.
+        epoch: the finished one that it goes on from; 0: it begins anew.
+        learning_rate: the highest one from now on.
+        retries: how often it went back so far, this one included.
+    """
+
+    reason: str
+    epoch: int
+    learning_rate: float
+    retries: int
+
+    def lines(self) -> list[str]:
+        place = f"goes back to the end of epoch {self.epoch}" if self.epoch else "begins anew"
+        return [f"{self.reason}: the training {place}, with a learning rate up to {self.learning_rate:g}"]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from groupwise.training.keeping import Keeper
 from groupwise.training.observers import log
 from groupwise.training.plan import Plan
 from groupwise.training.resuming import held, restore
+from groupwise.training.retrying import WentBack
 from groupwise.training.seed import set_seed
 from groupwise.training.session import Run, Session
 from groupwise.training.summary import RunSummary
@@ -79,7 +80,13 @@ def train(
         observer(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
         for text in (*notes, *large_batches(run), *why_no_curves()):
             observer(Noted(text))
-        return _train(run, resume, Keeper(folder.checkpoints, interval, checkpoints_kept))
+        while True:
+            keeper = Keeper(folder.checkpoints, interval, checkpoints_kept, plan.recipe.on_nan == "retry")
+            try:
+                return _train(run, resume, keeper)
+            except WentBack as back:
+                plan, resume = back.plan, True
+            run, _ = _run(plan, dataset, folder, resume, observer)
 
 
 def _run(plan: Plan, dataset: Dataset, folder: Workspace, resume: bool, observer: Observer) -> tuple[Run, list[str]]:

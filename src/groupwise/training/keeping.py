@@ -20,10 +20,11 @@ class Keeper:
         folder: where they lie.
         interval: how often one is due.
         kept: how many stay.
+        keeps_end: whether that of the last epoch's end stays beside them.
     """
 
-    def __init__(self, folder: Path, interval: Interval, kept: int) -> None:
-        self._folder, self._interval, self._kept = folder, interval, kept
+    def __init__(self, folder: Path, interval: Interval, kept: int, keeps_end: bool = False) -> None:
+        self._folder, self._interval, self._kept, self._keeps_end = folder, interval, kept, keeps_end
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
         self._last = time.monotonic()
@@ -61,5 +62,8 @@ class Keeper:
         if not all(np.isfinite(array).all() for array in checkpoint.arrays.values() if array.dtype.kind == "f"):
             return  # the training is about to end for that; what was before can go on
         checkpoints.write(self._folder, checkpoint)
-        for path in checkpoints.paths(self._folder)[self._kept :]:
-            path.unlink(missing_ok=True)
+        files = checkpoints.paths(self._folder)
+        ends = [path for path in files if checkpoints.step_of(path) % checkpoint.steps == 0]
+        for path in files[self._kept :]:
+            if not self._keeps_end or path not in ends[:1]:
+                path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from groupwise.texts import json_text, printable
-from groupwise.training.events import EndedEarly, Event, Noted, StepDone
+from groupwise.training.events import EndedEarly, Event, Noted, Retried, StepDone
 from groupwise.writing import check_file, expanded
 
 LOGGER = logging.getLogger("groupwise.training")
@@ -19,7 +19,7 @@ def log(event: Event) -> None:
 
     Where no program has set up logging, Python shows the warnings alone.
     """
-    level = logging.WARNING if isinstance(event, Noted | EndedEarly) else logging.INFO
+    level = logging.WARNING if isinstance(event, Noted | Retried | EndedEarly) else logging.INFO
     for line in map(printable, event.lines()):
         LOGGER.log(level, "%s", line)
 

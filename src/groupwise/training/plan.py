@@ -17,6 +17,8 @@ from groupwise.training.optimizers import optimizer_of
 from groupwise.training.starting import SETTLED_BY_THE_DATA, find_start
 
 DIGITS_SIDE, SMALL_SIDE = 32, 64
+MOST_RETRIES, SMALLER = 3, 5
+"""How often a training that diverges goes back, and the part of the learning rate with which it goes on."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Plan:
         preprocessing: of the images; None for the network's own.
         schedule_start: the epoch after which the learning rate's schedule begins, which takes all epochs from there on;
             other than 0 where a run was resumed so.
+        retries: how often the training went back after a loss that was not finite, each time to a fifth of the rate.
     """
 
     recipe: Recipe
@@ -45,6 +48,12 @@ class Plan:
     weights: str | None = None
     preprocessing: Preprocessing | None = None
     schedule_start: int = 0
+    retries: int = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate from now on."""
+        return self.recipe.learning_rate / SMALLER**self.retries
 
     @property
     def image_size(self) -> tuple[int, int]:
