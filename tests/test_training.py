@@ -230,38 +230,25 @@ def test_a_console_or_a_disk_that_is_full_does_not_lose_a_run(
 
 
 @pytest.mark.once
-@pytest.mark.parametrize(
-    ("name", "finished"),
-    [
-        *((name, 0) for name in ("split.json", "environment.json", "best.keras", "metrics.csv", "last.keras")),
-        *((name, 1) for name in ("metrics.csv", "last.keras")),
-    ],
-)
-def test_a_disk_that_is_full_while_saving_is_said_truly(
-    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, finished: int
+@pytest.mark.parametrize("name", ["split.json", "environment.json", "best.keras", "metrics.csv", "last.keras"])
+def test_a_disk_that_is_full_while_first_saving_is_said(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     counts: Counter[str] = Counter()
     replace = os.replace
 
     def full(source: Path, target: Path) -> None:
         counts[target.name] += 1
-        if target.name == name and counts[name] == finished + 1:
+        if target.name == name and counts[name] == 1:
             raise OSError(28, "No space left on device")
         replace(source, target)
 
     monkeypatch.setattr("os.replace", full)
     dataset, folder = bars.dataset(tmp_path), Workspace(tmp_path / "run")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=f"{name} cannot be written: no space left on device"):
         _train(dataset, folder.path, bars.recipe(epochs=3))
-    assert f"{name} cannot be written: no space left on device" in str(error.value)
-    if finished:
-        assert f"{folder.checkpoints}/step-000000006.safetensors holds the training after epoch 1 of 3" in str(
-            error.value
-        )
-        assert _resume(dataset, folder.path).epochs == 3
-    else:
-        assert not folder.path.exists()
-        assert _train(dataset, folder.path, bars.recipe(epochs=1)).epochs == 1
+    assert not folder.path.exists()
+    assert _train(dataset, folder.path, bars.recipe(epochs=1)).epochs == 1
 
 
 def test_a_loss_that_is_not_a_number_keeps_the_last_good_model(tiny: str, tmp_path: Path, monkeypatch: Any) -> None:

@@ -31,7 +31,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """A row for each finished epoch."""
+        """A row for each finished epoch; `best` is 1 where its model became best.keras."""
         return self.path / "metrics.csv"
 
     @property

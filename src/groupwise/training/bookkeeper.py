@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from groupwise.errors import UserError
 from groupwise.inference.evaluation import Evaluation, evaluate
 from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
@@ -21,6 +22,9 @@ from groupwise.training.state import restore_state
 from groupwise.training.stopped import StopTraining
 from groupwise.training.workspace import copy_file
 from groupwise.writing import replace_file
+
+MOST_LOST = 3
+"""For so many epochs a training goes on of which nothing can be written: a disk may be emptied, a folder come back."""
 
 
 class Bookkeeper(keras.callbacks.Callback):
@@ -42,6 +46,7 @@ class Bookkeeper(keras.callbacks.Callback):
         self._started = self._waited = 0.0
         self._epoch = self._first = 0
         self._resumed = resumed
+        self._lost = 0
         self.evaluation: Evaluation | None = None
 
     @property
@@ -107,12 +112,14 @@ class Bookkeeper(keras.callbacks.Callback):
                 "seconds": seconds,
                 "images_per_second": self._batches.images_in(self._steps) / seconds,
                 "share_waited": min(waited / seconds, 1.0),
+                "best": 0.0,
             }
-            self._save(row)
+            is_saved = self._save(row)
         finally:
             if self._recipe.average:
                 swap_average(self.network)
         self._session.checkpoint((epoch + 1) * self._steps, (0.0, 0.0))
+        self._end_where_nothing_is_kept(is_saved)
         self._observer(EpochEnded(epoch + 1, self._recipe.epochs, self._judge.name, row))
         if self._session.is_over:
             self.network.stop_training = True  # which fit() looks at
@@ -133,20 +140,33 @@ class Bookkeeper(keras.callbacks.Callback):
         """Return how long the epoch's steps took so far, and for how long of that there was no input."""
         return time.perf_counter() - self._started, self._batches.seconds_waited - self._waited
 
-    def _save(self, row: dict[str, float]) -> None:
-        """Save the network and the row. Where a resumed run begins is decided by the checkpoint that follows."""
-        accuracy = self._judge.accuracy
-        is_best = all(row[accuracy] > earlier[accuracy] for earlier in self._session.rows)
-        rows = [*self._session.rows, row]
+    def _save(self, row: dict[str, float]) -> bool:
+        """Save the network and the row, and return whether the network could be.
+
+        Where a resumed run begins is decided by the checkpoint that follows.
+        """
+        session, accuracy = self._session, self._judge.accuracy
+        rows, kept = [*session.rows, row], session.kept_epoch
+        is_best = not kept or row[accuracy] > session.rows[kept - 1][accuracy]
 
         def save(partial: Any) -> None:
             self.network.save(partial)
             if is_best:
-                copy_file(partial, self._folder.best)
-            self._folder.write_metrics(rows)
+                row["best"] = float(session.write(lambda: copy_file(partial, self._folder.best)))
+            session.write(lambda: self._folder.write_metrics(rows))
 
-        replace_file(self._folder.last, save)
-        self._session.rows.append(row)  # now that the file holds it
+        is_saved = session.write(lambda: replace_file(self._folder.last, save))
+        if not is_saved:
+            session.write(lambda: self._folder.write_metrics(rows))
+        session.rows.append(row)
+        return is_saved
+
+    def _end_where_nothing_is_kept(self, is_saved: bool) -> None:
+        """Raise UserError where neither the network nor a checkpoint could be written for several epochs."""
+        is_kept = is_saved or self._session.wait_for_checkpoint()
+        self._lost = 0 if is_kept else self._lost + 1
+        if self._lost == MOST_LOST:
+            raise UserError(f"nothing of the last {MOST_LOST} epochs could be written to {self._folder.path}")
 
 
 def swap_average(network: Network) -> None:

@@ -4,7 +4,9 @@ A file is one of safetensors, which every backend reads, with a checksum of what
 is no reason to go on from other weights. Keras's own ways know neither an epoch's steps nor PyTorch's random numbers.
 """
 
+import errno
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -96,7 +98,12 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
     def save(partial: Path) -> None:
         partial.touch()
         mode = partial.stat().st_mode
-        save_file(dict(checkpoint.arrays), partial, metadata)
+        try:
+            save_file(dict(checkpoint.arrays), partial, metadata)
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number)) from error
         partial.chmod(mode)  # safetensors lets its owner alone read it
 
     replace_file(path, save)

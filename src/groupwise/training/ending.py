@@ -12,7 +12,7 @@ from groupwise.inference.preprocessing import make_batches
 from groupwise.interruption import Interrupted, on_signals
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.checkpoints import paths, step_of
-from groupwise.training.events import EndedEarly
+from groupwise.training.events import EndedEarly, Noted
 from groupwise.training.retrying import can_go_back, go_back
 from groupwise.training.session import Session
 from groupwise.training.stopped import Diverged, StopTraining
@@ -32,14 +32,14 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         evaluation = evaluate(session.network, batches)
         broken += [pair for pair in batches.broken if pair not in broken]
         batches.close()
-    best = rows[session.best_epoch - 1]
+    best = rows[session.kept_epoch - 1]
     description = models.describe(session.network)
     summary = RunSummary(
         test_accuracy=evaluation.top1,
         test_top5=evaluation.top5,
         test_loss=evaluation.loss,
         test_images=evaluation.count,
-        best_epoch=session.best_epoch,
+        best_epoch=session.kept_epoch,
         best_accuracy=best[judge.accuracy],
         judged_by=judge.name,
         epochs=len(rows),
@@ -51,7 +51,10 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         broken_images=broken,
         ended_by_patience=session.is_out_of_patience and len(rows) < run.plan.recipe.epochs,
     )
-    _draw_curves(run.folder)
+    try:
+        _draw_curves(run.folder)
+    except (UserError, OSError) as error:
+        run.observer(Noted(f"{run.folder.curves.name} is left out: {first_line(error)}"))
     write_json(run.folder.summary, asdict(summary))
     return summary
 

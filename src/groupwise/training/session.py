@@ -1,9 +1,11 @@
 """A run at work: what belongs together from its first step to its summary."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from groupwise.data import Dataset, ImageBatches
 from groupwise.data.record import SplitRecord
+from groupwise.errors import UserError
 from groupwise.inference.recorded import SPLIT
 from groupwise.interruption import Interruption
 from groupwise.models.network import Network
@@ -86,6 +88,11 @@ class Session:
         accuracies = [row[self.judge.accuracy] for row in self.rows]
         return accuracies.index(max(accuracies)) + 1 if accuracies else 0
 
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose model best.keras holds: the best one, but for what could not be written; 0: there is none."""
+        return max((int(row["epoch"]) for row in self.rows if row["best"]), default=0)
+
     def close(self) -> None:
         """End the threads, those that read images at once."""
         self.keeper.close()
@@ -102,14 +109,31 @@ class Session:
         for text in self.keeper.keep(state):
             self.run.observer(Noted(text))
 
-    def wait_for_checkpoint(self) -> None:
-        """Return when the newest checkpoint is written; say where it could not be."""
-        for text in self.keeper.wait():
+    def wait_for_checkpoint(self) -> bool:
+        """Return, when the newest checkpoint is written, that it is; say where it could not be."""
+        failures = self.keeper.wait()
+        for text in failures:
             self.run.observer(Noted(text))
+        return not failures
+
+    def write(self, write: Callable[[], object]) -> bool:
+        """Write a file of the run, and return whether that could be; say where it could not.
+
+        Raises:
+            UserError: it could not, and no epoch was kept that would be lost with the training.
+        """
+        try:
+            write()
+        except UserError as error:
+            if not self.rows:
+                raise
+            self.run.observer(Noted(f"{error}; the training goes on, and what was there before stays"))
+            return False
+        return True
 
     def write_record(self) -> None:
         """Write down which images are trained on: not those that turned out to be broken."""
         is_first = not self.rows
         record = self.run.record.as_read(self.run.dataset.train, self.batches.broken_places, is_first)
         self.network.metadata[SPLIT] = record.as_dict()
-        write_json(self.run.folder.split, self.network.metadata[SPLIT])
+        self.write(lambda: write_json(self.run.folder.split, self.network.metadata[SPLIT]))
