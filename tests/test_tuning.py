@@ -15,6 +15,7 @@ import groupwise
 from groupwise import backends
 from groupwise.core import convolution, library
 from groupwise.errors import UserError
+from groupwise.machine import cache_folder
 from groupwise.ops import grouped_conv2d
 from groupwise.routing import Runtime, exact_name, explain, kind, tuning
 from groupwise.routing.tuning import Choice, Tuning
@@ -172,11 +173,11 @@ def test_the_cache_folder_is_where_the_system_has_it(tmp_path: Path, monkeypatch
         ("win32", ("AppData", "Local", "groupwise", "Cache")),
     ):
         monkeypatch.setattr(sys, "platform", platform)
-        assert tuning.folder() == tmp_path.joinpath(*parts)
+        assert cache_folder() == tmp_path.joinpath(*parts)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert tuning.folder() == tmp_path / "xdg" / "groupwise"
+    assert cache_folder() == tmp_path / "xdg" / "groupwise"
     monkeypatch.setenv("GROUPWISE_CACHE", str(tmp_path / "own"))
-    assert tuning.folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
 
 
 @pytest.mark.once

@@ -73,8 +73,8 @@ def naming(words: Words, calls: Calls = _call_in_python) -> Iterator[None]:
         _calls.reset(calls_before)
 
 
-def check_installed(package: str, use: str) -> None:
-    """Raise UserError where a package that the extra `cli` brings is not installed.
+def check_installed(package: str, use: str, extra: str = "cli") -> None:
+    """Raise UserError where a package that an extra brings is not installed.
 
     Examples:
         >>> check_installed("json", "a notebook")
@@ -84,7 +84,7 @@ def check_installed(package: str, use: str) -> None:
         groupwise.errors.UserError: a notebook needs not_there, which is not installed: pip install "groupwise[cli]"
     """
     if importlib.util.find_spec(package) is None:
-        raise UserError(f'{use} needs {package}, which is not installed: pip install "groupwise[cli]"')
+        raise UserError(f'{use} needs {package}, which is not installed: pip install "groupwise[{extra}]"')
 
 
 def first_line(error: Exception) -> str:

@@ -113,3 +113,17 @@ def _cpuinfo(*names: str) -> Iterator[str]:
         name, _, value = line.partition(":")
         if name.strip() in names:
             yield value.strip()
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for groupwise; it may not exist yet."""
+    if chosen := os.environ.get("GROUPWISE_CACHE"):
+        return Path(chosen).expanduser()
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen).expanduser() / "groupwise"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "groupwise"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(local) / "groupwise" / "Cache"
+    return Path.home() / ".cache" / "groupwise"

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from groupwise import __version__
-from groupwise.cli import converting, explaining, exporting, networks, rewriting, training, tuning, using
+from groupwise.cli import converting, explaining, exporting, networks, rewriting, sharding, training, tuning, using
 from groupwise.cli.console import make_console, note, say
 from groupwise.cli.options import VALUES, as_command, option
 from groupwise.errors import UserError, lacks_memory, naming
@@ -85,6 +85,7 @@ for command in (
     using.evaluate,
     using.predict,
     converting.convert,
+    sharding.shard,
     rewriting.accelerate,
     rewriting.factorize,
     exporting.export,

@@ -8,8 +8,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from groupwise.machine import processor, processor_flags
-from groupwise.routing import tuning
+from groupwise.machine import cache_folder, processor, processor_flags
 
 MOST = 512 * 2**20
 """Bytes that the folder may hold; a ResNeXt-50's training and prediction take one million."""
@@ -22,7 +21,7 @@ SHORTEST = ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 def folder() -> Path:
     """Return where what was compiled for this processor lies: another one may lack its instructions."""
     instructions = " ".join([processor(), *sorted(processor_flags())])
-    return tuning.folder() / f"jax-{zlib.crc32(instructions.encode()):08x}"
+    return cache_folder() / f"jax-{zlib.crc32(instructions.encode()):08x}"
 
 
 def keep_compiled() -> None:

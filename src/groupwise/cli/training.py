@@ -66,8 +66,8 @@ def train(
         str,
         typer.Argument(
             help="digits (comes with the package), a folder or .zip of class folders (perhaps below train/ and test/), "
-            "a .csv or .jsonl of paths and labels, an .npz, or the files of CIFAR, MNIST, SVHN, Food-101, Oxford's "
-            "flowers or ImageNet as they are published."
+            "a .csv or .jsonl of paths and labels, an .npz, shards by a folder, a pattern or an address (s3://...), or "
+            "the files of CIFAR, MNIST, SVHN, Food-101, Oxford's flowers or ImageNet as they are published."
         ),
     ],
     model: Annotated[str | None, left_open("A name that `groupwise models` lists. Default: the recipe's.")] = None,

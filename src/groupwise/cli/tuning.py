@@ -14,6 +14,7 @@ from groupwise.cli.options import Backend, BatchSize, ImageSize, ModelArguments,
 from groupwise.errors import UserError
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.interruption import Interrupted
+from groupwise.machine import cache_folder
 
 if TYPE_CHECKING:
     from groupwise.routing.tuning import Choice
@@ -142,5 +143,5 @@ def _clear(backend: str | None) -> None:
     if backend is not None and backend not in FRAMEWORKS:
         raise UserError(f"backend {backend!r} (--backend): must be one of {', '.join(FRAMEWORKS)}")
     files = tuning.clear((backend,) if backend else tuple(FRAMEWORKS))
-    for text in [f"removed {file}" for file in files] or [f"nothing is stored in {tuning.folder()}"]:
+    for text in [f"removed {file}" for file in files] or [f"nothing is stored in {cache_folder()}"]:
         say(make_console(), text)

@@ -5,6 +5,7 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +29,7 @@ LAYOUTS = (
 )
 SHAPE = (-1, 3, 32, 32)
 LARGEST_FILE = 1 << 29
+FEW = 20  # a published archive has no more members
 
 # What a pickled array of numbers is made of, by the names that NumPy 1 and 2 give it; arrays themselves tell
 # the two functions, whose modules are private.
@@ -46,6 +48,16 @@ ADMITTED = {
 def is_cifar_folder(folder: Path) -> bool:
     """Return whether the files of a published CIFAR lie in this folder."""
     return any((folder / layout[2]).is_file() and (folder / layout[0][0]).is_file() for layout in LAYOUTS)
+
+
+def is_cifar_archive(path: Path) -> bool:
+    """Return whether one of the first files of a tar file is one of a published CIFAR's."""
+    try:
+        with tarfile.open(path) as archive:
+            names = [PurePosixPath(member.name).name for member in islice(archive, FEW)]
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return False
+    return any(layout[2] in names or layout[0][0] in names for layout in LAYOUTS)
 
 
 def dataset_of_cifar_folder(folder: Path) -> Dataset:

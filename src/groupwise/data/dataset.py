@@ -49,6 +49,7 @@ class Split:
         mark: index to what tells an image from all others, wherever the data set lies and whatever else is in it: its
             class and name, or its pixels. Default: its name.
         size: index to the bytes of its file, which tell files of the same mark apart. Default: 0.
+        file: index to its file's content, where it is a file; it raises as reader does.
 
     Examples:
         >>> split = Split(np.array([0, 1]), ["a", "b"], lambda index, side: np.zeros((8, 8, 1), np.uint8))
@@ -61,6 +62,7 @@ class Split:
     reader: Reader
     mark: Callable[[int], bytes] | None = None
     size: Callable[[int], int] | None = None
+    file: Callable[[int], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,13 +77,14 @@ class Split:
     def take(self, indices: NDArray[np.intp]) -> "Split":
         """Return the images at these indices, as a split of their own."""
         positions = [int(index) for index in indices]
-        reader, mark, size = self.reader, self.mark, self.size
+        reader, mark, size, file = self.reader, self.mark, self.size, self.file
         return Split(
             self.labels[indices],
             [self.names[position] for position in positions],
             lambda index, smallest_side: reader(positions[index], smallest_side),
             None if mark is None else lambda index: mark(positions[index]),
             None if size is None else lambda index: size(positions[index]),
+            None if file is None else lambda index: file(positions[index]),
         )
 
     def with_channels(self, channels: int) -> "Split":
@@ -101,7 +104,7 @@ class Split:
 
     def hashes(self, seed: int) -> NDArray[np.uint64]:
         """64 bits of every image's mark and a seed, (n,): the same on every machine."""
-        return np.array([_hash(b"%d" % seed, self._mark(index)) for index in range(len(self))], np.uint64)
+        return np.array([_hash(b"%d" % seed, self.marked(index)) for index in range(len(self))], np.uint64)
 
     def identities(self) -> Identities:
         """Return what every image is known by, (n,): 48 bits of its mark and its file's size."""
@@ -111,10 +114,11 @@ class Split:
     def _identities(self) -> Identities:
         # Asked for once by each that divides, compares and records; every file is looked up.
         sizes = (0 if self.size is None else self.size(index) for index in range(len(self)))
-        values = [_hash(b"%d" % size, self._mark(index)) for index, size in enumerate(sizes)]
+        values = [_hash(b"%d" % size, self.marked(index)) for index, size in enumerate(sizes)]
         return np.array(values, np.uint64) >> np.uint64(64 - IDENTITY_BITS)
 
-    def _mark(self, index: int) -> bytes:
+    def marked(self, index: int) -> bytes:
+        """Return what tells the image at index from all others."""
         return self.names[index].encode(errors="surrogatepass") if self.mark is None else self.mark(index)
 
 

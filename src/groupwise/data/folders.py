@@ -132,4 +132,7 @@ def _split(entries: list[Entry], labels: Mapping[str, int], files: ImageFiles, c
     def size(index: int) -> int:
         return files.size(names[index])
 
-    return Split(np.array([labels[parts[0]] for parts, _ in entries], np.int64), names, read, mark, size)
+    def content(index: int) -> bytes:
+        return files.read(names[index])
+
+    return Split(np.array([labels[parts[0]] for parts, _ in entries], np.int64), names, read, mark, size, content)

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from groupwise.data.arrays import dataset_of_idx, dataset_of_npz, digits, find_idx_files
-from groupwise.data.cifar import dataset_of_cifar_archive, dataset_of_cifar_folder, is_cifar_folder
+from groupwise.data.cifar import dataset_of_cifar_archive, dataset_of_cifar_folder, is_cifar_archive, is_cifar_folder
 from groupwise.data.dataset import Dataset, SplitRule
 from groupwise.data.files import files_in_folder, files_in_zip, with_utf8_names
 from groupwise.data.folders import dataset_of_files
 from groupwise.data.listed import dataset_of_list, is_list
 from groupwise.data.published import find_published
+from groupwise.data.storage import addresses_of, dataset_of_sources, is_pattern, shards_in
 from groupwise.errors import UserError
 from groupwise.texts import did_you_mean, nearest
 from groupwise.writing import expanded
@@ -16,7 +17,7 @@ from groupwise.writing import expanded
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SUPPORTED = (
     "digits, a folder of class folders, a .zip of one, CIFAR's folder or .tar.gz, an .npz, a .csv or .jsonl of paths "
-    "and labels, a folder with the files of MNIST, SVHN, Food-101, Oxford's flowers or ImageNet"
+    "and labels, .tar shards, a folder with the files of MNIST, SVHN, Food-101, Oxford's flowers or ImageNet"
 )
 
 
@@ -28,7 +29,8 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
     or .tar.gz; a folder with MNIST's idx files, gzipped or not; an .npz with x_train, y_train, x_test,
     y_test, or x, y, or images, labels; a .csv, .tsv or .jsonl of paths and labels, and perhaps splits, the columns by
     their names; the folders of SVHN's .mat files, of Food-101, of Oxford's 102 flowers and of ImageNet (the tar files,
-    or class folders by WordNet id, and the validation images with their ground truth).
+    or class folders by WordNet id, and the validation images with their ground truth); shards, WebDataset's tar files:
+    a folder of them, a pattern such as "train-{000..127}.tar", or an address that fsspec knows.
 
     Args:
         source: "digits" or a path. (A folder of that name is "./digits".)
@@ -52,6 +54,8 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
     rule = SplitRule(seed, test_fraction)
     if str(source) == "digits":
         return digits(rule)
+    if is_pattern(str(source)):
+        return dataset_of_sources(str(source), addresses_of(str(source)), rule)
     path = expanded(source)
     try:
         return _load_path(path, rule)
@@ -69,6 +73,8 @@ def _load_path(path: Path, rule: SplitRule) -> Dataset:
         raise UserError(f"{path} is empty: it has no bytes")
     if name.endswith(".zip"):
         return dataset_of_files(path.name, files_in_zip(path), rule)
+    if name.endswith(".tar") and not is_cifar_archive(path):
+        return dataset_of_sources(str(path), [str(path)], rule)
     if name.endswith(TAR_SUFFIXES):
         return dataset_of_cifar_archive(path)
     if name.endswith(".npz"):
@@ -85,6 +91,9 @@ def _load_folder(path: Path, rule: SplitRule) -> Dataset:
         load = find_published(folder.resolve())
         if load is not None:
             return load(folder.resolve(), rule)
+    shards = shards_in(path)
+    if shards:
+        return dataset_of_sources(str(path), shards, rule)
     idx_files = find_idx_files(path)
     if idx_files:
         return dataset_of_idx(path, idx_files, rule)

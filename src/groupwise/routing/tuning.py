@@ -7,7 +7,6 @@ read once a process.
 import json
 import math
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from typing import Any
 from groupwise import writing
 from groupwise.core import library
 from groupwise.errors import UserError
-from groupwise.machine import processor, usable_cores
+from groupwise.machine import cache_folder, processor, usable_cores
 
 MARGIN = 1.05
 """How many times as fast another algorithm must be to run instead of the built-in one."""
@@ -76,23 +75,9 @@ class Tuning:
     choices: Mapping[str, Choice]
 
 
-def folder() -> Path:
-    """Return the user's cache folder for groupwise; it may not exist yet."""
-    if chosen := os.environ.get("GROUPWISE_CACHE"):
-        return Path(chosen).expanduser()
-    if chosen := os.environ.get("XDG_CACHE_HOME"):
-        return Path(chosen).expanduser() / "groupwise"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "groupwise"
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-        return Path(local) / "groupwise" / "Cache"
-    return Path.home() / ".cache" / "groupwise"
-
-
 def path(framework: str) -> Path:
     """Return where a framework's choices are stored."""
-    return folder() / f"tuning-{framework}.json"
+    return cache_folder() / f"tuning-{framework}.json"
 
 
 @cache
@@ -177,7 +162,7 @@ def store(framework: str, version: str, choices: Mapping[str, Choice]) -> Path:
         },
     }
     check_folder()
-    writing.make_folder(folder())
+    writing.make_folder(cache_folder())
     writing.write_text(path(framework), json.dumps(content, indent=2) + "\n")
     current.cache_clear()
     return path(framework)
@@ -186,10 +171,10 @@ def store(framework: str, version: str, choices: Mapping[str, Choice]) -> Path:
 def check_folder() -> None:
     """Raise UserError where the cache folder cannot be made or written to."""
     try:
-        writing.check_folder(folder(), f"the cache folder {folder()}")
+        writing.check_folder(cache_folder(), f"the cache folder {cache_folder()}")
     except UserError as error:
         raise UserError(
-            f"{folder()} cannot be written to: set GROUPWISE_CACHE to a folder that can ({error})"
+            f"{cache_folder()} cannot be written to: set GROUPWISE_CACHE to a folder that can ({error})"
         ) from None
 
 
