@@ -53,6 +53,13 @@ class OnNan(StrEnum):
     RETRY = "retry"
 
 
+class ClassWeights(StrEnum):
+    """How much classes count in the loss, as a recipe names it."""
+
+    NONE = "none"
+    BALANCED = "balanced"
+
+
 class Dtype(StrEnum):
     """The types that a training computes in, as a recipe names them."""
 
@@ -155,6 +162,18 @@ def train(
     freeze_backbone: Annotated[
         bool, typer.Option("--freeze-backbone", help="Train the head alone, on the features of --weights.")
     ] = False,
+    freeze: Annotated[
+        str | None,
+        left_open(
+            "Layers of --weights that do not learn: patterns of their names, as `groupwise describe` lists them, with "
+            "commas between them.",
+            metavar="PATTERN",
+        ),
+    ] = None,
+    class_weights: Annotated[
+        ClassWeights | None,
+        left_open("Whether each class counts as much in the loss, however few images it has (balanced)."),
+    ] = None,
     compile_steps: Annotated[
         bool | None,
         typer.Option(
@@ -214,6 +233,8 @@ def train(
         "learning_rate": learning_rate,
         "dtype": dtype and dtype.value,
         "freeze_backbone": freeze_backbone or None,
+        "freeze": freeze,
+        "class_weights": class_weights and class_weights.value,
         "jit_compile": compile_steps,
         "on_nan": on_nan and on_nan.value,
         "validation": validation,

@@ -42,6 +42,8 @@ class Recipe:
         jit_compile: whether steps are compiled, with XLA or PyTorch's Inductor. "auto": on JAX alone, since
             TensorFlow's own kernels for convolutions are faster on a CPU than XLA's, and Inductor gains nothing there.
         freeze_backbone: whether only the head learns, on the features of the weights that training starts from.
+        freeze: which layers do not learn either: patterns of their names, with commas between them, such as
+            "stem*,stage1*". Batch norms among them keep their moving statistics.
         augmentation: how training images are varied.
         validation: the share of the images to train on that is set aside to choose the best model by, where the data
             has no images for it; 0: the test images choose it.
@@ -49,6 +51,8 @@ class Recipe:
             ends after `epochs`.
         accumulate: in how many steps of as many images the gradients of a batch are added up. The update is the same,
             but for batch norm, whose statistics are those of a step's images.
+        class_weights: "balanced": a class counts in the loss as much as any other, however few images it has, by
+            weights of their mean count over its own; "none".
         on_nan: what a loss that is not finite leads to: "stop", or "retry": the training goes back to the end of the
             epoch before, and on with a fifth of the learning rate, three times at most.
     """
@@ -71,10 +75,12 @@ class Recipe:
     dtype: Literal["float32", "mixed_bfloat16", "auto"] | None = None
     jit_compile: bool | Literal["auto"] = "auto"
     freeze_backbone: bool = False
+    freeze: str = ""
     augmentation: Augmentation = field(default_factory=Augmentation)
     validation: float = 0.0
     patience: int = 0
     accumulate: int = 1
+    class_weights: Literal["none", "balanced"] = "none"
     on_nan: Literal["stop", "retry"] = "stop"
 
     def __post_init__(self) -> None:

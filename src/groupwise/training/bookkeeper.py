@@ -26,6 +26,9 @@ from groupwise.writing import replace_file
 MOST_LOST = 3
 """For so many epochs a training goes on of which nothing can be written: a disk may be emptied, a folder come back."""
 
+FIRST_EPOCHS = 3
+"""After so many a network that learns knows more than chance."""
+
 
 class Bookkeeper(keras.callbacks.Callback):
     """Tests, records and saves the network after each epoch; stops on Ctrl-C and on a loss that is not finite.
@@ -121,11 +124,22 @@ class Bookkeeper(keras.callbacks.Callback):
         self._session.checkpoint((epoch + 1) * self._steps, (0.0, 0.0))
         self._end_where_nothing_is_kept(is_saved)
         self._observer(EpochEnded(epoch + 1, self._recipe.epochs, self._judge.name, row))
+        self._warn_of_chance(evaluation)
         if self._session.is_over:
             self.network.stop_training = True  # which fit() looks at
             self._say_why()
         elif self._session.interruption.requested:
             raise StopTraining
+
+    def _warn_of_chance(self, evaluation: Evaluation) -> None:
+        """Say, once, that the first epochs have taught nothing."""
+        accuracies = [row[self._judge.accuracy] for row in self._session.rows]
+        counts = evaluation.confusion.sum(axis=1)
+        chance = counts.max() / counts.sum()
+        if len(accuracies) == FIRST_EPOCHS and max(accuracies) <= chance:
+            found = f"{max(accuracies):.2%} of the {self._judge.name} images at best, where chance is {chance:.2%}"
+            text = f"{FIRST_EPOCHS} epochs have taught nothing: {found}; look at the labels and at the learning rate"
+            self._observer(Noted(text))
 
     def _say_why(self) -> None:
         """Say why the training ends where it is not at its last epoch."""

@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from groupwise.data import Dataset
 from groupwise.errors import UserError, argument
@@ -139,8 +140,17 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
                     initial_epoch=begin,
                     shuffle=False,
                     verbose=0,
+                    class_weight=_class_weights(session.run),
                     callbacks=[recorder, bookkeeper],
                 )
         finally:
             observer(FitEnded())
     return bookkeeper.evaluation
+
+
+def _class_weights(run: Run) -> dict[int, float] | None:
+    """Return by how much each class counts in the loss, as the recipe says; None: each image as much as any other."""
+    if run.plan.recipe.class_weights == "none":
+        return None
+    counts = np.bincount(run.dataset.train.labels, minlength=len(run.plan.class_names))
+    return {label: len(run.dataset.train) / np.count_nonzero(counts) / max(int(n), 1) for label, n in enumerate(counts)}

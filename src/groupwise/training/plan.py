@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import keras
@@ -13,8 +14,9 @@ from groupwise.frameworks import FRAMEWORKS
 from groupwise.machine import processor_flags
 from groupwise.models.network import Network
 from groupwise.recipes import Recipe, recipe_of
+from groupwise.texts import did_you_mean, nearest
 from groupwise.training.optimizers import optimizer_of
-from groupwise.training.starting import SETTLED_BY_THE_DATA, find_start
+from groupwise.training.starting import HEAD, SETTLED_BY_THE_DATA, find_start
 
 DIGITS_SIDE, SMALL_SIDE = 32, 64
 MOST_RETRIES, SMALLER = 3, 5
@@ -133,10 +135,11 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     variant.with_arguments(recipe.model_arguments)
     optimizer_of(recipe)
     start = None if weights is None else find_start(weights, recipe.model, recipe.model_arguments)
-    if recipe.freeze_backbone and start is None:
+    if start is None and (recipe.freeze_backbone or recipe.freeze):
         use = f"name trained ones with {argument('weights')}"
-        named = argument("freeze_backbone", True)
-        raise UserError(f"{named}: a backbone of fresh weights is of no use; {use}")
+        if recipe.freeze_backbone:
+            raise UserError(f"{argument('freeze_backbone', True)}: a backbone of fresh weights is of no use; {use}")
+        raise UserError(f"{argument('freeze', recipe.freeze)}: layers of fresh weights that do not learn; {use}")
     own = variant.input_shape[:2] if start is None else start.image_size
     size = recipe.image_size
     if size is None:
@@ -178,7 +181,10 @@ def settled_dtype(
 def build_network(plan: Plan) -> Network:
     """Return the plan's network with fresh weights, the preprocessing of its images and its class names.
 
-    Where the recipe freezes the backbone, only the head learns, and batch norm keeps its moving statistics.
+    What the recipe freezes does not learn, and its batch norms keep their moving statistics.
+
+    Raises:
+        UserError: it freezes all that could learn, or names no layer.
     """
     recipe = plan.recipe
     network = models.create(
@@ -188,11 +194,25 @@ def build_network(plan: Plan) -> Network:
         dtype=recipe.dtype,
         **recipe.model_arguments,
     )
-    if recipe.freeze_backbone:
-        for layer in network.layers:
-            layer.trainable = layer.name == "head"
+    _freeze(network, recipe)
     preprocessing = plan.preprocessing or models.find(recipe.model).preprocessing
     network.metadata.update(
         preprocessing=preprocessing.for_channels(plan.channels).as_dict(), class_names=list(plan.class_names)
     )
     return network
+
+
+def _freeze(network: Network, recipe: Recipe) -> None:
+    if recipe.freeze_backbone:
+        for layer in network.layers:
+            layer.trainable = layer.name == HEAD
+    for pattern in filter(None, recipe.freeze.split(",")):
+        named = [layer for layer in network.layers if layer.weights and fnmatchcase(layer.name, pattern.strip())]
+        for layer in named:
+            layer.trainable = False
+        if not named:
+            names = [layer.name for layer in network.layers if layer.weights]
+            hint = did_you_mean(nearest(pattern, names)) or f"the first ones are {', '.join(names[:3])}"
+            raise UserError(f"{argument('freeze', pattern)}: {network.name} has no such layer; {hint}")
+    if not network.trainable_variables:
+        raise UserError(f"{argument('freeze', recipe.freeze)}: nothing is left that learns")
