@@ -2,22 +2,29 @@
 
 import json
 import os
-import re
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
 from groupwise.cli import main
-from groupwise.data import Dataset, load_dataset, storage
+from groupwise.data import (
+    Dataset,
+    Decoding,
+    ImageBatches,
+    Preprocessing,
+    Variation,
+    keeper,
+    load_dataset,
+    remote,
+)
 from groupwise.data.sharding import write_shards
 from groupwise.data.shards import expand_braces, samples_of
 from groupwise.errors import UserError
+from tests.serving import Files, serving
 from tests.test_data_published import jpeg, tar_of, write
 
 pytestmark = pytest.mark.once
@@ -27,7 +34,7 @@ pytestmark = pytest.mark.once
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of what is kept; and no pauses."""
     monkeypatch.setenv("GROUPWISE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(storage, "PAUSE", 0.001)
+    monkeypatch.setattr(remote, "PAUSE", 0.001)
     return tmp_path / "cache" / "data"
 
 
@@ -170,7 +177,7 @@ def test_an_index_is_read_once_and_anew_where_the_shard_changed(
         read.append(name)
         return original(file, name, streams)
 
-    monkeypatch.setattr(storage, "samples_of", noting)
+    monkeypatch.setattr(keeper, "samples_of", noting)
     (path,) = write_shards(photos(tmp_path), tmp_path / "shards")
     for _ in range(2):
         assert len(load_dataset(path, test_fraction=1.0).test) == 24
@@ -183,65 +190,24 @@ def test_an_index_is_read_once_and_anew_where_the_shard_changed(
     assert len(load_dataset(path, test_fraction=1.0).test) == 24
 
 
-class Handler(SimpleHTTPRequestHandler):
-    """Serves parts of files, fails as often as it is told to, and counts."""
-
-    folder = ""
-    failures = 0
-    requests: ClassVar[Counter[str]] = Counter()
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments, directory=self.folder)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        Handler.requests[self.path] += 1
-        if Handler.failures > 0:
-            Handler.failures -= 1
-            return self.send_error(503)
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            return self.send_error(404)
-        content = path.read_bytes()
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        start = int(wanted[1]) if wanted else 0
-        end = int(wanted[2]) + 1 if wanted and wanted[2] else len(content)
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{min(end, len(content)) - 1}/{len(content)}")
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(content[start:end])))
-        self.end_headers()
-        self.wfile.write(content[start:end])
-        return None
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """The address of a server of tmp_path/shards."""
     pytest.importorskip("aiohttp")
-    Handler.folder, Handler.failures, Handler.requests = str(tmp_path / "shards"), 0, Counter()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(tmp_path / "shards") as address:
+        yield address
 
 
 def test_shards_by_address_are_fetched_once_and_kept(tmp_path: Path, kept: Path, server: str) -> None:
     original = photos(tmp_path)
     paths = small_shards(original, tmp_path / "shards")
     source = f"{server}/images-{{000000..{len(paths) - 1:06}}}.tar"
-    Handler.failures = 3
+    Files.failures = 3
     assert_same_images(original, load_dataset(source))
     assert len(list(kept.glob("*.shard"))) == len(paths)
-    Handler.requests.clear()
+    Files.requests.clear()
     assert_same_images(original, load_dataset(source))
-    assert not any(name.endswith(".tar") for name in Handler.requests if Handler.requests[name] > 1)
+    assert not any(name.endswith(".tar") for name in Files.requests if Files.requests[name] > 1)
 
 
 def test_what_is_kept_is_bounded_and_the_rest_is_fetched_image_by_image(
@@ -257,8 +223,24 @@ def test_what_is_kept_is_bounded_and_the_rest_is_fetched_image_by_image(
             shard.unlink()
         read = load_dataset(source)
         assert sum(path.stat().st_size for path in kept.glob("*.shard")) <= limit
-        Handler.failures = 2
+        Files.failures = 2
         assert_same_images(original, read)
+
+
+def test_an_address_that_is_gone_ends_a_training_and_breaks_no_image(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROUPWISE_DATA_CACHE", "0")
+    (path,) = write_shards(photos(tmp_path), tmp_path / "shards")
+    split = load_dataset(f"{server}/{path.name}", test_fraction=1.0).test
+    batches = ImageBatches(split, 4, (6, 8, 3), 2, Preprocessing(), Variation(shuffle=True), Decoding(cache=False))
+    assert len(batches[0][0]) == 4
+    Files.failures = 10_000
+    with pytest.raises(UserError, match="cannot be fetched, 8 times"):
+        next(images for images, _ in map(batches.batch, range(1, 6)) if not len(images))
+    assert batches.failure is not None
+    assert not batches.broken
+    Files.failures = 0
 
 
 def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, kept: Path, server: str, monkeypatch: Any) -> None:
@@ -279,8 +261,8 @@ def test_an_address_that_fails_says_so(tmp_path: Path, server: str, monkeypatch:
     small_shards(photos(tmp_path), tmp_path / "shards")
     with pytest.raises(UserError, match=r"nowhere\.tar is not there"):
         load_dataset(f"{server}/nowhere.tar")
-    Handler.failures = 1000
-    with pytest.raises(UserError, match=r"images-000000\.tar cannot be fetched, 5 times: .*503"):
+    Files.failures = 1000
+    with pytest.raises(UserError, match=r"images-000000\.tar cannot be fetched, 8 times: .*503"):
         load_dataset(f"{server}/images-000000.tar")
     monkeypatch.setenv("GROUPWISE_DATA_CACHE", "much")
     with pytest.raises(UserError, match="GROUPWISE_DATA_CACHE='much': must be a number of gigabytes"):

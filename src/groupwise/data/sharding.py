@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,13 +81,25 @@ class _Shard:
         with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
             size = 0
             while self.waiting is not None and (not size or size < self._size):
-                for name, content in self.waiting.items():
-                    member = tarfile.TarInfo(name)
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-                    size += len(content) + 2 * BLOCK
+                size += _add(archive, self.waiting)
                 self.count += 1
                 self.waiting = next(self._samples, None)
+
+
+def write_shard(path: Path, samples: Iterable[dict[str, bytes]]) -> None:
+    """Write samples, their files by name, to one tar file."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for sample in samples:
+            _add(archive, sample)
+
+
+def _add(archive: tarfile.TarFile, sample: Mapping[str, bytes]) -> int:
+    """Add a sample's files, and return how many bytes they take, about."""
+    for name, content in sample.items():
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return sum(len(content) + 2 * BLOCK for content in sample.values())
 
 
 def _samples(split: Split, class_names: tuple[str, ...]) -> Iterator[dict[str, bytes]]:

@@ -49,7 +49,8 @@ class Shard(NamedTuple):
     Attributes:
         name: of the file, for messages; also its split's, perhaps.
         samples: what is in it.
-        read: (offset, size, the image's name) to bytes; from many threads. It raises BrokenImage.
+        read: (offset, size, the image's name) to bytes; from many threads. It raises BrokenImage, and UserError where
+            the whole shard cannot be had any more.
     """
 
     name: str
