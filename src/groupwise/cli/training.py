@@ -26,10 +26,12 @@ from groupwise.cli.options import (
 from groupwise.cli.outputs import output_folder
 from groupwise.cli.planning import Wishes, planned, resumed
 from groupwise.cli.watching import ConsoleObserver
-from groupwise.errors import UserError
+from groupwise.errors import UserError, check_installed
 from groupwise.interruption import Interrupted
 from groupwise.recipes import introduction, list_recipes, load_recipe
 from groupwise.training.checkpoints import Interval
+from groupwise.training.events import Observer
+from groupwise.training.tensorboard import TensorBoardObserver
 from groupwise.training.workspace import Workspace
 
 
@@ -190,6 +192,10 @@ def train(
             "with a fifth of the learning rate, three times at most. Default: the recipe's, else stop."
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write files for TensorBoard, too, to tensorboard/ in the run's folder."),
+    ] = False,
     argument: ModelArguments = None,
     setting: Annotated[
         list[str] | None,
@@ -243,6 +249,8 @@ def train(
         check_rate(learning_rate)
     if validation is not None and not 0 <= validation < 1:
         raise UserError(f"{option('validation', validation)}: a share lies in 0 to 1, without 1")
+    if tensorboard:
+        check_installed("tensorboardX", option("tensorboard"), "tensorboard")
     Interval.of(checkpoint_every)
     changes = {name: value for name, value in settings.items() if value is not None}
     arguments, named = parse_arguments(argument), parse_settings(setting)
@@ -258,13 +266,16 @@ def train(
         plan, dataset, folder = planned(data, chosen, wishes)
     from groupwise.training import train as run
 
+    observers: list[Observer] = [ConsoleObserver(make_console())]
+    if tensorboard:
+        observers.append(TensorBoardObserver(Workspace(folder).tensorboard))
     try:
         run(
             plan,
             dataset,
             folder,
             resume=is_resumed,
-            observer=ConsoleObserver(make_console()),
+            observer=lambda event: [observe(event) for observe in observers],
             checkpoint_every=checkpoint_every,
             checkpoints_kept=keep_checkpoints,
         )

@@ -60,6 +60,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def tensorboard(self) -> Path:
+        """A folder of what TensorBoard shows, where that is wanted."""
+        return self.path / "tensorboard"
+
+    @property
     def lock(self) -> Path:
         """There while a training is at work, and after one that was killed."""
         return self.path / ".lock"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from groupwise.training.plan import Plan, extend_plan, make_plan
     from groupwise.training.resuming import read_plan
     from groupwise.training.summary import RunSummary
+    from groupwise.training.tensorboard import TensorBoardObserver
 else:
     __getattr__, __dir__ = members_at_use(
         __name__,
@@ -17,6 +18,7 @@ else:
             "FileObserver": "observers",
             "Plan": "plan",
             "RunSummary": "summary",
+            "TensorBoardObserver": "tensorboard",
             "TextObserver": "observers",
             "extend_plan": "plan",
             "make_plan": "plan",
@@ -25,4 +27,14 @@ else:
         },
     )
 
-__all__ = ["FileObserver", "Plan", "RunSummary", "TextObserver", "extend_plan", "make_plan", "read_plan", "train"]
+__all__ = [
+    "FileObserver",
+    "Plan",
+    "RunSummary",
+    "TensorBoardObserver",
+    "TextObserver",
+    "extend_plan",
+    "make_plan",
+    "read_plan",
+    "train",
+]

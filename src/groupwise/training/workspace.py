@@ -69,7 +69,8 @@ class Workspace(RunFolder):
         """Remove the files of a run that has finished no epoch."""
         for path in (self.recipe, self.split, self.environment, self.metrics, self.best, self.curves):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for path in (self.checkpoints, self.tensorboard):
+            shutil.rmtree(path, ignore_errors=True)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Return the rows of metrics.csv; none if there is no such file."""
