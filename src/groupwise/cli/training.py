@@ -3,12 +3,12 @@
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
 
-from groupwise.cli.console import Listing, make_console
+from groupwise.cli.console import Listing, make_console, print_lines
 from groupwise.cli.options import (
     MOST,
     SEEDS,
@@ -33,6 +33,11 @@ from groupwise.training.checkpoints import Interval
 from groupwise.training.events import Observer
 from groupwise.training.tensorboard import TensorBoardObserver
 from groupwise.training.workspace import Workspace
+from groupwise.writing import make_folder
+
+if TYPE_CHECKING:
+    from groupwise.data import Dataset
+    from groupwise.training import Plan
 
 
 class Schedule(StrEnum):
@@ -196,6 +201,13 @@ def train(
         bool,
         typer.Option("--tensorboard", help="Write files for TensorBoard, too, to tensorboard/ in the run's folder."),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Make a few steps, say what the training will take, draw images as it sees them, and keep nothing.",
+        ),
+    ] = False,
     argument: ModelArguments = None,
     setting: Annotated[
         list[str] | None,
@@ -257,6 +269,8 @@ def train(
     wishes = Wishes(recipe, model, weights, arguments, changes, named, seed, backend)
     chosen = None if output is None else output_folder(output)
     is_resumed = _is_resumed(resume, chosen)
+    if dry_run and is_resumed:
+        raise UserError(f"{option('dry_run')}: is of a new run; leave out {option('resume')}")
     if is_resumed:
         assert chosen is not None
         plan, dataset, folder = resumed(data, chosen, wishes, schedule is Schedule.RESTART)
@@ -264,6 +278,9 @@ def train(
         if schedule is not None:
             raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
         plan, dataset, folder = planned(data, chosen, wishes)
+    if dry_run:
+        _rehearse(plan, dataset, folder)
+        return
     from groupwise.training import train as run
 
     observers: list[Observer] = [ConsoleObserver(make_console())]
@@ -291,6 +308,17 @@ def _is_resumed(resume: Resume | None, output: Path | None) -> bool:
     if resume is not None and output is None:
         raise UserError(f"--resume {resume}: say which run to go on with: --output RUN")
     return resume is Resume.RUN or (resume is Resume.AUTO and output is not None and Workspace(output).recipe.exists())
+
+
+def _rehearse(plan: "Plan", dataset: "Dataset", folder: Path) -> None:
+    """Print what a training will take, and draw some of its images beside where the run's folder would be."""
+    from groupwise.training import rehearse
+
+    console, picture = make_console(), folder.with_name(f"{folder.name}-dry-run.png")
+    check_installed("matplotlib", option("dry_run"))
+    make_folder(picture.parent)
+    found = rehearse(plan, dataset, picture, observer=ConsoleObserver(console))
+    print_lines(console, {**found.facts(), "picture": str(picture)})
 
 
 def recipes() -> None:

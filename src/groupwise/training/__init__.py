@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from groupwise.training.fit import train
     from groupwise.training.observers import FileObserver, TextObserver
     from groupwise.training.plan import Plan, extend_plan, make_plan
+    from groupwise.training.rehearsal import Rehearsal, rehearse
     from groupwise.training.resuming import read_plan
     from groupwise.training.summary import RunSummary
     from groupwise.training.tensorboard import TensorBoardObserver
@@ -17,12 +18,14 @@ else:
         {
             "FileObserver": "observers",
             "Plan": "plan",
+            "Rehearsal": "rehearsal",
             "RunSummary": "summary",
             "TensorBoardObserver": "tensorboard",
             "TextObserver": "observers",
             "extend_plan": "plan",
             "make_plan": "plan",
             "read_plan": "resuming",
+            "rehearse": "rehearsal",
             "train": "fit",
         },
     )
@@ -30,11 +33,13 @@ else:
 __all__ = [
     "FileObserver",
     "Plan",
+    "Rehearsal",
     "RunSummary",
     "TensorBoardObserver",
     "TextObserver",
     "extend_plan",
     "make_plan",
     "read_plan",
+    "rehearse",
     "train",
 ]
