@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 
 from groupwise.data.classes import loosest_form, match_names, normal_form, some
 from groupwise.data.dataset import Dataset, Split, SplitRule, dataset_of_splits
-from groupwise.data.files import ImageFiles
+from groupwise.data.files import ImageFiles, parts_of
 from groupwise.data.images import ImageArray, read_header, read_image
 from groupwise.data.layout import Entry, find_layout
 from groupwise.data.left_out import check_left_out, no_images
@@ -35,7 +34,7 @@ def dataset_of_files(name: str, files: ImageFiles, rule: SplitRule) -> Dataset:
     """
     if not files.names:
         raise no_images(name, files.left_out)
-    layout = find_layout(name, [(PurePosixPath(file).parts, file) for file in files.names])
+    layout = find_layout(name, [(parts_of(file), file) for file in files.names])
     left_out = check_left_out(name, files, _class_sizes(layout.by_role))
     return dataset_of_entries(name, layout.by_role, files, rule, (*layout.notes, *left_out))
 
@@ -70,7 +69,7 @@ def dataset_of_entries(
 def _class_sizes(by_role: Mapping[str, list[Entry]]) -> dict[str, int]:
     """Return how many images each class's folder holds, by its path below the data set's root."""
     entries = [entry for part in by_role.values() for entry in part]
-    return Counter("/".join(PurePosixPath(file).parts[: 1 - len(parts)]) for parts, file in entries)
+    return Counter("/".join(parts_of(file)[: 1 - len(parts)]) for parts, file in entries)
 
 
 def _class_names(name: str, entries: list[Entry]) -> tuple[str, ...]:

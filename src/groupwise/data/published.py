@@ -9,7 +9,7 @@ import numpy as np
 
 from groupwise.data.arrays import dataset_of_arrays
 from groupwise.data.dataset import Dataset, SplitRule
-from groupwise.data.files import ImageFiles, files_in_folder
+from groupwise.data.files import ImageFiles, files_in_folder, parts_of
 from groupwise.data.folders import dataset_of_entries
 from groupwise.data.layout import Entry, Folders
 from groupwise.data.listed import files_below
@@ -93,7 +93,7 @@ def _imagenet(folder: Path, rule: SplitRule) -> Dataset:
     tar = folder / VALIDATION_TAR
     validation = files_in_tar(tar) if tar.exists() else files_in_folder(images / "val")
     by_role: Folders = {
-        "train": [(PurePosixPath(file).parts, f"train/{file}") for file in train.names if "/" in file],
+        "train": [(parts_of(file), f"train/{file}") for file in train.names if "/" in file],
         "validation": [
             ((classes[place.stem], place.name), f"val/{place}")
             for place in map(PurePosixPath, validation.names)

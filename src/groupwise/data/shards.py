@@ -9,13 +9,14 @@ import re
 import tarfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import product
 from pathlib import PurePosixPath
 from typing import IO, NamedTuple
 
 from groupwise.data.classes import loosest_form
 from groupwise.data.dataset import Dataset, SplitRule
-from groupwise.data.files import IMAGE_SUFFIXES, ImageFiles, is_hidden
+from groupwise.data.files import IMAGE_SUFFIXES, ImageFiles, is_hidden, parts_of
 from groupwise.data.folders import dataset_of_entries
 from groupwise.data.layout import Entry, Folders, role_of
 from groupwise.errors import UserError
@@ -182,7 +183,11 @@ def _namer(shards: Sequence[Shard], classes: Sequence[str], name: str) -> Callab
     return lambda label: label.zfill(width)
 
 
+_form = lru_cache(maxsize=4096)(loosest_form)  # of folders, which are few
+
+
 def _entry(label: str, name: str, file: str) -> Entry:
     """Return an image's class, its place below its class's folder, and its file: the same as in a folder."""
-    first, *rest = PurePosixPath(name).parts
-    return ((label, *rest) if rest and loosest_form(first) == loosest_form(label) else (label, first, *rest)), file
+    parts = parts_of(name)
+    is_below = len(parts) > 1 and (parts[0] == label or _form(parts[0]) == _form(label))
+    return (label, *parts[is_below:]), file
