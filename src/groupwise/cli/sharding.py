@@ -21,8 +21,7 @@ def shard(
     Example: groupwise shard photos/ --output shards/
     """
     folder = output_folder(output)
-    from groupwise.data import load_dataset
-    from groupwise.data.sharding import write_shards
+    from groupwise.data import load_dataset, write_shards
 
     dataset = load_dataset(data)
     for text in dataset.notes:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from groupwise.data.loading import load_dataset
     from groupwise.data.preprocessing import Preprocessing
     from groupwise.data.samples import Decoding, TooManyBroken
+    from groupwise.data.sharding import write_shards
     from groupwise.data.variation import Variation
 else:
     __getattr__, __dir__ = members_at_use(
@@ -33,6 +34,7 @@ else:
             "load_dataset": "loading",
             "prepare_image": "images",
             "read_image": "images",
+            "write_shards": "sharding",
         },
     )
 
@@ -50,4 +52,5 @@ __all__ = [
     "load_dataset",
     "prepare_image",
     "read_image",
+    "write_shards",
 ]
