@@ -119,6 +119,12 @@ def test_the_command_writes_shards(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "holds shards: name another folder" in capsys.readouterr().err
 
 
+def test_the_command_writes_what_is_too_small_to_be_divided(tmp_path: Path) -> None:
+    write(tmp_path / "photos", {"a/1.jpg": jpeg(0), "b/1.jpg": jpeg(10)})
+    assert main(["shard", str(tmp_path / "photos"), "--output", str(tmp_path / "shards")]) == 0
+    assert len(load_dataset(tmp_path / "shards", test_fraction=1.0).test) == 2
+
+
 def test_labels_are_told_by_cls_json_text_or_folder(tmp_path: Path) -> None:
     def shard(files: dict[str, bytes], name: str = "one.tar") -> Dataset:
         return load_dataset(write(tmp_path, {name: tar_of(files)}) / name, test_fraction=1.0)

@@ -23,7 +23,7 @@ def shard(
     folder = output_folder(output)
     from groupwise.data import load_dataset, write_shards
 
-    dataset = load_dataset(data)
+    dataset = load_dataset(data, test_fraction=1)  # it is written undivided, be it too small to be divided
     for text in dataset.notes:
         note(text)
     paths = write_shards(dataset, folder, size)
