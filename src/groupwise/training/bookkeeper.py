@@ -47,7 +47,7 @@ class Bookkeeper(keras.callbacks.Callback):
         self._recipe, self._judge = session.run.plan.recipe, session.judge
         self._batches, self._steps = session.batches, session.batches.steps
         self._started = self._waited = 0.0
-        self._epoch = self._first = 0
+        self._epoch = self._first = self._done = 0
         self._resumed = resumed
         self._lost = 0
         self.evaluation: Evaluation | None = None
@@ -62,6 +62,7 @@ class Bookkeeper(keras.callbacks.Callback):
         # On TensorFlow fit() has looked at two batches before it began, which may have been all that was left.
         self._epoch, self._first = epoch, 0 if self._resumed is None else self._resumed.first
         self._batches.epoch, self._batches.first = self._epoch, self._first
+        self._done = self._first
         spent, waited = (0.0, 0.0) if self._resumed is None else self._resumed.seconds
         self._started, self._waited = time.perf_counter() - spent, self._batches.seconds_waited - waited
 
@@ -72,7 +73,7 @@ class Bookkeeper(keras.callbacks.Callback):
             restore_state(self.network, resumed.arrays)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        done = self._first + batch + 1
+        done = self._done = self._first + batch + 1
         check_loss(logs, self._epoch, done - 1)
         assert logs is not None
         seconds, waited = self._seconds()
@@ -94,9 +95,12 @@ class Bookkeeper(keras.callbacks.Callback):
             )
         )
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         assert logs is not None
         seconds, waited = self._seconds()
+        if self._done < self._steps:  # a callback of the user's has stopped the epoch
+            self._session.checkpoint(epoch * self._steps + self._done, (seconds, waited))
+            raise StopTraining
         if self._recipe.average:
             swap_average(self.network)
         try:
@@ -105,6 +109,7 @@ class Bookkeeper(keras.callbacks.Callback):
                 raise StopTraining(f"the loss of the {self._judge.name} images became {evaluation.loss}")
             check_weights(self.network, epoch)
             self.evaluation = evaluation
+            logs |= {"val_loss": evaluation.loss, "val_accuracy": evaluation.top1}  # for callbacks of the user's
             row = {
                 "epoch": epoch + 1,
                 "learning_rate": float(self.network.optimizer.learning_rate),

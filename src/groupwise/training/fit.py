@@ -1,5 +1,7 @@
 """train(): from a plan and a data set to the folder of a run."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from groupwise.training.beginning import accelerator, begin, large_batches, prep
 from groupwise.training.bookkeeper import Bookkeeper
 from groupwise.training.checkpoints import Checkpoint, Interval
 from groupwise.training.ending import explaining, finish, why_no_curves
-from groupwise.training.events import Begun, Finished, FitBegun, FitEnded, Noted, Observer
+from groupwise.training.events import Begun, Event, Finished, FitBegun, FitEnded, Noted, Observer
 from groupwise.training.keeping import Keeper
 from groupwise.training.observers import log
 from groupwise.training.plan import Plan
@@ -34,7 +36,7 @@ def train(
     output: str | Path,
     *,
     resume: bool = False,
-    observer: Observer = log,
+    observer: Observer | Sequence[Observer | keras.callbacks.Callback] = log,
     checkpoint_every: str = "10min",
     checkpoints_kept: int = 2,
 ) -> RunSummary:
@@ -47,7 +49,9 @@ def train(
         resume: go on from the newest checkpoint of the run in `output`. On the same machine the result is, to the bit,
             that of a training without interruption, where the plan is the same.
         observer: called with each of `groupwise.training.events` as it happens. Default: the logger
-            "groupwise.training"; `observers` has more. What it raises ends the training as any error does.
+            "groupwise.training"; `observers` has more. What it raises ends the training as any error does. Or several,
+            among them perhaps Keras's callbacks, which see the judge's numbers as "val_loss" and "val_accuracy". They
+            may stop the training; what they remember is not kept by checkpoints.
         checkpoint_every: how often a checkpoint is written within an epoch: a time such as "30s", "10min" or "2h", a
             number of steps such as "500steps", or "never". At an epoch's end, and where a signal ends the training, one
             always is.
@@ -76,18 +80,35 @@ def train(
     interval = Interval.of(checkpoint_every)
     folder = Workspace(expanded(output))
     folder.open(resume)
+    observe, callbacks = _divided(observer)
     with folder.at_work(), without_tensorflow():
-        run, notes = _run(plan, dataset, folder, resume, observer)
-        observer(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
+        run, notes = _run(plan, dataset, folder, resume, observe)
+        observe(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
         for text in (*notes, *large_batches(run), *why_no_curves()):
-            observer(Noted(text))
+            observe(Noted(text))
         while True:
             keeper = Keeper(folder.checkpoints, interval, checkpoints_kept, plan.recipe.on_nan == "retry")
             try:
-                return _train(run, resume, keeper)
+                return _train(replace(run, callbacks=callbacks), resume, keeper)
             except WentBack as back:
                 plan, resume = back.plan, True
-            run, _ = _run(plan, dataset, folder, resume, observer)
+            run, _ = _run(plan, dataset, folder, resume, observe)
+
+
+def _divided(
+    observer: Observer | Sequence[Observer | keras.callbacks.Callback],
+) -> tuple[Observer, list[keras.callbacks.Callback]]:
+    """Return who is told of events, as one, and Keras's callbacks."""
+    if not isinstance(observer, Sequence):
+        return observer, []
+    callbacks = [each for each in observer if isinstance(each, keras.callbacks.Callback)]
+    observers = [each for each in observer if not isinstance(each, keras.callbacks.Callback)]
+
+    def observe(event: Event) -> None:
+        for each in observers:
+            each(event)
+
+    return observe, callbacks
 
 
 def _run(plan: Plan, dataset: Dataset, folder: Workspace, resume: bool, observer: Observer) -> tuple[Run, list[str]]:
@@ -132,7 +153,7 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
         observer(FitBegun(recipe.epochs, batches.steps, first_epoch))
         try:
             for begin, end in pairwise([*begins, recipe.epochs]):
-                if session.is_over and begin != first_epoch:
+                if begin != first_epoch and session.network.stop_training:
                     break
                 session.network.fit(
                     batches,
@@ -141,7 +162,7 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
                     shuffle=False,
                     verbose=0,
                     class_weight=_class_weights(session.run),
-                    callbacks=[recorder, bookkeeper],
+                    callbacks=[recorder, bookkeeper, *session.run.callbacks],
                 )
         finally:
             observer(FitEnded())

@@ -1,7 +1,9 @@
 """A run at work: what belongs together from its first step to its summary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import keras
 
 from groupwise.data import Dataset, ImageBatches
 from groupwise.data.record import SplitRecord
@@ -27,6 +29,7 @@ class Run:
         record: of which images these are.
         folder: of the run.
         observer: of its events.
+        callbacks: Keras's, that fit() is given, too.
     """
 
     plan: Plan
@@ -34,6 +37,7 @@ class Run:
     record: SplitRecord
     folder: Workspace
     observer: Observer
+    callbacks: Sequence[keras.callbacks.Callback] = ()
 
 
 @dataclass(frozen=True)
