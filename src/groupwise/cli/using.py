@@ -37,6 +37,10 @@ def evaluate(
         int | None,
         left_open("Of the test images set aside where data has none. Default: the run's.", min=0, max=SEEDS),
     ] = None,
+    mirror: Annotated[
+        bool,
+        typer.Option("--mirror", help="Average each image's logits with those of its mirror image, in twice the time."),
+    ] = False,
     batch_size: BatchSize = 64,
     output: Annotated[
         str | None, left_open("Where confusion.png goes. Default: the model's folder.", metavar="FOLDER")
@@ -73,7 +77,7 @@ def evaluate(
     batches = make_batches(split, network, batch_size)
     try:
         with messages.status(f"looking at {len(split):,} images"):
-            evaluation = test(network, batches, folds=True)
+            evaluation = test(network, batches, folds=True, mirrors=mirror)
     finally:
         batches.close()
     for name, reason in batches.broken:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from groupwise.data import Dataset, ImageBatches
 from groupwise.inference.folding import Folding
 from groupwise.inference.matching import match_classes
+from groupwise.inference.outputs import predict_logits
 from groupwise.inference.preprocessing import make_batches
 from groupwise.models.network import Network, RewrittenNetwork
 
@@ -65,11 +66,13 @@ def _or_none(share: float) -> float | None:
     return None if math.isnan(share) else share
 
 
-def evaluate(model: keras.Model, batches: ImageBatches, folds: bool = False) -> Evaluation:
+def evaluate(model: keras.Model, batches: ImageBatches, folds: bool = False, mirrors: bool = False) -> Evaluation:
     """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
 
     Args:
         folds: whether many batches may be worth a copy with batch norms folded (`Folding`).
+        mirrors: whether the logits of an image are the mean of its own and those of its mirror image, for twice the
+            time: what training with flipped images had in view.
 
     Raises:
         TooManyBroken: too many of the images cannot be read.
@@ -78,7 +81,11 @@ def evaluate(model: keras.Model, batches: ImageBatches, folds: bool = False) -> 
     folding = Folding(model, len(batches) if folds else 0)
     for index in range(len(batches)):
         images, one_hot = batches.batch(index)
-        logits.append(folding.predict_logits(images, batches.batch_size))
+        found = folding.predict_logits(images, batches.batch_size)
+        if mirrors:
+            mirrored = predict_logits(folding.model, np.ascontiguousarray(images[:, :, ::-1]), batches.batch_size)
+            found = (found + mirrored) * np.float32(0.5)
+        logits.append(found)
         labels.append(one_hot)
     return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
 
