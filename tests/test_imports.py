@@ -17,12 +17,13 @@ from tests.frameworks import BACKEND
 
 PACKAGE = Path(groupwise.__file__).parent
 # What needs nothing of the package.
-LOWEST = ("errors", "interruption", "lazy", "texts", "frameworks", "timing", "machine", "keras_private")
-GROUND = {*LOWEST, "writing", "spec"}
+LOWEST = ("errors", "interruption", "lazy", "texts", "frameworks", "timing", "machine", "peers", "keras_private")
+GROUND = {*LOWEST, "writing", "spec", "launchers"}
 # What each room may import beside itself, from below; a room not named here stands nowhere.
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in LOWEST},
     "writing": {"errors"},
+    "launchers": {"errors"},
     "spec": {"errors"},
     "core": {"errors", "spec"},
     "data": {"errors", "lazy", "writing", "machine", "texts"},
@@ -111,6 +112,7 @@ UNDERSCORED = {
         *("_are_functorch_transforms_active", "_current_level", "_dispatch_keys", "_functorch", "_get_tracing_state"),
         *("_len_torch_dispatch_stack", "_len_torch_function_stack", "_profiler_enabled", "_set_fwd_grad_enabled"),
     },
+    "peers": {"_exit"},
     "backends.torch.program": {"_dynamo", "_pytree"},
     "backends.torch.recording": {
         *("_cdata", "_disable_current_modes", "_getframe", "_local_scalar_dense", "_python_dispatch", "_pytree"),
