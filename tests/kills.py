@@ -1,8 +1,9 @@
 """Kill a training at random moments and go on with it until it ends: `python -m tests.kills [--backend B] [--kills N]`.
 
-The command trains in a process of its own, writes a checkpoint every other step, and is sent SIGKILL at moments drawn
-at random, also while it writes; the same command line, with `--resume auto`, goes on. What is left must be, to the bit,
-what an undisturbed run leaves: weights, the optimizer's state, the weights' average, random states, metrics.csv.
+The command trains in a process of its own, or in several (`--processes 2`), of which one is killed and the others end.
+It writes a checkpoint every other step, and is sent SIGKILL at moments drawn at random, also while it writes; the same
+command line, with `--resume auto`, goes on. What is left must be, to the bit, what an undisturbed run leaves: weights,
+the optimizer's state, the weights' average, random states, metrics.csv.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from groupwise.frameworks import FRAMEWORKS
 from groupwise.training import checkpoints
 from groupwise.training.checkpoints import Checkpoint
 from tests import tiny as bars
+from tests.processes import free_port
 
 COMMAND = [sys.executable, "-c", "import sys; from groupwise.cli import main; sys.exit(main())"]
 TIMED = {"seconds", "images_per_second", "share_waited"}
@@ -38,20 +41,23 @@ crop_padding = 1
 """
 
 
-def start(backend: str, folder: Path, output: str) -> subprocess.Popen[bytes]:
-    """Start the command, or go on with what it has left."""
+def start(backend: str, folder: Path, output: str, count: int = 1) -> list[subprocess.Popen[bytes]]:
+    """Start the command in as many processes, or go on with what it has left."""
     arguments = ["train", "bars.npz", "--recipe", "kills.toml", "--output", output, "--resume", "auto"]
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    pipe = subprocess.DEVNULL
-    every = ["--checkpoint-every", "2steps"]
-    return subprocess.Popen([*COMMAND, *arguments, *every], cwd=folder, env=environment, stdout=pipe, stderr=pipe)
+    arguments += ["--checkpoint-every", "2steps"]
+    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)] if count > 1 else []
+    options: Any = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    own = ([*where, "--process", str(index)] if where else [] for index in range(count))
+    return [subprocess.Popen([*COMMAND, *arguments, *place], **options) for place in own]
 
 
-def disturbed(backend: str, folder: Path, kills: int, draw: random.Random) -> tuple[int, int]:
+def disturbed(backend: str, folder: Path, kills: int, draw: random.Random, count: int = 1) -> tuple[int, int]:
     """Run the command, and kill it while it lives long enough; return how many kills and how many starts that were."""
     done = starts = 0
     while True:
-        process, starts = start(backend, folder, "disturbed"), starts + 1
+        processes, starts = start(backend, folder, "disturbed", count), starts + 1
+        process = draw.choice(processes)
         before = checkpoints.paths(folder / "disturbed" / "checkpoints")
         while process.poll() is None and checkpoints.paths(folder / "disturbed" / "checkpoints") == before:
             time.sleep(0.001)
@@ -59,10 +65,11 @@ def disturbed(backend: str, folder: Path, kills: int, draw: random.Random) -> tu
             time.sleep(draw.random() * 0.1)
             process.send_signal(signal.SIGKILL)
             done += 1
-        if process.wait() == 0:
+        statuses = [each.wait(timeout=60) for each in processes]
+        if not any(statuses):
             return done, starts
-        if process.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"the training ended with {process.returncode}")
+        if process.returncode != -signal.SIGKILL or {*statuses} - {-signal.SIGKILL, 1}:
+            raise RuntimeError(f"the training ended with {statuses}")
 
 
 def differences(found: Checkpoint, expected: Checkpoint) -> list[str]:
@@ -72,21 +79,22 @@ def differences(found: Checkpoint, expected: Checkpoint) -> list[str]:
     return arrays + ["metrics.csv"] * (rows[0] != rows[1])
 
 
-def killed(backend: str, kills: int, seed: int = 0) -> list[str]:
+def killed(backend: str, kills: int, seed: int = 0, count: int = 1) -> list[str]:
     """Train undisturbed and disturbed, print a row, and return the names of what is different."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bars.write_npz(folder / "bars.npz")
         (folder / "kills.toml").write_text(RECIPE)
-        if start(backend, folder, "undisturbed").wait():
+        undisturbed = start(backend, folder, "undisturbed", count)
+        if [process.wait() for process in undisturbed] != [0] * count:
             raise RuntimeError("the undisturbed training failed")
-        done, starts = disturbed(backend, folder, kills, random.Random(seed))
+        done, starts = disturbed(backend, folder, kills, random.Random(seed), count)
         ends = [checkpoints.newest(folder / name / "checkpoints")[0] for name in ("disturbed", "undisturbed")]
     found, expected = ends
     assert found is not None
     assert expected is not None
     wrong = differences(found, expected)
-    row = backend, done, starts, found.step, len(found.arrays), len(wrong)
+    row = backend, count, done, starts, found.step, len(found.arrays), len(wrong)
     print("|", " | ".join(map(str, row)), "|", flush=True)
     return wrong
 
@@ -97,11 +105,15 @@ def main() -> int:
     parser.add_argument("--backend", action="append", choices=FRAMEWORKS, help="only this one (repeatable)")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     print(
-        "| backend | kills | starts | steps | arrays compared | different |\n| --- | ---: | ---: | ---: | ---: | ---: |"
+        "| backend | processes | kills | starts | steps | arrays compared | different |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     )
-    found = [killed(backend, options.kills, options.seed) for backend in options.backend or FRAMEWORKS]
+    found = [
+        killed(backend, options.kills, options.seed, options.processes) for backend in options.backend or FRAMEWORKS
+    ]
     return int(any(map(bool, found)))
 
 

@@ -97,7 +97,7 @@ def test_a_run_stopped_within_its_epochs_ends_as_one_that_was_not(tiny: str, tmp
 @pytest.mark.skipif(BACKEND != "torch", reason="`python -m tests.kills` kills on every backend, and more often")
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(capsys: pytest.CaptureFixture) -> None:
     assert not kills.killed("torch", 2)
-    assert capsys.readouterr().out.startswith("| torch | 2 | 3 | 72 |")
+    assert capsys.readouterr().out.startswith("| torch | 1 | 2 | 3 | 72 |")
 
 
 @pytest.mark.once

@@ -18,6 +18,7 @@ MORE_PARAMETERS = {
         "ops.convolutions.grouped_conv2d",
         "ops.convolutions.separable_conv2d",
     },
+    "a training, whose options are keywords": {"training.fit.train"},
     "commands, whose parameters are the options that a user types": {
         "cli.networks.routing",
         "cli.rewriting.factorize",

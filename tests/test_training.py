@@ -27,7 +27,7 @@ from groupwise.interruption import Interrupted
 from groupwise.training import RunSummary, extend_plan, make_plan, read_plan, train
 from groupwise.training.plan import Plan, build_network, default_recipe
 from groupwise.training.stopped import Diverged
-from groupwise.training.workspace import Workspace, write_json
+from groupwise.training.workspace import Workspace
 from groupwise.writing import write_text
 from tests import tiny as bars
 
@@ -196,8 +196,8 @@ def test_a_folder_is_one_training_s_and_what_a_killed_one_left_is_no_obstacle(ti
     plan = make_plan(dataset, "x", bars.recipe(epochs=1, learning_rate=1e-6), weights=str(tmp_path / "first"))
     folder.open(resume=False)
     # It was killed in its first epoch: what it was to start from is still where it starts.
-    write_json(folder.split, record_of(dataset).as_dict())
-    write_json(folder.recipe, plan.as_dict())
+    folder.write_json(folder.split, record_of(dataset).as_dict())
+    folder.write_json(folder.recipe, plan.as_dict())
     second = _resume(dataset, folder.path)
     assert second.test_accuracy == pytest.approx(first.test_accuracy, abs=0.1)
     assert not any(path.name.startswith(".") for path in folder.path.iterdir())

@@ -5,11 +5,13 @@ Every module offers the same names (see `Backend`); all arrays are NHWC, all ker
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import keras
 
 from groupwise.frameworks import ANY_OF_THEM, FRAMEWORKS
+from groupwise.launchers import Place
 from groupwise.routing import Runtime
 from groupwise.spec import ConvSpec
 
@@ -67,6 +69,46 @@ class CoreNorm(Protocol):
         """
 
 
+class Distribution(Protocol):
+    """Several processes or devices as one framework sees them."""
+
+    def is_joined(self) -> bool:
+        """Return whether the process is one of several already."""
+
+    def join(self, place: Place) -> None:
+        """Make this process one of several; return when all are there."""
+
+    def leave(self) -> None:
+        """End what `join` began, as all processes do."""
+
+    def place(self) -> tuple[int, int]:
+        """Return the index of this process and the number of processes."""
+
+    def devices(self) -> tuple[int, int]:
+        """Return how many devices this process computes on, and all processes."""
+
+    def processes_wanted(self) -> int:
+        """Return how many processes it takes to compute on all of this machine's devices."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what each process gave, by index; a call of all of them."""
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Return a scope in which networks are made, compiled and trained on all devices of all processes."""
+
+    def prepare(self, model: keras.Model, synchronizes: bool) -> None:
+        """Let a compiled model train with those of the other processes.
+
+        Args:
+            synchronizes: whether batch norms see the batches of all processes.
+        """
+
+    def predictor(self, model: keras.Model) -> Callable[[Any, int], Any] | None:
+        """Return a function (images, how many at most) -> outputs of the weights as they are, on this process's devices
+        alone; None where the model's own `predict_on_batch` is one.
+        """
+
+
 class Backend(Protocol):
     """What a framework's module offers."""
 
@@ -95,6 +137,13 @@ class Backend(Protocol):
     """(model, "train", "test" or "predict", what Keras calls with [batch], whether batch norms are folded) -> the same
     without Python between the operations, as far as that can be had, and in `objection` why not; None where the
     framework traces a step itself."""
+
+    distribution: Distribution | None
+    """Several processes or devices; None where the framework trains on one."""
+
+    over_processes: Callable[[Callable[..., Any]], Callable[..., Any]] | None
+    """(one of the functions that normalise by a batch's statistics) -> the same by those of all processes' batches, in
+    a training that wants it; None where nothing is to be done for it."""
 
     random_state: Callable[[], Mapping[str, Any]] | None
     """() -> arrays by name, from which random layers go on; None where what their variables hold is all of it."""

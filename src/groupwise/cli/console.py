@@ -63,9 +63,18 @@ class Listing(Table):
         return super().__rich_console__(console, options)
 
 
+_silent = False
+
+
+def be_silent() -> None:
+    """Print nothing from here on: of several processes the first one speaks for all."""
+    global _silent
+    _silent = True
+
+
 def make_console(stderr: bool = False, **options: Any) -> Console:
     """Return a console on which a text is a text, on standard output or standard error; options are rich's."""
-    return _PlainConsole(stderr=stderr, **options)
+    return _PlainConsole(stderr=stderr, quiet=_silent, **options)
 
 
 def say(console: Console, text: str) -> None:
@@ -82,7 +91,7 @@ def print_lines(console: Console, lines: Mapping[str, str]) -> None:
 
 def note(text: str) -> None:
     """Print what a user should know on standard error, where no program looks for a result."""
-    if sys.stderr is not None:
+    if sys.stderr is not None and not _silent:
         print(printable(f"groupwise: {text}", sys.stderr.encoding), file=sys.stderr)
 
 

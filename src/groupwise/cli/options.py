@@ -66,6 +66,7 @@ _NAMES = {
     "jit_compile": "--compile",
     "path": "--output",
     "restart": "--schedule restart",
+    "synchronizes": "--no-sync-batch-norm",
 }
 """Options that are not called as the library's argument is."""
 
@@ -86,7 +87,7 @@ def option(name: str, value: object = None) -> str:
         ('--batch-size 8', '--resume', '--image-size 128x256')
     """
     words = _NAMES.get(name, f"--{name.replace('_', '-')}")
-    if value is None or value is True:
+    if value is None or isinstance(value, bool):
         return words
     if isinstance(value, tuple):
         return f"{words} {value[0] if len(set(value)) == 1 else 'x'.join(map(str, value))}"

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import note
 from groupwise.cli.options import option
+from groupwise.cli.processes import Start
 from groupwise.errors import UserError
 from groupwise.inference.run_folder import read_json
 from groupwise.recipes import Recipe, load_recipe
@@ -16,7 +16,7 @@ from groupwise.writing import check_folder
 
 if TYPE_CHECKING:
     from groupwise.data import Dataset
-    from groupwise.training import Plan
+    from groupwise.training import Distribution, Plan
 
 RUNS = Path("runs")
 """The folder of the runs for which no folder is named."""
@@ -35,6 +35,7 @@ class Wishes:
         changes: of the recipe, by options of their own.
         settings: of it, too, by their names in it.
         seed, backend: of it.
+        start: what settles the backend, and joins the other processes.
     """
 
     recipe: str | None
@@ -45,13 +46,18 @@ class Wishes:
     settings: dict[str, Any]
     seed: int | None
     backend: str | None
+    start: Start
 
     def __post_init__(self) -> None:
         for name in self.changes.keys() & self.settings.keys():
             raise UserError(f"--set {name}: {option(name)} sets it, too; name it once")
 
 
-def planned(data: str, output: Path | None, wishes: Wishes) -> tuple["Plan", "Dataset", Path]:
+Planned: TypeAlias = tuple["Plan", "Dataset", Path, "Distribution"]
+"""What is to be done, on which images, in which folder, and by whom."""
+
+
+def planned(data: str, output: Path | None, wishes: Wishes) -> Planned:
     """Return what a new run is to do, everything checked that can be checked before a framework starts."""
     from groupwise.data import load_dataset
     from groupwise.inference.recorded import divide_for
@@ -65,7 +71,7 @@ def planned(data: str, output: Path | None, wishes: Wishes) -> tuple["Plan", "Da
     dataset = load_dataset(data, seed=seed)
     if weights is not None and wishes.seed is None:
         dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
-    settle_backend(wishes.backend)
+    distribution = wishes.start(wishes.backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
     from groupwise.training.starting import model_of
@@ -77,7 +83,8 @@ def planned(data: str, output: Path | None, wishes: Wishes) -> tuple["Plan", "Da
     plan = make_plan(dataset, data, recipe, seed=seed, weights=weights)
     for text in notes:
         note(text)
-    return plan, dataset, output or _new_folder(dataset.name, recipe.model)
+    folder = distribution.first(output or _new_folder(dataset.name, recipe.model))
+    return plan, dataset, folder, distribution
 
 
 def _new_folder(dataset: str, model: str) -> Path:
@@ -108,7 +115,7 @@ def resumed(
     output: Path,
     wishes: Wishes,
     restart: bool,
-) -> tuple["Plan", "Dataset", Path]:
+) -> Planned:
     """Return what the run in a folder is to do from now on, on the backend that it ran on, perhaps to another end."""
     from groupwise.data import load_dataset
 
@@ -116,17 +123,17 @@ def resumed(
     folder.open(resume=True)
     if backend is None and folder.environment.exists():
         backend = read_json(folder.environment).get("backend")
-    settle_backend(backend)
+    distribution = wishes.start(backend)
     from groupwise.inference.recorded import divide_for
-    from groupwise.training import extend_plan, read_plan
+    from groupwise.training import Plan, extend_plan
 
-    plan = read_plan(output)
+    plan = Plan.of(read_json(folder.recipe))
     _refuse_changes(plan, output, wishes)
     given = {**wishes.changes, **wishes.settings}
     moved = plan.recipe.with_settings({name: given[name] for name in ENDS & given.keys()})
     plan = extend_plan(plan, epochs_finished(folder.checkpoints), moved.epochs, restart, moved.patience)
     dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
-    return plan, dataset, output
+    return plan, dataset, output, distribution
 
 
 def _refuse_changes(plan: "Plan", folder: Path, wishes: Wishes) -> None:

@@ -1,6 +1,7 @@
 """`groupwise train` and `groupwise recipes`."""
 
 import shlex
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,7 @@ from groupwise.cli.options import (
 )
 from groupwise.cli.outputs import output_folder
 from groupwise.cli.planning import Wishes, planned, resumed
+from groupwise.cli.processes import Start, place_of
 from groupwise.cli.watching import ConsoleObserver
 from groupwise.errors import UserError, check_installed
 from groupwise.interruption import Interrupted
@@ -226,6 +228,23 @@ def train(
         ),
     ] = None,
     backend: TrainingBackend = None,
+    sync_batch_norm: Annotated[
+        bool,
+        typer.Option(
+            "--sync-batch-norm/--no-sync-batch-norm",
+            help="Whether batch norms see the batches of all processes; on JAX they always do.",
+        ),
+    ] = True,
+    coordinator: Annotated[
+        str | None,
+        left_open(
+            "Of several processes that were started by hand: where process 0 listens. Those that torchrun, srun, "
+            "mpirun or Kubernetes started find one another.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
+    processes: Annotated[int | None, left_open("How many there are.", min=1, max=MOST)] = None,
+    process: Annotated[int | None, left_open("Which of them this one is, from 0.", min=0, max=MOST)] = None,
 ) -> None:
     """Train a network on images, and leave model, metrics and curves in a folder.
 
@@ -266,41 +285,47 @@ def train(
     Interval.of(checkpoint_every)
     changes = {name: value for name, value in settings.items() if value is not None}
     arguments, named = parse_arguments(argument), parse_settings(setting)
-    wishes = Wishes(recipe, model, weights, arguments, changes, named, seed, backend)
+    place = place_of(coordinator, processes, process)
     chosen = None if output is None else output_folder(output)
     is_resumed = _is_resumed(resume, chosen)
-    if dry_run and is_resumed:
-        raise UserError(f"{option('dry_run')}: is of a new run; leave out {option('resume')}")
-    if is_resumed:
-        assert chosen is not None
-        plan, dataset, folder = resumed(data, chosen, wishes, schedule is Schedule.RESTART)
-    else:
-        if schedule is not None:
-            raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
-        plan, dataset, folder = planned(data, chosen, wishes)
-    if dry_run:
-        _rehearse(plan, dataset, folder)
-        return
-    from groupwise.training import train as run
+    if dry_run and (is_resumed or place is not None):
+        other = "a new run; leave out --resume" if is_resumed else "one process"
+        raise UserError(f"{option('dry_run')}: is of {other}")
+    if schedule is not None and not is_resumed:
+        raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
+    with ExitStack() as stack:
+        start = Start(stack, place, sync_batch_norm)
+        wishes = Wishes(recipe, model, weights, arguments, changes, named, seed, backend, start)
+        if is_resumed:
+            assert chosen is not None
+            settled = resumed(data, chosen, wishes, schedule is Schedule.RESTART)
+        else:
+            settled = planned(data, chosen, wishes)
+        plan, dataset, folder, distribution = settled
+        if dry_run:
+            _rehearse(plan, dataset, folder)
+            return
+        from groupwise.training import train as run
 
-    observers: list[Observer] = [ConsoleObserver(make_console())]
-    if tensorboard:
-        observers.append(TensorBoardObserver(Workspace(folder).tensorboard))
-    try:
-        run(
-            plan,
-            dataset,
-            folder,
-            resume=is_resumed,
-            observer=lambda event: [observe(event) for observe in observers],
-            checkpoint_every=checkpoint_every,
-            checkpoints_kept=keep_checkpoints,
-        )
-    except Interrupted as stopped:
-        if not stopped.resumable:
-            raise
-        command = shlex.join(["groupwise", "train", plan.data, "--output", str(folder), "--resume"])
-        raise Interrupted(f"{stopped}; go on with: {command}", stopped.number) from None
+        observers: list[Observer] = [ConsoleObserver(make_console())]
+        if tensorboard and not distribution.index:
+            observers.append(TensorBoardObserver(Workspace(folder).tensorboard))
+        try:
+            run(
+                plan,
+                dataset,
+                folder,
+                resume=is_resumed,
+                observer=lambda event: [observe(event) for observe in observers],
+                checkpoint_every=checkpoint_every,
+                checkpoints_kept=keep_checkpoints,
+                distribution=distribution,
+            )
+        except Interrupted as stopped:
+            if not stopped.resumable:
+                raise
+            command = shlex.join(["groupwise", "train", plan.data, "--output", str(folder), "--resume"])
+            raise Interrupted(f"{stopped}; go on with: {command}", stopped.number) from None
 
 
 def _is_resumed(resume: Resume | None, output: Path | None) -> bool:

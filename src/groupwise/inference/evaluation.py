@@ -1,7 +1,7 @@
 """What a network says of a split: its logits, and the counts made of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +66,20 @@ def _or_none(share: float) -> float | None:
     return None if math.isnan(share) else share
 
 
-def evaluate(model: keras.Model, batches: ImageBatches, folds: bool = False, mirrors: bool = False) -> Evaluation:
+def evaluate(
+    model: keras.Model,
+    batches: ImageBatches,
+    folds: bool = False,
+    mirrors: bool = False,
+    predict: Callable[[NDArray[np.float32], int], NDArray[np.float32]] | None = None,
+) -> Evaluation:
     """Return the evaluation of a model that gives logits (batch, classes) on all images of unshuffled batches.
 
     Args:
         folds: whether many batches may be worth a copy with batch norms folded (`Folding`).
         mirrors: whether the logits of an image are the mean of its own and those of its mirror image, for twice the
             time: what training with flipped images had in view.
+        predict: what gives the logits for at most so many images instead of the model.
 
     Raises:
         TooManyBroken: too many of the images cannot be read.
@@ -81,13 +88,24 @@ def evaluate(model: keras.Model, batches: ImageBatches, folds: bool = False, mir
     folding = Folding(model, len(batches) if folds else 0)
     for index in range(len(batches)):
         images, one_hot = batches.batch(index)
-        found = folding.predict_logits(images, batches.batch_size)
+        found = (predict or folding.predict_logits)(images, batches.batch_size)
         if mirrors:
             mirrored = predict_logits(folding.model, np.ascontiguousarray(images[:, :, ::-1]), batches.batch_size)
             found = (found + mirrored) * np.float32(0.5)
         logits.append(found)
         labels.append(one_hot)
     return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
+
+
+def merged(parts: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluation of all images, of which each of some evaluations saw a part."""
+    if len(parts) == 1:
+        return parts[0]
+    counts = [part.count for part in parts]
+    loss, top1, top5 = (
+        float(np.average([getattr(part, name) for part in parts], weights=counts)) for name in ("loss", "top1", "top5")
+    )
+    return Evaluation(np.sum([part.confusion for part in parts], axis=0), loss, top1, top5)
 
 
 def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: int) -> float:

@@ -102,6 +102,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         gamma = ops.ones_like(mean) if gamma is None else gamma
         beta = ops.zeros_like(mean) if beta is None else beta
         statistics = None if training else (mean, variance)
+        if training and backends.active.over_processes is not None:
+            function = backends.active.over_processes(function)
         outputs, *batch = function(inputs, gamma, beta, statistics, self.epsilon, *options)
         if training:
             for variable, old, new in zip(moving, (mean, variance), batch, strict=True):

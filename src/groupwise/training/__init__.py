@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from groupwise.lazy import members_at_use
 
 if TYPE_CHECKING:
+    from groupwise.training.distribution import Distribution
     from groupwise.training.fit import train
     from groupwise.training.observers import FileObserver, TextObserver
     from groupwise.training.plan import Plan, extend_plan, make_plan
@@ -16,6 +17,7 @@ else:
     __getattr__, __dir__ = members_at_use(
         __name__,
         {
+            "Distribution": "distribution",
             "FileObserver": "observers",
             "Plan": "plan",
             "Rehearsal": "rehearsal",
@@ -31,6 +33,7 @@ else:
     )
 
 __all__ = [
+    "Distribution",
     "FileObserver",
     "Plan",
     "Rehearsal",

@@ -22,7 +22,7 @@ from groupwise.training.plan import Plan, build_network
 from groupwise.training.session import Judge, Run, Session
 from groupwise.training.starting import are_published, start_from
 from groupwise.training.state import build_metrics
-from groupwise.training.workspace import environment, write_json
+from groupwise.training.workspace import environment
 from groupwise.writing import make_folder
 
 FEW_STEPS = 4
@@ -66,16 +66,19 @@ def large_batches(run: Run) -> list[str]:
 
 def prepare(run: Run, keeper: Keeper) -> Session:
     """Return the network, compiled, and its images, read as far as memory holds them."""
-    plan, dataset, recipe = run.plan, run.dataset, replace(run.plan.recipe, learning_rate=run.plan.learning_rate)
+    plan, dataset, distribution = run.plan, run.dataset, run.distribution
+    recipe = replace(plan.recipe, learning_rate=plan.learning_rate)
+    distribution.check_batch(min(recipe.batch_size, len(dataset.train)), recipe.accumulate)
+    part = distribution.index, distribution.count
     network = build_network(plan)
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
     variation = Variation(recipe.augmentation, recipe.label_smoothing, shuffle=True, seed=plan.seed)
-    batches = _batches(dataset.train, network, recipe, variation)
+    batches = _batches(dataset.train, network, recipe, variation, part)
     if dataset.validation is not None:
-        judge = Judge("validation", make_batches(dataset.validation, network, recipe.batch_size))
+        judge = Judge("validation", make_batches(dataset.validation, network, recipe.batch_size, part=part))
     else:
-        judge = Judge("test", make_batches(dataset.test, network, recipe.batch_size))
+        judge = Judge("test", make_batches(dataset.test, network, recipe.batch_size, part=part))
     run.observer(ReadingBegun())
     try:
         batches.load()
@@ -101,13 +104,16 @@ def prepare(run: Run, keeper: Keeper) -> Session:
     build_metrics(network)
     # As it is: a run that is resumed would fold later than one that was not, and its losses round otherwise.
     run_recorded(network, folds=False)
+    distribution.prepare(network)
     return Session(run, network, batches, judge, keeper)
 
 
-def _batches(split: Split, network: Network, recipe: Recipe, variation: Variation) -> ImageBatches:
+def _batches(
+    split: Split, network: Network, recipe: Recipe, variation: Variation, part: tuple[int, int]
+) -> ImageBatches:
     """Return the batches to train on. Raises UserError where they do not divide into the steps that are wanted."""
     try:
-        return make_batches(split, network, recipe.batch_size, variation, pieces=recipe.accumulate)
+        return make_batches(split, network, recipe.batch_size, variation, part, recipe.accumulate)
     except ValueError as error:
         if len(split) >= recipe.batch_size:
             raise
@@ -123,9 +129,10 @@ def begin(session: Session) -> None:
         session.run.observer(WeightsTaken(start_from(session.network, plan.weights)))
     try:
         session.write_record()
-        write_json(folder.recipe, plan.as_dict())
-        write_json(folder.environment, environment(keras.backend.backend(), accelerator()))
-        make_folder(folder.checkpoints)
+        folder.write_json(folder.recipe, plan.as_dict())
+        folder.write_json(folder.environment, environment(keras.backend.backend(), accelerator()))
+        if not folder.process:
+            make_folder(folder.checkpoints)
     except BaseException:
         folder.discard()
         raise

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from groupwise.errors import UserError
-from groupwise.inference.evaluation import Evaluation, evaluate
+from groupwise.inference.evaluation import Evaluation
 from groupwise.keras_private import moving_averages
 from groupwise.models.network import Network
 from groupwise.training.checkpoints import Checkpoint
@@ -58,7 +58,8 @@ class Bookkeeper(keras.callbacks.Callback):
         return self.model
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        seed_epoch(self.network, self._session.run.plan.seed, epoch)
+        distribution = self._session.run.distribution
+        seed_epoch(self.network, self._session.run.plan.seed, epoch, distribution.index, distribution.count)
         # On TensorFlow fit() has looked at two batches before it began, which may have been all that was left.
         self._epoch, self._first = epoch, 0 if self._resumed is None else self._resumed.first
         self._batches.epoch, self._batches.first = self._epoch, self._first
@@ -70,7 +71,7 @@ class Bookkeeper(keras.callbacks.Callback):
         resumed, self._resumed = self._resumed, None
         if resumed is not None and resumed.first:
             # Here, since Keras has forgotten what the epoch's first steps added up to, and PyTorch's loader has drawn.
-            restore_state(self.network, resumed.arrays)
+            restore_state(self.network, resumed.arrays, self._session.run.distribution.index)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         done = self._done = self._first + batch + 1
@@ -78,11 +79,12 @@ class Bookkeeper(keras.callbacks.Callback):
         assert logs is not None
         seconds, waited = self._seconds()
         step = self._epoch * self._steps + done
-        is_requested = self._session.interruption.requested
-        if done < self._steps and (is_requested or self._session.keeper.is_due(step)):
-            self._session.checkpoint(step, (seconds, waited))
-        if is_requested and done < self._steps:
-            raise StopTraining
+        if done < self._steps:
+            is_requested, is_due = self._session.agree(step)
+            if is_requested or is_due:
+                self._session.checkpoint(step, (seconds, waited))
+            if is_requested:
+                raise StopTraining
         self._observer(
             StepDone(
                 epoch=self._epoch + 1,
@@ -104,7 +106,7 @@ class Bookkeeper(keras.callbacks.Callback):
         if self._recipe.average:
             swap_average(self.network)
         try:
-            evaluation = evaluate(self.network, self._judge.batches)
+            evaluation = self._session.run.distribution.evaluate(self.network, self._judge.batches)
             if not math.isfinite(evaluation.loss):
                 raise StopTraining(f"the loss of the {self._judge.name} images became {evaluation.loss}")
             check_weights(self.network, epoch)
@@ -130,10 +132,11 @@ class Bookkeeper(keras.callbacks.Callback):
         self._end_where_nothing_is_kept(is_saved)
         self._observer(EpochEnded(epoch + 1, self._recipe.epochs, self._judge.name, row))
         self._warn_of_chance(evaluation)
+        is_requested, _ = self._session.agree((epoch + 1) * self._steps, now=True)
         if self._session.is_over:
             self.network.stop_training = True  # which fit() looks at
             self._say_why()
-        elif self._session.interruption.requested:
+        elif is_requested:
             raise StopTraining
 
     def _warn_of_chance(self, evaluation: Evaluation) -> None:
@@ -169,7 +172,8 @@ class Bookkeeper(keras.callbacks.Callback):
         is_best = not kept or row[accuracy] > session.rows[kept - 1][accuracy]
 
         def save(partial: Any) -> None:
-            self.network.save(partial)
+            with self._session.run.distribution.apart():
+                self.network.save(partial)
             if is_best:
                 row["best"] = float(session.write(lambda: copy_file(partial, self._folder.best)))
             session.write(lambda: self._folder.write_metrics(rows))
@@ -177,7 +181,8 @@ class Bookkeeper(keras.callbacks.Callback):
         is_saved = session.write(lambda: replace_file(self._folder.last, save))
         if not is_saved:
             session.write(lambda: self._folder.write_metrics(rows))
-        session.rows.append(row)
+        # As process 0 wrote it: which epoch's model best.keras holds must be the same in all.
+        session.rows.append(session.run.distribution.first(row))
         return is_saved
 
     def _end_where_nothing_is_kept(self, is_saved: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from groupwise import models
 from groupwise.errors import UserError, check_installed, first_line
-from groupwise.inference.evaluation import Evaluation, evaluate
+from groupwise.inference.evaluation import Evaluation
 from groupwise.inference.preprocessing import make_batches
 from groupwise.interruption import Interrupted, on_signals
 from groupwise.training.bookkeeper import swap_average
@@ -17,7 +17,7 @@ from groupwise.training.retrying import can_go_back, go_back
 from groupwise.training.session import Session
 from groupwise.training.stopped import Diverged, StopTraining
 from groupwise.training.summary import RunSummary
-from groupwise.training.workspace import Workspace, write_json
+from groupwise.training.workspace import Workspace
 
 
 def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
@@ -28,10 +28,12 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
     if evaluation is None or judge.name != "test":
         if run.plan.recipe.average:
             swap_average(session.network)
-        batches = make_batches(run.dataset.test, session.network, run.plan.recipe.batch_size)
-        evaluation = evaluate(session.network, batches)
-        broken += [pair for pair in batches.broken if pair not in broken]
+        part = run.distribution.index, run.distribution.count
+        batches = make_batches(run.dataset.test, session.network, run.plan.recipe.batch_size, part=part)
+        evaluation = run.distribution.evaluate(session.network, batches)
+        broken += batches.broken
         batches.close()
+    broken = list(dict.fromkeys(pair for pairs in run.distribution.gather(broken) for pair in pairs))
     best = rows[session.kept_epoch - 1]
     description = models.describe(session.network)
     summary = RunSummary(
@@ -55,7 +57,7 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         _draw_curves(run.folder)
     except (UserError, OSError) as error:
         run.observer(Noted(f"{run.folder.curves.name} is left out: {first_line(error)}"))
-    write_json(run.folder.summary, asdict(summary))
+    run.folder.write_json(run.folder.summary, asdict(summary))
     return summary
 
 
@@ -110,7 +112,7 @@ def _steps_of(path: Path, session: Session) -> str:
 
 def _draw_curves(folder: Workspace) -> None:
     """Draw the curves of what was finished, where it can be done: no training is the worse for want of a picture."""
-    if not why_no_curves():
+    if not folder.process and not why_no_curves():
         from groupwise import report
 
         report.curves(folder.metrics, folder.curves)

@@ -1,6 +1,7 @@
 """train(): from a plan and a data set to the folder of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +17,11 @@ from groupwise.keras_private import without_tensorflow
 from groupwise.training.beginning import accelerator, begin, large_batches, prepare, recorded
 from groupwise.training.bookkeeper import Bookkeeper
 from groupwise.training.checkpoints import Checkpoint, Interval
+from groupwise.training.distribution import Distribution
 from groupwise.training.ending import explaining, finish, why_no_curves
 from groupwise.training.events import Begun, Event, Finished, FitBegun, FitEnded, Noted, Observer
 from groupwise.training.keeping import Keeper
-from groupwise.training.observers import log
+from groupwise.training.observers import TextObserver, log
 from groupwise.training.plan import Plan
 from groupwise.training.resuming import held, restore
 from groupwise.training.retrying import WentBack
@@ -39,6 +41,7 @@ def train(
     observer: Observer | Sequence[Observer | keras.callbacks.Callback] = log,
     checkpoint_every: str = "10min",
     checkpoints_kept: int = 2,
+    distribution: Distribution | None = None,
 ) -> RunSummary:
     """Train a network and leave all there is to know about it in a folder.
 
@@ -56,6 +59,9 @@ def train(
             number of steps such as "500steps", or "never". At an epoch's end, and where a signal ends the training, one
             always is.
         checkpoints_kept: how many of the newest ones stay, 1 or more.
+        distribution: the processes that train together, entered. Each calls this with the same arguments; the first
+            one writes the folder, which all of them see, and tells `observer`; the others log to a file there. Default:
+            this process alone, on JAX with all of its devices.
 
     Returns:
         The summary, also written to the folder.
@@ -78,13 +84,19 @@ def train(
     if checkpoints_kept < 1:
         raise UserError(f"{argument('checkpoints_kept', checkpoints_kept)}: one is the least that a run can go on from")
     interval = Interval.of(checkpoint_every)
-    folder = Workspace(expanded(output))
+    distribution = distribution or Distribution.alone()
+    folder = Workspace(expanded(output), distribution.index)
     folder.open(resume)
     observe, callbacks = _divided(observer)
-    with folder.at_work(), without_tensorflow():
-        run, notes = _run(plan, dataset, folder, resume, observe)
+    with (
+        folder.at_work(),
+        without_tensorflow(),
+        distribution.scope(),
+        _observed(folder, observe, distribution) as observe,
+    ):
+        run, notes = _run(plan, dataset, folder, resume, observe, distribution)
         observe(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
-        for text in (*notes, *large_batches(run), *why_no_curves()):
+        for text in (*_who(distribution), *notes, *large_batches(run), *why_no_curves()):
             observe(Noted(text))
         while True:
             keeper = Keeper(folder.checkpoints, interval, checkpoints_kept, plan.recipe.on_nan == "retry")
@@ -92,7 +104,7 @@ def train(
                 return _train(replace(run, callbacks=callbacks), resume, keeper)
             except WentBack as back:
                 plan, resume = back.plan, True
-            run, _ = _run(plan, dataset, folder, resume, observe)
+            run, _ = _run(plan, dataset, folder, resume, observe, distribution)
 
 
 def _divided(
@@ -111,22 +123,45 @@ def _divided(
     return observe, callbacks
 
 
-def _run(plan: Plan, dataset: Dataset, folder: Workspace, resume: bool, observer: Observer) -> tuple[Run, list[str]]:
+@contextmanager
+def _observed(folder: Workspace, observer: Observer, distribution: Distribution) -> Iterator[Observer]:
+    """Give who is told of a process's events, now that process 0 has made the folder."""
+    distribution.gather(None)
+    seen = distribution.gather(folder.path.is_dir())
+    if not all(seen):
+        says = "the folder of a run lies where all processes see it"
+        raise UserError(f"{argument('output', folder.path)}: process {seen.index(False)} sees no such folder; {says}")
+    if folder.process:
+        with folder.log.open("a", encoding="utf-8") as file:
+            yield TextObserver(file)
+    else:
+        yield observer
+
+
+def _who(distribution: Distribution) -> list[str]:
+    return [f"Training as {distribution}"] if distribution.device_count > 1 else []
+
+
+def _run(
+    plan: Plan, dataset: Dataset, folder: Workspace, resume: bool, observer: Observer, distribution: Distribution
+) -> tuple[Run, list[str]]:
     """Return what is to be done, on the images that a run keeps to, and sentences on what may mislead."""
     if dataset.channels > plan.channels:
         raise UserError(f"{dataset.name} is not what this run was trained on: its images are in colour")
     dataset = with_classes(dataset, plan.class_names)
     dataset, record, notes = held(dataset, folder) if resume else recorded(plan, dataset)
-    return Run(plan, dataset, record, folder, observer), notes
+    return Run(plan, dataset, record, folder, observer, distribution), notes
 
 
 def _train(run: Run, resume: bool, keeper: Keeper) -> RunSummary:
+    run.distribution.hint("")
     set_seed(run.plan.seed)
     session = prepare(run, keeper)
     try:
         resumed = restore(session) if resume else None
         if resumed is None:
             begin(session)
+        run.distribution.hint(f"{argument('resume', True)} goes on from the newest checkpoint")
         with explaining(session):
             evaluation = _fit(session, resumed)
             summary = finish(session, evaluation)

@@ -33,9 +33,13 @@ class Keeper:
         """Return whether a checkpoint is due after so many steps, and the one before is written."""
         if self._pending is not None and not self._pending.done():
             return False
-        if self._interval.steps is not None:
-            return step % self._interval.steps == 0
+        if self.counts(step):
+            return True
         return self._interval.seconds is not None and time.monotonic() - self._last >= self._interval.seconds
+
+    def counts(self, step: int) -> bool:
+        """Return whether a checkpoint may be due after so many steps because of their number."""
+        return self._interval.steps is not None and step % self._interval.steps == 0
 
     def keep(self, checkpoint: Checkpoint) -> list[str]:
         """Begin to write a checkpoint, when the one before is written; return why that could not be, if so."""

@@ -20,6 +20,7 @@ from groupwise.keras_private import without_tensorflow
 from groupwise.models.network import Network
 from groupwise.training.beginning import prepare, recorded
 from groupwise.training.checkpoints import Interval
+from groupwise.training.distribution import Distribution
 from groupwise.training.events import Observer
 from groupwise.training.keeping import Keeper
 from groupwise.training.observers import log
@@ -98,7 +99,7 @@ def rehearse(plan: Plan, dataset: Dataset, picture: Path | None = None, *, obser
         set_seed(plan.seed)
         whole, _, _ = recorded(plan, with_classes(dataset, plan.class_names))
         some, nowhere = _some(whole, plan), Workspace(Path())
-        run = Run(plan, some, record_of(some), nowhere, observer)
+        run = Run(plan, some, record_of(some), nowhere, observer, Distribution.alone())
         session = prepare(run, Keeper(nowhere.path, Interval(), 1))
         try:
             if plan.weights is not None:

@@ -12,7 +12,7 @@ from groupwise.training.events import Noted
 from groupwise.training.plan import Plan
 from groupwise.training.session import Session
 from groupwise.training.state import restore_state
-from groupwise.training.workspace import Workspace, write_json
+from groupwise.training.workspace import Workspace
 from groupwise.writing import expanded
 
 
@@ -49,7 +49,7 @@ def restore(session: Session) -> Checkpoint | None:
         run.observer(Noted(f"{text}; the run goes on from the checkpoint before, {checkpoint.step} steps"))
     if checkpoint.steps != batches.steps:
         raise UserError(f"{run.dataset.name} has other images than when {folder.path} was trained: begin a new run")
-    restore_state(session.network, checkpoint.arrays)
+    restore_state(session.network, checkpoint.arrays, run.distribution.index)
     batches.epoch, batches.first = checkpoint.epoch, checkpoint.first
     session.rows.extend(dict(row) for row in checkpoint.rows)
     if session.rows:
@@ -57,6 +57,7 @@ def restore(session: Session) -> Checkpoint | None:
     if not session.is_over:
         # It may go on beyond an end that it had reached.
         session.write_record()
-        write_json(folder.recipe, run.plan.as_dict())
-        folder.summary.unlink(missing_ok=True)
+        folder.write_json(folder.recipe, run.plan.as_dict())
+        if not folder.process:
+            folder.summary.unlink(missing_ok=True)
     return checkpoint

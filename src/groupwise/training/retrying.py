@@ -11,7 +11,6 @@ from groupwise.training.events import Retried
 from groupwise.training.plan import MOST_RETRIES, Plan
 from groupwise.training.session import Session
 from groupwise.training.stopped import StopTraining
-from groupwise.training.workspace import write_json
 
 
 class WentBack(Exception):  # noqa: N818 - a way out of fit(), and into it again
@@ -33,17 +32,19 @@ def can_go_back(session: Session) -> bool:
         return False
     session.wait_for_checkpoint()
     ends = {step_of(path) for path in paths(session.run.folder.checkpoints)}
-    return not finished or finished * session.batches.steps in ends
+    can = not finished or finished * session.batches.steps in ends
+    return bool(session.run.distribution.first(can))
 
 
 def go_back(session: Session, reason: StopTraining) -> WentBack:
     """Remove what was written since the last epoch ended, write down that the rate is smaller, and say so."""
     run, finished = session.run, len(session.rows)
     for path in paths(run.folder.checkpoints):
-        if step_of(path) > finished * session.batches.steps:
+        if not run.folder.process and step_of(path) > finished * session.batches.steps:
             path.unlink(missing_ok=True)
     # Last: a run that is killed before goes on from the same place, and diverges again.
     plan = replace(run.plan, retries=run.plan.retries + 1)
-    write_json(run.folder.recipe, plan.as_dict())
+    run.folder.write_json(run.folder.recipe, plan.as_dict())
+    run.distribution.gather(None)  # before another process reads it
     run.observer(Retried(str(reason), finished, plan.learning_rate, plan.retries))
     return WentBack(plan)

@@ -14,12 +14,14 @@ def set_seed(seed: int) -> None:
         keras.utils.set_random_seed(seed)
 
 
-def seed_epoch(model: keras.Model, seed: int, epoch: int) -> None:
+def seed_epoch(model: keras.Model, seed: int, epoch: int, process: int = 0, processes: int = 1) -> None:
     """Let a model's random layers, such as dropout, draw what belongs to an epoch, whatever was drawn before.
 
-    Keras does not save their states, so that a resumed training could not go on from them.
+    Keras does not save their states, so that a resumed training could not go on from them. Where each process draws for
+    its own images, on PyTorch, it draws its own numbers; on JAX all draw those of the whole batch.
     """
     if FRAMEWORKS[keras.backend.backend()].has_one_generator:
+        epoch = epoch * processes + process
         # Elsewhere this does nothing, and takes TensorFlow 0.3 s.
         set_seed((seed + 1 + epoch) % 2**32)
     for variable in model.variables:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import keras
 
@@ -12,11 +13,12 @@ from groupwise.inference.recorded import SPLIT
 from groupwise.interruption import Interruption
 from groupwise.models.network import Network
 from groupwise.training.checkpoints import Checkpoint
+from groupwise.training.distribution import Agreement, Distribution
 from groupwise.training.events import Noted, Observer
 from groupwise.training.keeping import Keeper
 from groupwise.training.plan import Plan
 from groupwise.training.state import copy_state
-from groupwise.training.workspace import Workspace, write_json
+from groupwise.training.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Run:
         record: of which images these are.
         folder: of the run.
         observer: of its events.
+        distribution: the processes and devices that it runs on.
         callbacks: Keras's, that fit() is given, too.
     """
 
@@ -37,6 +40,7 @@ class Run:
     record: SplitRecord
     folder: Workspace
     observer: Observer
+    distribution: Distribution
     callbacks: Sequence[keras.callbacks.Callback] = ()
 
 
@@ -97,6 +101,24 @@ class Session:
         """The epoch whose model best.keras holds: the best one, but for what could not be written; 0: there is none."""
         return max((int(row["epoch"]) for row in self.rows if row["best"]), default=0)
 
+    @cached_property
+    def _agreement(self) -> Agreement:
+        return Agreement(self.run.distribution)
+
+    def agree(self, step: int, now: bool = False) -> tuple[bool, bool]:
+        """Return whether the training is to end after so many steps, and whether a checkpoint is due: in all processes.
+
+        Args:
+            step: of the whole training. now: whether this is asked for by all of them.
+        """
+        interruption, keeper = self.interruption, self.keeper
+        is_due = not self.run.folder.process and keeper.is_due(step)  # as process 0's clock and disk say
+        wants = [interruption.number if interruption.requested else 0, int(is_due)]
+        number, checkpoints = self._agreement.on(step, wants, now or keeper.counts(step))
+        if number:
+            interruption.number = number
+        return bool(number), bool(checkpoints)
+
     def close(self) -> None:
         """End the threads, those that read images at once."""
         self.keeper.close()
@@ -109,9 +131,11 @@ class Session:
         Args:
             step: of the whole training. seconds: as `Checkpoint` has them.
         """
-        state = Checkpoint(step, self.batches.steps, list(self.rows), copy_state(self.network), seconds)
-        for text in self.keeper.keep(state):
-            self.run.observer(Noted(text))
+        arrays = copy_state(self.network, self.run.distribution)
+        if not self.run.folder.process:
+            state = Checkpoint(step, self.batches.steps, list(self.rows), arrays, seconds)
+            for text in self.keeper.keep(state):
+                self.run.observer(Noted(text))
 
     def wait_for_checkpoint(self) -> bool:
         """Return, when the newest checkpoint is written, that it is; say where it could not be."""
@@ -121,11 +145,13 @@ class Session:
         return not failures
 
     def write(self, write: Callable[[], object]) -> bool:
-        """Write a file of the run, and return whether that could be; say where it could not.
+        """Write a file of the run, in process 0, and return whether that could be; say where it could not.
 
         Raises:
             UserError: it could not, and no epoch was kept that would be lost with the training.
         """
+        if self.run.folder.process:
+            return True
         try:
             write()
         except UserError as error:
@@ -138,6 +164,8 @@ class Session:
     def write_record(self) -> None:
         """Write down which images are trained on: not those that turned out to be broken."""
         is_first = not self.rows
-        record = self.run.record.as_read(self.run.dataset.train, self.batches.broken_places, is_first)
+        every = self.run.distribution.gather(self.batches.broken_places)
+        places = sorted({place for places in every for place in places})
+        record = self.run.record.as_read(self.run.dataset.train, places, is_first)
         self.network.metadata[SPLIT] = record.as_dict()
-        self.write(lambda: write_json(self.run.folder.split, self.network.metadata[SPLIT]))
+        self.write(lambda: self.run.folder.write_json(self.run.folder.split, self.network.metadata[SPLIT]))

@@ -11,8 +11,9 @@ from groupwise import backends
 from groupwise.errors import UserError
 from groupwise.models.network import Network
 from groupwise.training.checkpoints import Arrays
+from groupwise.training.distribution import Distribution
 
-_RANDOM = "random/"
+_RANDOM, _OTHERS, _SEED = "random/", "process-{}/", "seed_generator_state"
 
 
 def build_metrics(network: Network) -> None:
@@ -22,23 +23,39 @@ def build_metrics(network: Network) -> None:
     network.reset_metrics()
 
 
-def copy_state(network: Network) -> dict[str, NDArray[Any]]:
-    """Return copies of all that a training changes, by names that tell places and shapes apart."""
+def copy_state(network: Network, distribution: Distribution) -> dict[str, NDArray[Any]]:
+    """Return copies of all that a training changes, by names that tell places and shapes apart.
+
+    Of several processes each calls this at the same step; process 0 gets what the others alone have, too.
+    """
     if keras.backend.backend() == "jax":
         network.jax_state_sync()  # in an epoch its variables lie in JAX's hands
     copies = {name: np.array(ops.convert_to_numpy(variable)) for name, variable in _variables(network).items()}
     if backends.active.random_state is None:
         return copies
-    return copies | {_RANDOM + name: np.array(state) for name, state in backends.active.random_state().items()}
+    own = {_RANDOM + name: np.array(state) for name, state in backends.active.random_state().items()}
+    own |= {name: copies[name] for name in copies if _SEED in name}
+    for index, others in enumerate(distribution.gather(own)[1:], 1):
+        copies |= {_OTHERS.format(index) + name: array for name, array in others.items()}
+    return copies | own
 
 
-def restore_state(network: Network, arrays: Arrays) -> None:
+def restore_state(network: Network, arrays: Arrays, process: int = 0) -> None:
     """Give a network, with metrics that are built, a state that `copy_state` returned.
+
+    Args:
+        process: of which the random states are wanted. One that had none, of a training that had fewer processes, goes
+            on from those that it has.
 
     Raises:
         UserError: it is another network's, or that of another optimizer.
     """
     variables = _variables(network)
+    start = _OTHERS.format(process)
+    own = {name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)}
+    arrays = {name: array for name, array in arrays.items() if not name.startswith(_OTHERS.partition("{")[0])}
+    if process:
+        arrays = {name: array for name, array in arrays.items() if not name.startswith(_RANDOM)} | own
     random = {name: array for name, array in arrays.items() if name.startswith(_RANDOM)}
     if variables.keys() != arrays.keys() - random.keys():
         raise UserError("the checkpoint is of another network, optimizer or version: begin a new run")

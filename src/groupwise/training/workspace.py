@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from groupwise.machine import processor, usable_cores
 from groupwise.texts import json_text
 from groupwise.writing import PARTIAL, check_folder, locked, make_folder, remove_empty, replace_file, write_text
 
+LOG = "process-{}.log"
+
 PACKAGES = (
     *("groupwise", "keras"),
     *(package for framework in FRAMEWORKS.values() for package in framework.packages),
@@ -24,8 +27,15 @@ PACKAGES = (
 )
 
 
+@dataclass(frozen=True)
 class Workspace(RunFolder):
-    """A run's folder to train in."""
+    """A run's folder to train in.
+
+    Attributes:
+        process: which of several processes works in it; the first, 0, alone writes its files.
+    """
+
+    process: int = 0
 
     def open(self, resume: bool) -> None:
         """Check that the folder is free for a new run, or holds one to go on with.
@@ -33,6 +43,8 @@ class Workspace(RunFolder):
         Raises:
             UserError: it holds something already, or nothing to resume, or cannot be written to.
         """
+        if self.process:
+            return
         check_folder(self.path, argument("output", self.path))
         if self.lock.exists():
             with self.at_work():
@@ -52,6 +64,9 @@ class Workspace(RunFolder):
         Raises:
             UserError: another training is at work there, or it cannot be written to.
         """
+        if self.process:
+            yield
+            return
         made = make_folder(self.path)
         busy = f"another training is at work in {self.path}: wait for its end, or choose another {argument('output')}"
         try:
@@ -63,10 +78,12 @@ class Workspace(RunFolder):
             remove_empty(made)
 
     def _is_left_over(self, file: Path) -> bool:
-        return file == self.lock or file.name.startswith(PARTIAL)
+        return file == self.lock or file.name.startswith((PARTIAL, LOG.partition("{")[0]))
 
     def discard(self) -> None:
         """Remove the files of a run that has finished no epoch."""
+        if self.process:
+            return
         for path in (self.recipe, self.split, self.environment, self.metrics, self.best, self.curves):
             path.unlink(missing_ok=True)
         for path in (self.checkpoints, self.tensorboard):
@@ -81,6 +98,8 @@ class Workspace(RunFolder):
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write metrics.csv anew: its rows are few, and it is never seen half written."""
+        if self.process:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -89,10 +108,15 @@ class Workspace(RunFolder):
         writer.writerows(texts)
         write_text(self.metrics, text.getvalue())
 
+    def write_json(self, path: Path, content: Any) -> None:
+        """Replace one of its files by data as indented JSON, at once."""
+        if not self.process:
+            write_text(path, json_text(content))
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace a file by data as indented JSON, at once."""
-    write_text(path, json_text(content))
+    @property
+    def log(self) -> Path:
+        """What this process has to say, where it is not the first one."""
+        return self.path / LOG.format(self.process)
 
 
 def copy_file(source: Path, path: Path) -> None:

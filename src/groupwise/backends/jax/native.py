@@ -11,13 +11,14 @@ from jax import numpy as jnp
 
 from groupwise.backends import conversions
 from groupwise.backends.jax import core, norm, pooling
+from groupwise.backends.jax import distribution as distribution
 from groupwise.backends.jax.devices import accelerator, device_of
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes
 
 version = jax.__version__
 core_norm, max_pool = norm, pooling.max_pool
-batch_normalise = pool_same = step = random_state = set_random_state = None
+batch_normalise = pool_same = step = random_state = set_random_state = over_processes = None
 tensors, reshape = conversions.tensors, jnp.reshape
 # Larger windows as elementwise maxima of shifted images take XLA minutes to compile.
 MOST_SHIFTS = 64

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from groupwise.backends import conversions, plain_norm
 from groupwise.backends.torch import core, devices, norm, pooling
+from groupwise.backends.torch import distribution as distribution
 from groupwise.backends.torch.operations import is_transformed
+from groupwise.backends.torch.process_norm import over_processes as over_processes
 from groupwise.backends.torch.step import Step
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes, same_padding

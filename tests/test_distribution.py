@@ -1,0 +1,184 @@
+"""A training on several processes and devices: what one process does, to rounding; and how it ends and goes on."""
+
+import re
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from groupwise import backends
+from groupwise.cli.processes import Start
+from groupwise.errors import UserError
+from groupwise.launchers import Place
+from groupwise.training import Distribution, checkpoints
+from groupwise.training.checkpoints import Checkpoint
+from groupwise.training.distribution import Agreement
+from tests import kills, processes, together
+from tests import tiny as bars
+from tests.frameworks import BACKEND
+from tests.processes import free_port
+
+SEVERAL = pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow trains in one process")
+COMMAND = ["-c", "import sys; from groupwise.cli import main; sys.exit(main())", "train", "bars.npz"]
+TOLERANCES = {"mixed": (2e-3, 2e-2)}
+"""Of loss and weights: sums in another order round to another bfloat16, of which two are 0.4% apart."""
+
+
+def newest(run: Path) -> Checkpoint:
+    checkpoint, _ = checkpoints.newest(run / "checkpoints")
+    assert checkpoint is not None
+    return checkpoint
+
+
+def assert_same_training(found: Path, expected: Path, loss: float = 1e-6, weights: float = 1e-5) -> None:
+    mine, its = newest(found).arrays, newest(expected).arrays
+    shared = {name for name in its if not name.startswith(("random", "process"))}
+    assert shared == {name for name in mine if not name.startswith(("random", "process"))}
+    for name in shared:
+        scale = max(1, np.abs(its[name]).max(initial=0))
+        np.testing.assert_allclose(mine[name], its[name], rtol=0, atol=weights * scale, err_msg=name)
+    rows = [newest(run).rows[-1] for run in (found, expected)]
+    assert rows[0]["validation_loss"] == pytest.approx(rows[1]["validation_loss"], rel=max(loss, 1e-6))
+    losses, its_losses = (np.load(f"{run}.npy") for run in (found, expected))
+    np.testing.assert_allclose(losses, its_losses, rtol=loss)
+
+
+@SEVERAL
+def test_processes_and_devices_train_as_one(tmp_path: Path) -> None:
+    together.write_data(tmp_path)
+    together.train_all(tmp_path, Distribution.alone(), "1")
+    for count, devices in ((2, 2), (4, 1)):
+        for status, output in processes.finished(together.start(tmp_path, count, devices)):
+            assert status == 0, output
+        for name in together.RECIPES if count == 2 else list(together.RECIPES)[:1]:
+            run = tmp_path / str(count) / name
+            assert_same_training(run, tmp_path / "1" / name, *TOLERANCES.get(name, ()))
+            assert (run / "process-1.log").read_text().count("Training as process 1 of") == 1
+            assert (run / "summary.json").exists()
+
+
+@SEVERAL
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
+def test_a_killed_training_of_two_processes_goes_on_to_the_bit() -> None:
+    assert not kills.killed(BACKEND, 1, count=2)
+
+
+def torchrun(count: int, *arguments: str) -> list[list[str]]:
+    run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "groupwise"]
+    return [[*run, "train", "bars.npz", *arguments]]
+
+
+def by_hand(count: int, *arguments: str) -> list[list[str]]:
+    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)]
+    return [[*COMMAND, *arguments, *where, "--process", str(index)] for index in range(count)]
+
+
+@SEVERAL
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
+def test_the_command_trains_in_processes_ends_as_one_and_goes_on_with_fewer(tmp_path: Path) -> None:
+    bars.write_npz(tmp_path / "bars.npz")
+    (tmp_path / "kills.toml").write_text(kills.RECIPE)
+    arguments = ["--recipe", "kills.toml", "--output", "run", "--backend", BACKEND, "--epochs", "500"]
+    commands = torchrun(2, *arguments) if BACKEND == "torch" else by_hand(2, *arguments)
+    started = processes.start(commands, cwd=tmp_path)
+    pipe: Any = started[0].stdout
+    seen = ""
+    while "epoch   2/500" not in seen:
+        line = pipe.readline()
+        assert line, seen
+        seen += line
+    started[-1].send_signal(signal.SIGTERM)
+    ended = processes.finished(started)
+    text = seen + "".join(output for _, output in ended)
+    assert text.count("data     bars") == 1, "one of them speaks"
+    assert re.search(r"Training as process 0 of 2 \(from 0\), 1 device of 2, started by (torchrun|hand)", text)
+    assert text.count("go on with: groupwise train bars.npz --output run --resume") == 1
+    assert all(status for status, _ in ended)
+    before = newest(tmp_path / "run").step
+    end = ["--resume", "--output", "run", "--epochs", str(before // 12 + 2)]
+    (status, output), *_ = processes.finished(processes.start([[*COMMAND, *end]], cwd=tmp_path))
+    assert status == 0, output
+    assert newest(tmp_path / "run").step > before
+
+
+@SEVERAL
+def test_an_error_of_one_process_ends_the_others_with_a_sentence(tmp_path: Path) -> None:
+    bars.write_npz(tmp_path / "bars.npz")
+    commands = by_hand(2, "--output", "run", "--backend", BACKEND, "--epochs", "2", "--batch-size", "32")
+    fails = "import groupwise.training.beginning as b; b.build_network = lambda plan: 1 / 0; "
+    commands[1][1] = fails + commands[1][1]
+    (status, output), (its, _) = processes.finished(processes.start(commands, cwd=tmp_path))
+    assert (status, its) == (1, 1)
+    assert re.search(r"process 1 of 2 \(on \S+\) has ended, and so do all: division by zero", output)
+
+
+@SEVERAL
+def test_batches_that_do_not_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    distribution = Distribution.alone()
+    distribution.check_batch(17)
+    monkeypatch.setattr(backends.active.distribution, "devices", lambda: (1, 3))
+    distribution.check_batch(18)
+    with pytest.raises(UserError, match=r"batch_size=20: the images .* divided evenly among 3 devices: take 18"):
+        distribution.check_batch(20)
+    with pytest.raises(UserError, match=r"batch_size=20: .* among 3 devices, in 2 steps: take 18"):
+        distribution.check_batch(20, pieces=2)
+
+
+def test_an_agreement_asks_about_once_a_second_and_whenever_all_know_that_it_must() -> None:
+    distribution, asked = Distribution.alone(), []
+    agreement = Agreement(distribution)
+    assert agreement.on(1, [15, 0], now=False) == [15, 0]
+    distribution.count = 2
+    own = agreement._distribution
+
+    def gather(value: Any) -> list[Any]:
+        asked.append(value)
+        return [value, ([0, 1], 0.25)]
+
+    own.gather = gather  # type: ignore[method-assign]
+    agreement = Agreement(own)
+    assert agreement.on(1, [15, 0], now=False) == [15, 1]
+    assert [agreement.on(step, [0, 0], now=False) for step in (2, 3, 4)] == [[0, 0]] * 3
+    assert agreement.on(5, [0, 0], now=False) == [0, 1]
+    assert agreement.on(6, [0, 0], now=True) == [0, 1]
+    assert len(asked) == 3
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others train in several processes")
+def test_tensorflow_names_those_that_train_in_several_processes() -> None:
+    with pytest.raises(UserError, match=r"2 processes, started by hand: TensorFlow trains in one alone; take JAX"):
+        Distribution(Place(0, 2, "127.0.0.1:1"))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="PyTorch has both ways")
+def test_jax_has_no_batch_norm_of_one_process() -> None:
+    with pytest.raises(UserError, match="synchronizes=False: on JAX a batch norm sees the batch of all devices"):
+        Distribution(synchronizes=False)
+
+
+def test_a_process_alone_is_as_it_was() -> None:
+    with Distribution() as distribution:
+        assert (distribution.index, distribution.count, distribution.gather("x")) == (0, 1, ["x"])
+        assert keras.distribution.distribution() is None
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="JAX uses all devices from one process")
+def test_a_machine_with_several_cards_gets_as_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def execute(_: str, arguments: list[str]) -> None:
+        started.append(arguments[1:])
+        raise SystemExit
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("os.execv", execute)
+    monkeypatch.setattr("sys.argv", ["groupwise", "train", "bars.npz", "--epochs", "3"])
+    with pytest.raises(SystemExit), ExitStack() as stack:
+        Start(stack, None, True)("torch")
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", "groupwise"]
+    assert started == [[*run, "train", "bars.npz", "--epochs", "3"]]
