@@ -106,9 +106,21 @@ class _TrainStep:
         variables = model.trainable_weights[:]
         with torch.no_grad():
             model.optimizer.apply([variable.value.grad for variable in variables], variables)
+            if not self._synchronizes:
+                _follow_first([variable.value for variable in model.non_trainable_variables])
             targets, outputs, weights = map(_of_all, (targets, outputs, weights))
             self._loss.update_state(_of_all(loss[None]).mean(), sample_weight=len(outputs))
             return model.compute_metrics(None, targets, outputs, sample_weight=weights)
+
+
+def _follow_first(values: list[Any]) -> None:
+    """Give moving statistics what process 0's are: otherwise each process would judge another network."""
+    moving = [value for value in values if value.is_floating_point()]
+    if moving:
+        whole = torch.cat([value.flatten() for value in moving])
+        distributed.broadcast(whole, 0)
+        for value, part in zip(moving, whole.split([value.numel() for value in moving]), strict=True):
+            value.copy_(part.view_as(value))
 
 
 def _of_all(value: Any) -> Any:
