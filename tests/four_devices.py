@@ -23,11 +23,11 @@ from groupwise.backends.jax import core, pooling
 from groupwise.core import convolution
 from groupwise.spec import ConvSpec
 from tests import poolings
+from tests.collectives import MOVES
 from tests.passes import PASS_NAMES, expected, near, random_arrays
 from tests.reference import Pooling
 
 SPEC = ConvSpec.of((8, 9, 7, 16), (3, 3, 4, 24), 4, 2, ((1, 1), (2, 0)))
-MOVES = ("all-gather", "all-to-all", "collective-permute")
 
 
 def outcomes(module: str, folder: Path) -> dict[str, str]:

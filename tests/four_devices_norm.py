@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as Partition
 
 from groupwise import layers
 from groupwise.backends.jax import norm
-from tests.four_devices import MOVES, check_compiled, run_checks, texts_of_compiled
+from tests.collectives import MOVES
+from tests.four_devices import check_compiled, run_checks, texts_of_compiled
 from tests.normalizations import EPSILON, random_arrays, truth
 
 SHAPE = (8, 6, 5, 7)

@@ -18,7 +18,7 @@ from groupwise.launchers import Place
 from groupwise.training import Distribution, checkpoints
 from groupwise.training.checkpoints import Checkpoint
 from groupwise.training.distribution import Agreement
-from tests import kills, processes, together
+from tests import collectives, kills, processes, together
 from tests import tiny as bars
 from tests.frameworks import BACKEND
 from tests.processes import free_port
@@ -60,6 +60,14 @@ def test_processes_and_devices_train_as_one(tmp_path: Path) -> None:
             assert_same_training(run, tmp_path / "1" / name, *TOLERANCES.get(name, ()))
             assert (run / "process-1.log").read_text().count("Training as process 1 of") == 1
             assert (run / "summary.json").exists()
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of what XLA compiles")
+def test_devices_send_sums_alone() -> None:
+    """Of the other families `python -m tests.collectives` shows it."""
+    sent = collectives.of_training("groupnet_cifar10", 32)
+    assert sent["all-reduce"]
+    assert not any(sent[way] for way in collectives.MOVES)
 
 
 @SEVERAL
