@@ -72,6 +72,8 @@ def test_what_is_contradictory_is_refused() -> None:
         Place(2, 2, f"{LOCAL}:1")
     with pytest.raises(UserError, match="coordinator=here: must be the address where all processes meet"):
         Place(0, 2, "here")
+    with pytest.raises(UserError, match="coordinator=here:65536: must be the address where all processes meet"):
+        Place(0, 2, "here:65536")
     with pytest.raises(UserError, match="RANK=one: the launcher's variable must be a number"):
         find_place({"RANK": "one", "WORLD_SIZE": "2", "MASTER_ADDR": LOCAL})
     with pytest.raises(UserError, match="MPICH or Intel MPI started 2 processes and does not say where they meet"):

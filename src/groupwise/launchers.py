@@ -9,6 +9,7 @@ from zlib import crc32
 from groupwise.errors import UserError, argument
 
 _FIRST_PORT, _PORTS = 12000, 8000
+_LAST_PORT = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Place:
             raise UserError(
                 f"{argument('process', self.index)}: of {self.count} processes it is one of 0 to {self.count - 1}"
             )
-        if re.fullmatch(r".+:\d{1,5}", self.coordinator) is None:
+        if re.fullmatch(r".+:\d{1,5}", self.coordinator) is None or self.port > _LAST_PORT:
             says = "must be the address where all processes meet, as HOST:PORT; process 0 runs on that host"
             raise UserError(f"{argument('coordinator', self.coordinator)}: {says}")
 
