@@ -117,14 +117,24 @@ def test_the_command_trains_in_processes_ends_as_one_and_goes_on_with_fewer(tmp_
 
 
 @SEVERAL
-def test_an_error_of_one_process_ends_the_others_with_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fails", "why", "expected"),
+    [
+        ("beginning as b; b.build_network = lambda plan: 1 / 0", "division by zero", 1),
+        # A signal in the test after the last epoch, in one process alone.
+        ("ending as e, signal; e.swap_average = lambda _: signal.raise_signal(signal.SIGTERM)", "stopped: run", 143),
+    ],
+)
+def test_an_end_of_one_process_ends_the_others_with_a_sentence(
+    tmp_path: Path, fails: str, why: str, expected: int
+) -> None:
     bars.write_npz(tmp_path / "bars.npz")
-    commands = by_hand(2, "--output", "run", "--backend", BACKEND, "--epochs", "2", "--batch-size", "32")
-    fails = "import groupwise.training.beginning as b; b.build_network = lambda plan: 1 / 0; "
-    commands[1][1] = fails + commands[1][1]
+    options = ["--epochs", "2", "--batch-size", "32", "--set", "average=0.9", "--validation", "0.2"]
+    commands = by_hand(2, "--output", "run", "--backend", BACKEND, *options)
+    commands[1][1] = f"import groupwise.training.{fails}; {commands[1][1]}"
     (status, output), (its, _) = processes.finished(processes.start(commands, cwd=tmp_path))
-    assert (status, its) == (1, 1)
-    assert re.search(r"process 1 of 2 \(on \S+\) has ended, and so do all: division by zero", output)
+    assert (status, its) == (1, expected)
+    assert re.search(rf"process 1 of 2 \(on \S+\) has ended, and so do all: {why}", output)
 
 
 @SEVERAL

@@ -54,7 +54,7 @@ class Distribution:
         self.index, self.count = 0, 1
         self.synchronizes = synchronizes
         self._engine = backends.active.distribution
-        self._is_own = False
+        self._is_own = self._ends_alone = False
         self._peers: Peers | None = None
         place = place or find_place()
         self._place = None if place is None or place.count == 1 else place
@@ -95,7 +95,8 @@ class Distribution:
         if self._peers is None or self._engine is None:
             return
         # These end all processes at the same step.
-        if error is not None and not isinstance(error, Interrupted | Diverged):
+        is_together = isinstance(error, Interrupted | Diverged) and not self._ends_alone
+        if error is not None and not is_together:
             if self.index or not isinstance(error, UserError):
                 # Perhaps it is another one's end that this one met; or process 0 says the same, and better.
                 time.sleep(_MOMENT)
@@ -123,6 +124,10 @@ class Distribution:
         """Let the sentence that says of the end of another process end with a clause."""
         if self._peers is not None:
             self._peers.hint = text
+
+    def end_alone(self) -> None:
+        """Let the others be told, when this process leaves them, that it has ended: they would wait for it."""
+        self._ends_alone = True
 
     def gather(self, value: Any) -> list[Any]:
         """Return what each process gave, by index; a call of all of them. What is given travels as a pickle."""

@@ -70,6 +70,8 @@ def explaining(session: Session) -> Iterator[None]:
         diverged = reason if isinstance(reason, StopTraining) and str(reason) else None
         if diverged is not None and can_go_back(session):
             raise go_back(session, diverged) from None
+        if isinstance(reason, KeyboardInterrupt):  # which the processes have not agreed upon
+            session.run.distribution.end_alone()
         kept = _keep(session)
         session.run.observer(EndedEarly(str(reason), kept))
         if diverged is not None:
