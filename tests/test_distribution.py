@@ -14,6 +14,7 @@ import pytest
 from groupwise import backends
 from groupwise.cli.processes import Start
 from groupwise.errors import UserError
+from groupwise.inference.evaluation import Evaluation, evaluation_of, merged
 from groupwise.launchers import Place
 from groupwise.training import Distribution, checkpoints
 from groupwise.training.checkpoints import Checkpoint
@@ -147,6 +148,25 @@ def test_batches_that_do_not_divide_are_refused(monkeypatch: pytest.MonkeyPatch)
         distribution.check_batch(20)
     with pytest.raises(UserError, match=r"batch_size=20: .* among 3 devices, in 2 steps: take 18"):
         distribution.check_batch(20, pieces=2)
+
+
+def test_parts_of_a_test_count_as_the_whole_does() -> None:
+    labels = np.arange(43) % 3
+    wrong = np.roll(np.eye(3, dtype=np.float32), 1, axis=1)
+
+    def evaluations(right: slice) -> list[Evaluation]:
+        """Return those of the whole and of three parts, one of them empty, where some images are named rightly."""
+        logits = wrong[labels]
+        logits[right] = np.eye(3, dtype=np.float32)[labels[right]]
+        slices = (slice(0, 43), slice(0, 22), slice(22, 22), slice(22, 43))
+        return [evaluation_of(logits[part], labels[part]) for part in slices]
+
+    for right in (slice(0, 15), slice(22, 37)):  # of which the means of shares differ by a rounding
+        whole, *parts = evaluations(right)
+        found = merged(parts)
+        assert (found.top1, found.top5, found.count) == (15 / 43, whole.top5, 43)
+        assert found.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert (found.confusion == whole.confusion).all()
 
 
 def test_an_agreement_asks_about_once_a_second_and_whenever_all_know_that_it_must() -> None:

@@ -98,12 +98,15 @@ def evaluate(
 
 
 def merged(parts: Sequence[Evaluation]) -> Evaluation:
-    """Return the evaluation of all images, of which each of some evaluations saw a part."""
+    """Return the evaluation of all images, of which each of some evaluations saw a part, perhaps an empty one."""
+    parts = [part for part in parts if part.count]
     if len(parts) == 1:
         return parts[0]
     counts = [part.count for part in parts]
-    loss, top1, top5 = (
-        float(np.average([getattr(part, name) for part in parts], weights=counts)) for name in ("loss", "top1", "top5")
+    loss = float(np.average([part.loss for part in parts], weights=counts))
+    # By whole images: of two epochs with equally many right ones neither is the better, however they are divided.
+    top1, top5 = (
+        sum(round(getattr(part, name) * part.count) for part in parts) / sum(counts) for name in ("top1", "top5")
     )
     return Evaluation(np.sum([part.confusion for part in parts], axis=0), loss, top1, top5)
 
@@ -123,8 +126,10 @@ def accuracy(network: Network | RewrittenNetwork, dataset: Dataset, batch_size: 
 
 
 def evaluation_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Evaluation:
-    """Return the evaluation of logits (n, classes) against classes (n,)."""
+    """Return the evaluation of logits (n, classes) against classes (n,); of no images loss and shares are NaN."""
     classes = logits.shape[1]
+    if not len(labels):
+        return Evaluation(np.zeros((classes, classes), np.int64), math.nan, math.nan, math.nan)
     own = logits[np.arange(len(labels)), labels]
     with np.errstate(invalid="ignore", over="ignore"):  # the loss then says that a logit is infinite
         largest = logits.max(axis=1, keepdims=True)
