@@ -32,11 +32,13 @@ def join(place: Place) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # torchrun's own store listens at the port that it names.
     port = place.port + (place.launcher == "torchrun")
+    # SLURM may show each process its own card alone.
+    shares = place.local_count > 1 and "," in os.environ.get("CUDA_VISIBLE_DEVICES", ",")
     jax.distributed.initialize(
         f"{place.host}:{port}",
         place.count,
         place.index,
-        local_device_ids=[place.local_index] if place.local_count > 1 else None,
+        local_device_ids=[place.local_index] if shares else None,
         initialization_timeout=60 * _MINUTES,
     )
     with _without_output():
