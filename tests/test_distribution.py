@@ -139,6 +139,17 @@ def test_an_end_of_one_process_ends_the_others_with_a_sentence(
 
 
 @SEVERAL
+def test_processes_with_other_arguments_do_not_train(tmp_path: Path) -> None:
+    bars.write_npz(tmp_path / "bars.npz")
+    commands = by_hand(2, "--output", "run", "--backend", BACKEND, "--epochs", "2", "--batch-size", "32")
+    commands[1][commands[1].index("2")] = "3"
+    (status, output), (its, _) = processes.finished(processes.start(commands, cwd=tmp_path))
+    assert (status, its) == (1, 1)
+    assert "process 1 has other arguments than process 0: all train by the same, on the same" in output
+    assert {file.name for file in (tmp_path / "run").iterdir()} <= {"process-1.log", ".lock"}, "nothing of a run"
+
+
+@SEVERAL
 def test_batches_that_do_not_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     distribution = Distribution.alone()
     distribution.check_batch(17)

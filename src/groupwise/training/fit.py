@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from groupwise.errors import UserError, argument
 from groupwise.inference.evaluation import Evaluation
 from groupwise.inference.matching import with_classes
 from groupwise.keras_private import without_tensorflow
+from groupwise.texts import json_text
 from groupwise.training.beginning import accelerator, begin, large_batches, prepare, recorded
 from groupwise.training.bookkeeper import Bookkeeper
 from groupwise.training.checkpoints import Checkpoint, Interval
@@ -95,6 +97,7 @@ def train(
         _observed(folder, observe, distribution) as observe,
     ):
         run, notes = _run(plan, dataset, folder, resume, observe, distribution)
+        _check_the_same(run)
         observe(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
         for text in (*_who(distribution), *notes, *large_batches(run), *why_no_curves()):
             observe(Noted(text))
@@ -136,6 +139,16 @@ def _observed(folder: Workspace, observer: Observer, distribution: Distribution)
             yield TextObserver(file)
     else:
         yield observer
+
+
+def _check_the_same(run: Run) -> None:
+    """Raise UserError where processes do not agree on what is to be trained, and on which images."""
+    for what, content in {"arguments": run.plan.as_dict(), "images": run.record.as_dict()}.items():
+        own = blake2b(json_text(content).encode(), digest_size=16).hexdigest() if run.distribution.count > 1 else ""
+        every = run.distribution.gather(own)
+        if len({*every}) > 1:
+            other = next(index for index, each in enumerate(every) if each != every[0])
+            raise UserError(f"process {other} has other {what} than process 0: all train by the same, on the same")
 
 
 def _who(distribution: Distribution) -> list[str]:
