@@ -52,7 +52,7 @@ def test_each_launcher_says_which_process_this_is(launcher: str) -> None:
 
 def test_a_batch_script_and_a_single_process_are_on_their_own() -> None:
     assert find_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}) is None
-    assert find_place({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert find_place({"RANK": "0", "WORLD_SIZE": "1"}) == ALONE
     assert find_place({"JOB_COMPLETION_INDEX": "3"}) is None
 
 

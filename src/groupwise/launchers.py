@@ -99,7 +99,7 @@ _LAUNCHERS = (
 
 
 def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """Return the place that a launcher's variables say, None for a process on its own.
+    """Return the place that a launcher's variables say; None where nothing says that there is one.
 
     Of SLURM's variables only those of a step count, which `srun` sets: a batch script runs once.
 
@@ -115,7 +115,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place | None:
         if launcher.index in environment and launcher.count in environment:
             count = _number(environment, launcher.count)
             if count == 1:
-                return None
+                return ALONE
             return Place(
                 _number(environment, launcher.index),
                 count,

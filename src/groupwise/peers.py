@@ -127,7 +127,8 @@ class Peers:
 
     def _ended(self, index: int, why: str) -> None:
         who = f"process {index} of {self._count} (on {self._hosts[index]})"
-        sentence = "; ".join(filter(None, (f"{who} has ended, and so do all: {why}", self.hint)))
+        hint = "" if "resume" in why else self.hint  # it says so itself
+        sentence = "; ".join(filter(None, (f"{who} has ended, and so do all: {why}", hint)))
         if self._end is not None:
             self._end(sentence)
             return

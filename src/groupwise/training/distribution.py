@@ -1,7 +1,7 @@
 """A training on several devices and processes: who they are, and what they do as one."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
@@ -76,18 +76,22 @@ class Distribution:
         return cls(ALONE)
 
     def __enter__(self) -> "Distribution":
-        if self._engine is not None and self._place is not None and not self._engine.is_joined():
-            try:
-                self._engine.join(self._place)
-            except (RuntimeError, ValueError) as error:
-                met = f"process {self._place.index} did not meet the others at {self._place.coordinator}"
-                raise UserError(f"{met}: {first_line(error)}") from error
+        engine, place = self._engine, self._place
+        if engine is not None and place is not None and not engine.is_joined():
+            self._meet(lambda: engine.join(place))
             self._is_own = True
-        if self._engine is not None and self._engine.is_joined():
-            self.index, self.count = self._engine.place()
-            host = "" if self._place is None else self._place.host
-            self._peers = Peers(self.index, self.count, self.gather, host)
+        if engine is not None and engine.is_joined():
+            self.index, self.count = engine.place()
+            self._peers = self._meet(lambda: Peers(self.index, self.count, self.gather, place.host if place else ""))
         return self
+
+    def _meet(self, call: Callable[[], Any]) -> Any:
+        """Return what a call returns that waits for the others. Raises UserError where they are not there."""
+        try:
+            return call()
+        except (RuntimeError, ValueError, OSError) as error:
+            where = "" if self._place is None else f" at {self._place.coordinator}"
+            raise UserError(f"this process did not meet the others{where}: {first_line(error)}") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -43,6 +43,10 @@ def restore(session: Session) -> Checkpoint | None:
     if checkpoint is None and (damaged or (folder.last.exists() and not folder.checkpoints.exists())):
         why = damaged[0] if damaged else f"{folder.path} holds no checkpoints"
         raise UserError(f"{why}: begin a new run from what it has learnt, with {argument('weights', folder.path)}")
+    steps = run.distribution.gather(None if checkpoint is None else checkpoint.step)
+    if len({*steps}) > 1:
+        seen = ", ".join(f"process {index} step {step}" for index, step in enumerate(steps))
+        raise UserError(f"{folder.checkpoints}: the processes see other newest checkpoints: {seen}; try again")
     if checkpoint is None:
         return None
     for text in damaged:

@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from groupwise.backends.torch import process_norm
 from groupwise.launchers import Place
 
-_MINUTES = 5
+_MINUTES, _HOURS = 5, 1
+"""How long processes wait for one another to begin; and for one that writes files, say: who ends is noticed at once."""
 
 
 def is_joined() -> bool:
@@ -30,14 +31,16 @@ def join(place: Place) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(place.local_index % torch.cuda.device_count())
         means = "cpu:gloo,cuda:nccl"
-    where: dict[str, Any] = {
-        "init_method": f"tcp://{place.coordinator}",
-        "rank": place.index,
-        "world_size": place.count,
-    }
-    if place.launcher == "torchrun":
-        where = {}  # its own store listens at that address
-    distributed.init_process_group(means, timeout=timedelta(minutes=_MINUTES), **where)
+    # torchrun's own store listens at that address.
+    store = None if place.launcher == "torchrun" else _store(place)
+    options: Any = {} if store is None else {"store": store, "rank": place.index, "world_size": place.count}
+    distributed.init_process_group(means, timeout=timedelta(hours=_HOURS), **options)
+
+
+def _store(place: Place) -> Any:
+    """Return what process 0 holds, when all have found it."""
+    patience = timedelta(minutes=_MINUTES)
+    return distributed.TCPStore(place.host, place.port, place.count, place.index == 0, timeout=patience)
 
 
 def leave() -> None:
