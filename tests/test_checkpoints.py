@@ -87,8 +87,8 @@ def test_a_run_stopped_within_its_epochs_ends_as_one_that_was_not(tiny: str, tmp
         with pytest.raises(Interrupted, match=rf"holds the training after step \d of epoch {epoch + 1} of 3$"):
             (begin if epoch == 0 else resume)(dataset, tmp_path / "parts")
         checkpoint = newest(tmp_path / "parts")
-        # TensorFlow asks for a batch while the step before runs.
-        assert (checkpoint.epoch, checkpoint.first in (place, place + 1)) == (epoch, True)
+        # TensorFlow asks for a batch in a thread of its own, while a step before it runs.
+        assert (checkpoint.epoch, abs(checkpoint.first - place) <= 1) == (epoch, True)
     resume(dataset, tmp_path / "parts")
     assert_same_end(tmp_path / "parts", tmp_path / "whole")
 

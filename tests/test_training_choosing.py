@@ -16,7 +16,7 @@ from groupwise.inference import evaluation
 from groupwise.inference.evaluation import Evaluation
 from groupwise.inference.recorded import divide_for, read_record
 from groupwise.recipes import recipe_of
-from groupwise.training import bookkeeper, extend_plan, make_plan, read_plan, train
+from groupwise.training import distribution, extend_plan, make_plan, read_plan, train
 from groupwise.training.events import EpochEnded, Event, Finished, Noted
 from groupwise.training.workspace import Workspace
 from tests import tiny as bars
@@ -31,10 +31,10 @@ PATIENT = bars.recipe(epochs=6, patience=2)
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no epoch be better than the first."""
 
-    def evaluate(*arguments: Any) -> Evaluation:
-        return replace(evaluation.evaluate(*arguments), top1=0.5)
+    def evaluate(*arguments: Any, **options: Any) -> Evaluation:
+        return replace(evaluation.evaluate(*arguments, **options), top1=0.5)
 
-    monkeypatch.setattr(bookkeeper, "evaluate", evaluate)
+    monkeypatch.setattr(distribution, "evaluate", evaluate)
 
 
 def identities(dataset: Dataset) -> dict[str, set[int]]:

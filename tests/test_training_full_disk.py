@@ -16,7 +16,7 @@ from groupwise.data import Dataset
 from groupwise.errors import UserError
 from groupwise.inference import evaluation, load_network
 from groupwise.inference.evaluation import Evaluation
-from groupwise.training import bookkeeper, read_plan
+from groupwise.training import bookkeeper, distribution, read_plan
 from groupwise.training import checkpoints as files
 from groupwise.training.checkpoints import Checkpoint
 from groupwise.training.events import EpochEnded, Event, Noted
@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_out_a_file(
         os_replace(source, target)
 
     monkeypatch.setattr("os.replace", full)
-    monkeypatch.setattr(bookkeeper, "evaluate", of_accuracies(0.3, 0.4, 0.5, 0.4, 0.6))
+    monkeypatch.setattr(distribution, "evaluate", of_accuracies(0.3, 0.4, 0.5, 0.4, 0.6))
     folder = tmp_path / "run"
     summary = begin(bars.dataset(tmp_path), folder, RECIPE, observer=seen.append)
     assert (summary.epochs, summary.best_epoch, len(read_all(folder))) == (5, best, rows)
@@ -111,7 +111,7 @@ def read_all(folder: Path) -> list[dict[str, float]]:
 def of_accuracies(*accuracies: float) -> Callable[..., Evaluation]:
     """Return an evaluation that finds these accuracies, one after the other."""
     left = list(accuracies)
-    return lambda *arguments: replace(evaluation.evaluate(*arguments), top1=left.pop(0))
+    return lambda *arguments, **options: replace(evaluation.evaluate(*arguments, **options), top1=left.pop(0))
 
 
 def test_what_could_not_become_the_best_does_not_stand_in_the_way_of_what_is_better_than_the_file(
@@ -125,7 +125,7 @@ def test_what_could_not_become_the_best_does_not_stand_in_the_way_of_what_is_bet
         copy_file(source, path)
 
     monkeypatch.setattr(bookkeeper, "copy_file", full)
-    monkeypatch.setattr(bookkeeper, "evaluate", of_accuracies(0.3, 0.9, 0.2, 0.5, 0.4))
+    monkeypatch.setattr(distribution, "evaluate", of_accuracies(0.3, 0.9, 0.2, 0.5, 0.4))
     dataset, folder = bars.dataset(tmp_path), tmp_path / "run"
     summary = begin(dataset, folder, replace(RECIPE, patience=3), observer=seen.append)
     assert [row["best"] for row in read_all(folder)] == [1, 0, 0, 1, 0]

@@ -12,7 +12,7 @@ from groupwise.errors import UserError
 from groupwise.inference import evaluation, load_network
 from groupwise.inference.evaluation import Evaluation
 from groupwise.recipes import recipe_of
-from groupwise.training import bookkeeper, make_plan, train
+from groupwise.training import distribution, make_plan, train
 from groupwise.training.events import Event, Noted
 from groupwise.training.workspace import Workspace
 from tests import tiny as bars
@@ -90,10 +90,10 @@ def test_a_training_that_knows_no_more_than_chance_says_so(
 ) -> None:
     left = [0.3, 0.1, 1 / 3, 0.2]
 
-    def evaluate(*arguments: Any) -> Evaluation:
-        return replace(evaluation.evaluate(*arguments), top1=left.pop(0))
+    def evaluate(*arguments: Any, **options: Any) -> Evaluation:
+        return replace(evaluation.evaluate(*arguments, **options), top1=left.pop(0))
 
-    monkeypatch.setattr(bookkeeper, "evaluate", evaluate)
+    monkeypatch.setattr(distribution, "evaluate", evaluate)
     seen = list[Event]()
     begin(bars.dataset(tmp_path), tmp_path / "run", bars.recipe(epochs=4), observer=seen.append)
     said = (
