@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import backends
+from groupwise import backends, models
 from groupwise.cli.processes import Start
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import Evaluation, evaluation_of, merged
@@ -50,7 +50,8 @@ def assert_same_training(found: Path, expected: Path, loss: float = 1e-6, weight
 
 
 @SEVERAL
-def test_processes_and_devices_train_as_one(tmp_path: Path) -> None:
+def test_processes_and_devices_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.variants(), "smooth", together.VARIANT)
     together.write_data(tmp_path)
     together.train_all(tmp_path, Distribution.alone(), "1")
     for count, devices in ((2, 2), (4, 1)):

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import pytest
 
-from groupwise.cli import converting, explaining, exporting, main, rewriting, training, using
+from groupwise.cli import converting, explaining, exporting, main, processes, rewriting, using
 from groupwise.errors import UserError
 from groupwise.writing import check_file, check_folder, locked, make_folder, remove_empty, replace_file, write_text
 
@@ -21,7 +21,7 @@ LONGEST = "n" * 249 + ".keras"  # what ext4, APFS and NTFS take
 @pytest.fixture
 def no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a command fail where it goes on to its work."""
-    for module in (converting, explaining, exporting, rewriting, training, using):
+    for module in (converting, explaining, exporting, rewriting, processes, using):
         monkeypatch.setattr(module, "settle_backend", pytest.fail)
 
 

@@ -51,7 +51,6 @@ def train_all(folder: Path, distribution: Distribution, output: str) -> None:
 
     Process 0 leaves the losses of all steps beside the runs' folders.
     """
-    models.variants()["smooth"] = VARIANT
     dataset = load_dataset(folder / "bars.npz")
     for name, recipe in list(RECIPES.items())[: 1 if distribution.count > 2 else None]:
         losses = train_one(dataset, recipe, folder / output / name, distribution=distribution)
@@ -78,6 +77,7 @@ def start(folder: Path, count: int, devices: int = 1) -> Processes:
 
 
 def main(folder: str, coordinator: str, count: str, index: str) -> None:
+    models.variants()["smooth"] = VARIANT
     with Distribution(Place(int(index), int(count), coordinator)) as distribution:
         train_all(Path(folder), distribution, count)
 

@@ -144,7 +144,7 @@ class Distribution:
     def check_batch(self, batch_size: int, pieces: int = 1) -> None:
         """Raise UserError where the pieces of a batch cannot be divided evenly among the devices."""
         count = self.device_count * pieces
-        if batch_size % count:
+        if self.device_count > 1 and batch_size % count:
             among = f"{self.device_count} devices{f', in {pieces} steps' if pieces > 1 else ''}"
             fitting = f": take {batch_size // count * count}" if batch_size > count else ""
             says = f"the images of a batch are divided evenly among {among}{fitting}"
