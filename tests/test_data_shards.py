@@ -17,9 +17,9 @@ from groupwise.data import (
     ImageBatches,
     Preprocessing,
     Variation,
-    keeper,
     load_dataset,
     remote,
+    shard_cache,
 )
 from groupwise.data.sharding import write_shards
 from groupwise.data.shards import expand_braces, samples_of
@@ -183,7 +183,7 @@ def test_an_index_is_read_once_and_anew_where_the_shard_changed(
         read.append(name)
         return original(file, name, streams)
 
-    monkeypatch.setattr(keeper, "samples_of", noting)
+    monkeypatch.setattr(shard_cache, "samples_of", noting)
     (path,) = write_shards(photos(tmp_path), tmp_path / "shards")
     for _ in range(2):
         assert len(load_dataset(path, test_fraction=1.0).test) == 24

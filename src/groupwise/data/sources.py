@@ -8,8 +8,8 @@ from pathlib import Path
 
 from groupwise.data.dataset import Dataset, SplitRule
 from groupwise.data.files import is_hidden
-from groupwise.data.keeper import PARQUET, Keeper
 from groupwise.data.remote import file_system, is_remote, retried
+from groupwise.data.shard_cache import PARQUET, ShardCache
 from groupwise.data.shards import dataset_of_shards, expand_braces
 from groupwise.errors import UserError
 from groupwise.writing import expanded
@@ -45,10 +45,10 @@ def dataset_of_sources(source: str, addresses: Sequence[str], rule: SplitRule) -
     Raises:
         UserError: a shard cannot be had or read.
     """
-    keeper = Keeper()
+    cache = ShardCache()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="shards") as threads:
-        shards = list(threads.map(keeper.opened, addresses))
-        classes = keeper.classes(addresses[0])
+        shards = list(threads.map(cache.opened, addresses))
+        classes = cache.classes(addresses[0])
     return dataset_of_shards(_name(source), shards, classes, rule)
 
 

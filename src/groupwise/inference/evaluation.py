@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -90,7 +91,8 @@ def evaluate(
         images, one_hot = batches.batch(index)
         found = (predict or folding.predict_logits)(images, batches.batch_size)
         if mirrors:
-            mirrored = predict_logits(folding.model, np.ascontiguousarray(images[:, :, ::-1]), batches.batch_size)
+            again = predict or partial(predict_logits, folding.model)
+            mirrored = again(np.ascontiguousarray(images[:, :, ::-1]), batches.batch_size)
             found = (found + mirrored) * np.float32(0.5)
         logits.append(found)
         labels.append(one_hot)

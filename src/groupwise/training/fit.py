@@ -143,15 +143,17 @@ def _observed(folder: Workspace, observer: Observer, distribution: Distribution)
 
 def _check_the_same(run: Run) -> None:
     """Raise UserError where processes do not agree on what is to be trained, and on which images."""
+    if run.distribution.count == 1:
+        return
     for what, content in {"arguments": run.plan.as_dict(), "images": run.record.as_dict()}.items():
-        own = blake2b(json_text(content).encode(), digest_size=16).hexdigest() if run.distribution.count > 1 else ""
-        every = run.distribution.gather(own)
+        every = run.distribution.gather(blake2b(json_text(content).encode(), digest_size=16).hexdigest())
         if len({*every}) > 1:
             other = next(index for index, each in enumerate(every) if each != every[0])
             raise UserError(f"process {other} has other {what} than process 0: all train by the same, on the same")
 
 
 def _who(distribution: Distribution) -> list[str]:
+    """Return the sentence on which processes and devices train, where there are several."""
     return [f"Training as {distribution}"] if distribution.device_count > 1 else []
 
 

@@ -26,11 +26,15 @@ def build_metrics(network: Network) -> None:
 def copy_state(network: Network, distribution: Distribution) -> dict[str, NDArray[Any]]:
     """Return copies of all that a training changes, by names that tell places and shapes apart.
 
-    Of several processes each calls this at the same step; process 0 gets what the others alone have, too.
+    Of several processes each calls this at the same step. Process 0 gets what the others alone have, too; they get
+    no more than that.
     """
     if keras.backend.backend() == "jax":
         network.jax_state_sync()  # in an epoch its variables lie in JAX's hands
-    copies = {name: np.array(ops.convert_to_numpy(variable)) for name, variable in _variables(network).items()}
+    wanted = {
+        name: variable for name, variable in _variables(network).items() if not distribution.index or _SEED in name
+    }
+    copies = {name: np.array(ops.convert_to_numpy(variable)) for name, variable in wanted.items()}
     if backends.active.random_state is None:
         return copies
     own = {_RANDOM + name: np.array(state) for name, state in backends.active.random_state().items()}

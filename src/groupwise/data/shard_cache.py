@@ -19,6 +19,7 @@ from groupwise.data.parquet import samples_of_parquet
 from groupwise.data.remote import PIECE, file_system, is_remote, piece, retried
 from groupwise.data.sharding import write_shard
 from groupwise.data.shards import CLASSES, Sample, Shard, samples_of
+from groupwise.data.tars import Member, read_member
 from groupwise.errors import UserError
 from groupwise.machine import cache_folder
 from groupwise.writing import replace_file
@@ -27,7 +28,7 @@ PARQUET = ".parquet"
 GIGABYTES = 50.0
 
 
-class Keeper:
+class ShardCache:
     """Opens shards, and keeps what should not be read again, where it may write.
 
     Raises:
@@ -184,16 +185,4 @@ def _index(path: Path, name: str) -> list[Sample]:
 
 def _reader(path: Path) -> Callable[[int, int, str], bytes]:
     """Return what reads a shard that lies here."""
-
-    def read(offset: int, size: int, name: str) -> bytes:
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                content = file.read(size)
-        except OSError as error:
-            raise BrokenImage(name, (error.strerror or "cannot be read").lower()) from error
-        if len(content) < size:
-            raise BrokenImage(name, "truncated")
-        return content
-
-    return read
+    return lambda offset, size, name: read_member(path, Member(name, offset, size), name)
