@@ -256,6 +256,18 @@ class Checks:
         assert [each.shape for each in keras_private.moving_averages(optimizer)] == [(2,)]
 
     @staticmethod
+    def replace_steps() -> None:
+        optimizer, variables = keras.optimizers.SGD(0.5, weight_decay=0.5), [variable("one"), variable("other")]
+        optimizer.build(variables)
+
+        def update(step: Any, gradients: Any, variables: Any, rate: Any) -> None:
+            step(gradients[:1], variables[:1], rate)
+
+        keras_private.replace_steps(optimizer, update, lambda step, variables: step(variables[1:]))
+        optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)])
+        assert [numbers(each) for each in variables] == [[0.5, 0.5], [0.75, 0.75]]
+
+    @staticmethod
     def without_weight_decay() -> None:
         optimizer, variables = keras.optimizers.SGD(weight_decay=0.1), [variable(), variable()]
         assert keras_private.without_weight_decay(optimizer, variables) == ([], None)

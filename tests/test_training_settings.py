@@ -108,6 +108,6 @@ def test_a_training_that_knows_no_more_than_chance_says_so(
 
 @pytest.mark.once
 def test_recipes_without_these_settings_are_as_they_were() -> None:
-    new = ("freeze", "class_weights")
+    new = ("freeze", "class_weights", "layer_decay")
     older = recipe_of({name: value for name, value in bars.RECIPE.as_dict().items() if name not in new})
     assert older == bars.RECIPE

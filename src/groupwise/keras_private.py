@@ -118,10 +118,7 @@ def global_seeds() -> Any:
 
 
 def has_mask(tensor: Any) -> bool:
-    """Return whether a tensor comes with a mask, which layers then use: `tensor._keras_mask`.
-
-    Missing: a getter.
-    """
+    """Return whether a tensor comes with a mask, which layers then use: `tensor._keras_mask`. Missing: a getter."""
     return getattr(tensor, "_keras_mask", None) is not None
 
 
@@ -296,8 +293,7 @@ def moving_averages(optimizer: Any) -> list[Any]:
 def without_weight_decay(optimizer: Any, variables: Sequence[Any]) -> tuple[list[int], Any]:
     """Return the places of the variables that weight decay leaves out, and the pattern of names that it leaves out.
 
-    `Optimizer._exclude_from_weight_decay`, with `_var_key`, and `_exclude_from_weight_decay_pattern`. Missing: a getter
-    for what `exclude_from_weight_decay` was given.
+    `Optimizer._exclude_from_weight_decay`, `..._pattern` and `_var_key`. Missing: what the first two were given.
     """
     places = {optimizer._var_key(variable): place for place, variable in enumerate(variables)}
     keys = vars(optimizer).get("_exclude_from_weight_decay", ())
@@ -312,6 +308,15 @@ def set_weight_decay_pattern(optimizer: Any, pattern: Any) -> None:
     optimizer._exclude_from_weight_decay_pattern = pattern
 
 
+def replace_steps(optimizer: Any, update: Callable[..., None], decay: Callable[..., None]) -> None:
+    """Let functions of its own steps, `_backend_update_step` and `_apply_weight_decay`, be an optimizer's steps.
+
+    Missing: a learning rate of a variable's own.
+    """
+    optimizer._backend_update_step = functools.partial(update, optimizer._backend_update_step)
+    optimizer._apply_weight_decay = functools.partial(decay, optimizer._apply_weight_decay)
+
+
 # Operations and random numbers
 
 
@@ -320,9 +325,7 @@ def tensorflow_operations() -> Any:
 
     `keras.src.backend.tensorflow.numpy`. Missing: `keras.ops.argmax` is fixed when Keras is imported.
     """
-    from keras.src.backend.tensorflow import numpy
-
-    return numpy
+    return importlib.import_module("keras.src.backend.tensorflow.numpy")
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ class Recipe:
         warm_up: the share of all steps in which the rate rises from nearly zero.
         weight_decay: the share of each kernel (never of biases and norms) that a step at rate 1 takes off. It does
             not pass through the momentum: PyTorch's 5e-4 with momentum 0.9 is 5e-3 here.
+        layer_decay: the learning rate of each layer, counted from the head down, as a share of the one above it, where
+            the layers of a unit, of the stem and so on count as one; 1: all layers learn alike.
         clip_norm: the largest norm of all gradients together; 0: any.
         label_smoothing: the share of each label that is spread over all classes.
         average: the momentum of the weights' exponential moving average, which is then what is tested and saved;
@@ -69,6 +71,7 @@ class Recipe:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warm_up: float = 0.0
     weight_decay: float = 0.0
+    layer_decay: float = 1.0
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
     average: float = 0.0
@@ -92,6 +95,7 @@ class Recipe:
         for name in ("label_smoothing", "average", "validation"):
             _check(self, name, 0 <= getattr(self, name) < 1, "lies in 0 to 1, without 1")
         _check(self, "warm_up", 0 <= self.warm_up <= 1, "is a share of the steps: it lies in 0 to 1")
+        _check(self, "layer_decay", 0 < self.layer_decay <= 1, "is a share of a rate: it lies in 0 to 1, without 0")
         for name in ("weight_decay", "clip_norm"):
             _check(self, name, 0 <= getattr(self, name) <= LARGEST, "must be finite, and not negative")
 

@@ -10,6 +10,7 @@ from keras import ops
 from groupwise.errors import UserError
 from groupwise.recipes import Recipe
 from groupwise.texts import did_you_mean, nearest
+from groupwise.training.layer_decay import decay_by_layer
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -64,31 +65,36 @@ def make_optimizer(
     """Return the recipe's optimizer, built for the model's variables.
 
     Args:
-        recipe: of which optimizer, rate, schedule, decay, clipping, average and accumulation are looked at.
+        recipe: of which optimizer, rate, schedule, decays, clipping, average and accumulation are looked at.
         total_steps: of the learning rate's schedule: updates of the weights.
         model: whose variables it trains.
         first_step: of the schedule: an update.
 
     Raises:
-        UserError: Keras has no such optimizer, or it takes no such option.
+        UserError: as `optimizer_of`.
     """
     warm_up = round(recipe.warm_up * total_steps)
-    optimizer = optimizer_of(recipe)(
+    # Biases and batch norm's scales and offsets are the vectors among the variables.
+    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
+    # Keras on PyTorch takes a share of no variables for a mistake, and AdamW takes None for one.
+    decay = recipe.weight_decay if len(vectors) < len(model.trainable_variables) else 0.0
+    kind = optimizer_of(recipe)
+    optimizer = kind(
         WarmUpThenDecay(recipe.learning_rate, warm_up, total_steps, recipe.schedule, first_step, recipe.accumulate),
-        weight_decay=recipe.weight_decay or None,
+        weight_decay=decay or (0.0 if issubclass(kind, keras.optimizers.AdamW) else None),
         global_clipnorm=recipe.clip_norm or None,
         use_ema=recipe.average > 0,
         ema_momentum=recipe.average or 0.99,
         gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
         **recipe.optimizer_options,
     )
-    # Biases and batch norm's scales and offsets are the vectors among the variables.
-    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
-    if recipe.weight_decay and vectors:
+    if decay and vectors:
         optimizer.exclude_from_weight_decay(var_list=vectors)
     optimizer.build(model.trainable_variables)
     # fit() would end by overwriting the weights with their average, and could not go on with them.
     optimizer.finalize_variable_values = _leave_as_they_are
+    if recipe.layer_decay < 1:
+        decay_by_layer(optimizer, model, recipe.layer_decay)
     if recipe.average and recipe.accumulate > 1:
         _average_at_updates(optimizer)
     return optimizer
@@ -116,7 +122,7 @@ def optimizer_of(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
     """Return the class of Keras's that a recipe names.
 
     Raises:
-        UserError: Keras has no such optimizer, or it takes no such option.
+        UserError: Keras has no such optimizer, or it takes no such option; Nadam, and a rate for each layer.
     """
     base = keras.optimizers.Optimizer
     members = inspect.getmembers(keras.optimizers, inspect.isclass)
@@ -130,4 +136,7 @@ def optimizer_of(recipe: Recipe) -> type[keras.optimizers.Optimizer]:
     unknown = [name for name in recipe.optimizer_options if name not in known]
     if unknown:
         raise UserError(f"recipe {recipe.name!r}: optimizer {recipe.optimizer!r} takes no {unknown[0]!r}")
+    if recipe.layer_decay < 1 and issubclass(kind, keras.optimizers.Nadam):
+        says = f"layer_decay = {recipe.layer_decay!r}: optimizer {recipe.optimizer!r} has one rate for all layers"
+        raise UserError(f"recipe {recipe.name!r}: {says}; take adamw")
     return kind
