@@ -108,6 +108,21 @@ typedef enum GwNormalizationPass {
 // Computes the passes that `passes` is the sum of; executor and bits as for gw_convolve.
 GW_PUBLIC int gw_normalize(int passes, const GwNormalization*, const GwExecutor*);
 
+// The weights of a resize along an axis: Pillow's filters of these names.
+typedef enum GwFilter { GW_BILINEAR = 0, GW_BICUBIC = 1, GW_LANCZOS = 2 } GwFilter;
+
+// An image of bytes, or a rectangle of one, that becomes another one of any size.
+typedef struct GwResizing {
+  int64_t height, width, channels;
+  int64_t row_bytes;  // from one row to the next, no fewer than a row's
+  int64_t out_height, out_width;
+  int64_t filter;    // GwFilter
+  int64_t mirrored;  // whether left and right change places
+} GwResizing;
+
+// Resizes on the caller's thread. `out` has no gaps. The bits are those of Pillow's Image.resize.
+GW_PUBLIC int gw_resize(const GwResizing*, const uint8_t* in, uint8_t* out);
+
 // The name of the fastest family for this convolution; null if the sizes are invalid.
 GW_PUBLIC const char* gw_family(const GwConvolution*);
 // Those of all families, by number from 0 on; null past the last, which is "reference", plain loops for every

@@ -32,11 +32,32 @@ struct GwPoolJob {
   const GwExecutor* executor;
 };
 
+// What is added up along one axis of a resize: for output o the `counts[o]` inputs from firsts[o] on, weighted with
+// (high * 2^kLowBits + low) / 2^kWeightBits. A row of weights has `taps` of them, a multiple of 4, zeros behind.
+struct GwTaps {
+  static constexpr int kWeightBits = 22, kLowBits = 11;
+  int64_t outputs, taps;
+  const int32_t *firsts, *counts;
+  const int16_t *high, *low;
+};
+
+// A resize, its sizes checked. `middle` holds the resized rows, `middle_bytes` apart: at least kSpare bytes more than
+// one has.
+struct GwResizeJob {
+  static constexpr int64_t kSpare = 32;
+  const GwResizing* sizes;
+  GwTaps horizontal, vertical;
+  const uint8_t* in;
+  uint8_t *middle, *out;
+  int64_t middle_bytes;
+};
+
 struct GwKernels {
   const char* name;
   const GwFamily* families;  // until one without a name
   GwStatus (*max_pool)(const GwPoolJob&);
   GwStatus (*normalize)(int passes, const GwNormalization&, const GwExecutor&);
+  void (*resize)(const GwResizeJob&);
 };
 
 // A name of its own for each instruction set's build.

@@ -1,5 +1,5 @@
-// Draws convolutions and compares every family, pass and instruction set with the reference, max poolings and batch
-// norms with plain loops, and calls at once with calls one after the other; ends with 1 on a mistake.
+// Draws convolutions and compares every family, pass and instruction set with the reference, max poolings, batch
+// norms and resizes with plain loops, and calls at once with calls one after the other; ends with 1 on a mistake.
 //
 //   driver [SPECS A KIND] [SEED]
 //
@@ -11,6 +11,7 @@
 #include "convolutions.h"
 #include "normalizations.h"
 #include "poolings.h"
+#include "resizes.h"
 
 int main(int count, char** arguments) {
   const int64_t specs = count > 1 ? atol(arguments[1]) : 1000;
@@ -28,6 +29,8 @@ int main(int count, char** arguments) {
     printf("%s: %ld poolings drawn\n", set, long(specs));
     for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_normalization());
     printf("%s: %ld normalisations drawn\n", set, long(specs));
+    for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_resizing());
+    printf("%s: %ld resizes drawn\n", set, long(specs));
     fflush(stdout);
     mistakes += check_at_once();
   }

@@ -22,7 +22,7 @@ import groupwise
 
 _OUT_OF_MEMORY = 3
 STATUS = {
-    1: "these sizes are invalid, an array is lacking, the activation is none, or the executor has no threads",
+    1: "sizes are invalid, an array is lacking, the activation or the filter is none, or the executor has no threads",
     2: "the family does not compute this convolution",
 }
 _POINTER = ctypes.c_void_p
@@ -31,6 +31,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_max_pool": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
     "gw_max_pool_gradient": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
     "gw_normalize": (ctypes.c_int, (ctypes.c_int, _POINTER, _POINTER)),
+    "gw_resize": (ctypes.c_int, (_POINTER,) * 3),
     "gw_gradient_reads_outputs": (ctypes.c_int, (ctypes.c_int64,)),
     "gw_family": (ctypes.c_char_p, (_POINTER,)),
     "gw_family_name": (ctypes.c_char_p, (ctypes.c_int64,)),

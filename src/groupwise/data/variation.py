@@ -81,11 +81,14 @@ class Varying:
 
     def vary(self, image: ImageArray, generator: Generator) -> ImageArray:
         """Return an image, uint8 (height, width, channels), varied by itself and of the size wanted."""
-        augmentation = self.augmentation
-        if augmentation.resized_crop is not None:
-            area = augmentation.resized_crop
-            image = random_resized_crop(image, self.image_size, area, generator, self.interpolation)
-        if augmentation.flip or augmentation.crop_padding:
+        augmentation, flip = self.augmentation, self.augmentation.flip
+        area = augmentation.resized_crop
+        if area is not None:
+            # Mirrored on the way, where nothing else comes between.
+            at_once = flip and not augmentation.crop_padding
+            image = random_resized_crop(image, self.image_size, area, generator, self.interpolation, at_once)
+            flip = flip and not at_once
+        if flip or augmentation.crop_padding:
             image = flip_and_crop(image, augmentation, generator)
         if augmentation.rand_augment is not None:
             image = rand_augment(image, generator, **augmentation.rand_augment)
