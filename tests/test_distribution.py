@@ -1,5 +1,6 @@
 """A training on several processes and devices: what one process does, to rounding; and how it ends and goes on."""
 
+import json
 import re
 import signal
 import sys
@@ -61,7 +62,10 @@ def test_processes_and_devices_train_as_one(tmp_path: Path, monkeypatch: pytest.
             run = tmp_path / str(count) / name
             assert_same_training(run, tmp_path / "1" / name, *TOLERANCES.get(name, ()))
             assert (run / "process-1.log").read_text().count("Training as process 1 of") == 1
-            assert (run / "summary.json").exists()
+            mine, its = (json.loads((path / "summary.json").read_text()) for path in (run, tmp_path / "1" / name))
+            assert (mine["tests"]["more"]["images"], its["tests"]["more"]["images"]) == (23, 23)
+            if mine["best_epoch"] == its["best_epoch"]:  # else several were as good, to rounding
+                assert mine["tests"]["more"]["loss"] == pytest.approx(its["tests"]["more"]["loss"], rel=1e-2)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of what XLA compiles")

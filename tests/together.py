@@ -44,6 +44,7 @@ def write_data(folder: Path) -> None:
     """Write images of which no number is one that processes divide."""
     arrays = dict(zip(("x_train", "y_train"), bars.bars(117), strict=True))
     np.savez(folder / "bars.npz", **arrays, **dict(zip(("x_test", "y_test"), bars.bars(31, seed=1), strict=True)))
+    np.savez(folder / "more.npz", **dict(zip(("x", "y"), bars.bars(23, seed=3), strict=True)))
 
 
 def train_all(folder: Path, distribution: Distribution, output: str) -> None:
@@ -52,8 +53,9 @@ def train_all(folder: Path, distribution: Distribution, output: str) -> None:
     Process 0 leaves the losses of all steps beside the runs' folders.
     """
     dataset = load_dataset(folder / "bars.npz")
+    tests = {"more": load_dataset(folder / "more.npz", test_fraction=1)}
     for name, recipe in list(RECIPES.items())[: 1 if distribution.count > 2 else None]:
-        losses = train_one(dataset, recipe, folder / output / name, distribution=distribution)
+        losses = train_one(dataset, recipe, folder / output / name, distribution=distribution, tests=tests)
         if not distribution.index:
             np.save(folder / output / f"{name}.npy", losses)
 

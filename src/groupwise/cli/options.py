@@ -67,6 +67,7 @@ _NAMES = {
     "path": "--output",
     "restart": "--schedule restart",
     "synchronizes": "--no-sync-batch-norm",
+    "tests": "--test",
 }
 """Options that are not called as the library's argument is."""
 
@@ -149,6 +150,19 @@ def parse_settings(texts: Sequence[str] | None) -> dict[str, Any]:
         else:
             settings[name] = _value(value)
     return settings
+
+
+def parse_test(text: str) -> tuple[str | None, str]:
+    """Return "shift=photos/" as ("shift", "photos/"), and without a name (None, "photos/").
+
+    What stands before the first "=" is a name where it is a word: not in "runs/a=b" or "./a=b", which are paths, nor in
+    an address.
+    """
+    before, _, after = text.partition("=")
+    name, data = (before, after) if "=" in text and re.fullmatch(r"\w[\w.-]*", before) else (None, text)
+    if not data:
+        raise UserError(f"--test {text}: must be DATA or NAME=DATA, such as night=photos-at-night/")
+    return name, data
 
 
 def _value(text: str) -> Any:

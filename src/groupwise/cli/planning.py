@@ -1,11 +1,12 @@
 """From the options of `groupwise train` to a plan: of a new run, or of one to go on with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from groupwise.cli.console import note
-from groupwise.cli.options import option
+from groupwise.cli.options import option, parse_test
 from groupwise.cli.processes import Start
 from groupwise.errors import UserError
 from groupwise.inference.run_folder import read_json
@@ -35,6 +36,7 @@ class Wishes:
         changes: of the recipe, by options of their own.
         settings: of it, too, by their names in it.
         seed, backend: of it.
+        tests: further data to test on, each perhaps with a name.
         start: what settles the backend, and joins the other processes.
     """
 
@@ -46,6 +48,7 @@ class Wishes:
     settings: dict[str, Any]
     seed: int | None
     backend: str | None
+    tests: Sequence[str]
     start: Start
 
     def __post_init__(self) -> None:
@@ -53,8 +56,8 @@ class Wishes:
             raise UserError(f"--set {name}: {option(name)} sets it, too; name it once")
 
 
-Planned: TypeAlias = tuple["Plan", "Dataset", Path, "Distribution"]
-"""What is to be done, on which images, in which folder, and by whom."""
+Planned: TypeAlias = tuple["Plan", "Dataset", Path, "Distribution", "dict[str, Dataset]"]
+"""What is to be done, on which images, in which folder, by whom, and tested on which other images."""
 
 
 def planned(data: str, output: Path | None, wishes: Wishes) -> Planned:
@@ -71,6 +74,7 @@ def planned(data: str, output: Path | None, wishes: Wishes) -> Planned:
     dataset = load_dataset(data, seed=seed)
     if weights is not None and wishes.seed is None:
         dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
+    tests, opened = _opened(wishes.tests)
     distribution = wishes.start(wishes.backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
@@ -80,11 +84,27 @@ def planned(data: str, output: Path | None, wishes: Wishes) -> Planned:
     if weights is not None and model is None:
         model = model_of(weights)
     recipe, notes = _changed(recipe, model, wishes)
-    plan = make_plan(dataset, data, recipe, seed=seed, weights=weights)
+    plan = make_plan(dataset, data, recipe, seed=seed, weights=weights, tests=tests)
     for text in notes:
         note(text)
     folder = distribution.first(output or _new_folder(dataset.name, recipe.model))
-    return plan, dataset, folder, distribution
+    return plan, dataset, folder, distribution, opened
+
+
+def _opened(texts: Sequence[str]) -> tuple[dict[str, str], "dict[str, Dataset]"]:
+    """Return further data to test on by their names: as the user named them, and opened."""
+    from groupwise.data import load_dataset
+
+    named: dict[str, str] = {}
+    opened = {}
+    for text in texts:
+        given, data = parse_test(text)
+        dataset = load_dataset(data, test_fraction=1)
+        name = given or dataset.name
+        if name in named:
+            raise UserError(f"--test {text}: {named[name]} is called {name}, too; give it another one with NAME=DATA")
+        named[name], opened[name] = data, dataset
+    return named, opened
 
 
 def _new_folder(dataset: str, model: str) -> Path:
@@ -126,14 +146,17 @@ def resumed(
     distribution = wishes.start(backend)
     from groupwise.inference.recorded import divide_for
     from groupwise.training import Plan, extend_plan
+    from groupwise.training.testing import load_tests
 
     plan = Plan.of(read_json(folder.recipe))
     _refuse_changes(plan, output, wishes)
     given = {**wishes.changes, **wishes.settings}
     moved = plan.recipe.with_settings({name: given[name] for name in ENDS & given.keys()})
     plan = extend_plan(plan, epochs_finished(folder.checkpoints), moved.epochs, restart, moved.patience)
+    tests, opened = _opened(wishes.tests) if wishes.tests else (plan.tests, load_tests(plan.tests))
+    plan = replace(plan, tests=tests)
     dataset, _ = divide_for(load_dataset(data), output)  # what may mislead is said by train()
-    return plan, dataset, output, distribution
+    return plan, dataset, output, distribution, opened
 
 
 def _refuse_changes(plan: "Plan", folder: Path, wishes: Wishes) -> None:

@@ -126,6 +126,15 @@ def train(
         float | None,
         left_open("The share of the training images to set aside to choose best.keras by, such as 0.1."),
     ] = None,
+    test: Annotated[
+        list[str] | None,
+        left_open(
+            "Further data, of any kind that DATA may be, whose images best.keras is tested on once, at the end (those "
+            "that are trained on are left out); may be repeated. A path with = in it and no / before that needs ./ in "
+            "front. With --resume instead of the run's. Default of NAME: the data's own.",
+            metavar="[NAME=]DATA",
+        ),
+    ] = None,
     schedule: Annotated[
         Schedule | None,
         left_open(
@@ -295,15 +304,15 @@ def train(
         raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
     with ExitStack() as stack:
         start = Start(stack, place, sync_batch_norm)
-        wishes = Wishes(recipe, model, weights, arguments, changes, named, seed, backend, start)
+        wishes = Wishes(recipe, model, weights, arguments, changes, named, seed, backend, test or (), start)
         if is_resumed:
             assert chosen is not None
             settled = resumed(data, chosen, wishes, schedule is Schedule.RESTART)
         else:
             settled = planned(data, chosen, wishes)
-        plan, dataset, folder, distribution = settled
+        plan, dataset, folder, distribution, tests = settled
         if dry_run:
-            _rehearse(plan, dataset, folder)
+            _rehearse(plan, dataset, folder, tests)
             return
         from groupwise.training import train as run
 
@@ -320,6 +329,7 @@ def train(
                 checkpoint_every=checkpoint_every,
                 checkpoints_kept=keep_checkpoints,
                 distribution=distribution,
+                tests=tests,
             )
         except Interrupted as stopped:
             if not stopped.resumable:
@@ -335,14 +345,14 @@ def _is_resumed(resume: Resume | None, output: Path | None) -> bool:
     return resume is Resume.RUN or (resume is Resume.AUTO and output is not None and Workspace(output).recipe.exists())
 
 
-def _rehearse(plan: "Plan", dataset: "Dataset", folder: Path) -> None:
+def _rehearse(plan: "Plan", dataset: "Dataset", folder: Path, tests: "dict[str, Dataset]") -> None:
     """Print what a training will take, and draw some of its images beside where the run's folder would be."""
     from groupwise.training import rehearse
 
     console, picture = make_console(), folder.with_name(f"{folder.name}-dry-run.png")
     check_installed("matplotlib", option("dry_run"))
     make_folder(picture.parent)
-    found = rehearse(plan, dataset, picture, observer=ConsoleObserver(console))
+    found = rehearse(plan, dataset, picture, observer=ConsoleObserver(console), tests=tests)
     print_lines(console, {**found.facts(), "picture": str(picture)})
 
 

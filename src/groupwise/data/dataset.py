@@ -157,6 +157,12 @@ class Dataset:
     notes: tuple[str, ...] = ()
     validation_rule: SplitRule | None = None
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Those that it has, by their names: every image is in one of them."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
     def divided(self, rule: SplitRule, trained: Identities | None = None) -> "Dataset":
         """Return the same data set, divided by another rule; itself where it has test images of its own.
 

@@ -116,8 +116,7 @@ def _decoded(text: str) -> Identities:
 
 def record_of(dataset: Dataset, earlier: SplitRecord | None = None) -> SplitRecord:
     """Return the record of a training on a data set, from weights that had an earlier one."""
-    splits = {side: getattr(dataset, side) for side in SIDES}
-    images = {side: np.sort(split.identities()) for side, split in splits.items() if split is not None}
+    images = {side: np.sort(split.identities()) for side, split in dataset.splits.items()}
     rule = None if dataset.undivided is None else dataset.rule
     trained = NONE if earlier is None else earlier.trained
     return SplitRecord(rule, images, trained, validation_rule=dataset.validation_rule)
@@ -139,7 +138,7 @@ def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
     They count the images that came and went, and those that are tested on although they were trained on: moved from
     one side to the other, copied, or tested on by request.
     """
-    now = {side: split.identities() for side in SIDES if (split := getattr(dataset, side)) is not None}
+    now = {side: split.identities() for side, split in dataset.splits.items()}
     said = []
     everything, recorded = np.concatenate(list(now.values())), np.concatenate([*record.images.values(), record.unread])
     if np.isin(record.images["train"], everything).any():
@@ -154,7 +153,7 @@ def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
     seen = np.isin(now["test"], record.trained) & ~np.isin(now["test"], record.images["test"])
     # What is still trained on was copied, or is another image of the same name and size.
     doubtful = seen & np.isin(now["test"], now["train"])
-    count_seen = (seen & ~doubtful).sum() + _copies(dataset, np.flatnonzero(doubtful))
+    count_seen = (seen & ~doubtful).sum() + _are_copies(dataset.test, np.flatnonzero(doubtful), dataset.train).sum()
     if count_seen:
         count = f"{count_seen:,} of the {len(seen):,} images that are tested on"
         said.append(f"{count} were trained on: the accuracy is no measure of what the model does with new images")
@@ -163,25 +162,40 @@ def changes_since(dataset: Dataset, record: SplitRecord) -> list[str]:
 
 def copies_in(dataset: Dataset) -> list[str]:
     """Return a sentence if images of the data set's own test are among those to train on; read those that may be."""
-    count = _copies(dataset, np.arange(len(dataset.test)))
+    count = _are_copies(dataset.test, np.arange(len(dataset.test)), dataset.train).sum()
     if not count:
         return []
     return [f"{count:,} of the {len(dataset.test):,} images to test on are also among those to train on"]
 
 
-def _copies(dataset: Dataset, tested: NDArray[np.intp]) -> int:
-    """Return how many of these test images are also among those to train on."""
-    if not len(tested):
-        return 0
-    places = dict(zip(dataset.train.identities().tolist(), range(len(dataset.train)), strict=True))
-    pairs = [(index, places.get(identity)) for index, identity in enumerate(dataset.test.identities().tolist())]
-    chosen = [pairs[index] for index in tested]
-    return sum(_is_copy(dataset, index, place) for index, place in chosen if place is not None)
+def trained_in(split: Split, train: Split, record: SplitRecord) -> NDArray[np.bool_]:
+    """Return which images of other data are trained on, (n,); read those that may be.
+
+    Args:
+        split: the images.
+        train: what a run trains on.
+        record: of it, and of what its weights were trained on before.
+    """
+    identities = split.identities()
+    is_trained = np.isin(identities, record.trained)
+    doubtful = np.flatnonzero(is_trained & np.isin(identities, train.identities()))
+    is_trained[doubtful] = _are_copies(split, doubtful, train)
+    return is_trained
 
 
-def _is_copy(dataset: Dataset, tested: int, trained: int) -> bool:
+def _are_copies(split: Split, indices: NDArray[np.intp], train: Split) -> NDArray[np.bool_]:
+    """Return which of these images of a split are also among those to train on."""
+    if not len(indices):
+        return np.zeros(0, bool)
+    places = dict(zip(train.identities().tolist(), range(len(train)), strict=True))
+    known = [places.get(identity) for identity in split.identities()[indices].tolist()]
+    pairs = zip(indices.tolist(), known, strict=True)
+    return np.array([place is not None and _is_copy(split, index, train, place) for index, place in pairs])
+
+
+def _is_copy(split: Split, index: int, train: Split, place: int) -> bool:
     try:
-        return np.array_equal(dataset.test.read(tested), dataset.train.read(trained))
+        return np.array_equal(split.read(index), train.read(place))
     except BrokenImage:
         return False
 
@@ -212,7 +226,7 @@ def held_to(dataset: Dataset, record: SplitRecord) -> tuple[Dataset, list[str]]:
         count = f"{gone['train']:,} of the run's images to train on"
         raise UserError(f"{dataset.name} lacks {count}: put them back, or {again}")
     said = []
-    present = sum(len(split) for side in SIDES if (split := getattr(dataset, side)) is not None)
+    present = sum(map(len, dataset.splits.values()))
     added = present - sum(len(split) for split in kept.values())
     removed = sum(gone.values())
     if added:

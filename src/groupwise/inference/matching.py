@@ -18,7 +18,16 @@ def match_classes(network: Network | RewrittenNetwork, dataset: Dataset) -> tupl
     Raises:
         UserError: the data has classes that the network does not know, or that may be several.
     """
-    known: list[str] = network.metadata["class_names"]
+    matched, note = among_classes(dataset, network.metadata["class_names"])
+    return matched.test, note
+
+
+def among_classes(dataset: Dataset, known: Sequence[str]) -> tuple[Dataset, str | None]:
+    """Return a data set to test on with the classes that a model knows, and a note as `match_classes` does.
+
+    Raises:
+        UserError: it has others, or some that may be several.
+    """
     places = places_of(dataset.class_names, known)
     unknown = [name for name in dataset.class_names if name not in places]
     if unknown:
@@ -33,7 +42,7 @@ def match_classes(network: Network | RewrittenNetwork, dataset: Dataset) -> tupl
         name, twin = next(iter(other.items()))
         more = f", and {len(other) - 1} more that are written in another way" if len(other) > 1 else ""
         note = f"the class {quoted(name)} is the model's {quoted(twin)}{more}"
-    return dataset.relabelled(known, [places[name] for name in dataset.class_names]).test, note
+    return dataset.relabelled(known, [places[name] for name in dataset.class_names]), note
 
 
 def with_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:

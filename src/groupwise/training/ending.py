@@ -8,7 +8,6 @@ from pathlib import Path
 from groupwise import models
 from groupwise.errors import UserError, check_installed, first_line
 from groupwise.inference.evaluation import Evaluation
-from groupwise.inference.preprocessing import make_batches
 from groupwise.interruption import Interrupted, on_signals
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.checkpoints import paths, step_of
@@ -17,22 +16,22 @@ from groupwise.training.retrying import can_go_back, go_back
 from groupwise.training.session import Session
 from groupwise.training.stopped import Diverged, StopTraining
 from groupwise.training.summary import RunSummary
+from groupwise.training.testing import evaluate_further, evaluate_splits
 from groupwise.training.workspace import Workspace
 
 
 def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
-    """Test the last model, draw the curves, and write the summary."""
+    """Test the last model, and the best one on further data; draw the curves, and write the summary."""
     run, rows, judge = session.run, session.rows, session.judge
     session.wait_for_checkpoint()
     broken = [*session.batches.broken, *judge.batches.broken]
+    if run.plan.recipe.average:
+        swap_average(session.network)
     if evaluation is None or judge.name != "test":
-        if run.plan.recipe.average:
-            swap_average(session.network)
-        part = run.distribution.index, run.distribution.count
-        batches = make_batches(run.dataset.test, session.network, run.plan.recipe.batch_size, part=part)
-        evaluation = run.distribution.evaluate(session.network, batches)
-        broken += batches.broken
-        batches.close()
+        evaluation, skipped = evaluate_splits(session, [run.dataset.test])
+        broken += skipped
+    tests, skipped = evaluate_further(session)
+    broken += skipped
     broken = list(dict.fromkeys(pair for pairs in run.distribution.gather(broken) for pair in pairs))
     best = rows[session.kept_epoch - 1]
     description = models.describe(session.network)
@@ -52,6 +51,7 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         macs=description.macs,
         broken_images=broken,
         ended_by_patience=session.is_out_of_patience and len(rows) < run.plan.recipe.epochs,
+        tests=tests,
     )
     try:
         _draw_curves(run.folder)

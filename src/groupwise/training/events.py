@@ -5,7 +5,7 @@ An observer is any function of an event; most events have lines for a reader.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -241,12 +241,17 @@ class Finished(Event):
             f"{summary.test_top5:.2%}) after {_epochs(summary.epochs)} and {summary.training_seconds:,.0f} seconds of "
             "training",
             f"{files.best.name} is epoch {summary.best_epoch}'s, {_choice(summary)}",
+            *(
+                f"{files.best.name} on {name}: accuracy {test.accuracy:.2%} of {test.images:,} images (top 5: "
+                f"{test.top5:.2%})"
+                for name, test in summary.tests.items()
+            ),
             f"{self.folder} holds {', '.join(names[:-1])} and {names[-1]}",
         ]
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        return {"event": "finished", **vars(self.summary), "folder": str(self.folder)}
+        return {"event": "finished", **asdict(self.summary), "folder": str(self.folder)}
 
 
 def _choice(summary: "RunSummary") -> str:

@@ -1,6 +1,6 @@
 """train(): from a plan and a data set to the folder of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
@@ -30,6 +30,7 @@ from groupwise.training.retrying import WentBack
 from groupwise.training.seed import set_seed
 from groupwise.training.session import Run, Session
 from groupwise.training.summary import RunSummary
+from groupwise.training.testing import load_tests, settle_tests
 from groupwise.training.workspace import Workspace
 from groupwise.writing import expanded
 
@@ -44,6 +45,7 @@ def train(
     checkpoint_every: str = "10min",
     checkpoints_kept: int = 2,
     distribution: Distribution | None = None,
+    tests: Mapping[str, Dataset] | None = None,
 ) -> RunSummary:
     """Train a network and leave all there is to know about it in a folder.
 
@@ -64,6 +66,9 @@ def train(
         distribution: the processes that train together, entered. Each calls this with the same arguments; the first
             one writes the folder, which all of them see, and tells `observer`; the others log to a file there. Default:
             this process alone, on JAX with all of its devices.
+        tests: further data, by names of yours, that the best model is tested on once, at the end: all of their images
+            but those that are trained on. Their classes are matched by name, and may be fewer. Default: what the plan
+            names.
 
     Returns:
         The summary, also written to the folder.
@@ -87,6 +92,7 @@ def train(
         raise UserError(f"{argument('checkpoints_kept', checkpoints_kept)}: one is the least that a run can go on from")
     interval = Interval.of(checkpoint_every)
     distribution = distribution or Distribution.alone()
+    tests = load_tests(plan.tests) if tests is None else tests
     folder = Workspace(expanded(output), distribution.index)
     folder.open(resume)
     observe, callbacks = _divided(observer)
@@ -97,17 +103,20 @@ def train(
         _observed(folder, observe, distribution) as observe,
     ):
         run, notes = _run(plan, dataset, folder, resume, observe, distribution)
+        settled, said = settle_tests(tests, plan.class_names, run.dataset.train, run.record)
+        run = replace(run, tests=settled, callbacks=callbacks)
         _check_the_same(run)
         observe(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
-        for text in (*_who(distribution), *notes, *large_batches(run), *why_no_curves()):
+        for text in (*_who(distribution), *notes, *said, *large_batches(run), *why_no_curves()):
             observe(Noted(text))
         while True:
             keeper = Keeper(folder.checkpoints, interval, checkpoints_kept, plan.recipe.on_nan == "retry")
             try:
-                return _train(replace(run, callbacks=callbacks), resume, keeper)
+                return _train(run, resume, keeper)
             except WentBack as back:
                 plan, resume = back.plan, True
-            run, _ = _run(plan, dataset, folder, resume, observe, distribution)
+            again, _ = _run(plan, dataset, folder, resume, observe, distribution)
+            run = replace(again, tests=run.tests, callbacks=callbacks)
 
 
 def _divided(
@@ -145,7 +154,9 @@ def _check_the_same(run: Run) -> None:
     """Raise UserError where processes do not agree on what is to be trained, and on which images."""
     if run.distribution.count == 1:
         return
-    for what, content in {"arguments": run.plan.as_dict(), "images": run.record.as_dict()}.items():
+    tests = {name: [split.identities().tolist() for split in splits] for name, splits in run.tests.items()}
+    same = {"arguments": run.plan.as_dict(), "images": run.record.as_dict(), "images to test on": tests}
+    for what, content in same.items():
         every = run.distribution.gather(blake2b(json_text(content).encode(), digest_size=16).hexdigest())
         if len({*every}) > 1:
             other = next(index for index, each in enumerate(every) if each != every[0])

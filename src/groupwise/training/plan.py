@@ -1,7 +1,7 @@
 """What settles a training: the complete recipe, the data, the classes and the seed."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ class Plan:
         preprocessing: of the images; None for the network's own.
         schedule_start: the epoch after which the learning rate's schedule begins, which takes all epochs from there on;
             other than 0 where a run was resumed so.
+        tests: what the user named of further data that the best model is tested on at the end, by its names.
         retries: how often the training went back after a loss that was not finite, each time to a fifth of the rate.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     preprocessing: Preprocessing | None = None
     schedule_start: int = 0
     retries: int = 0
+    tests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def learning_rate(self) -> float:
@@ -115,13 +117,22 @@ def default_recipe(dataset: Dataset) -> str:
     return "digits" if dataset.channels == 1 and max(dataset.image_size) <= DIGITS_SIDE else "cifar10"
 
 
-def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, weights: str | None = None) -> Plan:
+def make_plan(
+    dataset: Dataset,
+    data: str,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    weights: str | None = None,
+    tests: Mapping[str, str] | None = None,
+) -> Plan:
     """Return the plan of a training on a data set, with the image size and the type settled.
 
     The recipe's size comes first; then the data's own, where all images have one and it is not above the network's;
     then the network's.
 
-    What the weights expect of network and images settles the rest, where the recipe leaves it open.
+    What the weights expect of network and images settles the rest, where the recipe leaves it open. `tests` names
+    further data that the best model is tested on at the end: names of the user's own to what `load_dataset` takes.
 
     Raises:
         UserError: an unknown model, an argument that it does not take or that is settled otherwise, an optimizer that
@@ -155,7 +166,17 @@ def make_plan(dataset: Dataset, data: str, recipe: Recipe, *, seed: int = 0, wei
     if dataset.image_size == size:
         # The images have the network's size: nothing is to be cut off them.
         preprocessing = replace(preprocessing, crop=1.0)
-    return Plan(settled, data, dataset.name, dataset.class_names, channels, seed, weights, preprocessing)
+    return Plan(
+        recipe=settled,
+        data=data,
+        dataset=dataset.name,
+        class_names=dataset.class_names,
+        channels=channels,
+        seed=seed,
+        weights=weights,
+        preprocessing=preprocessing,
+        tests=dict(tests or {}),
+    )
 
 
 def settled_dtype(

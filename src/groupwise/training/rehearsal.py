@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from groupwise.models.network import Network
 from groupwise.training.beginning import prepare, recorded
 from groupwise.training.checkpoints import Interval
 from groupwise.training.distribution import Distribution
-from groupwise.training.events import Observer
+from groupwise.training.events import Noted, Observer
 from groupwise.training.keeping import Keeper
 from groupwise.training.observers import log
 from groupwise.training.plan import Plan
 from groupwise.training.seed import set_seed
 from groupwise.training.session import Run
 from groupwise.training.starting import start_from
+from groupwise.training.testing import load_tests, settle_tests
 from groupwise.training.workspace import Workspace
 
 STEPS = 6
@@ -78,7 +80,14 @@ class Rehearsal:
         }
 
 
-def rehearse(plan: Plan, dataset: Dataset, picture: Path | None = None, *, observer: Observer = log) -> Rehearsal:
+def rehearse(
+    plan: Plan,
+    dataset: Dataset,
+    picture: Path | None = None,
+    *,
+    observer: Observer = log,
+    tests: Mapping[str, Dataset] | None = None,
+) -> Rehearsal:
     """Make a training's first steps on some of its images, and return what it will take.
 
     Args:
@@ -86,6 +95,7 @@ def rehearse(plan: Plan, dataset: Dataset, picture: Path | None = None, *, obser
         dataset: what the plan was made for.
         picture: of a PNG of images as the training sees them, with their classes; None: none is drawn.
         observer: told of what may mislead.
+        tests: as `train` has them; they are opened, and nothing is computed of them.
 
     Raises:
         UserError: as `train`, and where a picture is wanted and cannot be drawn.
@@ -97,7 +107,10 @@ def rehearse(plan: Plan, dataset: Dataset, picture: Path | None = None, *, obser
     recipe = plan.recipe
     with without_tensorflow():
         set_seed(plan.seed)
-        whole, _, _ = recorded(plan, with_classes(dataset, plan.class_names))
+        whole, record, _ = recorded(plan, with_classes(dataset, plan.class_names))
+        tests = load_tests(plan.tests) if tests is None else tests
+        for text in settle_tests(tests, plan.class_names, whole.train, record)[1]:
+            observer(Noted(text))
         some, nowhere = _some(whole, plan), Workspace(Path())
         run = Run(plan, some, record_of(some), nowhere, observer, Distribution.alone())
         session = prepare(run, Keeper(nowhere.path, Interval(), 1))

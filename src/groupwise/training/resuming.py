@@ -61,7 +61,7 @@ def restore(session: Session) -> Checkpoint | None:
     if not session.is_over:
         # It may go on beyond an end that it had reached.
         session.write_record()
-        folder.write_json(folder.recipe, run.plan.as_dict())
         if not folder.process:
             folder.summary.unlink(missing_ok=True)
+    folder.write_json(folder.recipe, run.plan.as_dict())
     return checkpoint

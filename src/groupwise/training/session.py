@@ -1,12 +1,12 @@
 """A run at work: what belongs together from its first step to its summary."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import keras
 
-from groupwise.data import Dataset, ImageBatches
+from groupwise.data import Dataset, ImageBatches, Split
 from groupwise.data.record import SplitRecord
 from groupwise.errors import UserError
 from groupwise.inference.recorded import SPLIT
@@ -32,6 +32,7 @@ class Run:
         folder: of the run.
         observer: of its events.
         distribution: the processes and devices that it runs on.
+        tests: images of further data, by its name, that the best model is tested on at the end.
         callbacks: Keras's, that fit() is given, too.
     """
 
@@ -41,6 +42,7 @@ class Run:
     folder: Workspace
     observer: Observer
     distribution: Distribution
+    tests: Mapping[str, Sequence[Split]] = field(default_factory=dict)
     callbacks: Sequence[keras.callbacks.Callback] = ()
 
 

@@ -1,6 +1,22 @@
 """What came out of a training."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class FurtherTest:
+    """What the best model makes of further data.
+
+    Attributes:
+        accuracy, top5, loss: of it.
+        images: how many were tested on.
+    """
+
+    accuracy: float
+    top5: float
+    loss: float
+    images: int
 
 
 @dataclass(frozen=True)
@@ -19,8 +35,9 @@ class RunSummary:
         images_per_second: the last epoch's.
         share_waited: the last epoch's share of time in which there was no input.
         trainable_parameters, macs: of the network; MACs for one image.
-        broken_images: the (name, reason) of every image that was skipped.
+        broken_images: the (name, reason) of every image that was skipped; of further data theirs comes before it.
         ended_by_patience: whether the images `judged_by` ended the training before its last epoch.
+        tests: what best.keras makes of further data to test on, by the data's names.
     """
 
     test_accuracy: float
@@ -38,3 +55,4 @@ class RunSummary:
     macs: int
     broken_images: list[tuple[str, str]]
     ended_by_patience: bool = False
+    tests: Mapping[str, FurtherTest] = field(default_factory=dict)
