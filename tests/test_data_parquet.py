@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from groupwise.data import load_dataset, remote
+from groupwise.data import parquet as parquet_files
 from groupwise.errors import UserError
 from tests.serving import Files, serving
 from tests.test_data_published import jpeg, seen, write
@@ -19,7 +20,8 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of what is kept; and no pauses."""
+    """The folder of what is kept; and no pauses, and few rows at once."""
+    monkeypatch.setattr(parquet_files, "ROWS", 4)
     monkeypatch.setenv("GROUPWISE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "PAUSE", 0.001)
     return tmp_path / "cache" / "data"

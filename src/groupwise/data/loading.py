@@ -9,6 +9,7 @@ from groupwise.data.files import files_in_folder, files_in_zip, with_utf8_names
 from groupwise.data.folders import dataset_of_files
 from groupwise.data.listed import dataset_of_list, is_list
 from groupwise.data.published import find_published
+from groupwise.data.shard_cache import is_shard
 from groupwise.data.sources import addresses_of, dataset_of_sources, is_pattern, shards_in
 from groupwise.errors import UserError
 from groupwise.texts import did_you_mean, nearest
@@ -17,8 +18,8 @@ from groupwise.writing import expanded
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SUPPORTED = (
     "digits, a folder of class folders, a .zip of one, CIFAR's folder or .tar.gz, an .npz, a .csv or .jsonl of paths "
-    "and labels, .tar or .parquet shards, a folder with the files of MNIST, SVHN, Food-101, Oxford's flowers or "
-    "ImageNet"
+    "and labels, .tar, .parquet or .tfrecord shards, a folder with the files of MNIST, SVHN, Food-101, Oxford's "
+    "flowers or ImageNet"
 )
 
 
@@ -30,9 +31,9 @@ def load_dataset(source: str | Path, *, seed: int = 0, test_fraction: float = 0.
     or .tar.gz; a folder with MNIST's idx files, gzipped or not; an .npz with x_train, y_train, x_test,
     y_test, or x, y, or images, labels; a .csv, .tsv or .jsonl of paths and labels, and perhaps splits, the columns by
     their names; the folders of SVHN's .mat files, of Food-101, of Oxford's 102 flowers and of ImageNet (the tar files,
-    or class folders by WordNet id, and the validation images with their ground truth); shards, WebDataset's tar files
-    or Parquet files of the Hugging Face layout: a folder of them, a pattern such as "train-{000..127}.tar", or an
-    address that fsspec knows.
+    or class folders by WordNet id, and the validation images with their ground truth); shards, WebDataset's tar files,
+    Parquet files of the Hugging Face layout or TFRecord files: a folder of them, a pattern such as
+    "train-{000..127}.tar", or an address that fsspec knows.
 
     Args:
         source: "digits" or a path. (A folder of that name is "./digits".)
@@ -75,7 +76,7 @@ def _load_path(path: Path, rule: SplitRule) -> Dataset:
         raise UserError(f"{path} is empty: it has no bytes")
     if name.endswith(".zip"):
         return dataset_of_files(path.name, files_in_zip(path), rule)
-    if name.endswith(".parquet") or (name.endswith(".tar") and not is_cifar_archive(path)):
+    if is_shard(name) and not (name.endswith(".tar") and is_cifar_archive(path)):
         return dataset_of_sources(str(path), [str(path)], rule)
     if name.endswith(TAR_SUFFIXES):
         return dataset_of_cifar_archive(path)

@@ -1,14 +1,11 @@
 """Images out of Parquet files of the Hugging Face layout: a column of images, {"bytes", "path"}, and one of labels."""
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from PIL import Image
-
-from groupwise.data.files import IMAGE_SUFFIXES, suffix_of
+from groupwise.data.rows import files_of_row
 from groupwise.errors import UserError, check_installed, first_line
 
 ROWS = 64  # that are in memory at once
@@ -35,7 +32,12 @@ def samples_of_parquet(file: Any, name: str) -> Iterator[dict[str, bytes]]:
         row = 0
         for batch in table.iter_batches(ROWS, columns=[image, label]):
             for content, value in zip(batch.column(image).to_pylist(), batch.column(label).to_pylist(), strict=True):
-                yield _sample(content, value, classes, f"{PurePosixPath(name).stem}/{row:08}", keys)
+                content = content or {}
+                is_known = isinstance(value, int) and 0 <= value < len(classes)
+                said = str(classes[value] if is_known else value)
+                yield files_of_row(
+                    content.get("bytes") or b"", content.get("path"), said, f"{PurePosixPath(name).stem}/{row:08}", keys
+                )
                 row += 1
     except (ArrowException, OSError) as error:
         raise UserError(f"{name}: not a readable Parquet file ({first_line(error)})") from error
@@ -53,27 +55,3 @@ def _columns(schema: Any, name: str) -> tuple[str, str, Sequence[str]]:
         raise UserError(f"{name} has no column of {lacking}, only {', '.join(schema.names)}")
     label = next((column for column in LABELS if column in labels), labels[0])
     return images[0], label, features.get(label, {}).get("names", ())
-
-
-def _sample(
-    content: Mapping[str, Any] | None, value: Any, classes: Sequence[str], number: str, keys: set[str]
-) -> dict[str, bytes]:
-    """Return a sample's files by name; the key is the image's own name where it has one that no other has."""
-    image, path = ((content or {}).get(part) for part in ("bytes", "path"))
-    suffix = suffix_of(path or "")
-    key = str(path).removesuffix(path[len(path) - len(suffix) :]).replace(".", "_").strip("/") if path else number
-    key = number if key in keys else key
-    keys.add(key)
-    if suffix not in IMAGE_SUFFIXES:
-        suffix = _suffix(image or b"")
-    is_known = isinstance(value, int) and 0 <= value < len(classes)
-    return {f"{key}{suffix}": image or b"", f"{key}.cls": str(classes[value] if is_known else value).encode()}
-
-
-def _suffix(content: bytes) -> str:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            suffix = f".{str(image.format).lower()}"
-    except Exception:  # whoever decodes the image names the reason
-        return ".jpg"
-    return suffix if suffix in IMAGE_SUFFIXES else ".jpg"

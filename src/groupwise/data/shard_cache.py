@@ -7,7 +7,7 @@ where it is not set), of which the ones that were not used for longest go first;
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -20,12 +20,25 @@ from groupwise.data.remote import PIECE, file_system, is_remote, piece, retried
 from groupwise.data.sharding import write_shard
 from groupwise.data.shards import CLASSES, Sample, Shard, samples_of
 from groupwise.data.tars import Member, read_member
+from groupwise.data.tfrecords import is_tfrecord, samples_of_tfrecord
 from groupwise.errors import UserError
 from groupwise.machine import cache_folder
 from groupwise.writing import replace_file
 
-PARQUET = ".parquet"
 GIGABYTES = 50.0
+CLASS_FILES = (CLASSES, "label.labels.txt")  # ours, and TensorFlow Datasets'
+
+
+def is_shard(name: str) -> bool:
+    """Return whether a file's name, or a pattern of names, is one of shards."""
+    return name.endswith(".tar") or _converter_of(name) is not None
+
+
+def _converter_of(name: str) -> Callable[[Any, str], Iterator[dict[str, bytes]]] | None:
+    """Return what makes samples of a file in which no image can be read without others; None for a tar file."""
+    if name.endswith(".parquet"):
+        return samples_of_parquet
+    return samples_of_tfrecord if is_tfrecord(name) else None
 
 
 class ShardCache:
@@ -52,14 +65,8 @@ class ShardCache:
 
     def classes(self, address: str) -> list[str]:
         """Return the names in the file of classes that lies beside a shard; none where there is no such file."""
-        place = address.rpartition("/")[0] + "/" + CLASSES
-        if not is_remote(address):
-            path = Path(address).with_name(CLASSES)
-            return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        system, path_there = file_system(place)
-        if not retried(lambda: system.exists(path_there), place):
-            return []
-        return bytes(retried(lambda: system.cat_file(path_there), place)).decode().splitlines()
+        texts = (_text_beside(address, name) for name in CLASS_FILES)
+        return next((text.splitlines() for text in texts if text is not None), [])
 
     def _local(self, path: Path) -> Shard:
         try:
@@ -67,7 +74,7 @@ class ShardCache:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
         key = _key(str(path.resolve()), status.st_size, status.st_mtime_ns)
-        if path.name.endswith(PARQUET):
+        if _converter_of(path.name) is not None:
             return self._converted(key, path.name, status.st_size, lambda: path.open("rb"))
         return Shard(path.name, self._indexed(key, lambda: _index(path, path.name)), _reader(path))
 
@@ -76,7 +83,7 @@ class ShardCache:
         name = path.rpartition("/")[2]
         size = int(retried(lambda: system.size(path), address) or 0)
         key = _key(address, size, retried(lambda: system.ukey(path), address))
-        if name.endswith(PARQUET):
+        if _converter_of(name) is not None:
             return self._converted(key, name, size, lambda: system.open(path, "rb", block_size=PIECE))
 
         def download(partial: Path) -> None:
@@ -112,11 +119,13 @@ class ShardCache:
         return samples
 
     def _converted(self, key: str, name: str, size: int, open_file: Callable[[], Any]) -> Shard:
-        """Return a Parquet file as a shard: in it, no image can be read without hundreds of others."""
+        """Return a file of another form as a shard."""
+        samples_of_file = _converter_of(name)
+        assert samples_of_file is not None
 
         def convert(partial: Path) -> None:
             with open_file() as file:
-                write_shard(partial, samples_of_parquet(file, name))
+                write_shard(partial, samples_of_file(file, name))
 
         kept = self._kept(key, size, lambda partial: retried(lambda: convert(partial), name))
         if kept is None:
@@ -176,6 +185,18 @@ class ShardCache:
 
 def _key(*values: object) -> str:
     return blake2b(repr(values).encode(), digest_size=16).hexdigest()
+
+
+def _text_beside(address: str, name: str) -> str | None:
+    """Return what is in a file beside a shard; None where there is no such file."""
+    if not is_remote(address):
+        path = Path(address).with_name(name)
+        return path.read_text(encoding="utf-8") if path.exists() else None
+    place = address.rpartition("/")[0] + "/" + name
+    system, path_there = file_system(place)
+    if not retried(lambda: system.exists(path_there), place):
+        return None
+    return bytes(retried(lambda: system.cat_file(path_there), place)).decode()
 
 
 def _index(path: Path, name: str) -> list[Sample]:
