@@ -34,7 +34,7 @@ VARIANT = Variant("smooth", "test", Smooth(), num_classes=3, input_shape=(8, 8, 
 PLAIN = bars.recipe(model="smooth", batch_size=20, epochs=4, validation=0.1)
 RECIPES: dict[str, Recipe] = {
     "average": replace(PLAIN, average=0.9),
-    "accumulated": replace(PLAIN, accumulate=5, batch_size=100, epochs=4),
+    "accumulated": replace(PLAIN, accumulate=5, batch_size=100, epochs=4, first_image_size=(4, 4)),
     "mixed": replace(PLAIN, dtype="mixed_bfloat16"),
 }
 """Trainings of 20 steps each."""

@@ -65,6 +65,11 @@ class Augmentation:
             if not 0 <= self.rand_augment.get("magnitude", 9) <= 10:
                 raise ValueError(f"rand_augment={self.rand_augment}: the magnitude lies in 0 to 10")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with their neighbours."""
+        return bool(self.mixup or self.cutmix)
+
 
 def flip_and_crop(image: ImageArray, augmentation: Augmentation, generator: Generator) -> ImageArray:
     """Mirror and shift an image.

@@ -36,13 +36,14 @@ class ImageBatches(keras.utils.PyDataset):
     Args:
         split: the images.
         batch_size: images a batch, all its parts together.
-        input_shape: (height, width, channels) of the images wanted; the channels are 1 or 3, as the split has them.
+        input_shape: (height, width, channels) of the images wanted, unless `variation` has another size for an epoch;
+            the channels are 1 or 3, as the split has them.
         num_classes: the labels' length.
         preprocessing: of the images. For a test, which has no augmentation, every image is decoded at its full size, as
             published accuracies were measured; otherwise a large JPEG may be decoded at a part of it, which is faster.
         variation: how a training varies images, labels and their order; None for a test.
         decoding: on how many threads, and what stays in memory; None for what suits the machine. What stays is uint8,
-            at the size wanted unless `resized_crop` needs more, and is decoded all at once by load(), which len() and
+            of `input_shape` unless `resized_crop` needs more, and is decoded all at once by load(), which len() and
             the first batch call.
 
     Attributes:

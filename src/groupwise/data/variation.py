@@ -1,6 +1,7 @@
 """How a training varies its images: each by random numbers of its own, whoever makes it and when."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 from groupwise.data.augmentation import Augmentation, flip_and_crop, random_resized_crop
-from groupwise.data.images import ImageArray, Interpolation
+from groupwise.data.images import ImageArray, Interpolation, resize
 from groupwise.data.mixing import cut_mix, mix_up, random_erasing
 from groupwise.data.rand_augment import rand_augment
 
@@ -24,6 +25,8 @@ class Variation:
         label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1).
         shuffle: whether each epoch has a random order.
         seed: 0 or more; settles order and augmentation.
+        image_sizes: (height, width) of the images, by the epoch from which on they have it; in epochs before all of
+            these they have the network's.
 
     Raises:
         ValueError: a value is out of its range.
@@ -33,12 +36,23 @@ class Variation:
     label_smoothing: float = 0.0
     shuffle: bool = False
     seed: int = 0
+    image_sizes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing}: a share lies in 0 to 1")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: a seed is 0 or more")
+
+    def size_in(self, epoch: int) -> tuple[int, int] | None:
+        """Return the (height, width) of an epoch's images; None: the network's.
+
+        Examples:
+            >>> [Variation(image_sizes={0: (16, 16), 2: (32, 32)}).size_in(epoch) for epoch in range(3)]
+            [(16, 16), (16, 16), (32, 32)]
+        """
+        begun = [begin for begin in self.image_sizes if begin <= epoch]
+        return self.image_sizes[max(begun)] if begun else None
 
     def generator(self, epoch: int, place: int) -> Generator:
         """Return the random numbers of the image at a place of an epoch's order."""
@@ -65,7 +79,7 @@ class Varying:
     Attributes:
         augmentation: what is to be done.
         image_size: (height, width) of the result.
-        interpolation: Pillow's filter, for crops of any size.
+        interpolation: Pillow's filter, for crops of any size, and images that become smaller.
         fill: uint8, (channels,): the colour that is erased with.
     """
 
@@ -73,11 +87,6 @@ class Varying:
     image_size: tuple[int, int]
     interpolation: Interpolation
     fill: ImageArray
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images are mixed with their neighbours."""
-        return bool(self.augmentation.mixup or self.augmentation.cutmix)
 
     def vary(self, image: ImageArray, generator: Generator) -> ImageArray:
         """Return an image, uint8 (height, width, channels), varied by itself and of the size wanted."""
@@ -94,7 +103,8 @@ class Varying:
             image = rand_augment(image, generator, **augmentation.rand_augment)
         if augmentation.erase:
             image = random_erasing(image, augmentation.erase, self.fill, generator)
-        return image
+        # Last: a padding of so many pixels is meant for the image as it came.
+        return image if image.shape[:2] == self.image_size else resize(image, self.image_size, self.interpolation)
 
     def mix(
         self, image: ImageArray, partner: ImageArray, generator: Generator

@@ -1,5 +1,6 @@
 """A recipe: how a network is trained, and how settings become one."""
 
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from groupwise.errors import UserError
 from groupwise.texts import did_you_mean, nearest
 
 LARGEST = float(np.finfo(np.float32).max)
+SIZES = 4
+"""Stages in which images grow."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Recipe:
         model: the network that it was made for, and that is trained where none is named.
         model_arguments: further arguments of `groupwise.models.create`, such as convolution = "separable".
         image_size: (height, width) in pixels; None lets the data and the network decide.
+        first_image_size: (height, width) of the first epochs' images, which grow to image_size in four stages (Tan & Le
+            2021, section 4), as `image_sizes` has them; None: all epochs see image_size. What is tested has image_size
+            throughout.
         epochs: passes over the training images.
         batch_size: images an update of the weights.
         optimizer: one of Keras's: "sgd", "adamw", ...
@@ -66,6 +72,7 @@ class Recipe:
     learning_rate: float
     model_arguments: Mapping[str, Any] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
+    first_image_size: tuple[int, int] | None = None
     optimizer: str = "sgd"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -90,6 +97,11 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulate"):
             _check(self, name, getattr(self, name) >= 1, "must be at least 1")
         _check(self, "accumulate", self.batch_size % self.accumulate == 0, f"must divide batch_size={self.batch_size}")
+        first, last = self.first_image_size, self.image_size
+        if first is not None:
+            _check(self, "first_image_size", min(first) >= 1, "its sides are of at least 1 pixel")
+            fits = last is None or (first[0] <= last[0] and first[1] <= last[1])
+            _check(self, "first_image_size", fits, f"grows to image_size={last}, and must not be larger")
         _check(self, "learning_rate", is_rate(self.learning_rate), "must be positive and finite")
         _check(self, "patience", self.patience >= 0, "must not be negative")
         for name in ("label_smoothing", "average", "validation"):
@@ -107,6 +119,30 @@ class Recipe:
             0.025
         """
         return self.learning_rate * batch_size / self.batch_size
+
+    def image_sizes(self, multiple: int) -> dict[int, tuple[int, int]]:
+        """Return the (height, width) of the images by the epoch, from 0, from which on they have it.
+
+        The stages, each of them at least an epoch, are even parts of the epochs, and the last one has `image_size`.
+
+        Args:
+            multiple: what the sizes between the first and the last are rounded to.
+
+        Examples:
+            >>> sizes = {"image_size": (224, 224), "first_image_size": (128, 128)}
+            >>> recipe = Recipe("r", "resnet50", epochs=90, batch_size=64, learning_rate=0.1, **sizes)
+            >>> recipe.image_sizes(32)
+            {0: (128, 128), 23: (160, 160), 45: (192, 192), 68: (224, 224)}
+        """
+        assert self.image_size is not None
+        first, last, count = self.first_image_size or self.image_size, self.image_size, min(SIZES, self.epochs)
+        sizes: dict[int, tuple[int, int]] = {}
+        for stage in range(count):
+            share = stage / (count - 1) if count > 1 else 1.0
+            height, width = (_between(*ends, share, multiple) for ends in zip(first, last, strict=True))
+            if (height, width) not in sizes.values():
+                sizes[math.ceil(stage * self.epochs / count)] = height, width
+        return sizes
 
     def with_settings(self, settings: Mapping[str, Any]) -> "Recipe":
         """Return it with other settings, as a recipe's file has them; of a table only what is named changes.
@@ -128,6 +164,13 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON, of which `recipe_of` makes it again."""
         return asdict(self)
+
+
+def _between(first: int, last: int, share: float, multiple: int) -> int:
+    """Return a side a share of the way from the first to the last one, which alone need not be multiples."""
+    if share in (0, 1):
+        return last if share else first
+    return min(max(multiple * round((first + (last - first) * share) / multiple), first), last)
 
 
 def is_rate(value: float) -> bool:

@@ -73,7 +73,7 @@ def prepare(run: Run, keeper: Keeper) -> Session:
     network = build_network(plan)
     if not len(dataset.train):
         raise UserError(f"{dataset.name} has no images to train on")
-    variation = Variation(recipe.augmentation, recipe.label_smoothing, shuffle=True, seed=plan.seed)
+    variation = Variation(recipe.augmentation, recipe.label_smoothing, True, plan.seed, plan.image_sizes)
     batches = _batches(dataset.train, network, recipe, variation, part)
     if dataset.validation is not None:
         judge = Judge("validation", make_batches(dataset.validation, network, recipe.batch_size, part=part))

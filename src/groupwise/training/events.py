@@ -71,6 +71,7 @@ class Begun(Event):
             "model": f"{recipe.model} for {height}x{width} pixels",
             "recipe": f"{recipe.name}: {_epochs(recipe.epochs)}, batches of {recipe.batch_size}{steps}, "
             f"{recipe.optimizer}, learning rate up to {self.plan.learning_rate:g}",
+            **growth(self.plan.image_sizes),
             "backend": f"{place}, {recipe.dtype}",
             "output": str(self.folder),
         }
@@ -264,6 +265,19 @@ def _choice(summary: "RunSummary") -> str:
         f"chosen by the test images{also}: the {share} of them that it names rightly are no test accuracy "
         f"({argument('validation', 0.1)} sets other images aside to choose by)"
     )
+
+
+def growth(image_sizes: Mapping[int, tuple[int, int]]) -> dict[str, str]:
+    """Return, where the images of a training grow, the fact how they do, by its name.
+
+    Examples:
+        >>> growth({0: (96, 96), 4: (128, 128)})
+        {'sizes': 'images of 96x96 from epoch 1, 128x128 from epoch 5'}
+        >>> growth({0: (128, 128)})
+        {}
+    """
+    sizes = [f"{height}x{width} from epoch {epoch + 1}" for epoch, (height, width) in image_sizes.items()]
+    return {"sizes": f"images of {', '.join(sizes)}"} if len(sizes) > 1 else {}
 
 
 def _epochs(count: int) -> str:

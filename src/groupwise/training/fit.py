@@ -58,7 +58,8 @@ def train(
         observer: called with each of `groupwise.training.events` as it happens. Default: the logger
             "groupwise.training"; `observers` has more. What it raises ends the training as any error does. Or several,
             among them perhaps Keras's callbacks, which see the judge's numbers as "val_loss" and "val_accuracy". They
-            may stop the training; what they remember is not kept by checkpoints.
+            may stop the training; what they remember is not kept by checkpoints. Where images grow, training begins
+            and ends for them with each size.
         checkpoint_every: how often a checkpoint is written within an epoch: a time such as "30s", "10min" or "2h", a
             number of steps such as "500steps", or "never". At an epoch's end, and where a signal ends the training, one
             always is.
@@ -203,8 +204,11 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
     first_epoch = batches.epoch
     if session.is_over and not batches.first:
         return None
-    # fit() settles at its beginning how many steps an epoch has: one that was interrupted is a fit() of its own.
-    begins = [first_epoch, first_epoch + 1] if batches.first else [first_epoch]
+    # fit() settles at its beginning how many steps an epoch has, and on TensorFlow what size its images are of: an
+    # epoch that was interrupted is a fit() of its own, and so are the epochs of a size.
+    sizes = session.run.plan.image_sizes
+    rest = {first_epoch + 1} if batches.first else set()
+    begins = [first_epoch, *sorted(rest.union(epoch for epoch in sizes if epoch > first_epoch))]
     # Images that do not fit into memory are read in the first epoch, and not before.
     recorder = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: session.write_record() if epoch == first_epoch else None
@@ -214,8 +218,13 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
         observer(FitBegun(recipe.epochs, batches.steps, first_epoch))
         try:
             for begin, end in pairwise([*begins, recipe.epochs]):
-                if begin != first_epoch and session.network.stop_training:
-                    break
+                if begin != first_epoch:
+                    if session.network.stop_training:
+                        break
+                    batches.epoch, batches.first = begin, 0
+                    if begin in sizes:
+                        # TensorFlow would trace a second size as any, and perhaps round otherwise than a resumed run.
+                        session.network.make_train_function(force=True)
                 session.network.fit(
                     batches,
                     epochs=end,

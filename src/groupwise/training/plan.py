@@ -12,7 +12,7 @@ from groupwise.data import Dataset, Preprocessing
 from groupwise.errors import UserError, argument
 from groupwise.frameworks import FRAMEWORKS
 from groupwise.machine import processor_flags
-from groupwise.models.network import Network
+from groupwise.models.network import Network, without_values
 from groupwise.recipes import Recipe, recipe_of
 from groupwise.texts import did_you_mean, nearest
 from groupwise.training.optimizers import optimizer_of
@@ -68,6 +68,12 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return it as data for JSON."""
         return {**asdict(self), "recipe": self.recipe.as_dict()}
+
+    @property
+    def image_sizes(self) -> dict[int, tuple[int, int]]:
+        """(height, width) of the images to train on, by the epoch, from 0, from which on they have it."""
+        # Networks halve their images: a multiple of that power of two is divided evenly.
+        return self.recipe.image_sizes(2 ** (models.find(self.recipe.model).reduction.bit_length() - 1))
 
     @staticmethod
     def of(content: Mapping[str, Any]) -> "Plan":
@@ -202,25 +208,48 @@ def settled_dtype(
 def build_network(plan: Plan) -> Network:
     """Return the plan's network with fresh weights, the preprocessing of its images and its class names.
 
-    What the recipe freezes does not learn, and its batch norms keep their moving statistics.
+    What the recipe freezes does not learn, and its batch norms keep their moving statistics. Where the images grow, the
+    network takes those of all sizes; read from a file, it takes the last one's again.
 
     Raises:
-        UserError: it freezes all that could learn, or names no layer.
+        UserError: it freezes all that could learn, or names no layer, or the first images have a size that the network
+            cannot take.
     """
     recipe = plan.recipe
-    network = models.create(
-        recipe.model,
-        num_classes=len(plan.class_names),
-        input_shape=(*plan.image_size, plan.channels),
-        dtype=recipe.dtype,
-        **recipe.model_arguments,
-    )
+    network = _create(plan, plan.image_size)
     _freeze(network, recipe)
+    if len(plan.image_sizes) > 1:
+        _take_every_size(network, plan)
     preprocessing = plan.preprocessing or models.find(recipe.model).preprocessing
     network.metadata.update(
         preprocessing=preprocessing.for_channels(plan.channels).as_dict(), class_names=list(plan.class_names)
     )
     return network
+
+
+def _create(plan: Plan, size: tuple[int, int]) -> Network:
+    return models.create(
+        plan.recipe.model,
+        num_classes=len(plan.class_names),
+        input_shape=(*size, plan.channels),
+        dtype=plan.recipe.dtype,
+        **plan.recipe.model_arguments,
+    )
+
+
+def _take_every_size(network: Network, plan: Plan) -> None:
+    """Let a network take images of every size. Raises UserError where one for the first size is another network."""
+    recipe, size, reduction = plan.recipe, plan.image_sizes[0], models.find(plan.recipe.model).reduction
+    named = f"recipe {recipe.name!r}: first_image_size = {size}"
+    if min(size) < reduction:
+        least = f"needs at least {reduction}x{reduction} pixels"
+        raise UserError(f"{named}: {recipe.model} makes an image {reduction} times smaller, and {least}")
+    with without_values():
+        small = _create(plan, size)
+    if [weight.shape for weight in small.weights] != [weight.shape for weight in network.weights]:
+        raise UserError(f"{named}: {recipe.model} has other weights for images of another size than {plan.image_size}")
+    # Only the model's own check of its input knows a size: its layers compute with that of what they are given.
+    network.input_spec = keras.layers.InputSpec(shape=(None, None, None, plan.channels), allow_last_axis_squeeze=True)
 
 
 def _freeze(network: Network, recipe: Recipe) -> None:

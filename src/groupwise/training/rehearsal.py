@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from groupwise.models.network import Network
 from groupwise.training.beginning import prepare, recorded
 from groupwise.training.checkpoints import Interval
 from groupwise.training.distribution import Distribution
-from groupwise.training.events import Noted, Observer
+from groupwise.training.events import Noted, Observer, growth
 from groupwise.training.keeping import Keeper
 from groupwise.training.observers import log
 from groupwise.training.plan import Plan
@@ -39,12 +40,13 @@ SHOWN = 24
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a training will take.
+    """What a training will take; where its images grow, a step of the last epochs, the largest.
 
     Attributes:
         model: the network's name.
         step_images: images a step.
         image_shape: (height, width, channels) of each.
+        image_sizes: (height, width) by the epoch, from 0, from which on images have it.
         classes: how many there are.
         parameters: of the network.
         state_bytes: of its weights, their gradients, and the optimizer's state.
@@ -56,6 +58,7 @@ class Rehearsal:
     model: str
     step_images: int
     image_shape: tuple[int, int, int]
+    image_sizes: Mapping[int, tuple[int, int]]
     classes: int
     parameters: int
     state_bytes: int
@@ -70,14 +73,24 @@ class Rehearsal:
         shape = "x".join(map(str, (self.step_images, *self.image_shape)))
         epoch = self.step_seconds * self.steps
         other = f"{self.step_seconds:.3g} for each other"
-        whole = f"{_duration(epoch)} for an epoch of {self.steps:,} steps, {_duration(epoch * self.epochs)} for all"
+        every = _duration(epoch * self._largest_epochs)
+        whole = f"{_duration(epoch)} for an epoch of {self.steps:,} steps, {every} for all"
         return {
             "model": f"{self.model}, {self.parameters:,} parameters",
+            **growth(self.image_sizes),
             "step": f"images {shape} to {self.step_images}x{self.classes} logits",
             "memory": f"about {_megabytes(self.state_bytes)} for weights, gradients and the optimizer's state, up to "
             f"{_megabytes(self.activation_bytes)} for what the layers compute in a step",
             "time": f"{self.first_seconds:.3g} seconds for the first step, {other}: about {whole}, without tests",
         }
+
+    @property
+    def _largest_epochs(self) -> float:
+        """As how many epochs of the largest images all take, where a step's time is that of its pixels."""
+        begins, largest = [*self.image_sizes, self.epochs], math.prod(self.image_shape[:2])
+        lengths = [end - begin for begin, end in pairwise(begins)]
+        pixels = map(math.prod, self.image_sizes.values())
+        return sum(length * share for length, share in zip(lengths, pixels, strict=True)) / largest
 
 
 def rehearse(
@@ -117,6 +130,7 @@ def rehearse(
         try:
             if plan.weights is not None:
                 start_from(session.network, plan.weights)
+            session.batches.epoch = recipe.epochs - 1
             if picture is not None:
                 _draw(session.network, session.batches, picture)
             first, later = _time(session.network, session.batches)
@@ -127,6 +141,7 @@ def rehearse(
         model=recipe.model,
         step_images=images,
         image_shape=(*plan.image_size, plan.channels),
+        image_sizes=plan.image_sizes,
         classes=len(plan.class_names),
         parameters=session.network.count_params(),
         state_bytes=_state_bytes(session.network),
