@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,26 @@ crop_padding = 1
 """
 
 
-def start(backend: str, folder: Path, output: str, count: int = 1) -> list[subprocess.Popen[bytes]]:
-    """Start the command in as many processes, or go on with what it has left."""
+def start(
+    backend: str, folder: Path, output: str, count: int = 1, options: Sequence[str] = ()
+) -> list[subprocess.Popen[bytes]]:
+    """Start the command, with further options, in as many processes, or go on with what it has left."""
     arguments = ["train", "bars.npz", "--recipe", "kills.toml", "--output", output, "--resume", "auto"]
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    arguments += ["--checkpoint-every", "2steps"]
+    arguments += ["--checkpoint-every", "2steps", *options]
     where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)] if count > 1 else []
-    options: Any = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    given: Any = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     own = ([*where, "--process", str(index)] if where else [] for index in range(count))
-    return [subprocess.Popen([*COMMAND, *arguments, *place], **options) for place in own]
+    return [subprocess.Popen([*COMMAND, *arguments, *place], **given) for place in own]
 
 
-def disturbed(backend: str, folder: Path, kills: int, draw: random.Random, count: int = 1) -> tuple[int, int]:
+def disturbed(
+    backend: str, folder: Path, kills: int, draw: random.Random, count: int = 1, options: Sequence[str] = ()
+) -> tuple[int, int]:
     """Run the command, and kill it while it lives long enough; return how many kills and how many starts that were."""
     done = starts = 0
     while True:
-        processes, starts = start(backend, folder, "disturbed", count), starts + 1
+        processes, starts = start(backend, folder, "disturbed", count, options), starts + 1
         process = draw.choice(processes)
         before = checkpoints.paths(folder / "disturbed" / "checkpoints")
         while process.poll() is None and checkpoints.paths(folder / "disturbed" / "checkpoints") == before:
@@ -79,16 +84,16 @@ def differences(found: Checkpoint, expected: Checkpoint) -> list[str]:
     return arrays + ["metrics.csv"] * (rows[0] != rows[1])
 
 
-def killed(backend: str, kills: int, seed: int = 0, count: int = 1) -> list[str]:
+def killed(backend: str, kills: int, seed: int = 0, count: int = 1, options: Sequence[str] = ()) -> list[str]:
     """Train undisturbed and disturbed, print a row, and return the names of what is different."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bars.write_npz(folder / "bars.npz")
         (folder / "kills.toml").write_text(RECIPE)
-        undisturbed = start(backend, folder, "undisturbed", count)
+        undisturbed = start(backend, folder, "undisturbed", count, options)
         if [process.wait() for process in undisturbed] != [0] * count:
             raise RuntimeError("the undisturbed training failed")
-        done, starts = disturbed(backend, folder, kills, random.Random(seed), count)
+        done, starts = disturbed(backend, folder, kills, random.Random(seed), count, options)
         ends = [checkpoints.newest(folder / name / "checkpoints")[0] for name in ("disturbed", "undisturbed")]
     found, expected = ends
     assert found is not None

@@ -79,7 +79,9 @@ def test_devices_send_sums_alone() -> None:
 @SEVERAL
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
 def test_a_killed_training_of_two_processes_goes_on_to_the_bit() -> None:
-    assert not kills.killed(BACKEND, 1, count=2)
+    settings = ("accumulate=2", "dtype=mixed_bfloat16", "on_nan=retry", "patience=2", "layer_decay=0.9")
+    options = ["--epochs", "2", *(word for setting in settings for word in ("--set", setting))]
+    assert not kills.killed(BACKEND, 1, count=2, options=options)
 
 
 def torchrun(count: int, *arguments: str) -> list[list[str]]:
@@ -144,14 +146,22 @@ def test_an_end_of_one_process_ends_the_others_with_a_sentence(
 
 
 @SEVERAL
-def test_processes_with_other_arguments_do_not_train(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("argument", "other", "why"),
+    [
+        ("2", "3", "process 1 has other arguments than process 0: all train by the same, on the same"),
+        ("bars.npz", "gone.npz", r"process 1 of 2 \(on \S+\) has ended, and so do all: gone.npz does not exist"),
+    ],
+    ids=["epochs", "data"],
+)
+def test_processes_with_other_arguments_do_not_train(tmp_path: Path, argument: str, other: str, why: str) -> None:
     bars.write_npz(tmp_path / "bars.npz")
     commands = by_hand(2, "--output", "run", "--backend", BACKEND, "--epochs", "2", "--batch-size", "32")
-    commands[1][commands[1].index("2")] = "3"
+    commands[1][commands[1].index(argument)] = other
     (status, output), (its, _) = processes.finished(processes.start(commands, cwd=tmp_path))
     assert (status, its) == (1, 1)
-    assert "process 1 has other arguments than process 0: all train by the same, on the same" in output
-    assert {file.name for file in (tmp_path / "run").iterdir()} <= {"process-1.log", ".lock"}, "nothing of a run"
+    assert re.search(why, output)
+    assert {file.name for file in tmp_path.glob("run/*")} <= {"process-1.log", ".lock"}, "nothing of a run"
 
 
 @SEVERAL

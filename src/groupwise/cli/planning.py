@@ -61,10 +61,15 @@ Planned: TypeAlias = tuple["Plan", "Dataset", Path, "Distribution", "dict[str, D
 
 
 def planned(data: str, output: Path | None, wishes: Wishes) -> Planned:
-    """Return what a new run is to do, everything checked that can be checked before a framework starts."""
+    """Return what a new run is to do.
+
+    All that can be is checked before a framework starts, but where there are several processes: these meet first, since
+    one that ended before would be waited for.
+    """
     from groupwise.data import load_dataset
     from groupwise.inference.recorded import divide_for
 
+    distribution = wishes.start(wishes.backend) if wishes.start.is_one_of_several else None
     recipe, model, weights = wishes.recipe and load_recipe(wishes.recipe), wishes.model, wishes.weights
     if output is None:
         check_folder(RUNS, option("output", RUNS))
@@ -75,7 +80,7 @@ def planned(data: str, output: Path | None, wishes: Wishes) -> Planned:
     if weights is not None and wishes.seed is None:
         dataset, _ = divide_for(dataset, weights)  # what may mislead is said by train()
     tests, opened = _opened(wishes.tests)
-    distribution = wishes.start(wishes.backend)
+    distribution = distribution or wishes.start(wishes.backend)
     from groupwise.training import make_plan
     from groupwise.training.plan import default_recipe
     from groupwise.training.starting import model_of

@@ -40,6 +40,11 @@ class Start:
     def __init__(self, stack: ExitStack, place: Place | None, synchronizes: bool) -> None:
         self._stack, self._place, self._synchronizes = stack, place, synchronizes
 
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether this process trains with others."""
+        return self._place is not None and self._place.count > 1
+
     def __call__(self, backend: str | None) -> "Distribution":
         """Return the processes that train together; it is called once.
 
