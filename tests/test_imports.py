@@ -191,29 +191,28 @@ def test_nothing_imports_tests_or_benchmarks() -> None:
     assert not tops & {"tests", "benchmarks"}
 
 
-def loaded(code: str) -> set[str]:
-    """Return the frameworks that a fresh process has loaded after running `code`."""
-    code = f"import sys; {code}; print(*sorted(set(sys.modules) & {set(FRAMEWORKS)}))"
+def loaded(*codes: str) -> list[set[str]]:
+    """Return the frameworks that a fresh process has loaded after running each of some codes."""
+    print_them = f"print(*sorted(set(sys.modules) & {set(FRAMEWORKS)}))"
+    code = "; ".join(["import sys", *(part for code in codes for part in (code, print_them))])
     environment = {**os.environ, "KERAS_BACKEND": BACKEND}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    return set(run.stdout.split())
+    return [set(line.split()) for line in run.stdout.splitlines()]
 
 
-def test_importing_the_package_loads_no_framework_that_keras_does_not() -> None:
+def test_neither_the_package_nor_a_seed_loads_a_framework_that_keras_does_not() -> None:
     # Keras on PyTorch loads JAX where it is installed, for its optional tree utilities.
     members = "import groupwise; groupwise.layers, groupwise.ops, groupwise.models.list_models()"
-    assert loaded(members) == loaded("import keras") | {BACKEND}
-
-
-def test_a_seed_loads_no_framework_that_keras_does_not() -> None:
-    assert loaded("from groupwise.training.seed import set_seed; set_seed(1)") == loaded("import keras") | {BACKEND}
+    seed = "from groupwise.training.seed import set_seed; set_seed(1)"
+    by_keras, by_members, by_seed = loaded("import keras", members, seed)
+    assert by_members == by_seed == by_keras | {BACKEND}
 
 
 @pytest.mark.once
 def test_importing_the_command_and_the_recipes_loads_neither_keras_nor_a_framework() -> None:
     modules = "groupwise.cli.application, groupwise.recipes"
-    assert loaded(f"import {modules}; assert not {{'keras', 'matplotlib'}} & sys.modules.keys()") == set()
+    assert loaded(f"import {modules}; assert not {{'keras', 'matplotlib'}} & sys.modules.keys()") == [set()]
 
 
 @pytest.mark.once
