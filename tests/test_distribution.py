@@ -17,13 +17,15 @@ from groupwise.cli.processes import Start
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import Evaluation, evaluation_of, merged
 from groupwise.launchers import Place
-from groupwise.training import Distribution, checkpoints
+from groupwise.training import Distribution, checkpoints, make_plan, train
 from groupwise.training.checkpoints import Checkpoint
 from groupwise.training.distribution import Agreement
 from tests import collectives, kills, processes, together
 from tests import tiny as bars
 from tests.frameworks import BACKEND
 from tests.processes import free_port
+
+tiny = bars.tiny
 
 SEVERAL = pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow trains in one process")
 COMMAND = ["-c", "import sys; from groupwise.cli import main; sys.exit(main())", "train", "bars.npz"]
@@ -146,22 +148,36 @@ def test_an_end_of_one_process_ends_the_others_with_a_sentence(
 
 
 @SEVERAL
-@pytest.mark.parametrize(
-    ("argument", "other", "why"),
-    [
-        ("2", "3", "process 1 has other arguments than process 0: all train by the same, on the same"),
-        ("bars.npz", "gone.npz", r"process 1 of 2 \(on \S+\) has ended, and so do all: gone.npz does not exist"),
-    ],
-    ids=["epochs", "data"],
-)
-def test_processes_with_other_arguments_do_not_train(tmp_path: Path, argument: str, other: str, why: str) -> None:
+def test_a_process_without_its_data_ends_all(tmp_path: Path) -> None:
     bars.write_npz(tmp_path / "bars.npz")
     commands = by_hand(2, "--output", "run", "--backend", BACKEND, "--epochs", "2", "--batch-size", "32")
-    commands[1][commands[1].index(argument)] = other
+    commands[1][commands[1].index("bars.npz")] = "gone.npz"
     (status, output), (its, _) = processes.finished(processes.start(commands, cwd=tmp_path))
     assert (status, its) == (1, 1)
-    assert re.search(why, output)
+    assert re.search(r"process 1 of 2 \(on \S+\) has ended, and so do all: gone.npz does not exist", output)
     assert {file.name for file in tmp_path.glob("run/*")} <= {"process-1.log", ".lock"}, "nothing of a run"
+
+
+@pytest.mark.once
+def test_processes_with_other_arguments_do_not_train(tiny: str, tmp_path: Path) -> None:
+    """Each of two processes in its turn, of which one hears what the other one gave."""
+    dataset, given = bars.dataset(tmp_path), list[str]()
+
+    def gather(value: Any) -> list[Any]:
+        if not isinstance(value, str):
+            return [value, value]
+        given.append(value)
+        return [value, given[0] if len(given) > 1 else "nothing yet"]
+
+    for epochs in (2, 3):
+        distribution = Distribution.alone()
+        distribution.count, distribution.gather = 2, gather  # type: ignore[method-assign]
+        plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=epochs))
+        says = "process 1 has other arguments than process 0: all train by the same, on the same"
+        with pytest.raises(UserError, match=says):
+            train(plan, dataset, tmp_path / "run", distribution=distribution)
+        assert not (tmp_path / "run").exists(), "nothing of a run"
+    assert len({*given}) == 2
 
 
 @SEVERAL
