@@ -1,5 +1,6 @@
 """Checkpoints: a run interrupted at any step goes on to the bit; what is damaged or cannot be written is said."""
 
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def at_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int, Callable[[]
 def test_a_run_stopped_within_its_epochs_ends_as_one_that_was_not(tiny: str, tmp_path: Path, at_batch: Any) -> None:
     dataset = bars.dataset(tmp_path)
     begin(dataset, tmp_path / "whole")
-    for epoch, place in ((0, 2), (1, 4), (2, 3)):
+    for epoch, place in ((0, 2), (2, 3)):
         at_batch(epoch, place, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Interrupted, match=rf"holds the training after step \d of epoch {epoch + 1} of 3$"):
             (begin if epoch == 0 else resume)(dataset, tmp_path / "parts")
@@ -96,8 +97,8 @@ def test_a_run_stopped_within_its_epochs_ends_as_one_that_was_not(tiny: str, tmp
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 @pytest.mark.skipif(BACKEND != "torch", reason="`python -m tests.kills` kills on every backend, and more often")
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(capsys: pytest.CaptureFixture) -> None:
-    assert not kills.killed("torch", 2)
-    assert capsys.readouterr().out.startswith("| torch | 1 | 2 | 3 | 72 |")
+    assert not kills.killed("torch", 1)
+    assert capsys.readouterr().out.startswith("| torch | 1 | 1 | 2 | 72 |")
 
 
 @pytest.mark.once
@@ -141,20 +142,22 @@ def _flipped(data: bytes) -> bytes:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("damage", [_truncated, _flipped])
-def test_a_damaged_checkpoint_is_passed_over_and_said(damage: Any, tiny: str, tmp_path: Path, at_batch: Any) -> None:
-    dataset, seen = bars.dataset(tmp_path), list[Event]()
+def test_a_damaged_checkpoint_is_passed_over_and_said(tiny: str, tmp_path: Path, at_batch: Any) -> None:
+    dataset = bars.dataset(tmp_path)
     begin(dataset, tmp_path / "whole")
     at_batch(2, 3, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted):
         begin(dataset, tmp_path / "run")
-    newer, older = files.paths(tmp_path / "run" / "checkpoints")
-    newer.write_bytes(damage(newer.read_bytes()))
-    resume(dataset, tmp_path / "run", observer=seen.append)
-    (note,) = [str(event) for event in seen if isinstance(event, Noted)]
-    assert note.startswith(f"{newer} is damaged: ")
-    assert note.endswith(f"the run goes on from the checkpoint before, {files.step_of(older)} steps")
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    for damage in (_truncated, _flipped):
+        run, seen = tmp_path / damage.__name__, list[Event]()
+        shutil.copytree(tmp_path / "run", run)
+        newer, older = files.paths(run / "checkpoints")
+        newer.write_bytes(damage(newer.read_bytes()))
+        resume(dataset, run, observer=seen.append)
+        (note,) = [str(event) for event in seen if isinstance(event, Noted)]
+        assert note.startswith(f"{newer} is damaged: ")
+        assert note.endswith(f"the run goes on from the checkpoint before, {files.step_of(older)} steps")
+        assert_same_end(run, tmp_path / "whole")
     for path in files.paths(tmp_path / "run" / "checkpoints"):
         path.write_bytes(_truncated(path.read_bytes()))
     with pytest.raises(UserError, match=r"is damaged: .*: begin a new run from what it has learnt, with weights="):
