@@ -10,8 +10,8 @@ from numpy.random import PCG64, Generator
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-from groupwise.data.augmentation import Augmentation, flip_and_crop, random_resized_crop
-from groupwise.data.images import ImageArray, Interpolation, resize
+from groupwise.data.augmentation import Augmentation, flip_and_crop, random_resized_crop, resized
+from groupwise.data.images import ImageArray, Interpolation
 from groupwise.data.mixing import cut_mix, mix_up, random_erasing
 from groupwise.data.rand_augment import rand_augment
 
@@ -104,7 +104,7 @@ class Varying:
         if augmentation.erase:
             image = random_erasing(image, augmentation.erase, self.fill, generator)
         # Last: a padding of so many pixels is meant for the image as it came.
-        return image if image.shape[:2] == self.image_size else resize(image, self.image_size, self.interpolation)
+        return image if image.shape[:2] == self.image_size else resized(image, self.image_size, self.interpolation)
 
     def mix(
         self, image: ImageArray, partner: ImageArray, generator: Generator
