@@ -211,24 +211,22 @@ def test_parts_of_a_test_count_as_the_whole_does() -> None:
         assert (found.confusion == whole.confusion).all()
 
 
-def test_an_agreement_asks_about_once_a_second_and_whenever_all_know_that_it_must() -> None:
-    distribution, asked = Distribution.alone(), []
-    agreement = Agreement(distribution)
-    assert agreement.on(1, [15, 0], now=False) == [15, 0]
+@pytest.mark.once
+def test_an_agreement_asks_about_once_a_second_and_whenever_all_know_that_it_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    distribution, clock = Distribution.alone(), [500.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    assert Agreement(distribution).on(1, [15, 0], now=False) == [15, 0]
     distribution.count = 2
-    own = agreement._distribution
-
-    def gather(value: Any) -> list[Any]:
-        asked.append(value)
-        return [value, ([0, 1], 0.25)]
-
-    own.gather = gather  # type: ignore[method-assign]
-    agreement = Agreement(own)
-    assert agreement.on(1, [15, 0], now=False) == [15, 1]
-    assert [agreement.on(step, [0, 0], now=False) for step in (2, 3, 4)] == [[0, 0]] * 3
-    assert agreement.on(5, [0, 0], now=False) == [0, 1]
-    assert agreement.on(6, [0, 0], now=True) == [0, 1]
-    assert len(asked) == 3
+    distribution.gather = lambda value: [value, ([0, 1], value[1] / 2)]  # type: ignore[method-assign]
+    agreement, asked = Agreement(distribution), []
+    for step in range(7001, 7012):  # of a run that goes on, each of a quarter of a second
+        if any(agreement.on(step, [15, 0], now=step == 7007)):
+            asked.append(step)
+        clock[0] += 0.25
+    assert asked == [7001, 7002, 7006, 7007, 7011]
+    assert agreement.on(7012, [15, 0], now=True) == [15, 1]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the others train in several processes")

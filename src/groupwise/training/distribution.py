@@ -1,5 +1,6 @@
 """A training on several devices and processes: who they are, and what they do as one."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -187,7 +188,8 @@ class Agreement:
 
     def __init__(self, distribution: Distribution) -> None:
         self._distribution = distribution
-        self._asked, self._next, self._time = 0, 0, time.monotonic()
+        # How long a step takes is known from the second time on: that is after the next one.
+        self._asked, self._next, self._time = 0, 0, -math.inf
 
     def on(self, step: int, wants: Sequence[int], now: bool) -> list[int]:
         """Return of each thing the largest number that a process wants of it; of 0, nothing is wanted.
