@@ -93,15 +93,22 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     write_records(tmp_path / "blind.tfrecord", [{"text": b"a", "label": 1}])
     write_records(tmp_path / "alone.tfrecord", [{"image": jpeg(10), "width": 8}])
     write_records(tmp_path / "packed.tfrecord", [{"image": jpeg(10), "label": 1}], tf.io.TFRecordOptions("GZIP"))
-    with tf.io.TFRecordWriter(str(tmp_path / "other.tfrecord")) as writer:
-        writer.write(b"\xff\xff no message")
+    others = {
+        "other": b"\xff\xff no message",
+        "event": tf.compat.v1.Event(wall_time=1.0, step=2).SerializeToString(),
+        "number": b"\x08\x05",
+        "nested": b"\x0a\x04\x0a\x02\x08\x05",  # a name that is a number
+    }
+    for name, content in others.items():
+        with tf.io.TFRecordWriter(str(tmp_path / f"{name}.tfrecord")) as writer:
+            writer.write(content)
     for name, says in (
         ("short", "a TFRecord file that is cut short"),
         ("text", "not a readable TFRecord file without compression"),
         ("packed", "not a readable TFRecord file without compression"),
         ("blind", "record 0 has no image, only label, text"),
         ("alone", "record 0 has no class, only image, width"),
-        ("other", r"record 0 is no tf\.train\.Example"),
+        *((name, r"record 0 is no tf\.train\.Example") for name in others),
     ):
         with pytest.raises(UserError, match=rf"{name}\.tfrecord: {says}"):
             load_dataset(tmp_path / f"{name}.tfrecord")

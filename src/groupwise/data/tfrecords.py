@@ -1,8 +1,8 @@
 """Images out of TFRecord files, TensorFlow's, without TensorFlow: records of `tf.train.Example`, an image each."""
 
 import re
-import struct
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeAlias
 
@@ -44,7 +44,7 @@ def samples_of_tfrecord(file: IO[bytes], name: str) -> Iterator[dict[str, bytes]
     for number, record in enumerate(_records(file, name)):
         try:
             features = dict(_features(record))
-        except (IndexError, ValueError, struct.error) as error:
+        except (IndexError, TypeError, ValueError) as error:
             raise UserError(f"{name}: record {number} is no tf.train.Example") from error
         image, label = _first(features, IMAGES), _first(features, NAMED)
         if not isinstance(image, bytes) or label is None:
@@ -89,16 +89,18 @@ def _features(example: memoryview) -> Iterator[tuple[str, Feature]]:
     An Example is a message of Features (1), those of entries (1) of a name (1) and a Feature (2), and that of a list of
     bytes (1), floats (2) or numbers (3), whose values (1) may be packed.
     """
-    for features in _of(example, 1):
-        for entry in _of(features, 1):
-            name = bytes(next(_of(entry, 1))).decode()
-            for feature in _of(entry, 2):
-                for value in (value for each in _of(feature, 1) for value in _of(each, 1)):
-                    yield name, bytes(value)
-                    break
-                for value in (value for each in _of(feature, 3) for value in _of(each, 1)):
-                    yield name, value if isinstance(value, int) else _varint(value, 0)[0]
-                    break
+    for entry in _within(example, 1, 1):
+        name = str(next(_of(entry, 1), b""), "utf-8")
+        for value in islice(_within(entry, 2, 1, 1), 1):
+            yield name, bytes(memoryview(value))
+        for value in islice(_within(entry, 2, 3, 1), 1):
+            yield name, value if isinstance(value, int) else _varint(value, 0)[0]
+
+
+def _within(message: memoryview, wanted: int, *further: int) -> Iterator[Any]:
+    """Yield the values of a field of the messages in a field, and so on. Raises TypeError where they are none."""
+    for value in _of(message, wanted):
+        yield from _within(value, *further) if further else (value,)
 
 
 def _of(message: memoryview, wanted: int) -> Iterator[Any]:
