@@ -72,7 +72,9 @@ def test_photos_and_odd_shapes_have_the_bits_of_pillow(shape, size, interpolatio
     np.testing.assert_array_equal(resizing.resize(image, size, interpolation), pillow(image, size, interpolation))
 
 
-@pytest.mark.parametrize("rows", [slice(3, 33), slice(39, 40), slice(None, None, 2), slice(None, None, -1)], ids=str)
+@pytest.mark.parametrize(
+    "rows", [slice(3, 33), slice(39, 40), slice(None, None, 2), slice(None, None, -1), slice(None, 38, -1)], ids=str
+)
 @pytest.mark.parametrize("columns", [slice(5, 25), slice(None, None, 2), slice(49, 50)], ids=str)
 def test_a_slice_is_resized_as_its_copy_is(rows, columns):
     image = drawn((40, 50, 3), seed=2)[rows, columns]

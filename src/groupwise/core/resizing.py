@@ -56,7 +56,7 @@ def resize(
 def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str, mirrored: bool) -> np.ndarray:
     height, width, channels = image.shape
     if image.strides[1:] != (channels, 1) or image.strides[0] < width * channels:
-        image = np.ascontiguousarray(image)
+        image = image.copy()  # NumPy takes a single row for contiguous, whatever it says of the next one's place
     sizes = _Resizing(height, width, channels, image.strides[0], *size, FILTERS.index(interpolation), mirrored)
     out = np.empty((*size, channels), np.uint8)
     status = library.loaded().gw_resize(ctypes.byref(sizes), image.ctypes.data, out.ctypes.data)
