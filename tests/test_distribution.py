@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from groupwise import backends, models
+from groupwise.cli import main, training
 from groupwise.cli.processes import Start
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import Evaluation, evaluation_of, merged
@@ -248,7 +249,9 @@ def test_a_process_alone_is_as_it_was() -> None:
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="JAX uses all devices from one process")
-def test_a_machine_with_several_cards_gets_as_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_with_several_cards_gets_as_many_processes_but_to_rehearse(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[list[str]] = []
 
     def execute(_: str, arguments: list[str]) -> None:
@@ -262,3 +265,9 @@ def test_a_machine_with_several_cards_gets_as_many_processes(monkeypatch: pytest
         Start(stack, None, True)("torch")
     run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", "groupwise"]
     assert started == [[*run, "train", "bars.npz", "--epochs", "3"]]
+
+    rehearsed: list[Path] = []
+    monkeypatch.setattr(training, "_rehearse", lambda plan, dataset, folder, tests: rehearsed.append(folder))
+    data = str(bars.write_npz(tmp_path / "bars.npz"))
+    assert main(["train", data, "--model", tiny, "--backend", "torch", "--output", "run", "--dry-run"]) == 0
+    assert (len(rehearsed), len(started)) == (1, 1)

@@ -46,6 +46,8 @@ def test_the_command_draws_the_images_and_keeps_nothing(
     monkeypatch.chdir(tmp_path)
     bars.write_npz(tmp_path / "bars.npz")
     settings = ("train", "bars.npz", "--model", tiny, "--recipe", "digits", "--batch-size", 32, "--learning-rate", 0.01)
+    monkeypatch.setenv("RANK", "0")  # as torchrun does it
+    monkeypatch.setenv("WORLD_SIZE", "1")
     code, output, errors = run(capsys, *settings, "--dry-run")
     assert (code, errors) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in output.splitlines())
@@ -58,6 +60,8 @@ def test_the_command_draws_the_images_and_keeps_nothing(
     assert "--dry-run: is of a new run; leave out --resume" in refusal(
         capsys, *settings, "--output", "run", "--resume", "--dry-run"
     )
+    where = ("--coordinator", "localhost:12345", "--processes", 2, "--process", 0)
+    assert "--dry-run: is of one process" in refusal(capsys, *settings, *where, "--dry-run")
 
 
 @pytest.mark.once

@@ -30,6 +30,7 @@ from groupwise.cli.processes import Start, place_of
 from groupwise.cli.watching import ConsoleObserver
 from groupwise.errors import UserError, check_installed
 from groupwise.interruption import Interrupted
+from groupwise.launchers import ALONE
 from groupwise.recipes import introduction, list_recipes, load_recipe
 from groupwise.training.checkpoints import Interval
 from groupwise.training.events import Observer
@@ -297,13 +298,13 @@ def train(
     place = place_of(coordinator, processes, process)
     chosen = None if output is None else output_folder(output)
     is_resumed = _is_resumed(resume, chosen)
-    if dry_run and (is_resumed or place is not None):
+    if dry_run and (is_resumed or (place is not None and place.count > 1)):
         other = "a new run; leave out --resume" if is_resumed else "one process"
         raise UserError(f"{option('dry_run')}: is of {other}")
     if schedule is not None and not is_resumed:
         raise UserError(f"--schedule {schedule}: belongs to --resume; a new run has its recipe's")
     with ExitStack() as stack:
-        start = Start(stack, place, sync_batch_norm)
+        start = Start(stack, ALONE if dry_run else place, sync_batch_norm)
         wishes = Wishes(recipe, model, weights, arguments, changes, named, seed, backend, test or (), start)
         if is_resumed:
             assert chosen is not None
