@@ -20,7 +20,7 @@ from groupwise.inference.matching import with_classes
 from groupwise.inference.preprocessing import preprocessing_of
 from groupwise.keras_private import without_tensorflow
 from groupwise.models.network import Network
-from groupwise.training.beginning import prepare, recorded
+from groupwise.training.beginning import large_batches, prepare, recorded
 from groupwise.training.checkpoints import Interval
 from groupwise.training.distribution import Distribution
 from groupwise.training.events import Noted, Observer, growth
@@ -120,13 +120,15 @@ def rehearse(
     recipe = plan.recipe
     with without_tensorflow():
         set_seed(plan.seed)
-        whole, record, _ = recorded(plan, with_classes(dataset, plan.class_names))
+        whole, record, notes = recorded(plan, with_classes(dataset, plan.class_names))
         tests = load_tests(plan.tests) if tests is None else tests
-        for text in settle_tests(tests, plan.class_names, whole.train, record)[1]:
+        _, said = settle_tests(tests, plan.class_names, whole.train, record)
+        nowhere = Workspace(Path())
+        run = Run(plan, whole, record, nowhere, observer, Distribution.alone())
+        for text in (*notes, *said, *large_batches(run)):
             observer(Noted(text))
-        some, nowhere = _some(whole, plan), Workspace(Path())
-        run = Run(plan, some, record_of(some), nowhere, observer, Distribution.alone())
-        session = prepare(run, Keeper(nowhere.path, Interval(), 1))
+        some = _some(whole, plan)
+        session = prepare(replace(run, dataset=some, record=record_of(some)), Keeper(nowhere.path, Interval(), 1))
         try:
             if plan.weights is not None:
                 start_from(session.network, plan.weights)
