@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from groupwise import models
 from groupwise.data import Augmentation
 from groupwise.data.dataset import SplitRule
 from groupwise.errors import UserError
-from groupwise.training import make_plan, rehearsal, rehearse
+from groupwise.training import Distribution, make_plan, rehearsal, rehearse
 from groupwise.training.optimizers import make_optimizer
 from tests import tiny as bars
 from tests.test_cli import _backend_of_the_tests, refusal, run  # noqa: F401 - a fixture
@@ -22,11 +23,14 @@ tiny = bars.tiny
 
 def test_it_says_what_a_training_will_take(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    scope = create_autospec(Distribution.scope, side_effect=Distribution.scope)
+    monkeypatch.setattr(Distribution, "scope", scope)
     dataset = bars.dataset(tmp_path)
     recipe = bars.recipe(batch_size=32, accumulate=2, validation=0.3, average=0.9)
     found = rehearse(make_plan(dataset, "bars.npz", recipe), dataset, observer=lambda _: None)
     assert (found.step_images, found.image_shape, found.classes, found.epochs) == (16, (8, 8, 1), 3, 4)
     assert found.steps == len(dataset.with_validation(SplitRule(0, 0.3)).train) // 32 * 2
+    scope.assert_called_once()  # all devices compute
     assert found.first_seconds > 0
     assert found.step_seconds > 0
     network = models.create("tiny")

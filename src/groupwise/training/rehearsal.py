@@ -117,14 +117,14 @@ def rehearse(
         >>> rehearse(plan, digits).step_seconds  # doctest: +SKIP
         0.012
     """
-    recipe = plan.recipe
-    with without_tensorflow():
+    recipe, distribution = plan.recipe, Distribution.alone()
+    with without_tensorflow(), distribution.scope():
         set_seed(plan.seed)
         whole, record, notes = recorded(plan, with_classes(dataset, plan.class_names))
         tests = load_tests(plan.tests) if tests is None else tests
         _, said = settle_tests(tests, plan.class_names, whole.train, record)
         nowhere = Workspace(Path())
-        run = Run(plan, whole, record, nowhere, observer, Distribution.alone())
+        run = Run(plan, whole, record, nowhere, observer, distribution)
         for text in (*notes, *said, *large_batches(run)):
             observer(Noted(text))
         some = _some(whole, plan)
