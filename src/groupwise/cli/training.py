@@ -326,7 +326,7 @@ def train(
                 dataset,
                 folder,
                 resume=is_resumed,
-                observer=lambda event: [observe(event) for observe in observers],
+                observer=observers,
                 checkpoint_every=checkpoint_every,
                 checkpoints_kept=keep_checkpoints,
                 distribution=distribution,

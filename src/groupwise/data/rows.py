@@ -22,7 +22,7 @@ def files_of_row(image: bytes, path: str | None, label: str, number: str, keys: 
         ['n01440764/n01440764_36.cls', 'n01440764/n01440764_36.jpeg']
     """
     suffix = suffix_of(path or "")
-    key = path.removesuffix(path[len(path) - len(suffix) :]).replace(".", "_").strip("/") if path else number
+    key = path[: len(path) - len(suffix)].replace(".", "_").strip("/") if path else number
     key = number if key in keys else key
     keys.add(key)
     if suffix not in IMAGE_SUFFIXES:
