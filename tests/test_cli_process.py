@@ -90,3 +90,15 @@ def test_a_pipe_that_closes_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("os.dup2", lambda *_: None)
     monkeypatch.setattr(sys, "stdout", sys.__stdout__)
     assert main(["models"]) == 1
+
+
+@pytest.mark.once
+def test_ctrl_c_while_the_command_is_imported_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("groupwise.cli.check_installed", interrupt)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "groupwise: stopped\n"
