@@ -54,7 +54,7 @@ def test_the_command_draws_the_images_and_keeps_nothing(
     monkeypatch.setenv("WORLD_SIZE", "1")
     code, output, errors = run(capsys, *settings, "--dry-run")
     assert (code, errors) == (0, "")
-    assert "An epoch of 96 images is hardly more than a batch of 32" in output
+    assert "An epoch of 96 images is too short for batches of 32" in output
     lines = dict(line.split(maxsplit=1) for line in output.splitlines())
     assert lines["step"] == "images 32x8x8x1 to 32x3 logits"
     assert " for an epoch of 3 steps" in lines["time"]

@@ -149,8 +149,8 @@ def test_batches_that_are_large_for_the_data_are_said(tiny: str, tmp_path: Path)
     plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1, batch_size=64))
     train(plan, dataset, tmp_path / "run", observer=seen.append)
     (note,) = [str(event) for event in seen if isinstance(event, Noted)]
-    assert "96 images is hardly more than a batch of 64" in note
-    assert "batch_size=8, and a smaller learning_rate" in note
+    assert "96 images is too short for batches of 64" in note
+    assert "batch_size=8, with a learning rate that is smaller in proportion" in note
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA passes through the core elsewhere")

@@ -53,14 +53,14 @@ def _with_validation(dataset: Dataset, share: float, earlier: SplitRecord | None
 
 
 def large_batches(run: Run) -> list[str]:
-    """Return the sentence that an epoch is hardly a step, if so."""
+    """Return the sentence that an epoch is too short for its batches, if so."""
     count, size = len(run.dataset.train), run.plan.recipe.batch_size
     if count >= FEW_STEPS * size:
         return []
     better = argument("batch_size", 2 ** max(0, (count // 10).bit_length() - 1))
     return [
-        f"An epoch of {count} images is hardly more than a batch of {size}, for which the recipe's learning rate is "
-        f"meant: {better}, and a smaller {argument('learning_rate')}, will suit them better."
+        f"An epoch of {count} images is too short for batches of {size}, for which the recipe's learning rate is "
+        f"meant: {better}, with a learning rate that is smaller in proportion, will suit them better."
     ]
 
 
