@@ -70,9 +70,9 @@ def test_the_processes_of_a_job_find_the_same_port_and_those_of_another_one_anot
 def test_what_is_contradictory_is_refused() -> None:
     with pytest.raises(UserError, match="process=2: of 2 processes it is one of 0 to 1"):
         Place(2, 2, f"{LOCAL}:1")
-    with pytest.raises(UserError, match="coordinator=here: must be the address where all processes meet"):
+    with pytest.raises(UserError, match="coordinator=here: must be HOST:PORT, where all processes meet"):
         Place(0, 2, "here")
-    with pytest.raises(UserError, match="coordinator=here:65536: must be the address where all processes meet"):
+    with pytest.raises(UserError, match="coordinator=here:65536: must be HOST:PORT, where all processes meet"):
         Place(0, 2, "here:65536")
     with pytest.raises(UserError, match="RANK=one: the launcher's variable must be a number"):
         find_place({"RANK": "one", "WORLD_SIZE": "2", "MASTER_ADDR": LOCAL})

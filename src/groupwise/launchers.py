@@ -41,7 +41,7 @@ class Place:
                 f"{argument('process', self.index)}: of {self.count} processes it is one of 0 to {self.count - 1}"
             )
         if re.fullmatch(r".+:\d{1,5}", self.coordinator) is None or self.port > _LAST_PORT:
-            says = "must be the address where all processes meet, as HOST:PORT; process 0 runs on that host"
+            says = f"must be HOST:PORT, where all processes meet: process 0's host, and a port of up to {_LAST_PORT}"
             raise UserError(f"{argument('coordinator', self.coordinator)}: {says}")
 
     @property

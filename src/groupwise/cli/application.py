@@ -188,7 +188,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
-        message = str(error.format_message()).rstrip(".") + _given(error)
+        # Pydantic, which checks values for Typer, begins some of its reasons so.
+        message = str(error.format_message()).replace("Value error, ", "").rstrip(".") + _given(error)
         return _fail(message + hint, 2) if message else 2  # without arguments the help was printed
     except typer.Abort:
         return _fail("stopped", INTERRUPTED)

@@ -342,7 +342,8 @@ def train(
 def _is_resumed(resume: Resume | None, output: Path | None) -> bool:
     """Return whether a run is gone on with, rather than begun."""
     if resume is not None and output is None:
-        raise UserError(f"--resume {resume}: say which run to go on with: --output RUN")
+        named = option("resume", None if resume is Resume.RUN else resume)
+        raise UserError(f"{named}: say which run to go on with: --output RUN")
     return resume is Resume.RUN or (resume is Resume.AUTO and output is not None and Workspace(output).recipe.exists())
 
 
