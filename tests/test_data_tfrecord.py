@@ -86,6 +86,15 @@ def test_numbers_of_many_classes_without_names(tmp_path: Path) -> None:
     assert seen(dataset.test, dataset) == [(str(125 + n), n) for n in range(6)]
 
 
+def test_no_two_images_are_taken_for_one(tmp_path: Path) -> None:
+    """Files of one split, whose images have no names: of the same places, class and size."""
+    for part in range(2):
+        records = [{"image": jpeg(10), "label": n % 2} for n in range(6)]
+        write_records(tmp_path / f"set-train.tfrecord-0000{part}-of-00002", records)
+    dataset = load_dataset(tmp_path, test_fraction=1.0)
+    assert len(set(dataset.test.identities().tolist())) == 12
+
+
 def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     whole = write_records(tmp_path / "a.tfrecord", [{"image": jpeg(10 * n), "label": n % 2} for n in range(6)])
     (tmp_path / "short.tfrecord").write_bytes(whole.read_bytes()[:-50])
@@ -93,6 +102,7 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     write_records(tmp_path / "blind.tfrecord", [{"text": b"a", "label": 1}])
     write_records(tmp_path / "alone.tfrecord", [{"image": jpeg(10), "width": 8}])
     write_records(tmp_path / "packed.tfrecord", [{"image": jpeg(10), "label": 1}], tf.io.TFRecordOptions("GZIP"))
+    write_records(tmp_path / "secret.tfrecord", [{"image": jpeg(10), "label": -1}])
     others = {
         "other": b"\xff\xff no message",
         "event": tf.compat.v1.Event(wall_time=1.0, step=2).SerializeToString(),
@@ -108,6 +118,7 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ("packed", "not a readable TFRecord file without compression"),
         ("blind", "record 0 has no image, only label, text"),
         ("alone", "record 0 has no class, only image, width"),
+        ("secret", "record 0 has the number -1 for a class that is not told"),
         *((name, r"record 0 is no tf\.train\.Example") for name in others),
     ):
         with pytest.raises(UserError, match=rf"{name}\.tfrecord: {says}"):

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import IO, Any, TypeAlias
 
 from groupwise.data.parquet import LABELS
@@ -50,10 +49,13 @@ def samples_of_tfrecord(file: IO[bytes], name: str) -> Iterator[dict[str, bytes]
         if not isinstance(image, bytes) or label is None:
             lacking = "class" if isinstance(image, bytes) else "image"
             raise UserError(f"{name}: record {number} has no {lacking}, only {', '.join(sorted(features))}")
+        if isinstance(label, int) and label < 0:
+            instead = "name the other files, by a pattern of theirs"
+            raise UserError(f"{name}: record {number} has the number {label} for a class that is not told: {instead}")
         path = _first(features, PATHS)
         text = path.decode(errors="replace") if isinstance(path, bytes) else None
         said = label.decode(errors="replace") if isinstance(label, bytes) else str(label)
-        yield files_of_row(image, text, said, f"{PurePosixPath(name).stem}/{number:08}", keys)
+        yield files_of_row(image, text, said, f"{name}/{number:08}", keys)
 
 
 def _first(features: Mapping[str, Feature], names: tuple[str, ...]) -> Feature | None:
@@ -94,7 +96,7 @@ def _features(example: memoryview) -> Iterator[tuple[str, Feature]]:
         for value in islice(_within(entry, 2, 1, 1), 1):
             yield name, bytes(memoryview(value))
         for value in islice(_within(entry, 2, 3, 1), 1):
-            yield name, value if isinstance(value, int) else _varint(value, 0)[0]
+            yield name, _signed(value if isinstance(value, int) else _varint(value, 0)[0])
 
 
 def _within(message: memoryview, wanted: int, *further: int) -> Iterator[Any]:
@@ -123,6 +125,10 @@ def _of(message: memoryview, wanted: int) -> Iterator[Any]:
             raise ValueError(f"there is no field of kind {kind}")
         if number == wanted:
             yield value
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
