@@ -82,6 +82,22 @@ def test_it_is_the_rate_that_decays(tiny: str, changes: dict[str, Any]) -> None:
             np.testing.assert_allclose(average, mean, rtol=2e-6, atol=2e-6, err_msg=variable.path)
 
 
+@pytest.mark.once
+def test_muons_two_weight_decays_are_the_shares_of_both(tiny: str) -> None:
+    options = {"optimizer": "muon", "optimizer_options": {"adam_weight_decay": 0.5}, "weight_decay": 0.25}
+    network = models.create("tiny")
+    optimizer = make_optimizer(bars.recipe(**FLAT, **options), 10, network)
+    before = values(network.trainable_variables)
+    optimizer.apply([keras.ops.zeros_like(each) for each in network.trainable_variables])
+    for variable, weight, found in zip(
+        network.trainable_variables, before, values(network.trainable_variables), strict=True
+    ):
+        share = SHARES[re.split("[_/]", variable.path.removeprefix("tiny/"))[0]]
+        decay = {1: 0.0, 2: 0.25}.get(weight.ndim, 0.5)
+        np.testing.assert_allclose(found, weight * (1 - 0.05 * share * decay), rtol=1e-6, err_msg=variable.path)
+    assert (optimizer.weight_decay, optimizer.adam_weight_decay) == (0.25, 0.5)
+
+
 def test_a_run_goes_on_to_the_bit(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     recipe = bars.recipe(epochs=2, average=0.9, **{**FLAT, **ADAMW, "layer_decay": 1e-3})

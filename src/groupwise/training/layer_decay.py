@@ -8,6 +8,7 @@ import keras
 
 from groupwise import keras_private
 
+_DECAYS = ("weight_decay", "adam_weight_decay")  # the second one is Muon's, of what is no matrix
 _BLOCK = re.compile(r"stage\d+(?:_unit\d+)?|[^\d_]+")
 
 
@@ -59,15 +60,15 @@ def decay_by_layer(optimizer: keras.optimizers.Optimizer, network: keras.Model, 
                 step([gradients[place] for place in places], [variables[place] for place in places], rate * share)
 
     def decay_weights(step: Callable[..., None], variables: Sequence[Any]) -> None:
-        whole = optimizer.weight_decay
+        whole = {name: getattr(optimizer, name) for name in _DECAYS if getattr(optimizer, name, None)}
         left_out, _ = keras_private.without_weight_decay(optimizer, variables)
         decayed = [each for place, each in enumerate(variables) if whole and place not in left_out]
         for share in every:
             some = [each for each in decayed if by_variable[id(each)] == share]
             if some:
                 # What is taken off is this times the rate, which Keras asks for itself.
-                optimizer.weight_decay = whole * share
+                vars(optimizer).update({name: value * share for name, value in whole.items()})
                 step(some)
-        optimizer.weight_decay = whole
+        vars(optimizer).update(whole)
 
     keras_private.replace_steps(optimizer, update, decay_weights)
