@@ -1,6 +1,5 @@
 """Gradients of several steps that add up to one update: what a large batch does, to rounding."""
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from groupwise.interruption import Interrupted
 from groupwise.models.registry import GREY, Backbone, Variant
 from groupwise.recipes import recipe_of
 from groupwise.training import checkpoints
-from groupwise.training.events import Event, StepDone
 from groupwise.training.optimizers import WarmUpThenDecay
 from groupwise.training.workspace import Workspace
 from tests import tiny as bars
-from tests.test_checkpoints import assert_same_end, begin, newest, resume
+from tests.test_checkpoints import assert_same_end, begin, newest, resume, stop_at
 from tests.test_cli import _backend_of_the_tests, refusal, run  # noqa: F401 - a fixture
 
 tiny = bars.tiny
@@ -80,13 +78,8 @@ def test_a_run_goes_on_between_two_updates(tiny: str, tmp_path: Path) -> None:
     recipe = bars.recipe(epochs=2, batch_size=32, accumulate=2, average=0.9, optimizer="adamw", optimizer_options={})
     dataset = bars.dataset(tmp_path)
     begin(dataset, tmp_path / "whole", recipe)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, StepDone) and (event.epoch, event.step) == (2, 2):
-            signal.raise_signal(signal.SIGINT)
-
     with pytest.raises(Interrupted):
-        begin(dataset, tmp_path / "parts", recipe, observer=stop)
+        begin(dataset, tmp_path / "parts", recipe, observer=stop_at(2, 2))
     assert newest(tmp_path / "parts").step == 9
     resume(dataset, tmp_path / "parts")
     assert_same_end(tmp_path / "parts", tmp_path / "whole")

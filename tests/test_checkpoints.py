@@ -16,7 +16,7 @@ from groupwise.interruption import SIGNALS, Interrupted
 from groupwise.training import RunSummary, make_plan, read_plan, train
 from groupwise.training import checkpoints as files
 from groupwise.training.checkpoints import Checkpoint, Interval
-from groupwise.training.events import Event, Noted
+from groupwise.training.events import Event, Noted, StepDone
 from groupwise.training.workspace import Workspace
 from tests import kills
 from tests import tiny as bars
@@ -38,6 +38,16 @@ def begin(dataset: Dataset, folder: Path, recipe: Any = MANY, **options: Any) ->
 def resume(dataset: Dataset, folder: Path, **options: Any) -> RunSummary:
     given = {"observer": lambda _: None, **options}
     return train(read_plan(folder), dataset, folder, resume=True, **given)
+
+
+def stop_at(epoch: int, step: int) -> Callable[[Event], None]:
+    """Return an observer that lets a training end after the step that follows this one, as Ctrl-C does."""
+
+    def observe(event: Event) -> None:
+        if isinstance(event, StepDone) and (event.epoch, event.step) == (epoch, step):
+            signal.raise_signal(signal.SIGINT)
+
+    return observe
 
 
 def newest(folder: Path) -> Checkpoint:

@@ -1,7 +1,5 @@
 """Trainings whose first epochs see small images: of which sizes and pixels, and what they come to."""
 
-import signal
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,11 +21,11 @@ from groupwise.interruption import Interrupted
 from groupwise.layers import GroupedConv2D
 from groupwise.models.registry import Head
 from groupwise.training import extend_plan, make_plan, rehearse
-from groupwise.training.events import Begun, Event, StepDone
+from groupwise.training.events import Begun
 from groupwise.training.plan import build_network
 from groupwise.training.seed import set_seed
 from tests import tiny as bars
-from tests.test_checkpoints import assert_same_end, begin, newest, resume
+from tests.test_checkpoints import assert_same_end, begin, newest, resume, stop_at
 from tests.test_cli import _backend_of_the_tests, refusal, run  # noqa: F401 - a fixture
 
 tiny = bars.tiny
@@ -40,14 +38,6 @@ RECIPE = bars.recipe(
     augmentation=Augmentation(),
 )
 """Images of 4x4 in the first epoch, of 8x8 in the second."""
-
-
-def stop_at(epoch: int, step: int) -> Callable[[Event], None]:
-    def observe(event: Event) -> None:
-        if isinstance(event, StepDone) and (event.epoch, event.step) == (epoch, step):
-            signal.raise_signal(signal.SIGINT)
-
-    return observe
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Layer-wise decay of the learning rate: against the optimizers' formulas in float64, and to the bit when resumed."""
 
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from groupwise import models
 from groupwise.errors import UserError
 from groupwise.interruption import Interrupted
 from groupwise.recipes import Recipe, recipe_of
-from groupwise.training.events import Event, StepDone
 from groupwise.training.layer_decay import shares_of
 from groupwise.training.optimizers import make_optimizer
 from tests import tiny as bars
-from tests.test_checkpoints import assert_same_end, begin, newest, resume
+from tests.test_checkpoints import assert_same_end, begin, newest, resume, stop_at
 
 tiny = bars.tiny
 DECAY, UPDATES = 0.25, 3
@@ -102,13 +100,8 @@ def test_a_run_goes_on_to_the_bit(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     recipe = bars.recipe(epochs=2, average=0.9, **{**FLAT, **ADAMW, "layer_decay": 1e-3})
     begin(dataset, tmp_path / "whole", recipe)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, StepDone) and (event.epoch, event.step) == (2, 2):
-            signal.raise_signal(signal.SIGINT)
-
     with pytest.raises(Interrupted):
-        begin(dataset, tmp_path / "parts", recipe, observer=stop)
+        begin(dataset, tmp_path / "parts", recipe, observer=stop_at(2, 2))
     middle = newest(tmp_path / "parts").arrays
     resume(dataset, tmp_path / "parts")
     assert_same_end(tmp_path / "parts", tmp_path / "whole")

@@ -10,9 +10,11 @@ import pytest
 
 from groupwise.cli import main
 from groupwise.errors import UserError
+from groupwise.interruption import Interrupted
 from groupwise.training import TensorBoardObserver, extend_plan, make_plan, read_plan, tensorboard, train
 from groupwise.training.workspace import Workspace
 from tests import tiny as bars
+from tests.test_checkpoints import stop_at
 from tests.test_cli import _backend_of_the_tests  # noqa: F401 - a fixture
 
 pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
@@ -42,8 +44,9 @@ def test_the_files_hold_what_metrics_csv_does(tiny: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(tensorboard, "INTERVAL", 0.0)
     dataset, folder = bars.dataset(tmp_path), tmp_path / "run"
     plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=2))
-    train(plan, dataset, folder, observer=TensorBoardObserver(folder / "tensorboard"))
-    longer = extend_plan(read_plan(folder), 2, 3)
+    with pytest.raises(Interrupted):
+        train(plan, dataset, folder, observer=[TensorBoardObserver(folder / "tensorboard"), stop_at(2, 2)])
+    longer = extend_plan(read_plan(folder), 1, 3)
     train(longer, dataset, folder, resume=True, observer=TensorBoardObserver(folder / "tensorboard"))
     found, rows = read(folder / "tensorboard"), Workspace(folder).read_metrics()
     for name in rows[0]:

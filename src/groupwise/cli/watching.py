@@ -83,7 +83,7 @@ class ProgressBar:
         self._task = self._progress.add_task(
             "",
             total=begun.epochs * begun.steps,
-            completed=begun.finished * begun.steps,
+            completed=begun.finished * begun.steps + begun.first,
             epoch=begun.finished + 1,
             status="",
         )

@@ -78,13 +78,11 @@ class Bookkeeper(keras.callbacks.Callback):
         check_loss(logs, self._epoch, done - 1)
         assert logs is not None
         seconds, waited = self._seconds()
-        step = self._epoch * self._steps + done
+        step, is_requested = self._epoch * self._steps + done, False
         if done < self._steps:
             is_requested, is_due = self._session.agree(step)
             if is_requested or is_due:
                 self._session.checkpoint(step, (seconds, waited))
-            if is_requested:
-                raise StopTraining
         self._observer(
             StepDone(
                 epoch=self._epoch + 1,
@@ -96,6 +94,8 @@ class Bookkeeper(keras.callbacks.Callback):
                 seconds_waited=waited,
             )
         )
+        if is_requested:
+            raise StopTraining
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         assert logs is not None

@@ -122,11 +122,13 @@ class FitBegun(Event):
         epochs: of the whole training.
         steps: of one epoch.
         finished: epochs that were finished before.
+        first: steps of the next one that were made before.
     """
 
     epochs: int
     steps: int
     finished: int
+    first: int = 0
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _fit(session: Session, resumed: Checkpoint | None) -> Evaluation | None:
     )
     bookkeeper = Bookkeeper(session, resumed)
     with session.interruption:
-        observer(FitBegun(recipe.epochs, batches.steps, first_epoch))
+        observer(FitBegun(recipe.epochs, batches.steps, first_epoch, batches.first))
         try:
             for begin, end in pairwise([*begins, recipe.epochs]):
                 if begin != first_epoch:

@@ -34,14 +34,14 @@ class TensorBoardObserver:
         check_installed("tensorboardX", "writing TensorBoard's files", "tensorboard")
         self._folder = expanded(folder)
         self._writer: Any = None
-        self._steps = self._finished = 0
+        self._steps = self._first = 0
         self._written = 0.0
 
     def __call__(self, event: Event) -> None:
         with suppress(OSError):
             match event:
                 case FitBegun():
-                    self._steps, self._finished = event.steps, event.finished
+                    self._steps, self._first = event.steps, event.finished * event.steps + event.first + 1
                     self._close()
                 case StepDone() if time.monotonic() - self._written >= INTERVAL:
                     self._written = time.monotonic()
@@ -70,8 +70,7 @@ class TensorBoardObserver:
         # Its names have seconds alone.
         self._writer = EventsWriter(str(self._folder / "events"), f".{secrets.token_hex(4)}")
         started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        first = self._finished * self._steps + 1
-        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first, session_log=started))
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=self._first, session_log=started))
 
     def _close(self) -> None:
         writer, self._writer = self._writer, None
