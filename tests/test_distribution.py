@@ -4,9 +4,10 @@ import json
 import re
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from groupwise import backends, models
 from groupwise.cli import main, training
+from groupwise.cli.planning import Wishes, resumed
 from groupwise.cli.processes import Start
 from groupwise.errors import UserError
 from groupwise.inference.evaluation import Evaluation, evaluation_of, merged
@@ -21,6 +23,8 @@ from groupwise.launchers import Place
 from groupwise.training import Distribution, checkpoints, make_plan, train
 from groupwise.training.checkpoints import Checkpoint
 from groupwise.training.distribution import Agreement
+from groupwise.training.workspace import Workspace
+from groupwise.writing import locked
 from tests import collectives, kills, processes, together
 from tests import tiny as bars
 from tests.frameworks import BACKEND
@@ -157,6 +161,17 @@ def test_a_process_without_its_data_ends_all(tmp_path: Path) -> None:
     assert (status, its) == (1, 1)
     assert re.search(r"process 1 of 2 \(on \S+\) has ended, and so do all: gone.npz does not exist", output)
     assert {file.name for file in tmp_path.glob("run/*")} <= {"process-1.log", ".lock"}, "nothing of a run"
+
+
+@pytest.mark.once
+def test_the_first_process_alone_looks_whether_a_run_is_free(tiny: str, tmp_path: Path) -> None:
+    dataset, run = bars.dataset(tmp_path), tmp_path / "run"
+    train(make_plan(dataset, "bars.npz", bars.recipe(epochs=1)), dataset, run, observer=[])
+    for index, ends in ((1, nullcontext()), (0, pytest.raises(UserError, match="another training is at work"))):
+        start = Mock(is_one_of_several=True, return_value=Mock(index=index))
+        wishes = Wishes(None, None, None, {}, {}, {}, None, None, (), start)
+        with locked(Workspace(run).lock, "in use"), ends:  # as another process holds it, which looks
+            assert resumed(str(tmp_path / "bars.npz"), run, wishes, restart=False)[2] == run
 
 
 @pytest.mark.once

@@ -74,7 +74,8 @@ def planned(data: str, output: Path | None, wishes: Wishes) -> Planned:
     if output is None:
         check_folder(RUNS, option("output", RUNS))
     else:
-        Workspace(output).open(resume=False)
+        # The first of several alone: all of them would lock what a killed run left, and take one another for trainings.
+        Workspace(output, 0 if distribution is None else distribution.index).open(resume=False)
     seed = wishes.seed or 0
     dataset = load_dataset(data, seed=seed)
     if weights is not None and wishes.seed is None:
@@ -145,10 +146,13 @@ def resumed(
     from groupwise.data import load_dataset
 
     folder, backend = Workspace(output), wishes.backend
-    folder.open(resume=True)
+    if not wishes.start.is_one_of_several:
+        folder.open(resume=True)
     if backend is None and folder.environment.exists():
         backend = read_json(folder.environment).get("backend")
     distribution = wishes.start(backend)
+    if wishes.start.is_one_of_several:  # these meet first, as for a new run
+        Workspace(output, distribution.index).open(resume=True)
     from groupwise.inference.recorded import divide_for
     from groupwise.training import Plan, extend_plan
     from groupwise.training.testing import load_tests
