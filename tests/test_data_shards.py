@@ -163,7 +163,7 @@ def test_braces(text: str, names: list[str]) -> None:
         ("{folder}/none-*.tar", "names no shards: no .tar"),
         ("{folder}/none-{{0..1}}.tar", r"none-0\.tar cannot be read: no such file"),
         ("{folder}/bad-*.tar", "bad-0.tar: not a readable tar file without compression"),
-        ("{folder}/short.tar", r"classes\.txt names 1 classes, and an image is of class 1"),
+        ("{folder}/short.tar", r"the file beside it names 1 classes, an image is of class 1"),
     ],
 )
 def test_shards_that_cannot_be_read_are_refused(source: str, says: str, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_command_leaves_out_what_was_trained_on(
     shutil.rmtree("more")
     assert "more does not exist" in refusal(capsys, *resume)  # which it was to be tested on
     for given, says in (
-        (("--test", "nowhere"), "nowhere does not exist"),
+        (("--test", "nowhere"), "--test nowhere: nowhere does not exist"),
         (("--test", "photos", "--test", "photos=runs/a=b"), "--test photos=runs/a=b: photos is called photos, too"),
         (("--test", "night="), "--test night=: must be DATA or NAME=DATA"),
         (("--test", "x=digits"), "--test x: digits has classes that the model does not know: '0', '1'"),

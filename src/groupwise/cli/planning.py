@@ -105,7 +105,10 @@ def _opened(texts: Sequence[str]) -> tuple[dict[str, str], "dict[str, Dataset]"]
     opened = {}
     for text in texts:
         given, data = parse_test(text)
-        dataset = load_dataset(data, test_fraction=1)
+        try:
+            dataset = load_dataset(data, test_fraction=1)
+        except UserError as error:
+            raise UserError(f"--test {text}: {error}") from error
         name = given or dataset.name
         if name in named:
             raise UserError(f"--test {text}: {named[name]} is called {name}, too; give it another one with NAME=DATA")

@@ -177,7 +177,7 @@ def _namer(shards: Sequence[Shard], classes: Sequence[str], name: str) -> Callab
     if classes and labels:
         largest = max(map(int, labels))
         if largest >= len(classes):
-            raise UserError(f"{name}: {CLASSES} names {len(classes)} classes, and an image is of class {largest}")
+            raise UserError(f"{name}: the file beside it names {len(classes)} classes, an image is of class {largest}")
         return lambda label: classes[int(label)]
     width = max(map(len, labels), default=0)
     return lambda label: label.zfill(width)

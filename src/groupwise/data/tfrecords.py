@@ -16,6 +16,7 @@ _NAME = re.compile(r"\.tfrecords?[^/]*$|-[^-/]+-of-\d{5}$")
 IMAGES = ("image/encoded", "image", "image_raw", "img", "jpg", "jpeg", "png")
 NAMED = ("image/class/synset", "image/class/text", "image/class/label", *LABELS)  # a name rather than a number
 PATHS = ("image/filename", "file_name", "filename", "path")
+INDICES = (".idx", ".index")  # beside the files
 LARGEST = 1 << 30  # bytes of a record
 
 
@@ -23,10 +24,10 @@ def is_tfrecord(name: str) -> bool:
     """Return whether a file's name, or a pattern of names, is one of TFRecord files.
 
     Examples:
-        >>> [is_tfrecord(name) for name in ("a.tfrecord", "train-*-of-01024", "train-0-of-00002.parquet")]
+        >>> [is_tfrecord(name) for name in ("a.tfrecord", "train-*-of-01024", "a.tfrecord.idx")]
         [True, True, False]
     """
-    return _NAME.search(name) is not None
+    return _NAME.search(name) is not None and not name.endswith(INDICES)
 
 
 def samples_of_tfrecord(file: IO[bytes], name: str) -> Iterator[dict[str, bytes]]:

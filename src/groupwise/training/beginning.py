@@ -91,7 +91,9 @@ def prepare(run: Run, keeper: Keeper) -> Session:
         is_jitted = False
         run.observer(Noted("The steps are not compiled: XLA on TensorFlow cannot pass through the core."))
     elif is_jitted and recipe.jit_compile != "auto":
-        run.observer(Noted("The steps are compiled: the first ones may take a minute or more."))
+        # Inductor compiles what was recorded of steps that it did not run.
+        apart = " A resumed run is equal to rounding, not to the bit." if keras.backend.backend() == "torch" else ""
+        run.observer(Noted(f"The steps are compiled: the first ones may take a minute or more.{apart}"))
     updates = batches.steps // recipe.accumulate
     network.compile(
         optimizer=make_optimizer(
