@@ -35,7 +35,13 @@ def test_each_thing_that_happens_is_an_event(tiny: str, tmp_path: Path) -> None:
     again: list[Event] = []
     longer = extend_plan(read_plan(tmp_path / "run"), 2, 3)
     train(longer, dataset, tmp_path / "run", resume=True, observer=again.append)
-    assert [event.as_dict() for event in again][3] == {"event": "fit_begun", "epochs": 3, "steps": 6, "finished": 2}
+    assert [event.as_dict() for event in again][3] == {
+        "event": "fit_begun",
+        "epochs": 3,
+        "steps": 6,
+        "finished": 2,
+        "first": 0,
+    }
     plan = make_plan(dataset, "bars.npz", bars.recipe(epochs=1), weights=str(tmp_path / "run"))
     begun: list[Event] = []
     train(plan, dataset, tmp_path / "next", observer=begun.append)
