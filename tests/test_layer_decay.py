@@ -86,7 +86,7 @@ def test_muons_two_weight_decays_are_the_shares_of_both(tiny: str) -> None:
     network = models.create("tiny")
     optimizer = make_optimizer(bars.recipe(**FLAT, **options), 10, network)
     before = values(network.trainable_variables)
-    optimizer.apply([keras.ops.zeros_like(each) for each in network.trainable_variables])
+    optimizer.apply([keras.ops.zeros(each.shape) for each in network.trainable_variables])
     for variable, weight, found in zip(
         network.trainable_variables, before, values(network.trainable_variables), strict=True
     ):
