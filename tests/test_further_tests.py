@@ -97,7 +97,7 @@ def test_the_command_leaves_out_what_was_trained_on(
     assert run(capsys, *resume, "--test", "more")[0] == 0
     assert list(summary()["tests"]) == ["more"]
     shutil.rmtree("more")
-    assert "more does not exist" in refusal(capsys, *resume)  # which it was to be tested on
+    assert "--test more: more does not exist" in refusal(capsys, *resume)  # which it was to be tested on
     for given, says in (
         (("--test", "nowhere"), "--test nowhere: nowhere does not exist"),
         (("--test", "photos", "--test", "photos=runs/a=b"), "--test photos=runs/a=b: photos is called photos, too"),

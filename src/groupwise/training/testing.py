@@ -21,8 +21,14 @@ Broken: TypeAlias = list[tuple[str, str]]
 
 
 def load_tests(named: Mapping[str, str]) -> dict[str, Dataset]:
-    """Open further data to test on, by their names."""
-    return {name: load_dataset(data, test_fraction=1) for name, data in named.items()}
+    """Open further data to test on, by their names. Raises UserError, with its name, where one cannot be read."""
+    opened = {}
+    for name, data in named.items():
+        try:
+            opened[name] = load_dataset(data, test_fraction=1)
+        except UserError as error:
+            raise UserError(f"{argument('tests', name)}: {error}") from error
+    return opened
 
 
 def settle_tests(
