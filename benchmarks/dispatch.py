@@ -55,7 +55,7 @@ def convolutions(spec: ConvSpec, activation: str) -> tuple[Work, Work]:
         (pass_, sizes, (addresses[first], addresses[second], addresses[result]))
         for pass_, (first, second, result) in enumerate(convolution.ROLES)
     ]
-    epilogue = convolution.epilogue(activation, addresses[3])
+    epilogue = convolution.fusion(activation, bias=addresses[3])
 
     def forward() -> Any:
         convolution.run(*calls[convolution.FORWARD], epilogue)

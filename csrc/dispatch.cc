@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "epilogue.h"
+#include "fusion.h"
 #include "instruction_sets.h"
 #include "threads/pages.h"
 #include "threads/parallel.h"
@@ -90,17 +91,25 @@ extern "C" int gw_gradient_reads_outputs(int64_t activation) {
 }
 
 extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, const float* b, float* out,
-                           const GwEpilogue* epilogue, const GwExecutor* executor, const char* family) {
-  static const GwEpilogue nothing{};
-  if (!are_valid(pass, c, a, b, out, epilogue, executor)) return GW_INVALID;
+                           const GwFusion* fusion, const GwExecutor* executor, const char* family) {
+  static const GwFusion nothing{};
+  if (!are_valid(pass, c, a, b, out, fusion, executor)) return GW_INVALID;
   const GwFamily* found = find_family(*c, family);
   if (!found) return GW_UNSUPPORTED;
+  PreparedFusion prepared(*c, fusion ? *fusion : nothing);
+  if (!prepared.has_memory()) return finish(GW_OUT_OF_MEMORY);
   const int64_t floats = volume_of(kRoles[pass][2], *c);
-  if (volume_of(kOutputs, *c) == 0 || floats == 0) return clear(out, 4 * floats);
+  if (volume_of(kOutputs, *c) == 0 || floats == 0) {
+    prepared.tell();
+    return finish(clear(out, 4 * floats));
+  }
   const GwConvolution sizes = simplified(*c);
   const GwExecutor chosen = choose_executor(is_little_work(*c), executor);
   gw_want_large_pages(out, 4 * floats);
-  return finish(found->run({static_cast<GwPass>(pass), &sizes, a, b, out, epilogue ? epilogue : &nothing, &chosen}));
+  const GwStatus status =
+      found->run({static_cast<GwPass>(pass), &sizes, a, b, out, &prepared.fusion, prepared.totals(), &chosen});
+  if (status == GW_OK) prepared.tell();
+  return finish(status);
 }
 
 extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inputs, void* outputs, uint8_t* places,

@@ -36,12 +36,31 @@ typedef enum GwActivation {
 // Whether the gradient of an activation is computed from its outputs; otherwise from what it was computed from.
 GW_PUBLIC int gw_gradient_reads_outputs(int64_t activation);
 
-// What follows a forward pass while its outputs are still in registers: activation(outputs + bias + residual).
-typedef struct GwEpilogue {
-  const float* bias;      // out_channels values, or null
-  const float* residual;  // of the outputs' shape, or null
-  int64_t activation;     // GwActivation
-} GwEpilogue;
+// How a pass reads an image: activation((image - mean) * scale + shift + summand) for each of its channels. Zeros
+// around the image are zeros after this. Where mean is null, the image is read as it is.
+typedef struct GwReading {
+  const float *mean, *scale, *shift;  // one for each channel
+  const float* summand;               // of the image's shape, or null
+  int64_t activation;                 // GwActivation
+} GwReading;
+
+// What a pass computes beside its sums, on the images' way into and out of registers.
+typedef struct GwFusion {
+  // How inputs are read, and how the gradient passes read the outputs' gradient. So a batch norm before the
+  // convolution, and what one behind it makes of the gradient, need no images of their own.
+  GwReading inputs, outputs;
+  // What follows a forward pass: activation(sums * scale + bias + residual).
+  const float *scale, *bias;  // out_channels values, or null: 1 and 0
+  const float* residual;      // of the outputs' shape, or null
+  int64_t activation;         // GwActivation
+  // Of what a forward pass writes, for each channel: mean and biased variance, both 0 where there is nothing; or null.
+  float *mean, *variance;
+  // An input gradient goes on through how the inputs are read, which has no summand then: with these raw inputs, what
+  // passes the activation, times scale, is written, and `sums` receives the sums of what passes, then those of its
+  // products with (raw inputs - mean): the gradients to shift and to scale. Or null.
+  const float* raw_inputs;
+  float* sums;
+} GwFusion;
 
 // How to run `body(argument, task)` for every task in [0, tasks), each once, on up to `threads` threads.
 // `run` returns when all are done; the caller's thread takes part.
@@ -57,13 +76,14 @@ typedef enum GwStatus {
   // Sizes that would touch foreign memory, overflow or divide by zero; an array that is null and not empty; an
   // activation that is none; an executor without run or threads.
   GW_INVALID = 1,
-  GW_UNSUPPORTED = 2,  // the named family does not compute this convolution
+  GW_UNSUPPORTED = 2,  // the named family does not compute this convolution, or not with this fusion
   GW_OUT_OF_MEMORY = 3,
 } GwStatus;
 
-// Computes one pass. `family`: a name that gw_family_name returns, or null for the fastest. `executor`: null for the
-// core's own threads. The same inputs, threads and machine give the same bits.
-GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out, const GwEpilogue*,
+// Computes one pass. `fusion`: null for nothing beside the sums. `family`: a name that gw_family_name returns, or null
+// for the fastest. `executor`: null for the core's own threads. The same inputs, threads and machine give the same
+// bits.
+GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out, const GwFusion*,
                           const GwExecutor*, const char* family);
 
 typedef enum GwElement { GW_FLOAT32 = 0, GW_BFLOAT16 = 1 } GwElement;

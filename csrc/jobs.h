@@ -1,6 +1,5 @@
-// What the families share: loops over tasks, rows of an image copied into scratch memory, the end of a forward pass.
+// What the families share: loops over tasks, rows of an image copied into scratch memory.
 #pragma once
-#include "epilogue.h"
 #include "geometry.h"
 #include "kernels.h"
 #include "simd.h"
@@ -108,137 +107,30 @@ inline int64_t rows_seen(const Axis& axis) {
 
 // Asks for memory that will be read soon, so that it comes while something else is computed. Into the second-level
 // cache: in the first, depthwise convolutions took 1.5 times as long. What lies past an array's end is not fetched.
-// `rows` rows of `width` floats, `distance` floats apart, are asked for in `times` pieces.
+// `rows` rows of `width` floats, `distance` floats apart, are asked for in `times` pieces, and so are those from
+// `other` on, unless it is null.
 class Ahead {
  public:
-  Ahead(const float* p, int64_t rows, int64_t width, int64_t distance, int64_t times)
-      : row_(p), rows_(rows), width_(width), distance_(distance),
+  Ahead(const float* p, const float* other, int64_t rows, int64_t width, int64_t distance, int64_t times)
+      : row_(p), other_(other), rows_(rows), width_(width), distance_(distance),
         share_(divide_up(rows * divide_up(width, kLine), maximum(1, times))) {}
   GW_INLINE void ask() {
     for (int64_t lines = share_; lines > 0 && rows_ > 0; --lines) {
       __builtin_prefetch(row_ + column_, 0, 2);
+      if (other_) __builtin_prefetch(other_ + column_, 0, 2);
       column_ += kLine;
       if (column_ < width_) continue;
       column_ = 0;
       row_ += distance_;
+      if (other_) other_ += distance_;
       --rows_;
     }
   }
 
  private:
   static constexpr int64_t kLine = 64 / sizeof(float);
-  const float* row_;
+  const float *row_, *other_;
   int64_t rows_, width_, distance_, share_, column_ = 0;
-};
-
-// The end of a forward pass: what follows the sums, and writing them.
-class Finish {
- public:
-  static constexpr int64_t kLine = 64 / sizeof(float);
-
-  // `group_width` channels are written one after the other.
-  Finish(const GwJob& job, int64_t floats, int64_t group_width)
-      : out_(job.out), epilogue_(*job.epilogue),
-        plain_(!epilogue_.bias && !epilogue_.residual && epilogue_.activation == GW_LINEAR),
-        // Larger outputs have left the caches before they are read: write around them. Reading what is about to be
-        // overwritten halved the speed of ResNeXt's first stage.
-        streaming_(floats >= kStreamingFloats && group_width % kLanes == 0 &&
-                   reinterpret_cast<uintptr_t>(out_) % sizeof(Vector) == 0) {}
-
-  // Writes `vectors` vectors of channels, from `channel` on, of pixels whose floats begin at position, position +
-  // distance and so on: the vectors of a pixel one after the other, for they share cache lines.
-  template <int Pixels>
-  GW_INLINE void write(const Vector* sums, int64_t vectors, int64_t pixels, int64_t position, int64_t distance,
-                       int64_t channel, int64_t channels) const {
-    if (!plain_ || channels < vectors * kLanes || pixels != Pixels)
-      return write_some(sums, vectors, pixels, position, distance, channel, channels);
-#pragma GCC unroll 32
-    for (int p = 0; p < Pixels; ++p) write_pixel(sums + p * vectors, vectors, position + p * distance);
-  }
-
-  // Asks for the residual of what `write` will write, while the sums are computed: no prefetcher foresees a few lines
-  // of each pixel. Unasked, a 1x1 convolution of 512 outputs took longer with its residual than an addition after it.
-  GW_INLINE void ask(int64_t floats, int64_t pixels, int64_t position, int64_t distance) const {
-    if (!epilogue_.residual) return;
-    for (const float* from = epilogue_.residual + position; pixels > 0; --pixels, from += distance) {
-      for (int64_t i = 0; i < floats; i += kLine) __builtin_prefetch(from + i, 0, 3);
-      __builtin_prefetch(from + floats - 1, 0, 3);
-    }
-  }
-
-  // Where outputs may be written at once: nothing follows, they stay in the cache, and pixels have no gaps.
-  float* direct(int64_t position, int64_t gap) const {
-    return plain_ && !streaming_ && gap == 0 ? out_ + position : nullptr;
-  }
-
-  // Writes whole pixels whose sums lie `distance` floats apart, in order: written through a vector that is a part of a
-  // cache line, scattered ones took twice as long.
-  void write_pixels(const float* sums, int64_t distance, int64_t position, int64_t pixels, int64_t channels) const {
-    if (plain_ && distance == channels) return write_row(sums, position, pixels * channels);
-    with_activation(epilogue_.activation, [&](auto activation) {
-      for (int64_t p = 0; p < pixels; ++p, sums += distance, position += channels) {
-        for (int64_t c = 0; c < channels; c += kLanes) {
-          const int64_t count = channels - c;
-          const Vector total = with_summands(load_some(sums + c, count), c, position + c, count);
-          store_some(out_ + position + c, activation.value(total), count);
-        }
-      }
-    });
-  }
-
-  ~Finish() {
-    if (streaming_) fence_streaming();
-  }
-
- private:
-  GW_INLINE void write_pixel(const Vector* sums, int64_t vectors, int64_t position) const {
-    for (int64_t q = 0; q < vectors; ++q) {
-      if (streaming_) store_streaming(out_ + position + q * kLanes, sums[q]);
-      else store(out_ + position + q * kLanes, sums[q]);
-    }
-  }
-  // Not inlined: a tile of few channels took 1.1 times as long beside all this.
-  __attribute__((noinline)) void write_some(const Vector* sums, int64_t vectors, int64_t pixels, int64_t position,
-                                            int64_t distance, int64_t channel, int64_t channels) const {
-    if (plain_ && channels >= vectors * kLanes) {
-      for (int64_t p = 0; p < pixels; ++p) write_pixel(sums + p * vectors, vectors, position + p * distance);
-      return;
-    }
-    with_activation(epilogue_.activation, [&](auto activation) {
-      for (int64_t p = 0; p < pixels; ++p, position += distance) {
-        for (int64_t q = 0; q < vectors && q * kLanes < channels; ++q) {
-          const int64_t at = position + q * kLanes, c = channel + q * kLanes, count = channels - q * kLanes;
-          const Vector result = activation.value(with_summands(sums[p * vectors + q], c, at, count));
-          if (streaming_) store_streaming(out_ + at, result);
-          else store_some(out_ + at, result, count);
-        }
-      }
-    });
-  }
-
-  // The sums of `count` channels from `channel` on, at `position` in the outputs, with their bias and residual.
-  GW_INLINE Vector with_summands(Vector sums, int64_t channel, int64_t position, int64_t count) const {
-    if (epilogue_.bias) sums += load_some(epilogue_.bias + channel, count);
-    if (epilogue_.residual) sums += load_some(epilogue_.residual + position, count);
-    return sums;
-  }
-
-  void write_row(const float* from, int64_t position, int64_t count) const {
-    int64_t i = 0;
-    if (streaming_) {
-      const int64_t before = minimum(count, round_up(position, kLine) - position);
-      for (; i < before; ++i) out_[position + i] = from[i];
-      for (; i + kLine <= count; i += kLine)
-        for (int64_t v = 0; v < kLine; v += kLanes) store_streaming(out_ + position + i + v, load(from + i + v));
-    }
-    for (; i + kLanes <= count; i += kLanes) store(out_ + position + i, load(from + i));
-    for (; i < count; ++i) out_[position + i] = from[i];
-  }
-
-  static constexpr int64_t kStreamingFloats = int64_t{1} << 20;
-  float* out_;
-  GwEpilogue epilogue_;
-  bool plain_, streaming_;
 };
 
 }  // namespace

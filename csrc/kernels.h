@@ -2,14 +2,26 @@
 #pragma once
 #include "groupwise.h"
 
+// What the tasks of a call have gathered of what they wrote, for each channel: mean and squared deviations from it, or
+// two sums.
+struct GwTotals {
+  double pixels;
+  double *first, *second;
+};
+
 // One pass of one convolution, its sizes checked.
 struct GwJob {
   GwPass pass;
   const GwConvolution* convolution;
   const float *a, *b;
   float* out;
-  const GwEpilogue* epilogue;  // never null; all zero where nothing follows
+  const GwFusion* fusion;  // never null; arrays of channels go on, with zeros, for kSpareFloats past the last channel
+  GwTotals* totals;        // zeros, to be added to; null where nothing is gathered
   const GwExecutor* executor;
+
+  static constexpr int64_t kSpareFloats = 48;
+  const GwReading& reading_of_a() const { return pass == GW_INPUT_GRADIENT ? fusion->outputs : fusion->inputs; }
+  const GwReading& reading_of_b() const { return fusion->outputs; }  // the kernel's gradient alone reads two images
 };
 
 // A family of kernels for convolutions.

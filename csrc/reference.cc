@@ -23,7 +23,7 @@ struct Loops {
   }
 
   void forward(int64_t n) const {
-    const GwEpilogue& e = *job.epilogue;
+    const GwFusion& e = *job.fusion;
     for (int64_t y = 0; y < c.out_height; ++y)
       for (int64_t x = 0; x < c.out_width; ++x)
         for (int64_t o = 0; o < c.out_channels; ++o) {
@@ -37,6 +37,7 @@ struct Loops {
               for (int64_t i = 0; i < in_width; ++i) sum += double(from[i]) * job.b[kernel(ky, kx, i) + o];
             }
           const int64_t at = output(n, y, x) + o;
+          if (e.scale) sum *= e.scale[o];
           if (e.bias) sum += e.bias[o];
           if (e.residual) sum += e.residual[at];
           job.out[at] = float(with_activation(e.activation, [=](auto activation) { return activation.value(sum); }));
@@ -84,6 +85,7 @@ struct Loops {
 }  // namespace
 
 GwStatus gw_reference(const GwJob& job) {
+  if (job.fusion->inputs.mean || job.fusion->outputs.mean || job.totals) return GW_UNSUPPORTED;
   const Loops loops(job);
   const GwConvolution& c = *job.convolution;
   struct Call {

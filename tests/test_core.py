@@ -282,12 +282,29 @@ def test_the_core_refuses_other_passes_and_no_convolution() -> None:
     for pass_, described in ((-1, sizes), (3, sizes), (0, None)):
         assert core.gw_convolve(pass_, described, None, None, None, None, None, None) == 1
     assert core.gw_family(None) is None
-    epilogue = (ctypes.c_int64 * 3)()
-    assert core.gw_convolve(convolution.INPUT_GRADIENT, sizes, None, None, None, epilogue, None, None) == 1
 
 
 def memory(floats: int) -> Any:
     return (ctypes.c_float * floats)()
+
+
+FUSIONS = (
+    # By pass: the fields of GwFusion that are given and must not be, or not without others.
+    *((convolution.FORWARD, fields) for fields in ([0, 1], [3], [5, 6, 7], [14], [15], [16, 17], [17])),
+    *((convolution.INPUT_GRADIENT, fields) for fields in ([10], [11], [12], [14, 15], [0, 1, 2], [16, 17])),
+    (convolution.INPUT_GRADIENT, [0, 1, 2, 3, 16, 17]),
+    *((convolution.KERNEL_GRADIENT, fields) for fields in ([11], [14, 15], [0, 1, 2, 16, 17], [8])),
+)
+
+
+@needs_core
+@pytest.mark.parametrize(("pass_", "fields"), FUSIONS)
+def test_the_core_refuses_what_a_pass_cannot_compute_beside_its_sums(pass_: int, fields: list[int]) -> None:
+    arrays, fusion, given = [memory(100) for _ in range(3)], (ctypes.c_int64 * 18)(), memory(100)
+    for field in fields:
+        fusion[field] = ctypes.addressof(given)
+    described = (ctypes.c_int64 * 16)(*SIZES)
+    assert library.load().gw_convolve(pass_, described, *arrays, fusion, None, None) == 1
 
 
 @needs_core
@@ -295,8 +312,10 @@ def test_the_core_refuses_other_activations_and_arrays_that_lack() -> None:
     core, sizes = library.load(), (ctypes.c_int64 * 16)(*SIZES)
     arrays = [memory(100), memory(72), memory(100)]
     for number, status in ((-1, 1), (0, 0), (len(ACTIVATIONS) - 1, 0), (len(ACTIVATIONS), 1), (2**40, 1)):
-        epilogue = (ctypes.c_int64 * 3)(0, 0, number)
-        assert core.gw_convolve(convolution.FORWARD, sizes, *arrays, epilogue, None, None) == status
+        for place in (4, 9, 13):  # the inputs' reading, the outputs' and the end of a forward pass
+            fusion = (ctypes.c_int64 * 18)()
+            fusion[place] = number
+            assert core.gw_convolve(convolution.FORWARD, sizes, *arrays, fusion, None, None) == status
     for missing in range(3):
         given = [None if index == missing else array for index, array in enumerate(arrays)]
         assert core.gw_convolve(convolution.FORWARD, sizes, *given, None, None, None) == 1

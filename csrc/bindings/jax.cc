@@ -10,7 +10,7 @@ namespace {
 // One call's arguments, as the core takes them.
 struct Call {
   GwConvolution convolution;
-  GwEpilogue epilogue;
+  GwFusion fusion;
   const float *a, *b;
   float* out;
 };
@@ -28,14 +28,15 @@ bool read_sizes(const int64_t* inputs, const int64_t* kernel, const int64_t* out
          kernel[2] == inputs[3] / c->groups;
 }
 
-bool read_epilogue(const XlaItems& arguments, const int64_t* outputs, int64_t activation, GwEpilogue* epilogue) {
-  *epilogue = {nullptr, nullptr, activation};
+bool read_epilogue(const XlaItems& arguments, const int64_t* outputs, int64_t activation, GwFusion* fusion) {
+  *fusion = {};
+  fusion->activation = activation;
   for (int64_t i = 2; i < arguments.size; ++i) {
     const XlaBuffer *bias = find_buffer(arguments, i, XLA_TYPE_F32, 1), *residual = image_buffer(arguments, i);
     if (bias && bias->dimensions[0] == outputs[3]) {
-      epilogue->bias = static_cast<const float*>(bias->data);
+      fusion->bias = static_cast<const float*>(bias->data);
     } else if (residual && !memcmp(residual->dimensions, outputs, 4 * sizeof *outputs)) {
-      epilogue->residual = static_cast<const float*>(residual->data);
+      fusion->residual = static_cast<const float*>(residual->data);
     } else {
       return false;
     }
@@ -58,7 +59,7 @@ const char* read_call(GwPass pass, const XlaCallFrame& frame, Call* call) {
   if (!read_sizes(shapes[kInputs], shapes[kKernel], shapes[kOutputs], settings, &call->convolution)) {
     return "groupwise: the shapes of inputs, kernel and outputs contradict one another";
   }
-  if (!read_epilogue(arguments, shapes[kOutputs], settings[7], &call->epilogue)) {
+  if (!read_epilogue(arguments, shapes[kOutputs], settings[7], &call->fusion)) {
     return "groupwise: the bias, residual or activation does not fit the outputs";
   }
   call->a = static_cast<const float*>(a->data);
@@ -72,9 +73,9 @@ XlaError* handle(GwPass pass, const XlaCallFrame* frame) {
     Call call;
     if (const char* mistake = read_call(pass, *frame, &call)) return refuse(frame, mistake);
     const Pool pool(*frame);
-    const GwEpilogue* epilogue = pass == GW_FORWARD ? &call.epilogue : nullptr;
+    const GwFusion* fusion = pass == GW_FORWARD ? &call.fusion : nullptr;
     return report(frame,
-                  gw_convolve(pass, &call.convolution, call.a, call.b, call.out, epilogue, &pool.executor, nullptr));
+                  gw_convolve(pass, &call.convolution, call.a, call.b, call.out, fusion, &pool.executor, nullptr));
   });
 }
 

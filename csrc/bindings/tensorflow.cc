@@ -188,11 +188,12 @@ bool run(GwPass pass, const Attributes& attributes, TF_OpKernelContext* context,
        !read_extra(context, attributes.biases ? 3 : 2, "residual", shapes[kOutputs], status, &residual))) {
     return false;
   }
-  const GwEpilogue epilogue{bias ? floats(bias) : nullptr, residual ? floats(residual) : nullptr,
-                            attributes.activation};
+  GwFusion fusion{};
+  fusion.bias = bias ? floats(bias) : nullptr, fusion.residual = residual ? floats(residual) : nullptr;
+  fusion.activation = attributes.activation;
   const Tensor out = allocate(context, 0, shapes[roles[2]], status);
   return status.is_ok() && status.accept(gw_convolve(pass, &convolution, floats(a), floats(b), floats(out),
-                                                     pass == GW_FORWARD ? &epilogue : nullptr, nullptr, nullptr));
+                                                     pass == GW_FORWARD ? &fusion : nullptr, nullptr, nullptr));
 }
 
 template <GwPass pass>

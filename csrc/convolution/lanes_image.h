@@ -1,5 +1,6 @@
 // The passes that make an image: forward and input gradient.
 #pragma once
+#include "finish.h"
 #include "lanes.h"
 #include "runs.h"
 
@@ -131,9 +132,14 @@ class ImagePass {
     const int64_t phase_floats =
         phases_count_ * int64_t((l.horizontal.taps * sizeof(Run) + sizeof(Phase<Width>)) / sizeof(float));
     const int64_t gather_floats = l.blocks * int64_t(sizeof(Gather) / sizeof(float));
+    // Some output rows, of several images perhaps; four tasks a thread even out the noise of a shared machine.
+    const int64_t rows = l.c.batch * l.vertical.out_size, tasks = minimum(rows, 4 * l.job.executor->threads);
+    const int64_t part = l.job.totals ? Gathering::floats(l.out_channels) : 0;
     Scratch scratch;
-    float* memory = scratch.take(size_t(l.blocks * kernel_block_ + phase_floats + gather_floats));
+    float* memory = scratch.take(size_t(tasks * part + l.blocks * kernel_block_ + phase_floats + gather_floats));
     if (!memory) return GW_OUT_OF_MEMORY;
+    float* parts = memory;
+    memory += tasks * part;
     weights_ = memory;
     phases_ = reinterpret_cast<Phase<Width>*>(memory + l.blocks * kernel_block_);
     auto* items = reinterpret_cast<Run*>(phases_ + phases_count_);
@@ -141,10 +147,12 @@ class ImagePass {
       phases_[phase] = Phase<Width>(l.horizontal, phase, l.columns, items + phase * l.horizontal.taps);
     gathers_ = reinterpret_cast<Gather*>(memory + l.blocks * kernel_block_ + phase_floats);
     move_in_parallel(*l.job.executor, l.blocks, l.blocks * kernel_block_, [&](int64_t v) { pack(v); });
-    // Some output rows, of several images perhaps; four tasks a thread even out the noise of a shared machine.
-    const int64_t rows = l.c.batch * l.vertical.out_size, tasks = minimum(rows, 4 * l.job.executor->threads);
-    return try_parallel(*l.job.executor, tasks,
-                        [&](int64_t task) { return add_rows(rows * task / tasks, rows * (task + 1) / tasks); });
+    const GwStatus status = try_parallel(*l.job.executor, tasks, [&](int64_t task) {
+      Gathering gathering(part ? parts + task * part : nullptr, l.out_channels, !l.transposed);
+      return add_rows(rows * task / tasks, rows * (task + 1) / tasks, gathering);
+    });
+    if (part && status == GW_OK) Gathering::merge(parts, tasks, l.out_channels, !l.transposed, l.job.totals);
+    return status;
   }
 
  private:
@@ -190,20 +198,21 @@ class ImagePass {
   }
 
   // The output rows [first, last), counted through all images.
-  bool add_rows(int64_t first, int64_t last) const {
+  bool add_rows(int64_t first, int64_t last, Gathering& gathering) const {
     const Lanes<Width>& l = lanes_;
     const RowShape shape = l.row_shape();
     Memory memory;
     if (!find_memory(shape, &memory)) return false;
     OutputRow y = l.output_row(first);
-    Rows rows(l.job.a, shape, memory.rows, l.beginning(y));
+    Rows rows(l.job.a, l.job.reading_of_a(), shape, memory.rows, l.beginning(y));
     const int64_t out_row = l.horizontal.out_size * l.out_channels;
-    const Finish finish(l.job, l.c.batch * l.vertical.out_size * out_row, Finish::kLine);
+    const Finish finish(l.job, l.c.batch * l.vertical.out_size * out_row, Finish::kLine, gathering);
     for (int64_t n = first; n < last; ++n) {
       find_runs(y, rows, memory);
       y = y.next();
       rows.plan(n + 1 < last ? l.reach(y) : 0, strips_ * phases_count_ * l.blocks);
       row(memory, n * out_row, finish, rows);
+      finish.count(l.horizontal.out_size);
     }
     return true;
   }

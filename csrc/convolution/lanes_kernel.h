@@ -136,8 +136,8 @@ class KernelPass {
     __builtin_memset(totals, 0, size_t(l.blocks * total_block_) * sizeof(float));
     const Axis& axis = l.vertical;
     OutputRow y = l.output_row(first);
-    Rows inputs(l.job.a, shape, memory, l.beginning(y));
-    Rows gradients(l.job.b, gradient_rows, memory + row_floats, first);
+    Rows inputs(l.job.a, l.job.reading_of_a(), shape, memory, l.beginning(y));
+    Rows gradients(l.job.b, l.job.reading_of_b(), gradient_rows, memory + row_floats, first);
     const int64_t stretches = divide_up(l.horizontal.out_size, kLongestStretch);
     for (int64_t n = first; n < last; ++n) {
       RowsSeen seen{x, 0, 0};

@@ -6,7 +6,7 @@
 // cache.
 #pragma once
 #include "geometry.h"
-#include "simd.h"
+#include "reading.h"
 
 namespace {
 
@@ -29,8 +29,8 @@ struct RowShape {
 class Rows {
  public:
   // Row `next` is the first that will be read. `memory` holds shape.slots rows.
-  Rows(const float* image, const RowShape& shape, float* memory, int64_t next)
-      : shape_(shape), image_(image), memory_(memory), next_(next) {
+  Rows(const float* image, const GwReading& reading, const RowShape& shape, float* memory, int64_t next)
+      : shape_(shape), image_(image), reading_(reading), memory_(memory), next_(next) {
     for (int64_t slot = 0; slot < shape.slots; ++slot) {
       float* row = memory + slot * shape.floats;
       const int64_t after = shape.before + shape.count * shape.pixel;
@@ -52,8 +52,10 @@ class Rows {
     share_ = divide_up(end_ - asked_, kLine * maximum(1, steps)) * kLine;
   }
   GW_INLINE void step() {
-    for (const float* last = end_ - asked_ < share_ ? end_ : asked_ + share_; asked_ < last; asked_ += kLine)
+    for (const float* last = end_ - asked_ < share_ ? end_ : asked_ + share_; asked_ < last; asked_ += kLine) {
       __builtin_prefetch(asked_, 0, 2);
+      if (reading_.summand) __builtin_prefetch(reading_.summand + (asked_ - image_), 0, 2);
+    }
   }
 
  private:
@@ -63,20 +65,23 @@ class Rows {
     const int64_t channels = shape_.channels;
     const float* from = image_ + (index * shape_.width + shape_.first) * channels;
     float* to = memory_ + index % shape_.slots * shape_.floats + shape_.before;
-    if (shape_.pixel == channels) {
+    if (shape_.pixel == channels && !reading_.mean) {
       __builtin_memcpy(to, from, size_t(shape_.count * channels) * sizeof(float));
       return;
     }
-    for (int64_t k = 0; k < shape_.count; ++k, from += channels, to += shape_.pixel) {
-      int64_t c = 0;
+    with_reading(reading_, image_, [&](auto read) {
+      for (int64_t k = 0; k < shape_.count; ++k, from += channels, to += shape_.pixel) {
+        int64_t c = 0;
 #pragma GCC unroll 4
-      for (; c + kLanes <= channels; c += kLanes) store(to + c, load(from + c));
-      if (c < channels) store(to + c, load_partial(from + c, channels - c));
-    }
+        for (; c + kLanes <= channels; c += kLanes) store(to + c, read(from + c, c, kLanes));
+        if (c < channels) store(to + c, read(from + c, c, channels - c));
+      }
+    });
   }
 
   const RowShape shape_;
   const float *image_, *asked_ = nullptr, *end_ = nullptr;
+  const GwReading& reading_;
   float* memory_;
   int64_t next_, share_ = 0;
 };

@@ -1,6 +1,7 @@
 // Tiles of a matrix product whose sums stay in registers, and transposition on the way into scratch memory.
 #pragma once
 #include "jobs.h"
+#include "reading.h"
 
 namespace {
 

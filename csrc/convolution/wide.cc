@@ -22,6 +22,10 @@ GwConvolution with_rows(GwConvolution c, int64_t rows, int64_t pixels) {
   return c;
 }
 
+void advance(const float*& array, int64_t floats) {
+  if (array) array += floats;
+}
+
 GwStatus matrix_product(const GwJob& job) {
   const GwConvolution& c = *job.convolution;
   const int64_t in_channels = job.pass == GW_FORWARD ? c.in_channels : c.out_channels;
@@ -32,10 +36,13 @@ GwStatus matrix_product(const GwJob& job) {
   for (const auto& [height, columns] : parts) {
     if (height * columns == 0) continue;
     const GwConvolution part = with_rows(c, height, columns);
-    GwEpilogue epilogue = *job.epilogue;
-    if (epilogue.residual) epilogue.residual += done * out_channels;
+    GwFusion fusion = *job.fusion;
+    advance(fusion.inputs.summand, done * in_channels);
+    advance(fusion.outputs.summand, done * in_channels);
+    advance(fusion.residual, done * out_channels);
+    advance(fusion.raw_inputs, done * out_channels);
     const GwStatus status = ImagePass({job.pass, &part, job.a + done * in_channels, job.b,
-                                       job.out + done * out_channels, &epilogue, job.executor})
+                                       job.out + done * out_channels, &fusion, job.totals, job.executor})
                                 .run();
     if (status != GW_OK) return status;
     done += height * columns;

@@ -1,5 +1,6 @@
 // The passes that make an image: forward and input gradient.
 #pragma once
+#include "finish.h"
 #include "tiles.h"
 
 namespace {
@@ -18,17 +19,23 @@ class ImagePass {
         chunk_(minimum(c_.groups, maximum(1, kMostChannels / in_width_))), row_(chunk_ * in_width_ * plane_) {}
 
   GwStatus run() {
+    const RowTasks tasks(c_.batch, vertical_.out_size, vertical_.out_size, job_.executor->threads);
+    const int64_t part = job_.totals ? Gathering::floats(out_channels_) : 0;
     Scratch scratch;
-    weights_ = scratch.take(size_t(c_.groups * panels_ * panel_));
-    if (!weights_) return GW_OUT_OF_MEMORY;
+    float* parts = scratch.take(size_t(tasks.tasks * part + c_.groups * panels_ * panel_));
+    if (!parts) return GW_OUT_OF_MEMORY;
+    weights_ = parts + tasks.tasks * part;
     const int64_t panels = c_.groups * panels_;
     move_in_parallel(*job_.executor, panels, panels * panel_,
                      [&](int64_t panel) { pack(panel / panels_, panel % panels_); });
     const int64_t seen = rows_seen(vertical_), fitting = kBlockFloats / maximum(1, row_);
     block_ = maximum(1, (fitting - seen) / vertical_.step() * vertical_.phases());
-    const RowTasks tasks(c_.batch, vertical_.out_size, vertical_.out_size, job_.executor->threads);
-    return try_parallel(*job_.executor, tasks.tasks,
-                        [&](int64_t task) { return rows(tasks.image(task), tasks.first(task), tasks.last(task)); });
+    const GwStatus status = try_parallel(*job_.executor, tasks.tasks, [&](int64_t task) {
+      Gathering gathering(part ? parts + task * part : nullptr, out_channels_, !transposed_);
+      return rows(tasks.image(task), tasks.first(task), tasks.last(task), gathering);
+    });
+    if (part && status == GW_OK) Gathering::merge(parts, tasks.tasks, out_channels_, !transposed_, job_.totals);
+    return status;
   }
 
  private:
@@ -69,20 +76,23 @@ class ImagePass {
   // Copies a chunk of a row of the image that the pass reads: [channel][column % step][column / step], zero outside.
   void copy_row(const Chunk& chunk, const float* from, float* to) const {
     const int64_t step = horizontal_.step(), channels = (chunk.last - chunk.first) * in_width_;
-    from += chunk.first * in_width_;
-    for (int64_t residue = 0; residue < step; ++residue) {
-      if (!is_read(residue)) continue;
-      for (int64_t q = 0; q < quotients_; q += kLanes)
-        for (int64_t channel = 0; channel < channels; channel += kLanes)
-          copy_transposed(
-              [&](int64_t r) {
-                const int64_t column = columns_.low + (q + r) * step + residue;
-                return column >= 0 && column < horizontal_.in_size
-                           ? load_some(from + column * in_channels_ + channel, channels - channel)
-                           : Vector{};
-              },
-              channels - channel, to + channel * plane_ + residue * quotients_ + q, plane_);
-    }
+    const int64_t first = chunk.first * in_width_;
+    from += first;
+    with_reading(job_.reading_of_a(), job_.a, [&](auto read) {
+      for (int64_t residue = 0; residue < step; ++residue) {
+        if (!is_read(residue)) continue;
+        for (int64_t q = 0; q < quotients_; q += kLanes)
+          for (int64_t channel = 0; channel < channels; channel += kLanes)
+            copy_transposed(
+                [&](int64_t r) {
+                  const int64_t column = columns_.low + (q + r) * step + residue;
+                  return column >= 0 && column < horizontal_.in_size
+                             ? read(from + column * in_channels_ + channel, first + channel, channels - channel)
+                             : Vector{};
+                },
+                channels - channel, to + channel * plane_ + residue * quotients_ + q, plane_);
+      }
+    });
   }
   bool is_read(int64_t residue) const {
     for (int64_t phase = 0; phase < horizontal_.phases(); ++phase)
@@ -125,10 +135,11 @@ class ImagePass {
     return true;
   }
 
-  bool rows(int64_t image, int64_t first, int64_t last) const {
+  bool rows(int64_t image, int64_t first, int64_t last, Gathering& gathering) const {
     Memory memory;
     if (!find_memory(minimum(block_, last - first), &memory)) return false;
-    const Finish finish(job_, c_.batch * vertical_.out_size * horizontal_.out_size * out_channels_, out_width_);
+    const Finish finish(job_, c_.batch * vertical_.out_size * horizontal_.out_size * out_channels_, out_width_,
+                        gathering);
     Ring ring(memory.rows, memory.tags, memory.slots, row_);
     for (int64_t y = first; y < last; y += block_) {
       const int64_t end = minimum(last, y + block_);
@@ -141,6 +152,7 @@ class ImagePass {
         for (int64_t panel = now.first * panels_; panel < now.last * panels_; ++panel)
           for (const PhaseRow* row = memory.list; row != list_end; ++row) add_row(now, *row, panel, finish, next);
       }
+      finish.count((end - y) * horizontal_.out_size);
     }
     return true;
   }
@@ -152,9 +164,11 @@ class ImagePass {
     const int64_t row = image * vertical_.in_size + maximum(0, reach - vertical_.padding);
     const int64_t pixels = rows / vertical_.phases() * step * horizontal_.in_size;
     const int64_t tiles = chunk_ * panels_ * horizontal_.phases() * divide_up(horizontal_.count(0), kPixels) * rows;
-    const float* from = job_.a + row * horizontal_.in_size * in_channels_ + chunk.first * in_width_;
-    return chunk_ == c_.groups ? Ahead(from, 1, pixels * in_channels_, 0, tiles)
-                               : Ahead(from, pixels, (chunk.last - chunk.first) * in_width_, in_channels_, tiles);
+    const int64_t offset = row * horizontal_.in_size * in_channels_ + chunk.first * in_width_;
+    const float *from = job_.a + offset, *other = summand_at(job_.reading_of_a(), offset);
+    return chunk_ == c_.groups
+               ? Ahead(from, other, 1, pixels * in_channels_, 0, tiles)
+               : Ahead(from, other, pixels, (chunk.last - chunk.first) * in_width_, in_channels_, tiles);
   }
 
   // Lists what the output rows [first, last) multiply, and copies it; returns the list's end.
@@ -201,13 +215,14 @@ class ImagePass {
     for (int64_t i = 0, j = 0, size; i < tiles; ++i, j += size) {
       size = least + (i < larger);
       next.ask();
-      finish.ask(minimum(vectors * kLanes, out_width_ - first), size, start + j * distance, distance);
+      const Finish::Pixels place{size, start + j * distance, distance};
+      finish.ask(minimum(vectors * kLanes, out_width_ - first), place);
       alignas(64) float sums[kPixels * kVectors * kLanes];
       tile_of(size, vectors)({row.products, row.count, (group - chunk.first) * in_width_ * plane_ + j, panel * panel_,
                               plane_, vectors_ * kLanes},
                              false, sums);
-      finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors, size, start + j * distance, distance,
-                            group * out_width_ + first, out_width_ - first);
+      finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors, place, group * out_width_ + first,
+                            out_width_ - first);
     }
   }
 

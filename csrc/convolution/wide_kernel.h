@@ -113,13 +113,15 @@ class KernelPass {
   Ahead ahead_inputs(const Share& share, int64_t n, int64_t count, int64_t times) const {
     const int64_t first = share.first_unit / panels_ * in_width_ + share.first_strip * rows_;
     const int64_t last = (share.last_unit - 1) / panels_ * in_width_ + minimum(in_width_, share.last_strip * rows_);
-    return Ahead(job_.a + input_row(n) * horizontal_.in_size * c_.in_channels + first,
+    const int64_t offset = input_row(n) * horizontal_.in_size * c_.in_channels + first;
+    return Ahead(job_.a + offset, summand_at(job_.reading_of_a(), offset),
                  count * vertical_.stride * horizontal_.in_size, last - first, c_.in_channels, times);
   }
   Ahead ahead_gradient(const Share& share, int64_t n, int64_t count, int64_t times) const {
     const int64_t first = channel_of(share.first_unit), last = channel_of(share.last_unit);
-    return Ahead(job_.b + n * horizontal_.out_size * c_.out_channels + first, count * horizontal_.out_size,
-                 last - first, c_.out_channels, times);
+    const int64_t offset = n * horizontal_.out_size * c_.out_channels + first;
+    return Ahead(job_.b + offset, summand_at(job_.reading_of_b(), offset), count * horizontal_.out_size, last - first,
+                 c_.out_channels, times);
   }
 
   // The first output channel of a unit.
@@ -160,23 +162,28 @@ class KernelPass {
     const int64_t first_group = share.first_unit / panels_, width = horizontal_.in_size, channels = c_.in_channels;
     const float *from = job_.a + row * width * channels,
                 *end = job_.a + c_.batch * vertical_.in_size * width * channels;
-    for (int64_t group = first_group; group < first_group + groups(share); ++group)
-      for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip) {
-        const float* pixel = from + group * in_width_ + strip * rows_;
-        for (int64_t column = 0; column < width; ++column, pixel += channels, to += rows_)
-          for (int64_t c = 0; c < rows_ && pixel + c < end; c += kLanes)
-            store(to + c, load_some(pixel + c, end - pixel - c));
-      }
+    with_reading(job_.reading_of_a(), job_.a, [&](auto read) {
+      for (int64_t group = first_group; group < first_group + groups(share); ++group)
+        for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip) {
+          const int64_t channel = group * in_width_ + strip * rows_;
+          const float* pixel = from + channel;
+          for (int64_t column = 0; column < width; ++column, pixel += channels, to += rows_)
+            for (int64_t c = 0; c < rows_ && pixel + c < end; c += kLanes)
+              store(to + c, read(pixel + c, channel + c, end - pixel - c));
+        }
+    });
   }
 
   void copy_gradient(int64_t n, int64_t unit, float* to) const {
     const int64_t first = unit % panels_ * vectors_ * kLanes;
     const float* from = job_.b + n * horizontal_.out_size * c_.out_channels + channel_of(unit);
-    for (int64_t j = 0; j < horizontal_.out_size; ++j, from += c_.out_channels)
-      for (int64_t q = 0; q < vectors_; ++q, to += kLanes) {
-        const int64_t left = out_width_ - first - q * kLanes;
-        store(to, left > 0 ? load_some(from + q * kLanes, left) : Vector{});
-      }
+    with_reading(job_.reading_of_b(), job_.b, [&](auto read) {
+      for (int64_t j = 0; j < horizontal_.out_size; ++j, from += c_.out_channels)
+        for (int64_t q = 0; q < vectors_; ++q, to += kLanes) {
+          const int64_t left = out_width_ - first - q * kLanes;
+          store(to, left > 0 ? read(from + q * kLanes, channel_of(unit) + q * kLanes, left) : Vector{});
+        }
+    });
   }
 
   // Adds the parts of a panel, in order, into the kernel's gradient.

@@ -59,8 +59,8 @@ GwConvolution draw_convolution(const std::string& family) {
 int check(const GwConvolution& c, int pass, const std::string& family) {
   Array x(c.batch * c.height * c.width * c.in_channels), y(c.batch * c.out_height * c.out_width * c.out_channels);
   Array w(c.kernel_height * c.kernel_width * (c.in_channels / c.groups) * c.out_channels), bias(c.out_channels);
-  Array residual(y.count);
-  for (Array* array : {&x, &y, &w, &bias, &residual}) array->fill();
+  Array residual(y.count), scale(c.out_channels);
+  for (Array* array : {&x, &y, &w, &bias, &residual, &scale}) array->fill();
   const Array& a = pass == GW_INPUT_GRADIENT ? y : x;
   const Array& b = pass == GW_KERNEL_GRADIENT ? y : w;
   const int64_t count = pass == GW_FORWARD ? y.count : pass == GW_INPUT_GRADIENT ? x.count : w.count;
@@ -68,9 +68,12 @@ int check(const GwConvolution& c, int pass, const std::string& family) {
   out.poison();
   again.poison();
   truth.poison();
-  GwEpilogue epilogue{draw(0, 1) ? bias.data : nullptr, draw(0, 1) ? residual.data : nullptr,
-                      draw(0, GW_ACTIVATIONS - 1)};
-  const GwEpilogue* after = pass == GW_FORWARD && draw(0, 1) ? &epilogue : nullptr;
+  GwFusion fusion{};
+  fusion.scale = draw(0, 1) ? scale.data : nullptr;
+  fusion.bias = draw(0, 1) ? bias.data : nullptr;
+  fusion.residual = draw(0, 1) ? residual.data : nullptr;
+  fusion.activation = draw(0, GW_ACTIVATIONS - 1);
+  const GwFusion* after = pass == GW_FORWARD && draw(0, 1) ? &fusion : nullptr;
   gw_set_threads(draw(1, 5));
   int status = gw_convolve(pass, &c, a.data, b.data, out.data, after, nullptr, family.c_str());
   status |= gw_convolve(pass, &c, a.data, b.data, again.data, after, nullptr, family.c_str());
@@ -81,8 +84,8 @@ int check(const GwConvolution& c, int pass, const std::string& family) {
   if (count && memcmp(out.data, again.data, size_t(count) * sizeof(float))) mistake = "other bits the second time";
   const double tolerance = pass == GW_KERNEL_GRADIENT ? 3e-5 : 1e-5;
   for (int64_t i = 0; i < count && !mistake; ++i) {
-    const double scale = bound.data[i] + (after ? 10.0 : 0.0);
-    if (!(fabs(double(out.data[i]) - truth.data[i]) <= tolerance * scale + 1e-30)) mistake = "wrong";
+    const double size = bound.data[i] * (after && fusion.scale ? 4.0 : 1.0) + (after ? 10.0 : 0.0);
+    if (!(fabs(double(out.data[i]) - truth.data[i]) <= tolerance * size + 1e-30)) mistake = "wrong";
   }
   if (mistake) {
     printf("%s: %s, %s, pass %d, %ld threads: %s\n", mistake, family.c_str(), gw_instruction_set(), pass,

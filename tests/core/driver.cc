@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "convolutions.h"
+#include "fusions.h"
 #include "normalizations.h"
 #include "poolings.h"
 #include "resizes.h"
@@ -22,7 +23,8 @@ int main(int count, char** arguments) {
     for (int64_t row = 0; const char* family = gw_family_name(row); ++row) {
       if (!strcmp(family, "reference")) continue;
       for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_convolution(family), int(i % 3), family);
-      printf("%s, %s: %ld convolutions drawn\n", set, family, long(specs));
+      for (int64_t i = 0; i < specs; ++i) mistakes += check_fusion(draw_convolution(family), int(i % 3), family);
+      printf("%s, %s: %ld convolutions drawn, and as many fused\n", set, family, long(specs));
       fflush(stdout);
     }
     for (int64_t i = 0; i < specs; ++i) mistakes += check_pooling(draw_pooling(), i % 2 ? GW_BFLOAT16 : GW_FLOAT32);

@@ -18,8 +18,21 @@ ROLES = ((INPUTS, KERNEL, OUTPUTS), (OUTPUTS, KERNEL, INPUTS), (INPUTS, OUTPUTS,
 _MOST = 1 << 40  # the largest size, stride, dilation and padding that the core takes
 
 
-class _Epilogue(ctypes.Structure):
-    _fields_ = (("bias", ctypes.c_void_p), ("residual", ctypes.c_void_p), ("activation", ctypes.c_int64))
+class _Reading(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("mean", "scale", "shift", "summand")),
+        ("activation", ctypes.c_int64),
+    )
+
+
+class _Fusion(ctypes.Structure):
+    _fields_ = (
+        ("inputs", _Reading),
+        ("outputs", _Reading),
+        *((name, ctypes.c_void_p) for name in ("scale", "bias", "residual")),
+        ("activation", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("mean", "variance", "raw_inputs", "sums")),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -90,16 +103,28 @@ def family(spec: ConvSpec) -> str:
     return name.decode()
 
 
-def epilogue(activation: str, bias: int | None = None, residual: int | None = None) -> Any:
-    """Return the address of a `GwEpilogue`, for `run`; bias and residual are addresses too, or None."""
-    return ctypes.byref(_Epilogue(bias, residual, epilogues.number(activation)))
+def reading(mean: int, scale: int, shift: int, summand: int | None = None, activation: str = "linear") -> Any:
+    """Return a `GwReading`, for `fusion`, of addresses: activation((image - mean) * scale + shift + summand)."""
+    return _Reading(mean, scale, shift, summand, epilogues.number(activation))
+
+
+def fusion(activation: str = "linear", inputs: Any = None, outputs: Any = None, **addresses: int | None) -> Any:
+    """Return the address of a `GwFusion`, for `run`.
+
+    Args:
+        activation: what ends a forward pass.
+        inputs, outputs: how inputs and outputs' gradient are read, by `reading`; None: as they are.
+        addresses: the other pointers of `GwFusion` by their names.
+    """
+    readings = {name: value for name, value in (("inputs", inputs), ("outputs", outputs)) if value is not None}
+    return ctypes.byref(_Fusion(activation=epilogues.number(activation), **readings, **addresses))
 
 
 def run(
     pass_: int,
     sizes: tuple[int, ...],
     arrays: tuple[int, int, int],
-    epilogue: Any = None,
+    fusion: Any = None,
     executor: Any = None,
     family: str | None = None,
 ) -> None:
@@ -107,7 +132,7 @@ def run(
 
     Args:
         arrays: the addresses of the pass's two arguments and of where to write.
-        epilogue, executor: the addresses of a `GwEpilogue` (see `epilogue`) and a `GwExecutor` (`openmp_executor`), or
+        fusion, executor: the addresses of a `GwFusion` (see `fusion`) and a `GwExecutor` (`openmp_executor`), or
             None.
         Others: see `convolve`.
 
@@ -115,7 +140,7 @@ def run(
         ValueError: where the core refuses. MemoryError, RuntimeError: where there is no memory or no core.
     """
     name = None if family is None else family.encode()
-    status = library.loaded().gw_convolve(pass_, struct(sizes), *arrays, epilogue, executor, name)
+    status = library.loaded().gw_convolve(pass_, struct(sizes), *arrays, fusion, executor, name)
     if status:
         library.raise_status(status, f"pass {pass_}, sizes {sizes}, family {family}")
 
@@ -175,6 +200,7 @@ def convolve(
     if has_epilogue:
         library.check("bias", bias, shapes(all_sizes)[KERNEL][3:])
         library.check("residual", residual, result)
-        after = epilogue(activation, *(None if array is None else array.ctypes.data for array in (bias, residual)))
+        addresses = (None if array is None else array.ctypes.data for array in (bias, residual))
+        after = fusion(activation, **dict(zip(("bias", "residual"), addresses, strict=True)))
     run(pass_, all_sizes, (a.ctypes.data, b.ctypes.data, out.ctypes.data), after, family=family)
     return out

@@ -150,7 +150,7 @@ def _fused(
     residual = checked("groupwise::fused_convolve: residual", residual, after)
     out = inputs.new_empty(*after)
     bias_at = None if bias is None else bias.data_ptr()
-    epilogue = convolution.epilogue(activation, bias_at, None if residual is None else residual.data_ptr())
+    epilogue = convolution.fusion(activation, bias=bias_at, residual=None if residual is None else residual.data_ptr())
     arrays = (inputs.data_ptr(), kernel.data_ptr(), out.data_ptr())
     convolution.run(convolution.FORWARD, known, arrays, epilogue, executor())
     return out
