@@ -35,9 +35,8 @@ struct Normalised {
 template <typename Function>
 GW_INLINE auto with_reading(const GwReading& reading, const float* image, const Function& function) {
   if (!reading.mean) return function(AsItIs{});
-  return with_activation(reading.activation, [&](auto row) {
-    return function(Normalised<decltype(row)>{reading, image});
-  });
+  return with_activation(reading.activation,
+                         [&](auto row) { return function(Normalised<decltype(row)>{reading, image}); });
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import keras
 
+from groupwise.backends.plain_links import Reading
 from groupwise.frameworks import ANY_OF_THEM, FRAMEWORKS
 from groupwise.launchers import Place
 from groupwise.routing import Runtime
@@ -42,6 +43,21 @@ class Core(Protocol):
 
         Returns:
             (batch, out height, out width, out_channels), of the spec's type, computed in float32.
+        """
+
+    def link(
+        self, inputs: Any, kernel: Any, spec: ConvSpec, reading: Reading | None = None, counts: bool = False
+    ) -> tuple[Any, Any, Any]:
+        """Return the convolution of inputs as they are read, and its statistics; the gradients are the core's too.
+
+        Args:
+            inputs, kernel, spec: as for `convolve`; float32.
+            reading: how the inputs are read; the convolution's padding is zero after it. None: as they are.
+            counts: whether statistics are wanted; gradients go through them.
+
+        Returns:
+            (batch, out height, out width, out_channels); the mean and the biased variance of each of its channels, or
+            None.
         """
 
 
