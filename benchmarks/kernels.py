@@ -30,7 +30,7 @@ import torch
 from benchmarks import tables
 from benchmarks.specs import FAMILIES, LAYERS, NETWORKS, family, read_specs, representative, title, with_batch
 from benchmarks.timing import Times, alternate, environment, geometric_mean, ratio, timed
-from groupwise.backends.torch import core
+from groupwise.backends.torch.passes import executor
 from groupwise.core import convolution, library
 from groupwise.spec import ConvSpec
 
@@ -149,7 +149,7 @@ def core_call(pass_: int, spec: ConvSpec, a: np.ndarray, b: np.ndarray, out: np.
     sizes = convolution.struct(convolution.sizes(spec))
     pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (a, b, out)]  # these keep their arrays alive
     function = library.load().gw_convolve
-    threads = core.executor()
+    threads = executor()
     return lambda: function(pass_, ctypes.byref(sizes), *pointers, None, threads, None)
 
 

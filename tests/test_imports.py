@@ -104,7 +104,6 @@ def test_only_a_backend_imports_its_framework() -> None:
 
 UNDERSCORED = {
     "backends.tensorflow.export": {"_get_ops_details"},
-    "backends.torch.core": {"_C"},
     "backends.torch.folding": {"_pytree", "_version"},
     "backends.torch.native": {"_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"},
     "backends.torch.operations": {
@@ -112,6 +111,7 @@ UNDERSCORED = {
         *("_are_functorch_transforms_active", "_current_level", "_dispatch_keys", "_functorch", "_get_tracing_state"),
         *("_len_torch_dispatch_stack", "_len_torch_function_stack", "_profiler_enabled", "_set_fwd_grad_enabled"),
     },
+    "backends.torch.passes": {"_C"},
     "peers": {"_exit"},
     "backends.torch.program": {"_dynamo", "_pytree"},
     "backends.torch.recording": {

@@ -27,6 +27,7 @@ import torch
 
 from groupwise.backends.torch import core
 from groupwise.backends.torch import native as stock
+from groupwise.backends.torch import passes as operations
 
 EVERY_SPEC = [spec for specs in SPECS.values() for spec in specs]
 ONE_EACH = [specs[1] for specs in SPECS.values()]
@@ -293,7 +294,7 @@ def test_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> Non
             for pass_, result in zip(convolution.PASSES, results, strict=True):
                 near(result.numpy(), *expected(pass_, spec, random_arrays(spec)), PASS_NAMES[pass_])
             with monkeypatch.context() as patch:
-                patch.setattr(core, "_openmp_parallel", lambda: None)
+                patch.setattr(operations, "_openmp_parallel", lambda: None)
                 again = passes(core.convolve, spec, *leaves(spec))
             assert all(torch.equal(actual, value) for actual, value in zip(results, again, strict=True))
     finally:
@@ -340,7 +341,7 @@ print(os.waitpid(child, 0)[1], equal(run(), before))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads and memory are read from Linux's /proc")
-@pytest.mark.skipif(core._openmp_parallel() is None, reason="PyTorch runs on no OpenMP that can be called")
+@pytest.mark.skipif(operations._openmp_parallel() is None, reason="PyTorch runs on no OpenMP that can be called")
 def test_a_thousand_calls_start_no_thread_and_keep_no_memory() -> None:
     """PyTorch's own threads run them: once it has started these, the core starts none."""
     code = """

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from groupwise.backends import plain_norm
-from groupwise.backends.torch import core
 from groupwise.backends.torch.operations import Rules, checked, define, tangents_of, total
+from groupwise.backends.torch.passes import executor, passed
 from groupwise.core import epilogues, norm
 
 
@@ -60,7 +60,7 @@ def _run(passes: int, tensors: dict[str, Any], activation: str, epsilon: float, 
         activation=activation,
         epsilon=epsilon,
         count=pixels if training else 0,
-        executor=core.executor(),
+        executor=executor(),
         **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
     )
 
@@ -144,7 +144,7 @@ def _tangent(
     seen = outputs
     if not epilogues.ACTIVATIONS[activation].reads_outputs:
         seen = _NORMALIZE(inputs, gamma, beta, *constants, residual, "linear", epsilon)[0]
-    return core.passed(total(parts), seen, activation), None, None
+    return passed(total(parts), seen, activation), None, None
 
 
 def _save_gradient(context: Any, arguments: tuple[Any, ...], results: Any) -> None:

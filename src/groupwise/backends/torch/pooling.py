@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groupwise.backends.torch import core
+from groupwise.backends.torch import passes
 from groupwise.backends.torch.operations import Rules, checked, define
 from groupwise.core import convolution, pooling
 from groupwise.spec import ConvSpec
@@ -38,7 +38,7 @@ def _max_pool(inputs: Tensor, sizes: list[int], keep: bool) -> tuple[Tensor, Ten
     outputs = inputs.new_empty(*after)
     places = inputs.new_empty(after if keep else (0,), dtype=torch.uint8)
     places_at = places.data_ptr() if keep else None
-    executor = core.executor()
+    executor = passes.executor()
     pooling.run(known, _NAMES[inputs.dtype], inputs.data_ptr(), outputs.data_ptr(), places_at, executor)
     return outputs, places
 
@@ -54,7 +54,7 @@ def _max_pool_gradient(gradient: Tensor, places: Tensor, sizes: list[int]) -> Te
     gradient = checked("groupwise::max_pool_gradient: gradient", gradient, after, _NAMES)
     places = checked("groupwise::max_pool_gradient: places", places, after, (torch.uint8,))
     out = gradient.new_empty(*before)
-    executor = core.executor()
+    executor = passes.executor()
     pooling.run_gradient(
         known, _NAMES[gradient.dtype], gradient.data_ptr(), places.data_ptr(), out.data_ptr(), executor
     )

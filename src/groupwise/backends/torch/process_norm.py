@@ -9,7 +9,8 @@ from torch import Tensor, distributed
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from groupwise.backends.torch import core, norm
+from groupwise.backends.torch import norm
+from groupwise.backends.torch.passes import executor
 from groupwise.core import epilogues
 from groupwise.core import norm as passes
 
@@ -107,7 +108,7 @@ def _run(
         activation=activation,
         epsilon=epsilon,
         count=count,
-        executor=core.executor(),
+        executor=executor(),
         inputs=inputs.data_ptr(),
         **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
     )
