@@ -1,8 +1,9 @@
 """A link of a chain, in `keras.ops`: the normalisation that a convolution reads through, and what it counts.
 
-A chain is convolution, batch norm, activation, convolution and so on. Between two convolutions nothing but the raw outputs
-of the first one lies in memory: it counts their mean and variance as it writes them, and the second one normalises as it
-reads. Source: Jung et al., Restructuring Batch Normalization to Accelerate CNN Training, arXiv 1807.01702.
+A chain is convolution, batch norm, activation, convolution and so on. Between two convolutions nothing but the raw
+outputs of the first one lies in memory: it counts their mean and variance as it writes them, and the second one
+normalises as it reads. Source: Jung et al., Restructuring Batch Normalization to Accelerate CNN Training, arXiv
+1807.01702.
 """
 
 from typing import Any, NamedTuple
