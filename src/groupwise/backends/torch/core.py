@@ -1,4 +1,4 @@
-"""PyTorch: the C core's convolutions, and what follows them."""
+"""PyTorch: the C core's convolutions: with what follows, and links of chains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupwise.backends.torch.links import link as link
 from groupwise.backends.torch.operations import Rules, checked, define, total
 from groupwise.backends.torch.passes import OPERATIONS, activated, executor, gradient_by, passed, tangents_by
 from groupwise.core import convolution, epilogues, library
