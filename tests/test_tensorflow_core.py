@@ -22,6 +22,7 @@ if BACKEND != "tensorflow":
     pytest.skip("Keras runs on another backend than TensorFlow", allow_module_level=True)
 tf: Any = importlib.import_module("tensorflow")
 core: Any = importlib.import_module("groupwise.backends.tensorflow.core")
+operations: Any = importlib.import_module("groupwise.backends.tensorflow.operations")
 skip_without_core()
 
 # "same" with strides pads differently for every size of the image: the operation settles it at each call.
@@ -187,7 +188,7 @@ GOOD: dict[str, Any] = {"groups": 4, "strides": (1, 1), "dilations": (1, 1), "pa
 def test_what_is_no_convolution_is_refused(pass_: int, arguments: Any, attributes: Any, message: str) -> None:
     name = ("GroupwiseConv2D", "GroupwiseConv2DInputGradient", "GroupwiseConv2DKernelGradient")[pass_]
     with pytest.raises(tf.errors.InvalidArgumentError, match=message) as failure:
-        core._run(name, [tf.constant(argument) for argument in arguments], None, **{**GOOD, **attributes})
+        operations.run(name, [tf.constant(argument) for argument in arguments], None, **{**GOOD, **attributes})
     assert name in str(failure.value)
 
 
@@ -206,7 +207,7 @@ def test_what_is_no_convolution_is_refused(pass_: int, arguments: Any, attribute
 def test_an_epilogue_that_does_not_fit_is_refused(arguments: Any, attributes: Any, message: str) -> None:
     tensors = [tf.constant(X), tf.constant(W), *([tf.constant(array) for array in given] for given in arguments)]
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        core._run("GroupwiseFusedConv2D", tensors, None, **{**GOOD, "activation": 0, **attributes})
+        operations.run("GroupwiseFusedConv2D", tensors, None, **{**GOOD, "activation": 0, **attributes})
     with pytest.raises(ValueError, match="activation='gelu': must be one of linear, relu, relu6"):
         core.convolve(X, W, STRIDED[0], activation="gelu")
 

@@ -20,7 +20,7 @@ from tests.normalizations import EPSILON, random_arrays, truth
 if BACKEND != "tensorflow":
     pytest.skip("Keras runs on another backend than TensorFlow", allow_module_level=True)
 tf: Any = importlib.import_module("tensorflow")
-core: Any = importlib.import_module("groupwise.backends.tensorflow.core")
+operations: Any = importlib.import_module("groupwise.backends.tensorflow.operations")
 tensorflow_norm: Any = importlib.import_module("groupwise.backends.tensorflow.norm")
 skip_without_core()
 
@@ -148,7 +148,7 @@ def test_the_plain_gradient_is_the_cores() -> None:
     given = (inputs, gradient, gamma, beta, *statistics(5))
     options: dict[str, Any] = {"activation": "relu6", "epsilon": EPSILON, "training": False}
     exact = plain_norm.Normalization(**options).gradient(*given)
-    function = core.operations()["GroupwiseNormalizeGradient"]
+    function = operations.operations()["GroupwiseNormalizeGradient"]
     found = function(*given, [], activation=2, epsilon=EPSILON, constants=2)
     for actual, value in zip(found[:2], exact, strict=False):
         np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-5)
@@ -210,7 +210,7 @@ def test_wrong_shapes_of_a_gradient_are_refused(position: int, message: str) -> 
     arguments = [tf.ones((2, 5)), tf.ones((2, 5)), *[tf.ones(5)] * 4, tf.ones((2, 5))]
     arguments[position] = tf.ones(1)
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        core.operations()["GroupwiseNormalizeGradient"](
+        operations.operations()["GroupwiseNormalizeGradient"](
             *arguments[:6], arguments[6:], activation=1, epsilon=EPSILON, constants=0
         )
 
@@ -227,7 +227,7 @@ def test_wrong_attributes_are_refused(attributes: dict[str, int], message: str) 
     number = {"activation": 0, "statistics": 0, "residual": 0} | attributes
     one = tf.ones(1)
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        core.operations()["GroupwiseNormalize"](
+        operations.operations()["GroupwiseNormalize"](
             *[one] * 3,
             [one] * number["statistics"],
             [one] * number["residual"],

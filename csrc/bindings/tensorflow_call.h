@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "groupwise.h"
@@ -58,8 +59,6 @@ struct DeleteTensor {
 };
 using Tensor = std::unique_ptr<TF_Tensor, DeleteTensor>;
 
-inline float* floats(const Tensor& tensor) { return static_cast<float*>(TF_TensorData(tensor.get())); }
-
 inline Shape shape_of(const Tensor& tensor) {
   Shape shape;
   for (int axis = 0; axis < TF_NumDims(tensor.get()); ++axis) shape.push_back(TF_Dim(tensor.get(), axis));
@@ -85,6 +84,47 @@ inline Tensor allocate(TF_OpKernelContext* context, int index, const Shape& shap
   for (int64_t size : shape) bytes *= static_cast<size_t>(size);
   return Tensor(TF_AllocateOutput(context, index, TF_FLOAT, shape.data(), int(shape.size()), bytes, status));
 }
+
+// The arrays of one call: its arguments in their order and its results in theirs, which live as long as this does.
+// After a mistake all are null, and the status says what it was.
+class Arrays {
+ public:
+  Arrays(TF_OpKernelContext* context, const Status& status) : status(status), context_(context) {}
+
+  // An argument of any shape, which is told.
+  template <typename Element = float>
+  Element* argument(Shape* shape) {
+    Tensor tensor;
+    if (!status.is_ok() || !read_input(context_, next_argument_++, status, &tensor)) return nullptr;
+    *shape = shape_of(tensor);
+    return keep<Element>(std::move(tensor));
+  }
+  float* argument(const char* name, const Shape& shape) {
+    Shape found;
+    float* array = argument(&found);
+    if (!status.is_ok() || found == shape) return array;
+    status.refuse(std::string(name) + " of shape " + text(found) + ": must be of shape " + text(shape));
+    return nullptr;
+  }
+  float* result(const Shape& shape) {
+    if (!status.is_ok()) return nullptr;
+    Tensor tensor = allocate(context_, next_result_++, shape, status);
+    return status.is_ok() ? keep<float>(std::move(tensor)) : nullptr;
+  }
+
+  const Status& status;
+
+ private:
+  template <typename Element>
+  Element* keep(Tensor tensor) {
+    kept_.push_back(std::move(tensor));
+    return static_cast<Element*>(TF_TensorData(kept_.back().get()));
+  }
+
+  TF_OpKernelContext* context_;
+  int next_argument_ = 0, next_result_ = 0;
+  std::vector<Tensor> kept_;
+};
 
 // The C interface shows a shape function neither strides nor any input but the first: the caller sets static shapes.
 inline void leave_shape_unknown(TF_ShapeInferenceContext* context, TF_Status* status) {

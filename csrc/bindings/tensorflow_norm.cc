@@ -52,54 +52,28 @@ void* create(TF_OpKernelConstruction* construction) {
 
 void destroy(void* kernel) { delete static_cast<Attributes*>(kernel); }
 
-// One call: its arguments in their order and its results in theirs, of the shape of the first, the inputs, or of their
-// channels. After a mistake all are null, and the status says what it was.
-class Call {
+// One call's arrays are of the shape of the first argument, the inputs, or of their channels.
+class Call : public Arrays {
  public:
-  Call(TF_OpKernelContext* context, const Attributes& attributes, const Status& status)
-      : context_(context), status_(status) {
-    Tensor inputs;
-    if (!read_input(context, next_argument_++, status, &inputs)) return;
-    images = shape_of(inputs);
+  Call(TF_OpKernelContext* context, const Attributes& attributes, const Status& status) : Arrays(context, status) {
+    n.inputs = argument(&images);
+    if (!status.is_ok()) return;
     if (images.empty() || images.back() < 1) {
       status.refuse("inputs of shape " + text(images) + ": must be (..., channels), at least one channel");
       return;
     }
     channels = {images.back()};
-    n.channels = images.back(), n.pixels = TF_TensorElementCount(inputs.get()) / n.channels;
+    n.channels = images.back(), n.pixels = 1;
+    for (size_t axis = 0; axis + 1 < images.size(); ++axis) n.pixels *= images[axis];
     n.activation = attributes.activation, n.epsilon = attributes.epsilon;
     n.count = attributes.constants ? 0 : n.pixels;
-    n.inputs = keep(std::move(inputs));
   }
 
-  float* argument(const char* name, const Shape& shape) {
-    Tensor tensor;
-    if (!status_.is_ok() || !read_input(context_, next_argument_++, status_, &tensor)) return nullptr;
-    if (shape_of(tensor) == shape) return keep(std::move(tensor));
-    status_.refuse(std::string(name) + " of shape " + text(shape_of(tensor)) + ": must be of shape " + text(shape));
-    return nullptr;
-  }
-  float* result(const Shape& shape) {
-    if (!status_.is_ok()) return nullptr;
-    Tensor tensor = allocate(context_, next_result_++, shape, status_);
-    return status_.is_ok() ? keep(std::move(tensor)) : nullptr;
-  }
   // On the core's own threads: TensorFlow's C interface shows none.
-  bool run(int passes) const { return status_.is_ok() && status_.accept(gw_normalize(passes, &n, nullptr)); }
+  bool run(int passes) const { return status.is_ok() && status.accept(gw_normalize(passes, &n, nullptr)); }
 
   GwNormalization n{};
   Shape images, channels;
-
- private:
-  float* keep(Tensor tensor) {
-    kept_.push_back(std::move(tensor));
-    return floats(kept_.back());
-  }
-
-  TF_OpKernelContext* context_;
-  const Status& status_;
-  int next_argument_ = 0, next_result_ = 0;
-  std::vector<Tensor> kept_;
 };
 
 bool normalize(const Attributes& attributes, Call* call) {

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from groupwise.backends import plain_norm
-from groupwise.backends.tensorflow import core
+from groupwise.backends.tensorflow.operations import float32_tensors, operations, set_shapes, unneeded
 from groupwise.core import epilogues
 
 
@@ -34,12 +34,9 @@ def normalise(
     number = epilogues.number(activation)
     mean, variance = statistics or (None, None)
     given = {"inputs": inputs, "gamma": gamma, "beta": beta, "mean": mean, "variance": variance, "residual": residual}
-    tensors = {name: tf.convert_to_tensor(array) for name, array in given.items() if array is not None}
-    for name, tensor in tensors.items():
-        if tensor.dtype != tf.float32:
-            raise ValueError(f"{name} of type {tensor.dtype.name}: must be float32")
+    tensors = float32_tensors(given)
     inputs, gamma = tensors["inputs"], tensors["gamma"]
-    outputs, mean, variance = core.operations()["GroupwiseNormalize"](
+    outputs, mean, variance = operations()["GroupwiseNormalize"](
         inputs,
         gamma,
         tensors["beta"],
@@ -48,7 +45,7 @@ def normalise(
         activation=number,
         epsilon=epsilon,
     )
-    core.set_shapes((outputs, inputs.shape), (mean, gamma.shape), (variance, gamma.shape))
+    set_shapes((outputs, inputs.shape), (mean, gamma.shape), (variance, gamma.shape))
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
@@ -65,7 +62,7 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
     if residuals and epilogues.NAMES[activation] != "linear":
         reads_outputs = epilogues.ACTIVATIONS[epilogues.NAMES[activation]].reads_outputs
         extra = [outputs if reads_outputs else operation.inputs[-1]]
-    to_inputs, sums, to_residual = core.operations()["GroupwiseNormalizeGradient"](
+    to_inputs, sums, to_residual = operations()["GroupwiseNormalizeGradient"](
         inputs,
         upstream,
         gamma,
@@ -77,11 +74,11 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
         epsilon=operation.get_attr("epsilon"),
         constants=constants,
     )
-    core.set_shapes((to_inputs, inputs.shape), *((image, inputs.shape) for image in to_residual))
+    set_shapes((to_inputs, inputs.shape), *((image, inputs.shape) for image in to_residual))
     to_beta, to_gamma = tf.unstack(sums, 2)
-    core.set_shapes((to_beta, gamma.shape), (to_gamma, gamma.shape))
+    set_shapes((to_beta, gamma.shape), (to_gamma, gamma.shape))
     to_statistics: list[Any] = [None] * constants
-    if constants and not {3, 4} <= set(core.unneeded(operation)):
+    if constants and not {3, 4} <= set(unneeded(operation)):
         factors = plain_norm.by_statistics(gamma, variance, operation.get_attr("epsilon"))
         to_statistics = [factors[0] * to_beta, factors[1] * to_gamma]
     return [to_inputs, to_gamma, to_beta, *to_statistics, *(to_residual or [upstream] * residuals)]
