@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from groupwise.backends import activations
+from groupwise.backends.tensorflow.links import link as link
 from groupwise.backends.tensorflow.operations import PASSES, attributes_of, run, same_attributes, unneeded
 from groupwise.backends.tensorflow.operations import is_available as is_available
 from groupwise.core import convolution, epilogues
