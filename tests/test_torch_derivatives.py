@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from groupwise.backends.plain_links import Reading
 from groupwise.core import library, pooling
 from groupwise.spec import ConvSpec
 from tests.frameworks import BACKEND
@@ -49,6 +50,28 @@ def plain_fused(x: Any, w: Any, bias: Any, residual: Any, activation: Any = func
     return activation(plain_convolution(x, w) + bias + residual)
 
 
+def link(x: Any, w: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    """Return a link's outputs and statistics, flat."""
+    reading = Reading(mean, scale, shift, "silu")
+    return torch.cat([part.flatten() for part in core.link(x, w, strided(x, w), reading, counts=True)])
+
+
+def plain_link(x: Any, w: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    seen = (x - mean) * scale + shift
+    y = plain_convolution(seen * torch.sigmoid(seen), w)
+    return torch.cat([y.flatten(), y.mean((0, 1, 2)), y.var((0, 1, 2), correction=0)])
+
+
+def counted(x: Any, w: Any) -> Any:
+    """Return the statistics of a link that reads its inputs as they are."""
+    return torch.cat(core.link(x, w, strided(x, w), counts=True)[1:])
+
+
+def plain_counted(x: Any, w: Any) -> Any:
+    y = plain_convolution(x, w)
+    return torch.cat([y.mean((0, 1, 2)), y.var((0, 1, 2), correction=0)])
+
+
 def maxima(x: Any) -> Any:
     return backend.max_pool(x, pooling.window(x.shape, (3, 3), (2, 2), ((1, 1), (1, 1))))
 
@@ -83,6 +106,8 @@ IMAGE, KERNEL, CHANNELS = (2, 3, 4, 4), (3, 2, 2, 6), (4,)
 CASES: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "convolution": (convolution, plain_convolution, (IMAGE, KERNEL)),
     "fused": (fused, plain_fused, (IMAGE, KERNEL, (6,), (2, 3, 2, 6))),
+    "link": (link, plain_link, (IMAGE, KERNEL, *[CHANNELS] * 3)),
+    "link, counted": (counted, plain_counted, (IMAGE, KERNEL)),
     "maxima": (maxima, plain_maxima, (IMAGE,)),
     "trained": (trained, plain_trained, (IMAGE, CHANNELS, CHANNELS)),
     "trained with residual": (trained, plain_trained, (IMAGE, CHANNELS, CHANNELS, IMAGE)),
@@ -194,7 +219,7 @@ def test_transformations(name: str, case: str) -> None:
     close(run(function, arrays(case), arrays(case, 1)), wanted)
 
 
-@pytest.mark.parametrize("case", ["fused", "maxima", "trained"])
+@pytest.mark.parametrize("case", ["fused", "link", "maxima", "trained"])
 @pytest.mark.parametrize("name", ["hessian", "gradients of each"])
 def test_transformations_compile_as_a_whole_graph(name: str, case: str) -> None:
     function, plain, _ = CASES[case]

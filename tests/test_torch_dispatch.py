@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from groupwise.backends.plain_links import Reading
 from groupwise.core import library, pooling
 from groupwise.core.epilogues import ACTIVATIONS
 from groupwise.spec import ConvSpec
@@ -32,6 +33,14 @@ def fused(activation: str) -> Callable[..., Any]:
     return lambda x, w, bias, residual: core.convolve(x, w, SPEC, bias, residual, activation)
 
 
+def link(activation: str) -> Callable[..., Any]:
+    def run(x: Any, w: Any, *reading: Any) -> Any:
+        results = core.link(x, w, SPEC, Reading(*reading, activation), counts=True)  # type: ignore[call-arg]
+        return torch.cat([result.flatten() for result in results])
+
+    return run
+
+
 def normalised(activation: str, training: bool) -> Callable[..., Any]:
     def run(x: Any, gamma: Any, beta: Any, residual: Any) -> Any:
         statistics = None if training else (torch.linspace(-1, 1, 8), torch.linspace(0.5, 1, 8))
@@ -46,6 +55,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
 }
 for name in ACTIVATIONS:
     CASES[f"fused, {name}"] = fused(name), ((2, 5, 6, 8), (3, 3, 4, 8), CHANNELS, OUTPUTS)
+    CASES[f"link, {name}"] = link(name), ((2, 5, 6, 8), (3, 3, 4, 8), *[CHANNELS] * 3)
     for training in (True, False):
         shapes = (OUTPUTS, CHANNELS, CHANNELS, OUTPUTS)
         CASES[f"normalised, {name}, {'training' if training else 'inference'}"] = normalised(name, training), shapes
@@ -108,7 +118,7 @@ def test_gradients_may_be_recorded_one_way_and_asked_for_the_other(case: str) ->
 
 def test_a_dispatch_mode_sees_every_operation() -> None:
     seen = {}
-    for case in ("convolution", "fused, relu", "normalised, relu, training", "maxima"):
+    for case in ("convolution", "fused, relu", "link, relu", "normalised, relu, training", "maxima"):
         function, arguments = CASES[case][0], leaves(case)
         with Watching() as watching:
             function(*arguments).sum().backward()
@@ -116,6 +126,7 @@ def test_a_dispatch_mode_sees_every_operation() -> None:
     assert seen == {
         "convolution": ["convolve", "input_gradient", "kernel_gradient"],
         "fused, relu": ["fused_convolve", "input_gradient", "kernel_gradient"],
+        "link, relu": ["link", "link_input_gradient", "link_kernel_gradient"],
         "normalised, relu, training": ["normalize", "normalize_gradient"],
         "maxima": ["max_pool", "max_pool_gradient"],
     }

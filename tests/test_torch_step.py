@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import models
+from groupwise import backends, models
+from groupwise.backends.plain_links import Reading
 from groupwise.models import steps
-from tests.frameworks import BACKEND
+from groupwise.spec import ConvSpec
+from tests.frameworks import BACKEND, needs_core
 from tests.recorded import (
     BATCHES,
     Build,
@@ -49,6 +51,29 @@ if BACKEND != "torch":
 )
 def test_a_family_trains_alike(build: Build) -> None:
     assert_trains_alike(build)
+
+
+class Chain(keras.layers.Layer):
+    """Two links: convolution, batch norm, ReLU, depthwise convolution."""
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.first = self.add_weight(shape=(1, 1, shape[-1], 8))
+        self.gamma, self.beta = (self.add_weight(shape=(8,), initializer=start) for start in ("ones", "zeros"))
+        self.average = self.add_weight(shape=(8,), initializer="zeros", trainable=False)
+        self.second = self.add_weight(shape=(3, 3, 1, 8))
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        link, (first, second) = backends.active.core.link, (self.first.value, self.second.value)
+        raw, mean, variance = link(inputs, first, ConvSpec.of(inputs.shape, first.shape, 1), counts=True)
+        if training:
+            self.average.assign(0.9 * self.average + 0.1 * mean)
+        reading = Reading(mean, self.gamma * keras.ops.rsqrt(variance + 1e-3), self.beta.value, "relu")
+        return link(raw, second, ConvSpec.of(raw.shape, second.shape, 8), reading)[0]
+
+
+@needs_core
+def test_links_train_alike() -> None:
+    assert_trains_alike(lambda: small(Chain()))
 
 
 def test_a_loss_that_overflows_is_scaled_alike() -> None:
