@@ -87,11 +87,11 @@ inline bool is_valid(const GwReading& reading) {
 inline bool is_valid(int pass, const GwFusion& fusion) {
   const GwReading &inputs = fusion.inputs, &outputs = fusion.outputs;
   const bool ends = fusion.scale || fusion.bias || fusion.residual || fusion.activation != GW_LINEAR;
-  const bool counts = fusion.mean || fusion.variance, goes_on = fusion.raw_inputs || fusion.sums;
+  const bool counts = fusion.mean || fusion.variance, goes_on = fusion.sums;
   if (!is_valid(inputs) || !is_valid(outputs) || !is_activation(fusion.activation)) return false;
   if (pass != GW_FORWARD && (ends || counts)) return false;
   if (pass == GW_FORWARD && outputs.mean) return false;
-  if (!fusion.mean != !fusion.variance || !fusion.raw_inputs != !fusion.sums) return false;
+  if (!fusion.mean != !fusion.variance || (fusion.raw_inputs && !fusion.sums)) return false;
   // The inputs' reading is of no use to an input gradient that ends before it.
   return pass == GW_INPUT_GRADIENT ? goes_on == (inputs.mean != nullptr) && !inputs.summand : !goes_on;
 }
@@ -101,6 +101,7 @@ inline bool are_valid(int pass, const GwConvolution* c, const float* a, const fl
                       const GwFusion* fusion, const GwExecutor* executor) {
   if (!c || !is_valid(*c) || !is_valid(executor) || pass < GW_FORWARD || pass > GW_KERNEL_GRADIENT) return false;
   if (fusion && !is_valid(pass, *fusion)) return false;
+  if (fusion && fusion->sums && !is_there(kInputs, *c, fusion->raw_inputs)) return false;
   const Role* roles = kRoles[pass];
   return is_there(roles[0], *c, a) && is_there(roles[1], *c, b) && is_there(roles[2], *c, out);
 }

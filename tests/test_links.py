@@ -58,6 +58,18 @@ def test_values_and_gradients(spec: ConvSpec, activation: str | None, counts: bo
         near(gradient, *wanted[name], f"gradient to {name}")
 
 
+def test_an_empty_batch() -> None:
+    spec = ConvSpec.of((0, 9, 10, 24), POINTWISE.kernel_shape, 1)
+    results, *gradients = linked(arrays_of(spec, "relu", True), spec, "relu", False)
+    assert [len(results), *(gradient.shape for gradient in gradients)] == [
+        40,
+        (0, 9, 10, 24),
+        (1, 1, 24, 20),
+        *3 * [(24,)],
+    ]
+    assert not any(array.any() for array in (results, *gradients))
+
+
 @pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS)
 def test_the_same_bits_each_time(specs: tuple[ConvSpec, ...]) -> None:
     arrays = arrays_of(specs[0], "relu", True)
