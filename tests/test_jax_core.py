@@ -25,7 +25,7 @@ from jax import export, lax
 from jax import numpy as jnp
 from jax.test_util import check_grads
 
-from groupwise.backends.jax import core
+from groupwise.backends.jax import core, handlers
 from tests import four_devices
 
 skip_without_core()
@@ -278,7 +278,7 @@ def test_other_types_are_refused_by_the_custom_call() -> None:
 def test_a_binding_that_does_not_load_is_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(library, "path", lambda name="groupwise_core": tmp_path / f"lib{name}.so")
     with pytest.warns(RuntimeWarning, match=r"does not take the C core: .*libgroupwise_jax\.so"):
-        assert not core._register.__wrapped__()
+        assert not handlers._register.__wrapped__()
 
 
 def test_the_core_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:

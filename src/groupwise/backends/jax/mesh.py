@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
 
@@ -35,6 +36,15 @@ def varying_axes(operand: Any) -> frozenset[str]:
     kind = jax.typeof(operand)
     manual = getattr(kind, "manual_axis_type", None)
     return manual.varying if manual is not None else getattr(kind, "vma", frozenset())
+
+
+def type_beside(operand: Any, result: Any) -> Any:
+    """Return the full type of an array of the shape and type of `result`, of operands that no explicit axis cuts.
+
+    What else the type of one of them holds, they share: the mesh, and along which of its axes they vary.
+    """
+    whole = NamedSharding(operand.sharding.mesh, Partition(*[None] * len(result.shape)))
+    return operand.update(shape=result.shape, dtype=result.dtype, weak_type=False, sharding=whole)
 
 
 def vary(operand: Any, axes: frozenset[str]) -> Any:

@@ -17,10 +17,10 @@ from jax import lax
 from jax import numpy as jnp
 
 from groupwise.backends import plain_norm
-from groupwise.backends.jax import core
+from groupwise.backends.jax.handlers import require
 from groupwise.backends.jax.mesh import in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, tangents_of
-from groupwise.backends.jax.partition import call, partitioned
+from groupwise.backends.jax.partition import call, dimensions, of_the_whole_batch, partitioned
 from groupwise.core import epilogues
 
 
@@ -62,14 +62,9 @@ class _Norm(plain_norm.Normalization):
 
     @property
     def rule(self) -> str:
-        """The arrays' dimensions for Shardy: only the batch has one name everywhere, and stays cut over devices."""
-
-        def text(prefix: str, ranks: Sequence[int]) -> str:
-            names = [[f"{prefix}{index}_{axis}" for axis in range(rank)] for index, rank in enumerate(ranks)]
-            return ", ".join(" ".join(["n", *axes[1:]] if len(axes) == 4 else axes) for axes in names)
-
-        operands, results = self.ranks
-        return f"{text('a', operands)} -> {text('b', results)}"
+        """The arrays' dimensions for Shardy."""
+        operands, results = ([(rank, rank == 4) for rank in ranks] for ranks in self.ranks)
+        return dimensions(operands, results)
 
 
 def normalise(
@@ -91,7 +86,7 @@ def normalise(
         ValueError: where a shape or the activation does not fit.
         RuntimeError: where the core is not available.
     """
-    core.require(inputs)
+    require(inputs)
     epilogues.number(activation)
     shape = jnp.shape(inputs)
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, gamma, beta, *(statistics or ()))]
@@ -232,10 +227,7 @@ def _run(kind: _Norm, cut: Any, parts: int, *operands: Any) -> tuple[Any, ...]:
     if kind.training:
         mean, variance = _call(kind, "moments", parts, [channels, channels], inputs)
         if cut:
-            # Chan's formula for parts of one size.
-            part = mean
-            mean = lax.pmean(part, cut)
-            variance = lax.pmean(variance + (part - mean) ** 2, cut)
+            mean, variance = of_the_whole_batch(mean, variance, cut)
     else:
         mean, variance, *others = others
     (outputs,) = _call(kind, "normalize", parts, [images], inputs, gamma, beta, mean, variance, *others)

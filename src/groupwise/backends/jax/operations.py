@@ -15,7 +15,7 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from groupwise.backends.jax.mesh import needs_devices
+from groupwise.backends.jax.mesh import needs_devices, type_beside
 
 Arrays = Sequence[Any]
 Parts = Sequence[Any]
@@ -28,7 +28,7 @@ class Rules:
 
     Attributes:
         run: kind -> the function of the operands, a tuple of results, as XLA compiles it.
-        results: (kind, *operands without values) -> the results' shapes and types; each is of an operand's rank.
+        results: (kind, *operands without values) -> the results' shapes and types.
         jvp: (kind, operands, their tangents) -> the results, their tangents.
         transpose: (kind, cotangents of the results, operands, None where the operation is linear in them) -> cotangents
             of the operands; None where it is linear in none of them.
@@ -55,10 +55,7 @@ def define(name: str, rules: Rules) -> Callable[..., tuple[Any, ...]]:
         return list(rules.run(kind)(*operands))
 
     def abstract(*operands: Any, kind: Any) -> list[Any]:
-        # What else an array's type holds, all of them share.
-        by_rank = {len(operand.shape): operand for operand in reversed(operands)}
-        results = rules.results(kind, *operands)
-        return [by_rank[len(r.shape)].update(shape=r.shape, dtype=r.dtype, weak_type=False) for r in results]
+        return [type_beside(operands[0], result) for result in rules.results(kind, *operands)]
 
     def jvp(operands: Any, tangents: Any, kind: Any) -> tuple[Arrays, Arrays]:
         results, found = rules.jvp(kind, operands, [None if type(t) is ad.Zero else t for t in tangents])

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import jax
+from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Partition
 
@@ -22,6 +23,32 @@ def call(target: str, results: Any, operands: Sequence[Any], settings: Any) -> A
     axes = frozenset[str]().union(*map(varying_axes, operands))
     found = jax.ffi.ffi_call(target, results)(*(vary(operand, axes) for operand in operands), settings=settings)
     return jax.tree.map(lambda result: vary(result, axes), found)
+
+
+def dimensions(operands: Sequence[tuple[int, bool]], results: Sequence[tuple[int, bool]]) -> str:
+    """Return a rule for `partitioned`, of the rank of each array and whether it begins with the batch.
+
+    Only the batch has one name everywhere, and stays cut over devices.
+
+    Examples:
+        >>> dimensions([(2, True), (1, False)], [(2, True)])
+        'n a0_1, a1_0 -> n b0_1'
+    """
+
+    def text(prefix: str, arrays: Sequence[tuple[int, bool]]) -> str:
+        names = [[f"{prefix}{index}_{axis}" for axis in range(rank)] for index, (rank, _) in enumerate(arrays)]
+        return ", ".join(
+            " ".join(["n", *axes[1:]] if has_batch else axes)
+            for axes, (_, has_batch) in zip(names, arrays, strict=True)
+        )
+
+    return f"{text('a', operands)} -> {text('b', results)}"
+
+
+def of_the_whole_batch(mean: Any, variance: Any, cut: Any) -> tuple[Any, Any]:
+    """Return a batch's mean and variance of those of its parts, which are of one size: Chan's formula."""
+    whole = lax.pmean(mean, cut)
+    return whole, lax.pmean(variance + (mean - whole) ** 2, cut)
 
 
 def partitioned(run: Callable[..., Any], rule: str) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from groupwise.backends.jax.core import require
+from groupwise.backends.jax.handlers import require
 from groupwise.backends.jax.mesh import in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define
 from groupwise.backends.jax.partition import call, partitioned
