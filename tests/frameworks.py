@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,18 @@ def _tensorflow(function: Any, arguments: list[Any], gradient: Any, compiled: bo
 
 
 def _jax(function: Any, arguments: list[Any], gradient: Any, compiled: bool) -> Any:
+    return _jax_pass(function, compiled)(arguments, gradient)
+
+
+@lru_cache(maxsize=1)  # a training calls one function many times
+def _jax_pass(function: Any, compiled: bool) -> Any:
     jax = importlib.import_module("jax")
 
     def run(arguments: list[Any], gradient: Any) -> Any:
         outputs, pull = jax.vjp(function, *arguments)
         return outputs, *pull(gradient)
 
-    return (jax.jit(run) if compiled else run)(arguments, gradient)
+    return jax.jit(run) if compiled else run
 
 
 def _torch(function: Any, arguments: list[Any], gradient: Any, compiled: bool) -> Any:

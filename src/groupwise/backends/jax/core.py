@@ -1,4 +1,4 @@
-"""JAX: the C core's convolutions, with what follows one while its sums are in registers."""
+"""JAX: the C core's convolutions, with what follows one while its sums are in registers; `links`: of chains."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,6 +9,7 @@ from groupwise.backends import activations
 from groupwise.backends.jax import passes
 from groupwise.backends.jax.handlers import is_available as is_available
 from groupwise.backends.jax.handlers import require
+from groupwise.backends.jax.links import link as link
 from groupwise.backends.jax.mesh import in_any_mesh
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, sum_of
 from groupwise.backends.jax.passes import Pass
