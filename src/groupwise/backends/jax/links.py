@@ -101,7 +101,7 @@ def link(
         RuntimeError: where the core is not available.
 
     Examples:
-        >>> spec = ConvSpec.of((1, 1, 2, 1), (1, 1, 1, 1))
+        >>> spec = ConvSpec.of((1, 1, 2, 1), (1, 1, 1, 1), 1)
         >>> reading = Reading(jnp.array([1.0]), jnp.array([2.0]), jnp.array([0.0]), "relu")
         >>> outputs, mean, _ = link(jnp.array([[[[0.0], [3.0]]]]), jnp.ones((1, 1, 1, 1)), spec, reading, counts=True)
         >>> outputs.ravel().tolist(), mean.item()
