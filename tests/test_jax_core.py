@@ -1,6 +1,7 @@
 """The C core as JAX's custom calls: values, gradients of any order, and JAX's transformations around them."""
 
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,28 @@ ONE_EACH = [specs[1] for specs in SPECS.values()]
 
 def run(spec: ConvSpec) -> Any:
     return lambda inputs, kernel: core.convolve(inputs, kernel, spec)
+
+
+def has_large_pages() -> bool:
+    """Return whether the system gives large pages where it is asked, and tells where a mapping ends (Linux 6.11)."""
+    wanted = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    release = [int(number) for number in os.uname().release.split(".")[:2] if number.isdigit()]
+    return wanted.exists() and "[never]" not in wanted.read_text() and release >= [6, 11]
+
+
+@pytest.mark.skipif(not has_large_pages(), reason="the system has no large pages, or does not tell where they may lie")
+def test_what_xla_computes_beside_the_core_has_large_pages_too() -> None:
+    inputs, kernel = jnp.ones((16, 64, 64, 128)), jnp.ones((1, 1, 1, 128))
+    convolve = run(ConvSpec.of(inputs.shape, kernel.shape, groups=128))
+    step = jax.jit(lambda inputs, kernel: convolve(jnp.flip(convolve(inputs, kernel), 0), kernel)[0, 0, 0])
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        step(inputs, kernel).block_until_ready()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    # The flipped images alone are 8,192 pages of 4 KiB.
+    assert min(faults() for _ in range(4)) < 4096
 
 
 def loss(function: Any) -> Any:
