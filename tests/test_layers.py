@@ -217,6 +217,29 @@ def test_max_pooling_is_the_reference(size: int, padding: Any, dtype: str) -> No
     assert np.all(error <= 2 * poolings.ROUNDING.get(dtype, 2**-10) * expected.bound), error.max()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("padding", ["valid", ((1, 1), (1, 1)), ((0, 2), (1, 0))])
+@pytest.mark.parametrize(("size", "strides"), [(2, 2), (3, 2), (3, 1)])
+def test_average_pooling_is_the_mean_of_its_windows(size: int, strides: int, padding: Any, dtype: str) -> None:
+    """With and without the C core, zeros around the image counted; the gradient is spread evenly."""
+    rows, columns = ((0, 0), (0, 0)) if padding == "valid" else padding
+    inputs = images(2, 7, 6, 5).astype(dtype)
+    padded = np.pad(inputs.astype("float64"), ((0, 0), rows, columns, (0, 0)))
+    count = [(n - size) // strides + 1 for n in padded.shape[1:3]]
+    gradient = images(2, *count, 5, seed=1).astype(dtype)
+    expected, spread = np.empty(gradient.shape), np.zeros(padded.shape)
+    for i, j in np.ndindex(*count):
+        window = np.s_[:, i * strides : i * strides + size, j * strides : j * strides + size]
+        expected[:, i, j] = padded[window].mean(axis=(1, 2))
+        spread[window] += gradient[:, i, j].astype("float64")[:, None, None] / size**2
+    layer, scale = layers.AveragePooling2D(size, strides, padding, dtype=dtype), np.ones((), dtype)
+    outputs, actual, _ = values_and_gradients(lambda x, factor: layer(x) * factor, inputs, scale, gradient, True)
+    inside = spread[:, rows[0] : rows[0] + 7, columns[0] : columns[0] + 6]
+    tolerance = 2**-6 if dtype == "bfloat16" else 1e-5
+    np.testing.assert_allclose(outputs.astype("float64"), expected, tolerance, tolerance)
+    np.testing.assert_allclose(actual.astype("float64"), inside, tolerance, tolerance)
+
+
 @needs_core
 @pytest.mark.skipif(ELSEWHERE, reason="on TensorFlow the core does not pool, and nothing pools channels_first on a CPU")
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

@@ -149,6 +149,10 @@ class Backend(Protocol):
     max_pool: Callable[[Any, ConvSpec], Any] | None
     """(NHWC inputs, `pooling.window`) -> the core's max pooling; None where the framework's own is as fast."""
 
+    average_pool: Callable[[Any, ConvSpec], Any] | None
+    """(NHWC float32 inputs, `pooling.window`) -> the core's averages, padding counted; None where the framework's own
+    are as fast."""
+
     step: type[Any] | None
     """(model, "train", "test" or "predict", what Keras calls with [batch], whether batch norms are folded) -> the same
     without Python between the operations, as far as that can be had, and in `objection` why not; None where the

@@ -149,4 +149,18 @@ class AveragePooling2D(_Pooling2D, keras.layers.AveragePooling2D):
     def call(self, inputs: Any) -> Any:
         # Integers' averages are no integers.
         inputs = ops.cast(ops.convert_to_tensor(inputs), accumulator(self.compute_dtype))
-        return ops.cast(self._pool(inputs), self.compute_dtype)
+        pool = self._pool_in_core if self._core_can(inputs) else self._pool
+        return ops.cast(pool(inputs), self.compute_dtype)
+
+    def _core_can(self, inputs: Any) -> bool:
+        if backends.active.average_pool is None or self.data_format != "channels_last" or self.padding != "valid":
+            return False
+        is_float = keras.backend.standardize_dtype(inputs.dtype) == "float32"
+        return is_float and knows_sizes(inputs) and backends.active.runtime(inputs).core
+
+    def _pool_in_core(self, inputs: Any) -> Any:
+        assert backends.active.average_pool is not None
+        padding = self.explicit or self.padding
+        return backends.active.average_pool(
+            inputs, pooling.window(tuple(inputs.shape), self.pool_size, self.strides, padding)
+        )
