@@ -178,25 +178,29 @@ GwStatus normalize(const GwNormalization& n, const Layout& layout, const GwExecu
   return GW_OK;
 }
 
-// A block's sums of the gradient that passes the activation, and of its products with the deviations.
+// A block's sums of the gradient that passes the activation, and of its products with the deviations. What passes is
+// written, too, where there is a residual, and times its factor to `inputs_gradient`, unless that is null.
 template <typename Activation>
 bool block_gradient_sums(const GwNormalization& n, const Layout& layout, const Parameters& parameters, int64_t index,
-                         float* result) {
+                         float* inputs_gradient, float* result) {
   Scratch scratch;
   float* sums = scratch.take(size_t(2 * layout.row));
   if (!sums) return false;
   float* products = sums + layout.row;
   const bool streaming = n.residual_gradient && is_streaming(n.residual_gradient, layout);
+  const bool also_streaming = inputs_gradient && is_streaming(inputs_gradient, layout);
   clear(sums, 2 * layout.row);
   layout.each(index, [&](int64_t position, int64_t place, int64_t count) {
     const Vector x = load_some(n.inputs + position, count);
     const Vector v = seen<Activation>(n, parameters.normalised(x, place), position, count);
     const Vector gradient = Activation::passed(load_some(n.gradient + position, count), v);
     if (n.residual_gradient) write(n.residual_gradient + position, gradient, count, streaming);
+    if (inputs_gradient)
+      write(inputs_gradient + position, gradient * load(parameters.multiplier + place), count, also_streaming);
     add(sums + place, gradient);
     add(products + place, gradient * first_lanes(x - load(parameters.mean + place), count));
   });
-  if (streaming) fence_streaming();
+  if (streaming || also_streaming) fence_streaming();
   layout.fold(sums);
   layout.fold(products);
   for (int64_t c = 0; c < layout.channels; ++c) result[c] = sums[c], result[layout.channels + c] = products[c];
@@ -204,7 +208,8 @@ bool block_gradient_sums(const GwNormalization& n, const Layout& layout, const P
 }
 
 template <typename Activation>
-GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwExecutor& executor) {
+GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwExecutor& executor,
+                       float* inputs_gradient) {
   const int64_t channels = layout.channels, pair = 2 * channels;
   Scratch scratch;
   float* memory = scratch.take(size_t(3 * layout.row + layout.blocks * pair));
@@ -212,7 +217,7 @@ GwStatus gradient_sums(const GwNormalization& n, const Layout& layout, const GwE
   const Parameters parameters(n, layout, memory);
   float* blocks = memory + 3 * layout.row;
   const GwStatus status = try_parallel(executor, layout.blocks, [&](int64_t index) {
-    return block_gradient_sums<Activation>(n, layout, parameters, index, blocks + index * pair);
+    return block_gradient_sums<Activation>(n, layout, parameters, index, inputs_gradient, blocks + index * pair);
   });
   if (status != GW_OK) return status;
   for (int64_t c = 0; c < pair; ++c) {
@@ -261,8 +266,12 @@ GwStatus GW_NAME(normalize)(int passes, const GwNormalization& n, const GwExecut
     GwStatus status = GW_OK;
     if (passes & GW_MOMENTS) status = moments(n, layout, executor);
     if (passes & GW_NORMALIZE && status == GW_OK) status = normalize<Activation>(n, layout, executor);
-    if (passes & GW_GRADIENT_SUMS && status == GW_OK) status = gradient_sums<Activation>(n, layout, executor);
-    if (passes & GW_GRADIENT && status == GW_OK) {
+    // Of constant statistics the inputs' gradient waits for no sums.
+    const bool at_once = n.count == 0 && passes & GW_GRADIENT_SUMS && passes & GW_GRADIENT;
+    if (passes & GW_GRADIENT_SUMS && status == GW_OK) {
+      status = gradient_sums<Activation>(n, layout, executor, at_once ? n.inputs_gradient : nullptr);
+    }
+    if (passes & GW_GRADIENT && !at_once && status == GW_OK) {
       // A residual's gradient has passed the activation already.
       status = n.residual_gradient ? gradient<Linear>(n, layout, executor) : gradient<Activation>(n, layout, executor);
     }
