@@ -26,7 +26,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         fused: False runs Keras's own operations.
 
     Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None, and `then`
-        (one of `groupwise.core.epilogues.ACTIVATIONS`), which stands for a linear activation in this call.
+        (one of `groupwise.core.epilogues.ACTIVATIONS`), which stands for a linear activation in this call. In a chain
+        (`can_link`) it takes the batch's `moments`, mean and variance, which the convolution before has counted, and
+        where it `is_read`, by the convolution behind it, returns mean, scale and shift of `plain_links.Reading` alone.
 
     Examples:
         >>> BatchNormalization(activation="relu").compute_output_shape((16, 56, 56, 256))
@@ -54,7 +56,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         training: bool | None = None,
         mask: Any = None,
         then: str | None = None,
+        moments: tuple[Any, Any] | None = None,
+        is_read: bool = False,
     ) -> Any:
+        if moments is not None:
+            return self._by_moments(inputs, moments, residual, then, is_read)
         function = None if mask is not None else self._function(inputs)
         if function is None:
             outputs = super().call(inputs, training=training, mask=mask)
@@ -73,6 +79,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
         outputs = cast(outputs, self.compute_dtype)
         activation = activations.FUNCTIONS[then] if then else self.activation
         return activation(outputs if residual is None else ops.add(outputs, residual))
+
+    def can_link(self, inputs: Any) -> bool:
+        """Return whether convolutions that are given such images may count and read for it: the core would, too."""
+        core, over = backends.active.core_norm, backends.active.over_processes
+        is_core = core is not None and self._function(inputs) is core.normalise
+        is_alone = over is None or over(plain_norm.normalise) is plain_norm.normalise
+        is_float32 = type_of(inputs) == self.compute_dtype == "float32"
+        return bool(self.trainable and is_core and is_alone and is_float32)
+
+    def _by_moments(self, inputs: Any, moments: tuple[Any, Any], residual: Any, then: str | None, is_read: bool) -> Any:
+        """Return what the batch's mean and variance make of the inputs, or how they are to be read."""
+        moving = self.moving_mean, self.moving_variance
+        for variable, new in zip(moving, moments, strict=True):
+            variable.assign(variable * self.momentum + ops.stop_gradient(new) * (1.0 - self.momentum))
+        gamma, beta = backends.active.tensors((self.gamma, self.beta))
+        mean, variance = moments
+        if is_read:
+            return mean, gamma * ops.rsqrt(variance + self.epsilon), beta
+        known = then or self._core_activation
+        function = backends.active.core_norm.normalise  # type: ignore[union-attr]
+        outputs, *_ = function(inputs, gamma, beta, moments, self.epsilon, residual, known)
+        return self.activation(outputs) if known == "linear" else outputs
 
     def _function(self, inputs: Any) -> Any:
         """Return the function that normalises these inputs; None where Keras's own operations do."""

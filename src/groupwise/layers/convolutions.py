@@ -5,6 +5,7 @@ takes `((top, bottom), (left, right))`, and `algorithm` names how the convolutio
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,14 +13,41 @@ from keras import ops
 
 from groupwise import backends
 from groupwise.backends import activations
+from groupwise.backends.plain_links import Reading
 from groupwise.layers.specs import specs_of
 from groupwise.ops import grouped_conv2d, separable_conv2d
 from groupwise.ops.algorithms import checked_algorithm, finish
 from groupwise.ops.convolutions import grouped_kernel
+from groupwise.ops.links import linked_conv2d
 from groupwise.spec import Padding, normalise_padding, stock_padding
 
 Shape = tuple[int | None, ...]
 _register = keras.saving.register_keras_serializable("groupwise")
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a convolution does as a link of a chain.
+
+    Attributes:
+        activation: what ends the reading of its inputs, where it is given one.
+        counts: whether it counts while training.
+    """
+
+    activation: str = "linear"
+    counts: bool = False
+
+    def is_made(self, reading: Any, training: bool | None) -> bool:
+        """Return whether a call is different from one outside a chain."""
+        return reading is not None or bool(self.counts and training)
+
+    def of(self, reading: Any, training: bool | None) -> tuple[Reading | None, bool]:
+        """Return how a call's inputs are read, and whether it counts."""
+        counts = bool(self.counts and training)
+        if reading is None:
+            return None, counts
+        mean, scale, shift = reading
+        return Reading(mean, scale, shift, self.activation), counts
 
 
 class _Convolution2D:
@@ -48,6 +76,33 @@ class _Convolution2D:
         """Return the outputs after an activation that the operation does not know."""
         known = then or self.activation is None or self.activation in activations.NAMES
         return outputs if known else self.activation(outputs)
+
+    def can_link(self: Any) -> bool:
+        """Return whether it can be a link of a chain: nothing follows its sums, and none of its parts is another's."""
+        is_linear = self.activation is keras.activations.linear and not self.use_bias
+        return (
+            is_linear
+            and self.data_format == "channels_last"
+            and self.compute_dtype == "float32"
+            and self.algorithm in ("auto", "core")
+        )
+
+    def _linked(
+        self: Any, inputs: Any, steps: Sequence[tuple[Any, int]], zeros: Any, made: tuple[Reading | None, bool]
+    ) -> Any:
+        """Return the outputs as a link of a chain, and their mean and variance where it counts.
+
+        Args:
+            steps: kernel and groups of one convolution, or of two, the second one 1x1.
+            made: how the inputs are read, and whether it counts.
+        """
+        (kernel, groups), *second = steps
+        reading, counts = made
+        geometry = groups, self.strides, self.padding if zeros is None else zeros, self.dilation_rate
+        linked = linked_conv2d(inputs, kernel, geometry, self.algorithm, reading, counts and not second)
+        for kernel, groups in second:
+            linked = linked_conv2d(linked[0], kernel, (groups, 1, "valid", 1), self.algorithm, counts=counts)
+        return linked if counts else linked[0]
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
         batch, height, width, filters = specs_of(self, input_shape)[-1].output_shape
@@ -97,7 +152,8 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
     also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With an
     activation of `groupwise.core.epilogues.ACTIVATIONS`, or none, the C core computes it in one call. For one call,
     `then`, the name of such an activation, stands for a layer's own linear activation, and `zeros`, ((top, bottom),
-    (left, right)), for its padding.
+    (left, right)), for its padding. As a `link` of a chain (`can_link`) it reads inputs through `reading`, mean,
+    scale and shift, and where it counts returns outputs, mean and variance.
 
     Raises:
         ValueError: where groups does not divide the channels, or an argument is not one of its values.
@@ -107,7 +163,21 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
         (16, 56, 56, 128)
     """
 
-    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+    def can_link(self) -> bool:
+        return super().can_link() and type(self).convolution_op is GroupedConv2D.convolution_op
+
+    def call(
+        self,
+        inputs: Any,
+        residual: Any = None,
+        then: str | None = None,
+        zeros: Any = None,
+        reading: Any = None,
+        link: Link | None = None,
+        training: bool | None = None,
+    ) -> Any:
+        if link is not None and link.is_made(reading, training):
+            return self._linked(inputs, [(self.kernel, self.groups)], zeros, link.of(reading, training))
         arguments = self._arguments(residual, then, zeros)
         if type(self).convolution_op is GroupedConv2D.convolution_op:
             return self._activated(grouped_conv2d(inputs, self.kernel, self.groups, **arguments), then)
@@ -143,8 +213,19 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        residual: Any = None,
+        then: str | None = None,
+        zeros: Any = None,
+        reading: Any = None,
+        link: Link | None = None,
+        training: bool | None = None,
+    ) -> Any:
         kernel = grouped_kernel(self.kernel)
+        if link is not None and link.is_made(reading, training):
+            return self._linked(inputs, [(kernel, self.kernel.shape[2])], zeros, link.of(reading, training))
         arguments = self._arguments(residual, then, zeros)
         return self._activated(grouped_conv2d(inputs, kernel, self.kernel.shape[2], **arguments), then)
 
@@ -161,7 +242,19 @@ class SeparableConv2D(_FilteredConvolution2D, keras.layers.SeparableConv2D):
         (1, 6, 6, 4)
     """
 
-    def call(self, inputs: Any, residual: Any = None, then: str | None = None, zeros: Any = None) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        residual: Any = None,
+        then: str | None = None,
+        zeros: Any = None,
+        reading: Any = None,
+        link: Link | None = None,
+        training: bool | None = None,
+    ) -> Any:
+        if link is not None and link.is_made(reading, training):
+            steps = (grouped_kernel(self.depthwise_kernel), self.depthwise_kernel.shape[2]), (self.pointwise_kernel, 1)
+            return self._linked(inputs, steps, zeros, link.of(reading, training))
         kernels = self.depthwise_kernel, self.pointwise_kernel
         arguments = self._arguments(residual, then, zeros)
         return self._activated(separable_conv2d(inputs, *kernels, **arguments), then)

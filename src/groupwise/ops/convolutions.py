@@ -74,7 +74,7 @@ def grouped_conv2d(
     channels_first = checked_data_format(data_format) == "channels_first"
     checked_algorithm(algorithm)
     inputs, kernel, bias, residual = backends.active.tensors(arrays)
-    spec = _spec(inputs, kernel, geometry, channels_first)
+    spec = spec_of(inputs, kernel, geometry, channels_first)
     _check_shapes(spec, channels_first, bias, residual)
     if channels_first:
         # On PyTorch a transposition is a view; XLA folds it into the convolution.
@@ -241,7 +241,7 @@ class _Convolution(keras.Operation):
         self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None
     ) -> keras.KerasTensor:
         channels_first = self.data_format == "channels_first"
-        spec = _spec(inputs, kernel, self.geometry, channels_first)
+        spec = spec_of(inputs, kernel, self.geometry, channels_first)
         _check_shapes(spec, channels_first, bias, residual)
         return keras.KerasTensor(_output_shape(spec, channels_first), dtype=spec.dtype)
 
@@ -252,7 +252,8 @@ def _checked_activation(activation: str | None) -> str:
     return activation or "linear"
 
 
-def _spec(inputs: Any, kernel: Any, geometry: Geometry, channels_first: bool) -> ConvSpec:
+def spec_of(inputs: Any, kernel: Any, geometry: Geometry, channels_first: bool = False) -> ConvSpec:
+    """Return what a convolution of these arrays computes."""
     shape = tuple(inputs.shape)
     if channels_first and len(shape) == 4:
         shape = (shape[0], *shape[2:], shape[1])
