@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from groupwise.rewrite.joining import joined
+from groupwise.running.run import joined
 
 TOLERANCE = 1e-5
 

@@ -9,6 +9,7 @@ import keras
 from groupwise import keras_private
 from groupwise.errors import UserError
 from groupwise.models.steps import run_recorded
+from groupwise.running.run import run_fused
 
 
 @keras.saving.register_keras_serializable("groupwise")
@@ -25,6 +26,7 @@ class Network(keras.Model):
         # Keras would track plain containers as part of the model's state.
         object.__setattr__(self, "architecture", dict(architecture))
         object.__setattr__(self, "metadata", dict(metadata))
+        run_fused(self)
         run_recorded(self)
 
     architecture: dict[str, Any]
@@ -73,6 +75,7 @@ class RewrittenNetwork(keras.Model):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         object.__setattr__(self, "metadata", {})
+        run_fused(self)
         run_recorded(self)
 
     metadata: dict[str, Any]

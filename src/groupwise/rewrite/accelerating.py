@@ -9,9 +9,9 @@ from groupwise.models.steps import objections
 from groupwise.rewrite import drop_ins, handmade
 from groupwise.rewrite.carrying import without_permutations
 from groupwise.rewrite.changes import report_of
-from groupwise.rewrite.graph import models_within
-from groupwise.rewrite.joining import joins
 from groupwise.rewrite.rebuild import Rewriter, record_gone
+from groupwise.running.graph import Graph, models_within
+from groupwise.running.joining import joins
 
 
 def accelerate(model: keras.Model) -> keras.Model:
@@ -75,6 +75,6 @@ def fuse(model: keras.Model) -> keras.Model:
         >>> print(report_of(fused))
         norm  BatchNormalization, ReLU -> one call
     """
-    leaders = {id(join.head.operation) for part in models_within(model) for join in joins(part)}
+    leaders = {id(join.head.operation) for part in models_within(model) for join in joins(Graph(part))}
     rewritten = Rewriter((partial(drop_ins.drop_in, leaders=leaders),), joins=True).rewrite(model)
     return record_gone(model, rewritten)

@@ -22,7 +22,7 @@ from groupwise.rewrite.copying import (
     is_plain_data,
     plain_copy,
 )
-from groupwise.rewrite.graph import Node, functional, models_within
+from groupwise.running.graph import Node, functional, models_within
 
 Copies = dict[int, Any]
 """The new layers, models and tensors, by the old ones' ids."""

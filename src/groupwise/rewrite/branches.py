@@ -10,14 +10,14 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.layers.permuting import PermuteChannels
+from groupwise.layers.twins import objection
 from groupwise.rewrite.changes import Change, Left
 from groupwise.rewrite.copying import copied, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
-from groupwise.rewrite.graph import Graph, Node, Tensor, is_addition, is_plain, is_weightless
 from groupwise.rewrite.probing import selection
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.settings import name_of_result, objection_to_new_values
-from groupwise.rewrite.twins import objection
+from groupwise.running.graph import Graph, Node, Tensor, is_addition, is_plain, is_weightless
 
 _OF_ONE_LAYER = ("name", "filters", "groups", "kernel_initializer", "bias_initializer")
 """What may differ between a branch's layer and its fellow's, or is summed over the branches."""

@@ -8,14 +8,14 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.layers.permuting import PermuteChannels
+from groupwise.layers.twins import objection
 from groupwise.rewrite.branches import ACROSS_CHANNELS
 from groupwise.rewrite.changes import Gone, attach, report_of
 from groupwise.rewrite.copying import Values
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE
-from groupwise.rewrite.graph import Graph, Node, Tensor, activation_of, is_plain, models_within
 from groupwise.rewrite.rebuild import Replacement, Rewriter
 from groupwise.rewrite.settings import objection_to_new_values
-from groupwise.rewrite.twins import objection
+from groupwise.running.graph import Graph, Node, Tensor, activation_of, is_plain, models_within
 
 _CHANNEL_BY_CHANNEL = (
     *(keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.Dropout, keras.layers.SpatialDropout2D),

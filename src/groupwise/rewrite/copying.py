@@ -15,8 +15,8 @@ import numpy as np
 from groupwise import keras_private
 from groupwise.errors import UserError, first_line
 from groupwise.frameworks import FRAMEWORKS
+from groupwise.layers.twins import TWINS
 from groupwise.models.steps import KINDS
-from groupwise.rewrite.twins import TWINS
 
 Values = Sequence[np.ndarray]
 

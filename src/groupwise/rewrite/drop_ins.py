@@ -7,11 +7,11 @@ import keras
 
 from groupwise.keras_private import layers_within
 from groupwise.layers.stock import CONVOLUTIONS, STOCK_CONVOLUTIONS
+from groupwise.layers.twins import OURS, TWINS, described, is_stock, kinds_of, objection
 from groupwise.rewrite.changes import Change, Left, Report
 from groupwise.rewrite.copying import copied, put_within
-from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter
-from groupwise.rewrite.twins import OURS, TWINS, described, is_stock, kinds_of, objection
+from groupwise.running.graph import Graph, Node, Tensor
 
 # Keras's and ours, by what they compute; a subclass may compute something else.
 DENSE, DEPTHWISE, SEPARABLE, NORMS = (

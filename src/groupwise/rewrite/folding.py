@@ -5,12 +5,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from groupwise.layers.twins import described, objection, ours_for
 from groupwise.rewrite.changes import Change, Gone, Left
 from groupwise.rewrite.copying import Values, config_of, copied, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, NORMS, SEPARABLE, within
-from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
-from groupwise.rewrite.twins import described, objection, ours_for
+from groupwise.running.graph import Graph, Node, Tensor, is_plain
 
 _FOLDABLE = (*DENSE, *DEPTHWISE, *SEPARABLE, keras.layers.Dense)
 

@@ -14,8 +14,8 @@ from groupwise.rewrite.branches import can_be_a_step, is_linear_convolution, mer
 from groupwise.rewrite.changes import Change, Left, Report, attach, report_of
 from groupwise.rewrite.copying import copied, marked
 from groupwise.rewrite.drop_ins import DENSE, NORMS
-from groupwise.rewrite.graph import Graph, Node, Tensor
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, layers_by_path, record_gone
+from groupwise.running.graph import Graph, Node, Tensor
 
 
 def to_form(model: keras.Model, form: str) -> keras.Model:

@@ -8,15 +8,15 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.layers.permuting import PermuteChannels
+from groupwise.layers.twins import objection
 from groupwise.rewrite.branches import merged_branches
 from groupwise.rewrite.changes import Change, Gone, Left
 from groupwise.rewrite.copying import config_of, marked
 from groupwise.rewrite.drop_ins import DEPTHWISE
-from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.probing import pieces_after, sums
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply
 from groupwise.rewrite.settings import name_of_result, objection_to_new_values
-from groupwise.rewrite.twins import objection
+from groupwise.running.graph import Graph, Node, Tensor, is_plain
 
 Groups = list[tuple[list[int], list[int]]]
 """Each group's input channels and output channels."""

@@ -10,7 +10,7 @@ from groupwise.errors import UserError, call
 from groupwise.keras_private import layers_within
 from groupwise.layers.specs import specs_of
 from groupwise.layers.stock import CONVOLUTIONS, STOCK_CONVOLUTIONS
-from groupwise.rewrite.graph import is_graph
+from groupwise.running.graph import is_graph
 from groupwise.spec import ConvSpec
 
 

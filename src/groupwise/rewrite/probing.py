@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from groupwise.rewrite.graph import Graph, Node, Tensor, is_weightless, run
+from groupwise.running.graph import Graph, Node, Tensor, is_weightless, run
 
 MOST_CALLS = 4096  # of a piece: split, one by one, and added up again
 ANY_SIZE = (3, 4)  # an image's, where the model leaves it open

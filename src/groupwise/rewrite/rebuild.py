@@ -14,8 +14,8 @@ from groupwise.models.steps import run_recorded
 from groupwise.rewrite.assembling import assembled, compile_alike, input_like, is_saved_by_layers
 from groupwise.rewrite.changes import Change, Gone, Left, Report, attach, report_of
 from groupwise.rewrite.copying import Values, copied, finish, give_state
-from groupwise.rewrite.graph import Graph, Node, Tensor, functional, is_graph, models_within
-from groupwise.rewrite.joining import joined, run_joined
+from groupwise.running.graph import Graph, Node, Tensor, functional, is_graph, models_within
+from groupwise.running.run import joined, run_fused
 
 New = Callable[[Tensor], Tensor]
 """From a tensor of the old model to the new model's."""
@@ -92,7 +92,7 @@ class Rewriter:
         rewritten = self._model(model)
         before = {join.head.operation.name for join in joined(model)}
         if self.joins or before:
-            new = [join for join in run_joined(rewritten) if join.head.operation.name not in before]
+            new = [join for join in run_fused(rewritten) if join.head.operation.name not in before]
             self.report.changes += [Change(join.head.operation.name, join.description, "one call") for join in new]
         for part in models_within(model):
             if part.compiled:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from groupwise.keras_private import own_trainable_variables
-from groupwise.rewrite.graph import Graph, Node
+from groupwise.running.graph import Graph, Node
 
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 

@@ -10,17 +10,17 @@ import numpy as np
 
 from groupwise import layers
 from groupwise.errors import UserError
+from groupwise.layers.twins import described, objection
 from groupwise.models.costs import describe_model
 from groupwise.rewrite import kernels
 from groupwise.rewrite.carrying import without_permutations
 from groupwise.rewrite.changes import Change, Gone, Left, report_of
 from groupwise.rewrite.copying import Values, config_of, marked
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
-from groupwise.rewrite.graph import Graph, Node, Tensor, is_plain
 from groupwise.rewrite.handmade import permuted
 from groupwise.rewrite.rebuild import Replacement, Rewriter, apply, record_gone
 from groupwise.rewrite.settings import objection_to_new_values, objection_to_variables, set_penalties
-from groupwise.rewrite.twins import described, objection
+from groupwise.running.graph import Graph, Node, Tensor, is_plain
 
 _SHARED_SETTINGS = (
     *("name", "trainable", "dtype", "strides", "padding", "dilation_rate", "data_format", "activation"),

@@ -9,11 +9,13 @@ from typing import Any
 
 import keras
 
-from groupwise import backends, layers
+from groupwise import backends
 from groupwise.frameworks import FRAMEWORKS
+from groupwise.layers.batch_norm import BatchNormalization
+from groupwise.layers.stock import STOCK
 
-OURS: dict[type, Any] = {stock: ours for ours, stock in layers.STOCK.items()} | {
-    keras.layers.BatchNormalization: layers.BatchNormalization
+OURS: dict[type, Any] = {stock: ours for ours, stock in STOCK.items()} | {
+    keras.layers.BatchNormalization: BatchNormalization
 }
 """Keras's layers and ours, which compute the same."""
 

@@ -5,17 +5,17 @@ made as one, by the layer of ours that leads them. So a tensor in between can st
 it, as Grad-CAM builds one, runs call by call.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import keras
 
-from groupwise import keras_private, layers
+from groupwise import layers
 from groupwise.layers.stock import CONVOLUTIONS
-from groupwise.rewrite.graph import Graph, Node, Tensor, activation_of, functional, is_addition, is_plain, models_within
-from groupwise.rewrite.twins import is_stock, objection, ours_for
+from groupwise.layers.twins import objection, ours_for
+from groupwise.running.graph import Graph, Node, Tensor, activation_of, is_addition, is_plain
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -52,19 +52,33 @@ class Join:
         first, second = self.add.input_tensors
         return second if first is self.head.outputs[0] else first
 
-    def run(self, values: dict[int, Any], wrapped: Callable[[Any], Any]) -> Any:
-        """Return what the last call makes of `values`, the arrays by the ids of their tensors."""
+    @cached_property
+    def image(self) -> Tensor:
+        """What the first call reads."""
+        return (self.pad or self.head).input_tensors[0]
+
+    @property
+    def outputs(self) -> Tensor:
+        """What the last call returns."""
+        return self.nodes[-1].outputs[0]
+
+    def run(self, values: dict[int, Any], wrapped: Callable[[Any], Any], **more: Any) -> Any:
+        """Return what the last call makes of `values`, the arrays by the ids of their tensors.
+
+        Args:
+            wrapped: what Keras calls an operation by. more: further arguments of the layer that leads.
+        """
         if self.pad is None:
             arguments, keywords = self.head.arguments.fill_in(values)
         else:
-            padded = {id(self.pad.outputs[0]): values[id(self.pad.input_tensors[0])]}
+            padded = {id(self.pad.outputs[0]): values[id(self.image)]}
             arguments, keywords = self.head.arguments.fill_in(padded)
             keywords = {**keywords, "zeros": self.pad.operation.padding}
         if self.shortcut is not None:
             keywords["residual"] = values[id(self.shortcut)]
         if self.activation is not None:
             keywords["then"] = activation_of(self.activation)
-        return wrapped(self.head.operation)(*arguments, **keywords)
+        return wrapped(self.head.operation)(*arguments, **keywords, **more)
 
     def still_holds(self) -> bool:
         """Return whether nobody has changed a layer since, or listens to one that would not be called by itself."""
@@ -73,15 +87,14 @@ class Join:
         heard = self.nodes if follows else self.nodes[:-1]
         return (
             is_activation
-            and _is_linear(self.head.operation)
+            and (not follows or _is_linear(self.head.operation))
             and not any(_is_heard(node.operation) for node in heard)
             and not any(_is_watched(node.operation) for node in self.nodes)
         )
 
 
-def joins(model: keras.Model) -> list[Join]:
+def joins(graph: Graph) -> list[Join]:
     """Return what could run as one in a model, once its layers are ours; not in the models within it."""
-    graph = Graph(model)
     found: list[Join] = []
     taken: set[int] = set()
     for node in graph.nodes:
@@ -90,24 +103,6 @@ def joins(model: keras.Model) -> list[Join]:
             found.append(join)
             taken |= set(map(id, join.nodes))
     return found
-
-
-def run_joined(model: keras.Model) -> list[Join]:
-    """Let a model, and those within it, run in one call what can; return what does."""
-    ready: list[Join] = []
-    for part in models_within(model):
-        here = [join for join in joins(part) if not is_stock(join.head.operation)]
-        if here:
-            own = functional(part)
-            keras_private.replace_run(own, _Run(own, here))
-            ready += here
-    return ready
-
-
-def joined(model: keras.Model) -> list[Join]:
-    """Return what a model, and those within it, run as one."""
-    runs = [keras_private.replaced_run(functional(part)) for part in models_within(model)]
-    return [join for run in runs if run is not None for join in run.joins]
 
 
 def _can_lead(node: Node) -> bool:
@@ -175,30 +170,3 @@ def _is_watched(operation: Any) -> bool:
 def _is_heard(operation: Any) -> bool:
     """Return whether a layer's outputs are penalised."""
     return getattr(operation, "activity_regularizer", None) is not None
-
-
-class _Run:
-    """Runs a functional model, joined calls as one."""
-
-    def __init__(self, model: Any, ready: Sequence[Join]) -> None:
-        self.model, self.nodes, self.joins = model, Graph(model).nodes, ready
-        self.last = {id(join.nodes[-1]): join for join in ready}
-        self.others = {id(node): join for join in ready for node in join.nodes[:-1]}
-
-    def __call__(self, inputs: Any, operation_fn: Callable[[Any], Any] = lambda op: op, call_fn: Any = None) -> Any:
-        arrays = keras.tree.flatten(inputs)
-        if call_fn is not None or any(isinstance(x, keras.KerasTensor) for x in arrays):
-            return keras_private.run_graph(self.model, inputs, operation_fn, call_fn)
-        apart = {id(join) for join in self.joins if not join.still_holds()}
-        values = dict(zip(map(id, self.model.inputs), arrays, strict=True))
-        for node in self.nodes:
-            join, other = self.last.get(id(node)), self.others.get(id(node))
-            if other is not None and id(other) not in apart:
-                continue
-            if join is not None and id(join) not in apart:
-                outputs = join.run(values, operation_fn)
-            else:
-                arguments, keywords = node.arguments.fill_in(values)
-                outputs = operation_fn(node.operation)(*arguments, **keywords)
-            values |= zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=False)
-        return keras.tree.map_structure(lambda x: values[id(x)], keras_private.structures(self.model)[1])

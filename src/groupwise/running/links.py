@@ -1,0 +1,87 @@
+"""Chains: convolution, batch norm, activation, convolution and so on, found by the graph of calls.
+
+The convolution before a batch norm counts the batch's statistics; the one behind it, where it alone reads what is
+normalised, normalises as it reads (`backends.plain_links`). Any other reader gets the normalised tensor, and a batch
+norm that does not train runs as ever.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from groupwise import layers
+from groupwise.backends import activations
+from groupwise.layers.stock import CONVOLUTIONS
+from groupwise.layers.twins import is_stock, objection, ours_for
+from groupwise.running.graph import Graph, activation_of
+from groupwise.running.joining import Join
+
+
+@dataclass(frozen=True)
+class Link:
+    """A batch norm in a chain.
+
+    Attributes:
+        norm: its call and what runs as one with it.
+        before: the convolution that counts for it.
+        after: the convolution that reads through it, or None.
+    """
+
+    norm: Join
+    before: Join
+    after: Join | None = None
+
+    @property
+    def activation(self) -> str:
+        """The name of the activation that the convolution behind it applies."""
+        if self.norm.activation is not None:
+            return activation_of(self.norm.activation) or "linear"
+        return activations.NAMES.get(self.norm.head.operation.activation, "linear")
+
+    def counts(self, inputs: Any) -> bool:
+        """Return whether the convolution before, which reads `inputs`, may count."""
+        return self.norm.head.operation.can_link(inputs) and self.before.head.operation.can_link()
+
+    def is_read(self) -> bool:
+        """Return whether the convolution behind it may normalise as it reads."""
+        layer = self.norm.head.operation
+        is_known = self.norm.activation is not None or layer.activation in activations.NAMES
+        return self.after is not None and is_known and self.after.head.operation.can_link()
+
+
+def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
+    """Return the batch norms of ours whose statistics a convolution of ours could count.
+
+    Args:
+        joins: what of the graph runs as one, led by layers of ours.
+    """
+    within = {id(node) for join in joins for node in join.nodes}
+    alone = [Join(node) for node in graph.nodes if id(node) not in within and _is_ours(node.operation)]
+    units = [*joins, *alone]
+    by_last = {id(unit.nodes[-1]): unit for unit in units}
+    by_first = {id(unit.nodes[0]): unit for unit in units}
+    found = []
+    for norm in units:
+        if ours_for(type(norm.head.operation)) is not layers.BatchNormalization:
+            continue
+        producer = graph.producer(norm.image)
+        before = by_last.get(id(producer)) if producer is not None else None
+        if before is None or not _is_bare(before):
+            continue
+        after = None
+        if norm.add is None and len(norm.head.input_tensors) == 1:
+            reader = graph.only_reader(norm.outputs)
+            after = by_first.get(id(reader)) if reader is not None else None
+        found.append(Link(norm, before, after if after is not None and _is_bare(after) else None))
+    return found
+
+
+def _is_ours(layer: Any) -> bool:
+    return ours_for(type(layer)) is not None and not is_stock(layer)
+
+
+def _is_bare(unit: Join) -> bool:
+    """Return whether a unit is a convolution of one image, and nothing follows it."""
+    layer = unit.head.operation
+    is_convolution = ours_for(type(layer)) in CONVOLUTIONS and objection(layer) is None
+    return is_convolution and unit.add is None and unit.activation is None and len(unit.head.input_tensors) == 1

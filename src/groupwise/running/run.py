@@ -1,0 +1,111 @@
+"""A functional model that runs joined calls as one, and chains without what lies between their convolutions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from groupwise import keras_private, layers
+from groupwise.layers.twins import is_stock
+from groupwise.running.graph import Graph, functional, models_within
+from groupwise.running.joining import Join, joins
+from groupwise.running.links import Link, links
+
+
+def run_fused(model: keras.Model) -> list[Join]:
+    """Let a model, and those within it, run in one call or in chains what can; return what runs as one."""
+    ready: list[Join] = []
+    for part in models_within(model):
+        graph, own = Graph(part), functional(part)
+        here = [join for join in joins(graph) if not is_stock(join.head.operation)]
+        chain = links(graph, here)
+        if here or chain:
+            keras_private.replace_run(own, Run(own, graph, here, chain))
+            ready += here
+    return ready
+
+
+def joined(model: keras.Model) -> list[Join]:
+    """Return what a model, and those within it, run as one."""
+    return [join for run in _runs(model) for join in run.joins]
+
+
+def linked(model: keras.Model) -> list[Link]:
+    """Return the batch norms that a model, and those within it, run in chains."""
+    return [link for run in _runs(model) for link in run.links]
+
+
+def _runs(model: keras.Model) -> list["Run"]:
+    runs = (keras_private.replaced_run(functional(part)) for part in models_within(model))
+    return [run for run in runs if run is not None]
+
+
+class Run:
+    """Runs a functional model, joined calls as one.
+
+    Attributes:
+        joins: what runs as one. links: the batch norms in chains.
+    """
+
+    def __init__(self, model: Any, graph: Graph, joins: Sequence[Join], links: Sequence[Link]) -> None:
+        self.model, self.nodes, self.joins, self.links = model, graph.nodes, joins, links
+        chained = [unit for link in links for unit in (link.norm, link.before, link.after) if unit is not None]
+        self._units = {id(unit.nodes[-1]): unit for unit in (*joins, *chained)}
+        self._others = {id(node): unit for unit in self._units.values() for node in unit.nodes[:-1]}
+
+    def __call__(self, inputs: Any, operation_fn: Callable[[Any], Any] = lambda op: op, call_fn: Any = None) -> Any:
+        arrays = keras.tree.flatten(inputs)
+        if call_fn is not None or any(isinstance(x, keras.KerasTensor) for x in arrays):
+            return keras_private.run_graph(self.model, inputs, operation_fn, call_fn)
+        apart = {id(unit) for unit in self._units.values() if not unit.still_holds()}
+        values = dict(zip(map(id, self.model.inputs), arrays, strict=True))
+        chain = _Chain(self.links, apart, values, operation_fn)
+        for node in self.nodes:
+            unit, other = self._units.get(id(node)), self._others.get(id(node))
+            if other is not None and id(other) not in apart:
+                continue
+            if unit is not None and id(unit) not in apart:
+                outputs = chain.run(unit)
+            else:
+                arguments, keywords = node.arguments.fill_in(values)
+                outputs = operation_fn(node.operation)(*arguments, **keywords)
+            values |= zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=False)
+        return keras.tree.map_structure(lambda x: values[id(x)], keras_private.structures(self.model)[1])
+
+
+class _Chain:
+    """One run through a model's chains: what convolutions have counted, and how the next ones are to read.
+
+    Args:
+        apart: the ids of units that run call by call. values: the arrays, by the ids of their tensors.
+    """
+
+    def __init__(
+        self, links: Sequence[Link], apart: set[int], values: dict[int, Any], wrapped: Callable[[Any], Any]
+    ) -> None:
+        held = [link for link in links if id(link.norm) not in apart and id(link.before) not in apart]
+        self.apart, self.values, self.wrapped = apart, values, wrapped
+        self.before = {id(link.before): link for link in held}
+        self.norms = {id(link.norm): link for link in held}
+        self.moments: dict[int, Any] = {}
+        self.readings: dict[int, tuple[str, Any]] = {}
+
+    def run(self, unit: Join) -> Any:
+        """Return the outputs of a unit; where they are read normalised, what is to be normalised."""
+        more: dict[str, Any] = {}
+        image, outputs_at = id(unit.image), id(unit.outputs)
+        counted, norm = self.before.get(id(unit)), self.norms.get(id(unit))
+        counts = counted is not None and counted.counts(self.values[image])
+        if counts or image in self.readings:
+            activation, reading = self.readings.get(image, ("linear", None))
+            more = {"reading": reading, "link": layers.Link(activation, counts)}
+        if norm is not None and image in self.moments:
+            more |= {"moments": self.moments[image], "is_read": id(norm.after) not in self.apart and norm.is_read()}
+        outputs = unit.run(self.values, self.wrapped, **more)
+        if norm is not None and more.get("is_read"):
+            self.readings[outputs_at] = norm.activation, outputs
+            return self.values[image]
+        if counts and isinstance(outputs, tuple):
+            outputs, *moments = outputs
+            self.moments[outputs_at] = tuple(moments)
+        return outputs

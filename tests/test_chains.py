@@ -1,0 +1,207 @@
+"""Chains in models: found by the graph, and the same numbers step by step as layer by layer."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as stock
+from keras import ops
+
+from groupwise import layers, models, rewrite
+from groupwise.keras_private import replaced_run
+from groupwise.running.graph import functional
+from groupwise.running.run import linked, run_fused
+from tests.frameworks import BACKEND, needs_core
+
+pytestmark = needs_core
+
+SAME = ((1, 1), (1, 1))
+
+
+def norm(x: Any, name: str, activation: str | None = "relu", **options: Any) -> Any:
+    return layers.BatchNormalization(activation=activation, name=name, **options)(x)
+
+
+def bottleneck(x: Any) -> Any:
+    y = layers.GroupedConv2D(16, 1, use_bias=False, name="reduce")(x)
+    y = norm(y, "first")
+    y = layers.GroupedConv2D(16, 3, 2, SAME, groups=4, use_bias=False, name="spatial")(y)
+    y = norm(y, "second")
+    y = layers.GroupedConv2D(24, 1, use_bias=False, name="expand")(y)
+    shortcut = norm(layers.GroupedConv2D(24, 1, 2, use_bias=False, name="shortcut")(x), "fourth", None)
+    return layers.BatchNormalization(activation="relu", name="third")(y, residual=shortcut)
+
+
+def inverted_residual(x: Any) -> Any:
+    y = norm(layers.GroupedConv2D(24, 1, use_bias=False, name="expand")(x), "first", "relu6")
+    y = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(y)
+    y = norm(y, "second", "relu6")
+    y = layers.GroupedConv2D(6, 1, use_bias=False, name="project")(y)
+    return layers.BatchNormalization(name="third")(y, residual=x)
+
+
+def separable(x: Any) -> Any:
+    y = layers.SeparableConv2D(24, 3, padding="same", use_bias=False, name="one")(x)
+    y = layers.SeparableConv2D(20, 3, padding=SAME, use_bias=False, name="two")(norm(y, "first", "silu"))
+    return norm(y, "second", "hard_silu")
+
+
+def of_stock_layers(x: Any) -> Any:
+    """As Keras Applications writes it: padding, ReLU and addition are layers."""
+    y = stock.Conv2D(16, 1, use_bias=False, name="reduce")(x)
+    y = stock.ReLU(6.0)(stock.BatchNormalization(name="first")(y))
+    y = stock.DepthwiseConv2D(3, 2, use_bias=False, name="depthwise")(stock.ZeroPadding2D(1)(y))
+    y = stock.Activation("relu")(stock.BatchNormalization(name="second")(y))
+    y = stock.BatchNormalization(name="third")(stock.Conv2D(24, 1, use_bias=False, name="expand")(y))
+    shortcut = stock.Conv2D(24, 1, 2, use_bias=False, name="shortcut")(x)
+    return stock.ReLU()(stock.Add()([y, stock.BatchNormalization(name="fourth")(shortcut)]))
+
+
+BLOCKS: dict[Callable[[Any], Any], dict[str, str | None]] = {
+    bottleneck: {"first": "spatial", "second": "expand", "third": None, "fourth": None},
+    inverted_residual: {"first": "depthwise", "second": "project", "third": None},
+    separable: {"first": "two", "second": None},
+    of_stock_layers: {"first": "depthwise", "second": "expand", "third": None, "fourth": None},
+}
+"""Blocks, and their batch norms that are counted for, each with the convolution that reads through it."""
+
+
+def model_of(block: Callable[[Any], Any], size: int = 9) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((size, size, 6))
+    outputs = stock.Dense(3)(stock.GlobalAveragePooling2D()(block(inputs)))
+    return rewrite.accelerate(keras.Model(inputs, outputs))
+
+
+def chains(model: keras.Model) -> dict[str, str | None]:
+    """Return the batch norms that run in chains, each with the convolution that reads through it."""
+    return {
+        link.norm.head.operation.name: None if link.after is None else link.after.head.operation.name
+        for link in linked(model)
+    }
+
+
+def layer_by_layer(model: keras.Model) -> keras.Model:
+    """Let a model run each of its layers by itself."""
+    assert replaced_run(functional(model)) is not None
+    vars(functional(model)).pop("_run_through_graph")
+    return model
+
+
+def batch(model: keras.Model, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    images = random.normal(0.3, 1, (6, *model.input_shape[1:])).astype("float32")
+    return images, random.normal(size=(6, model.output_shape[-1])).astype("float32")
+
+
+def train(model: keras.Model, steps: int = 10) -> list[np.ndarray]:
+    """Return all variables after some steps, the moving statistics included, and the outputs."""
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), "mse")
+    for step in range(steps):
+        model.train_on_batch(*batch(model, step))
+    return [*model.get_weights(), model.predict_on_batch(batch(model)[0])]
+
+
+def assert_alike(found: list[np.ndarray], wanted: list[np.ndarray], tolerance: float = 1e-4) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        assert np.abs(one - other).max() <= tolerance * max(1.0, np.abs(other).max())
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
+def test_ten_steps_in_chains_are_those_of_the_layers(block: Callable[[Any], Any]) -> None:
+    model, plain = model_of(block), layer_by_layer(model_of(block))
+    assert chains(model) == BLOCKS[block]
+    before = model.get_weights()
+    found, wanted = train(model), train(plain)
+    assert_alike(found, wanted)
+    # It has learnt something, and each of its steps was a chain's: no layer by layer gives these bits.
+    assert max(np.abs(one - other).max() for one, other in zip(before, found[:-1], strict=True)) > 0.05
+    assert any((one != other).any() for one, other in zip(found, wanted, strict=True))
+
+
+def test_the_bits_are_the_same_from_run_to_run() -> None:
+    for one, other in zip(train(model_of(bottleneck), 3), train(model_of(bottleneck), 3), strict=True):
+        assert (one == other).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "counted", "read"),
+    [
+        ("resnext50_32x4d", 53, 32),
+        ("mobilenetv1_100", 27, 26),
+        ("xception", 40, 22),
+        ("efficientnet_lite0", 49, 34),
+        ("shufflenet_g3_w1", 49, 16),
+    ],
+)
+def test_our_networks_run_in_chains(name: str, counted: int, read: int) -> None:
+    with keras.StatelessScope(initialize_variables=False):
+        found = chains(models.create(name, input_shape=(64, 64, 3), num_classes=2))
+    assert (len(found), sum(reader is not None for reader in found.values())) == (counted, read)
+
+
+def test_what_stays_apart() -> None:
+    inputs = keras.Input((8, 8, 6))
+    x = layers.GroupedConv2D(6, 1, use_bias=False, name="a")(inputs)
+    twice = norm(x, "read_twice")
+    x = layers.GroupedConv2D(6, 3, padding="same", use_bias=False, name="b")(twice)
+    returned = norm(x, "returned")
+    x = layers.GroupedConv2D(6, 1, use_bias=False, name="c")(returned)
+    x = stock.MaxPooling2D()(norm(x, "pooled"))
+    x = norm(stock.Add()([x, stock.MaxPooling2D()(twice)]), "of_a_sum")
+    x = norm(layers.GroupedConv2D(6, 1, name="with_bias")(x), "after_a_bias")
+    model = keras.Model(inputs, [returned, x])
+    run_fused(model)
+    found = chains(model)
+    assert found == {"read_twice": None, "returned": None, "pooled": None, "after_a_bias": None}
+    held = {link.norm.head.operation.name for link in linked(model) if link.counts(ops.zeros((1, 8, 8, 6)))}
+    assert held == {*found} - {"after_a_bias"}
+
+
+@pytest.mark.parametrize("setting", ["frozen", "activation", "bfloat16", "native", "plain"])
+def test_what_is_set_otherwise_runs_layer_by_layer(setting: str) -> None:
+    def built() -> keras.Model:
+        model = model_of(bottleneck)
+        first, spatial, second = (model.get_layer(name) for name in ("first", "spatial", "second"))
+        if setting == "frozen":
+            first.trainable = second.trainable = False
+        elif setting == "activation":
+            spatial.activation = keras.activations.tanh
+        elif setting == "bfloat16":
+            spatial.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+        elif setting == "native":
+            spatial.algorithm = "native"
+        else:
+            first.fused = second.fused = False
+        return model
+
+    tolerance = 3e-2 if setting == "bfloat16" else 1e-4
+    assert_alike(train(built(), 3), train(layer_by_layer(built()), 3), tolerance)
+
+
+def test_a_chain_is_saved_loaded_and_copied(tmp_path: Any) -> None:
+    model = models.create("mobilenetv1_100", input_shape=(32, 32, 3), num_classes=2)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.saving.load_model(path)
+    assert chains(loaded) == chains(model) != {}
+    assert chains(copy.deepcopy(loaded)) == chains(model)
+
+
+def test_layers_in_between_can_be_asked_for() -> None:
+    model = model_of(bottleneck)
+    images, _ = batch(model)
+    part = keras.Model(model.inputs, [model.get_layer("second").output, model.output])
+    inside, outputs = part([images], training=False)
+    assert np.asarray(ops.convert_to_numpy(inside)).shape == (6, 5, 5, 16)
+    np.testing.assert_allclose(ops.convert_to_numpy(outputs), model.predict_on_batch(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras rematerialises on TensorFlow and JAX alone")
+def test_a_chain_rematerialises() -> None:
+    with keras.RematScope(mode="full"):
+        model = model_of(bottleneck)
+    assert_alike(train(model, 3), train(layer_by_layer(model_of(bottleneck)), 3))
