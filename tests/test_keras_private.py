@@ -361,6 +361,13 @@ class Checks:
         assert all(isinstance(value, float) for value in logs.as_keras(found).values()) == logs.are_numbers
 
     @staticmethod
+    def is_rematerialised() -> None:
+        with keras.RematScope():
+            inside = keras.layers.Dense(1)
+        assert keras_private.is_rematerialised(inside)
+        assert not keras_private.is_rematerialised(keras.layers.Dense(1))
+
+    @staticmethod
     def has_mask() -> None:
         table = keras.layers.Embedding(3, 2, mask_zero=True)
         outputs = table(keras.ops.convert_to_tensor([[1, 0]]))

@@ -32,18 +32,12 @@ def layers_within(layer: Any, include_self: bool = True) -> list[Any]:
 
 
 def own_trainable(layer: Any) -> bool:
-    """Return what a layer's `trainable` was set to: `Layer._trainable`.
-
-    Missing: a getter that does not look at the layers within.
-    """
+    """Return what a layer's `trainable` was set to: `Layer._trainable`. Missing: a getter that looks at it alone."""
     return bool(layer._trainable)
 
 
 def set_own_trainable(layer: Any, value: bool) -> None:
-    """Set a layer's `trainable` and leave the layers within alone: `Layer._trainable`.
-
-    Missing: a setter that does not go through all layers within.
-    """
+    """Set a layer's `trainable` and leave the layers within alone: `Layer._trainable`. Missing: such a setter."""
     layer._trainable = value
 
 
@@ -64,10 +58,7 @@ def lambda_output_shape(layer: Any) -> Any:
 
 
 def is_of_keras(kind: type | Callable[..., Any]) -> bool:
-    """Return whether a class or function is Keras's own, by its module: `keras.src...`.
-
-    Missing: what a class is exported as.
-    """
+    """Return whether a class or function is Keras's own, by its module: `keras.src...`. Missing: its exported name."""
     return kind.__module__.startswith("keras.")
 
 
@@ -120,6 +111,11 @@ def global_seeds() -> Any:
 def has_mask(tensor: Any) -> bool:
     """Return whether a tensor comes with a mask, which layers then use: `tensor._keras_mask`. Missing: a getter."""
     return getattr(tensor, "_keras_mask", None) is not None
+
+
+def is_rematerialised(layer: Any) -> bool:
+    """Return whether a layer was made in a `keras.RematScope`: `Layer._remat_mode`. Missing: a getter."""
+    return getattr(layer, "_remat_mode", None) is not None
 
 
 # Graphs of calls

@@ -31,23 +31,11 @@ class Link:
 
     Attributes:
         activation: what ends the reading of its inputs, where it is given one.
-        counts: whether it counts while training.
+        counts: whether it returns its outputs' statistics, too.
     """
 
     activation: str = "linear"
     counts: bool = False
-
-    def is_made(self, reading: Any, training: bool | None) -> bool:
-        """Return whether a call is different from one outside a chain."""
-        return reading is not None or bool(self.counts and training)
-
-    def of(self, reading: Any, training: bool | None) -> tuple[Reading | None, bool]:
-        """Return how a call's inputs are read, and whether it counts."""
-        counts = bool(self.counts and training)
-        if reading is None:
-            return None, counts
-        mean, scale, shift = reading
-        return Reading(mean, scale, shift, self.activation), counts
 
 
 class _Convolution2D:
@@ -87,22 +75,21 @@ class _Convolution2D:
             and self.algorithm in ("auto", "core")
         )
 
-    def _linked(
-        self: Any, inputs: Any, steps: Sequence[tuple[Any, int]], zeros: Any, made: tuple[Reading | None, bool]
-    ) -> Any:
+    def _linked(self: Any, inputs: Any, steps: Sequence[tuple[Any, int]], zeros: Any, reading: Any, link: Link) -> Any:
         """Return the outputs as a link of a chain, and their mean and variance where it counts.
 
         Args:
             steps: kernel and groups of one convolution, or of two, the second one 1x1.
-            made: how the inputs are read, and whether it counts.
+            reading: mean, scale and shift by which the inputs are read, or None.
         """
         (kernel, groups), *second = steps
-        reading, counts = made
+        mean, scale, shift = reading or (None, None, None)
+        read = None if reading is None else Reading(mean, scale, shift, link.activation)
         geometry = groups, self.strides, self.padding if zeros is None else zeros, self.dilation_rate
-        linked = linked_conv2d(inputs, kernel, geometry, self.algorithm, reading, counts and not second)
+        linked = linked_conv2d(inputs, kernel, geometry, self.algorithm, read, link.counts and not second)
         for kernel, groups in second:
-            linked = linked_conv2d(linked[0], kernel, (groups, 1, "valid", 1), self.algorithm, counts=counts)
-        return linked if counts else linked[0]
+            linked = linked_conv2d(linked[0], kernel, (groups, 1, "valid", 1), self.algorithm, counts=link.counts)
+        return linked if link.counts else linked[0]
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
         batch, height, width, filters = specs_of(self, input_shape)[-1].output_shape
@@ -174,10 +161,9 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
         zeros: Any = None,
         reading: Any = None,
         link: Link | None = None,
-        training: bool | None = None,
     ) -> Any:
-        if link is not None and link.is_made(reading, training):
-            return self._linked(inputs, [(self.kernel, self.groups)], zeros, link.of(reading, training))
+        if link is not None:
+            return self._linked(inputs, [(self.kernel, self.groups)], zeros, reading, link)
         arguments = self._arguments(residual, then, zeros)
         if type(self).convolution_op is GroupedConv2D.convolution_op:
             return self._activated(grouped_conv2d(inputs, self.kernel, self.groups, **arguments), then)
@@ -221,11 +207,10 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         zeros: Any = None,
         reading: Any = None,
         link: Link | None = None,
-        training: bool | None = None,
     ) -> Any:
         kernel = grouped_kernel(self.kernel)
-        if link is not None and link.is_made(reading, training):
-            return self._linked(inputs, [(kernel, self.kernel.shape[2])], zeros, link.of(reading, training))
+        if link is not None:
+            return self._linked(inputs, [(kernel, self.kernel.shape[2])], zeros, reading, link)
         arguments = self._arguments(residual, then, zeros)
         return self._activated(grouped_conv2d(inputs, kernel, self.kernel.shape[2], **arguments), then)
 
@@ -250,11 +235,10 @@ class SeparableConv2D(_FilteredConvolution2D, keras.layers.SeparableConv2D):
         zeros: Any = None,
         reading: Any = None,
         link: Link | None = None,
-        training: bool | None = None,
     ) -> Any:
-        if link is not None and link.is_made(reading, training):
+        if link is not None:
             steps = (grouped_kernel(self.depthwise_kernel), self.depthwise_kernel.shape[2]), (self.pointwise_kernel, 1)
-            return self._linked(inputs, steps, zeros, link.of(reading, training))
+            return self._linked(inputs, steps, zeros, reading, link)
         kernels = self.depthwise_kernel, self.pointwise_kernel
         arguments = self._arguments(residual, then, zeros)
         return self._activated(separable_conv2d(inputs, *kernels, **arguments), then)

@@ -36,6 +36,9 @@ def linked_conv2d(
         ([0.0, 3.0], 1.5)
     """
     inputs, kernel = backends.active.tensors((inputs, kernel))
+    if reading is not None:
+        mean, scale, shift = backends.active.tensors(reading[:3])
+        reading = Reading(mean, scale, shift, reading.activation)
     spec = spec_of(inputs, kernel, geometry)
     if algorithm == "auto":
         algorithm = routing.explain(spec, backends.active.runtime(inputs)).algorithm

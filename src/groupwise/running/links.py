@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from groupwise import layers
+from groupwise import keras_private, layers
 from groupwise.backends import activations
 from groupwise.layers.stock import CONVOLUTIONS
 from groupwise.layers.twins import is_stock, objection, ours_for
@@ -40,13 +40,13 @@ class Link:
 
     def counts(self, inputs: Any) -> bool:
         """Return whether the convolution before, which reads `inputs`, may count."""
-        return self.norm.head.operation.can_link(inputs) and self.before.head.operation.can_link()
+        return self.norm.head.operation.can_link(inputs) and _can_link(self.before)
 
     def is_read(self) -> bool:
         """Return whether the convolution behind it may normalise as it reads."""
         layer = self.norm.head.operation
         is_known = self.norm.activation is not None or layer.activation in activations.NAMES
-        return self.after is not None and is_known and self.after.head.operation.can_link()
+        return self.after is not None and is_known and _can_link(self.after)
 
 
 def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
@@ -74,6 +74,12 @@ def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
             after = by_first.get(id(reader)) if reader is not None else None
         found.append(Link(norm, before, after if after is not None and _is_bare(after) else None))
     return found
+
+
+def _can_link(unit: Join) -> bool:
+    layer = unit.head.operation
+    # Where a call is made again, its arguments are tensors alone.
+    return not keras_private.is_rematerialised(layer) and layer.can_link()
 
 
 def _is_ours(layer: Any) -> bool:

@@ -51,6 +51,7 @@ class Run:
         self.model, self.nodes, self.joins, self.links = model, graph.nodes, joins, links
         chained = [unit for link in links for unit in (link.norm, link.before, link.after) if unit is not None]
         self._units = {id(unit.nodes[-1]): unit for unit in (*joins, *chained)}
+        self._asks = _Asks()
         self._others = {id(node): unit for unit in self._units.values() for node in unit.nodes[:-1]}
 
     def __call__(self, inputs: Any, operation_fn: Callable[[Any], Any] = lambda op: op, call_fn: Any = None) -> Any:
@@ -59,7 +60,8 @@ class Run:
             return keras_private.run_graph(self.model, inputs, operation_fn, call_fn)
         apart = {id(unit) for unit in self._units.values() if not unit.still_holds()}
         values = dict(zip(map(id, self.model.inputs), arrays, strict=True))
-        chain = _Chain(self.links, apart, values, operation_fn)
+        is_training = bool(self.links) and operation_fn(self._asks)(arrays[0])
+        chain = _Chain(self.links if is_training else (), apart, values, operation_fn)
         for node in self.nodes:
             unit, other = self._units.get(id(node)), self._others.get(id(node))
             if other is not None and id(other) not in apart:
@@ -71,6 +73,13 @@ class Run:
                 outputs = operation_fn(node.operation)(*arguments, **keywords)
             values |= zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=False)
         return keras.tree.map_structure(lambda x: values[id(x)], keras_private.structures(self.model)[1])
+
+
+class _Asks(keras.layers.Layer):
+    """Says whether it is called in training, which Keras tells layers alone."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> bool:
+        return bool(training)
 
 
 class _Chain:
@@ -105,7 +114,7 @@ class _Chain:
         if norm is not None and more.get("is_read"):
             self.readings[outputs_at] = norm.activation, outputs
             return self.values[image]
-        if counts and isinstance(outputs, tuple):
+        if counts:
             outputs, *moments = outputs
             self.moments[outputs_at] = tuple(moments)
         return outputs
