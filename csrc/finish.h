@@ -111,6 +111,9 @@ class Finish {
     }
   }
 
+  // Where what the end reads beside the sums of `position` is; null where it reads nothing.
+  const float* beside(int64_t position) const { return read_ ? read_ + position : nullptr; }
+
   // Where outputs may be written at once: nothing follows, they stay in the cache, and pixels have no gaps.
   float* direct(int64_t position, int64_t gap) const {
     return plain_ && !streaming_ && gap == 0 ? out_ + position : nullptr;

@@ -248,6 +248,7 @@ class ImagePass {
       const int64_t at = position + j * phases_count_ * l.out_channels;
       float* direct = finish.direct(at, out_pixel_ - l.out_channels);
       float* to = direct ? direct : memory.line;
+      const float* beside = finish.beside(at + pixels * l.out_channels);
       const RowRun* runs = memory.runs;
       for (int64_t phase = 0; phase < phases_count_; ++phase) {
         const int64_t left = minimum(size, l.horizontal.count(phase) - j);
@@ -256,20 +257,23 @@ class ImagePass {
           strip_row(phase,
                     {runs, end, j * l.horizontal.step() * l.pixel, 0, l.horizontal.step() * l.pixel,
                      to + phase * out_pixel_, distance},
-                    left, rows);
+                    left, rows, beside);
         runs = end;
+        if (beside) beside += left * l.blocks * kLanes;
       }
       if (!direct) finish.write_pixels(memory.line, out_pixel_, at, pixels, l.out_channels);
     }
   }
 
-  // All channels of a strip.
-  void strip_row(int64_t phase, const Place& strip, int64_t size, Rows& rows) const {
+  // All channels of a strip. `beside`: what the end of the next one reads, asked for meanwhile; or null.
+  void strip_row(int64_t phase, const Place& strip, int64_t size, Rows& rows, const float* beside) const {
     const Lanes<Width>& l = lanes_;
     const auto function = phases_[phase].strips[size - 1];
     Place place = strip;
     for (int64_t v = 0; v < l.blocks; ++v) {
       rows.step();
+      for (int64_t i = 0; beside && i < size * kLanes; i += Finish::kLine)
+        __builtin_prefetch(beside + v * size * kLanes + i, 0, 2);
       place.x_offset = strip.x_offset + l.start(v);
       place.w_offset = v * kernel_block_;
       place.to = strip.to + l.channel(v);
