@@ -14,6 +14,10 @@ constexpr int kChannels = GW_REGISTERS >= 32 ? 8 : 6;
 constexpr int kMostRows = 2 * kChannels;
 // Floats of copied rows that leave room in the second-level cache for weights, outputs and the rows to come.
 constexpr int64_t kBlockFloats = 64 << 10;
+// Steps of a tile between two times that something is asked for.
+constexpr int64_t kStepsTogether = 16;
+// As many lines may be asked for at once: more of them kept all else waiting.
+constexpr int64_t kFewLines = 12;
 // Floats of a kernel's gradient whose sums a task keeps there.
 constexpr int64_t kSumFloats = 64 << 10;
 
@@ -31,29 +35,56 @@ struct Products {
   int64_t a_step, b_step;
 };
 
-// sums[p][q] += a[p] * b[q], over all steps of all products.
+// What is asked for while a tile is computed: pieces of one array or two.
+struct Aheads {
+  Ahead* arrays;
+  int64_t count;
+
+  // Whether that is much: asked for at once, it kept all else waiting; a little is asked for with less ado.
+  bool are_much() const { return arrays->lines(1) > kFewLines; }
+  void ask() const {
+    for (int64_t i = 0; i < count; ++i) arrays[i].ask(arrays[i].lines(1));
+  }
+};
+
+// sums[p][q] += a[p] * b[q], over some steps.
 template <int Rows, int Vectors>
-GW_INLINE void multiply(Vector* sums, const Products& products) {
-  const int64_t a_step = products.a_step, b_step = products.b_step;
+GW_INLINE void multiply(Vector* sums, const float*& a, const float*& b, int64_t steps, const Products& products) {
+  for (; steps > 0; --steps, a += products.a_step, b += products.b_step) {
+    Vector factors[Vectors];
+#pragma GCC unroll 2
+    for (int q = 0; q < Vectors; ++q) factors[q] = load(b + q * kLanes);
+#pragma GCC unroll 16
+    for (int p = 0; p < Rows; ++p) {
+      const Vector factor = splat(a[p]);
+#pragma GCC unroll 2
+      for (int q = 0; q < Vectors; ++q) sums[p * Vectors + q] += factor * factors[q];
+    }
+  }
+}
+
+// The same over all steps of all products; from time to time asks for some lines, if `Asks`.
+template <int Rows, int Vectors, bool Asks>
+GW_INLINE void multiply(Vector* sums, const Products& products, const Aheads& aheads) {
+  int64_t times = 0, lines[2] = {};
+  for (int64_t i = 0; Asks && i < products.count; ++i) times += divide_up(products.first[i].steps, kStepsTogether);
+  for (int64_t i = 0; Asks && i < aheads.count; ++i) lines[i] = aheads.arrays[i].lines(times);
   for (const Product *p = products.first, *end = p + products.count; p != end; ++p) {
     const float *a = p->a + products.a_offset, *b = p->b + products.b_offset;
-    for (int64_t k = p->steps; k > 0; --k, a += a_step, b += b_step) {
-      Vector factors[Vectors];
-#pragma GCC unroll 2
-      for (int q = 0; q < Vectors; ++q) factors[q] = load(b + q * kLanes);
-#pragma GCC unroll 16
-      for (int p = 0; p < Rows; ++p) {
-        const Vector factor = splat(a[p]);
-#pragma GCC unroll 2
-        for (int q = 0; q < Vectors; ++q) sums[p * Vectors + q] += factor * factors[q];
+    if constexpr (Asks) {
+      for (int64_t left = p->steps; left > 0; left -= kStepsTogether) {
+        for (int64_t i = 0; i < aheads.count; ++i) aheads.arrays[i].ask(lines[i]);
+        multiply<Rows, Vectors>(sums, a, b, minimum(left, kStepsTogether), products);
       }
+    } else {
+      multiply<Rows, Vectors>(sums, a, b, p->steps, products);
     }
   }
 }
 
 // The same from zero (or, with `keep`, from what `out` holds), written to `out`.
-template <int Rows, int Vectors>
-__attribute__((noinline)) void tile(const Products& products, bool keep, float* out) {
+template <int Rows, int Vectors, bool Asks>
+__attribute__((noinline)) void tile(const Products& products, bool keep, float* out, const Aheads& aheads) {
   Vector sums[Rows * Vectors];
 #pragma GCC unroll 32
   for (int i = 0; i < Rows * Vectors; ++i) sums[i] = Vector{};
@@ -61,22 +92,29 @@ __attribute__((noinline)) void tile(const Products& products, bool keep, float* 
 #pragma GCC unroll 32
     for (int i = 0; i < Rows * Vectors; ++i) sums[i] = load(out + i * kLanes);
   }
-  multiply<Rows, Vectors>(sums, products);
+  multiply<Rows, Vectors, Asks>(sums, products, aheads);
 #pragma GCC unroll 32
   for (int i = 0; i < Rows * Vectors; ++i) store(out + i * kLanes, sums[i]);
 }
 
-typedef void (*Tile)(const Products&, bool, float*);
+typedef void (*Tile)(const Products&, bool, float*, const Aheads&);
 
-template <int Vectors, int... I>
+template <int Vectors, bool Asks, int... I>
 Tile tile_of(int64_t rows, Sequence<I...>) {
-  static constexpr Tile all[] = {tile<I + 1, Vectors>...};
+  static constexpr Tile all[] = {tile<I + 1, Vectors, Asks>...};
   return all[rows - 1];
 }
-// The tile of exactly this size: up to kPixels by kVectors, or kMostRows by 1.
+template <bool Asks>
 Tile tile_of(int64_t rows, int64_t vectors) {
-  return vectors == 1 ? tile_of<1>(rows, MakeSequence<kMostRows>::type{})
-                      : tile_of<kVectors>(rows, MakeSequence<kPixels>::type{});
+  return vectors == 1 ? tile_of<1, Asks>(rows, MakeSequence<kMostRows>::type{})
+                      : tile_of<kVectors, Asks>(rows, MakeSequence<kPixels>::type{});
+}
+// Computes the tile of exactly this size, up to kPixels by kVectors or kMostRows by 1, and asks for what comes next.
+void compute_tile(int64_t rows, int64_t vectors, const Products& products, bool keep, float* out,
+                  const Aheads& aheads) {
+  if (aheads.are_much()) return tile_of<true>(rows, vectors)(products, keep, out, aheads);
+  aheads.ask();
+  tile_of<false>(rows, vectors)(products, keep, out, aheads);
 }
 
 template <int Distance, int... I>

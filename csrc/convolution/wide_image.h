@@ -214,13 +214,12 @@ class ImagePass {
     const int64_t least = pixels / tiles, larger = pixels - tiles * least;  // the first tiles are a pixel larger
     for (int64_t i = 0, j = 0, size; i < tiles; ++i, j += size) {
       size = least + (i < larger);
-      next.ask();
       const Finish::Pixels place{size, start + j * distance, distance};
       finish.ask(minimum(vectors * kLanes, out_width_ - first), place);
       alignas(64) float sums[kPixels * kVectors * kLanes];
-      tile_of(size, vectors)({row.products, row.count, (group - chunk.first) * in_width_ * plane_ + j, panel * panel_,
-                              plane_, vectors_ * kLanes},
-                             false, sums);
+      const int64_t from = (group - chunk.first) * in_width_ * plane_ + j;
+      compute_tile(size, vectors, {row.products, row.count, from, panel * panel_, plane_, vectors_ * kLanes}, false,
+                   sums, {&next, 1});
       finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors, place, group * out_width_ + first,
                             out_width_ - first);
     }

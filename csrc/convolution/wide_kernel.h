@@ -85,24 +85,23 @@ class KernelPass {
     Ring inputs(memory.inputs, memory.tags, memory.slots, memory.in_row);
     for (int64_t n = first, count; n < last; n += count) {
       count = minimum(minimum(memory.block, last - n), vertical_.out_size - n % vertical_.out_size);
-      Ahead next_inputs = ahead_inputs(share, n + count, count, units * strips * taps_);
-      Ahead next_gradient = ahead_gradient(share, n + count, count, units * strips * taps_);
+      const int64_t tiles = units * strips * taps_;
+      Ahead next[] = {ahead_inputs(share, n + count, count, tiles), ahead_gradient(share, n + count, count, tiles)};
       for (int64_t i = 0; i < count; ++i)
         for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
           copy_gradient(n + i, unit, memory.gradient + i * memory.g_rows + (unit - share.first_unit) * memory.g_row);
       find_products(share, n, count, inputs, memory);
       for (int64_t unit = share.first_unit; unit < share.last_unit; ++unit)
         for (int64_t strip = share.first_strip; strip < share.last_strip; ++strip) {
-          const Tile function = tile_of(minimum(rows_, in_width_ - strip * rows_), vectors_);
+          const int64_t rows = minimum(rows_, in_width_ - strip * rows_);
           const int64_t group = unit / panels_ - share.first_unit / panels_;
           const int64_t a_offset = (group * strips + strip - share.first_strip) * memory.strip_row;
           float* sums = totals + unit * panel_ + strip * taps_ * tile_;
           for (int64_t tap = 0; tap < taps_; ++tap) {
-            next_inputs.ask();
-            next_gradient.ask();
-            function({memory.products + tap * memory.block, memory.counts[tap], a_offset,
-                      (unit - share.first_unit) * memory.g_row, horizontal_.stride * rows_, vectors_ * kLanes},
-                     true, sums + tap * tile_);
+            compute_tile(rows, vectors_,
+                         {memory.products + tap * memory.block, memory.counts[tap], a_offset,
+                          (unit - share.first_unit) * memory.g_row, horizontal_.stride * rows_, vectors_ * kLanes},
+                         true, sums + tap * tile_, {next, 2});
           }
         }
     }
