@@ -15,7 +15,8 @@ from groupwise.rewrite.assembling import assembled, compile_alike, input_like, i
 from groupwise.rewrite.changes import Change, Gone, Left, Report, attach, report_of
 from groupwise.rewrite.copying import Values, copied, finish, give_state
 from groupwise.running.graph import Graph, Node, Tensor, functional, is_graph, models_within
-from groupwise.running.run import joined, run_fused
+from groupwise.running.links import Link
+from groupwise.running.run import is_fused, joined, linked, run_fused
 
 New = Callable[[Tensor], Tensor]
 """From a tensor of the old model to the new model's."""
@@ -91,9 +92,10 @@ class Rewriter:
             self._calls.update(id(node.operation) for node in Graph(part).nodes)
         rewritten = self._model(model)
         before = {join.head.operation.name for join in joined(model)}
-        if self.joins or before:
+        if self.joins or is_fused(model):
             new = [join for join in run_fused(rewritten) if join.head.operation.name not in before]
             self.report.changes += [Change(join.head.operation.name, join.description, "one call") for join in new]
+            self.report.note(_chains(linked(rewritten)))
         for part in models_within(model):
             if part.compiled:
                 self.report.note(compile_alike(part, self._copies[id(part)], self._copies, self._keeps_layers))
@@ -262,3 +264,12 @@ def layers_by_path(model: keras.Model, outer: str = "") -> dict[str, Any]:
         if isinstance(layer, keras.Model):
             found |= layers_by_path(layer, f"{outer}{layer.name}/")
     return found
+
+
+def _chains(links: Sequence[Link]) -> str:
+    """Return what of a model runs in chains while it trains, or ""."""
+    if not links:
+        return ""
+    read = sum(link.after is not None for link in links)
+    counted = f"{len(links)} batch norm{'s' * (len(links) != 1)}"
+    return f"In chains while it trains: {counted}, {read} of them normalised as the next convolution reads."

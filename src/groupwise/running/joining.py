@@ -88,7 +88,7 @@ class Join:
         return (
             is_activation
             and (not follows or _is_linear(self.head.operation))
-            and not any(_is_heard(node.operation) for node in heard)
+            and not any(is_heard(node.operation) for node in heard)
             and not any(_is_watched(node.operation) for node in self.nodes)
         )
 
@@ -120,7 +120,7 @@ def _join(graph: Graph, node: Node, taken: set[int]) -> Join:
     pad = graph.before(node)
     if pad is not None and (id(pad) in taken or not _pads(pad, node)):
         pad = None
-    if _is_heard(node.operation):
+    if is_heard(node.operation):
         return Join(node, pad)
     add = graph.after(node)
     if add is None or id(add) in taken or not _adds(add) or not _is_alike(add, node):
@@ -139,7 +139,7 @@ def _pads(pad: Node, node: Node) -> bool:
     if type(layer) is not keras.layers.ZeroPadding2D or getattr(convolution, "padding", None) != "valid":
         return False
     is_same = layer.data_format == convolution.data_format and layer.compute_dtype == convolution.compute_dtype
-    return is_same and not _is_heard(layer) and is_plain(node)
+    return is_same and not is_heard(layer) and is_plain(node)
 
 
 def _adds(node: Node) -> bool:
@@ -154,7 +154,7 @@ def _is_alike(node: Node, head: Node) -> bool:
     """Return whether a call computes in the type of the one that would do its work, and nobody hears of its outputs."""
     dtype = getattr(node.operation, "compute_dtype", None) or head.operation.compute_dtype
     is_same = dtype == head.operation.compute_dtype and node.outputs[0].dtype == head.outputs[0].dtype
-    return is_same and not _is_heard(node.operation)
+    return is_same and not is_heard(node.operation)
 
 
 def _is_linear(layer: Any) -> bool:
@@ -167,6 +167,6 @@ def _is_watched(operation: Any) -> bool:
     return "call" in own or any(own.get(name) for name in _HOOKS)
 
 
-def _is_heard(operation: Any) -> bool:
+def is_heard(operation: Any) -> bool:
     """Return whether a layer's outputs are penalised."""
     return getattr(operation, "activity_regularizer", None) is not None

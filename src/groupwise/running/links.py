@@ -14,7 +14,7 @@ from groupwise.backends import activations
 from groupwise.layers.stock import CONVOLUTIONS
 from groupwise.layers.twins import is_stock, objection, ours_for
 from groupwise.running.graph import Graph, activation_of
-from groupwise.running.joining import Join
+from groupwise.running.joining import Join, is_heard
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Link:
         """Return whether the convolution behind it may normalise as it reads."""
         layer = self.norm.head.operation
         is_known = self.norm.activation is not None or layer.activation in activations.NAMES
-        return self.after is not None and is_known and _can_link(self.after)
+        return self.after is not None and is_known and not is_heard(layer) and _can_link(self.after)
 
 
 def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
@@ -79,7 +79,7 @@ def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
 def _can_link(unit: Join) -> bool:
     layer = unit.head.operation
     # Where a call is made again, its arguments are tensors alone.
-    return not keras_private.is_rematerialised(layer) and layer.can_link()
+    return not keras_private.is_rematerialised(layer) and not is_heard(layer) and layer.can_link()
 
 
 def _is_ours(layer: Any) -> bool:

@@ -35,6 +35,11 @@ def linked(model: keras.Model) -> list[Link]:
     return [link for run in _runs(model) for link in run.links]
 
 
+def is_fused(model: keras.Model) -> bool:
+    """Return whether a model, or one within it, runs calls as one or in chains."""
+    return bool(_runs(model))
+
+
 def _runs(model: keras.Model) -> list["Run"]:
     runs = (keras_private.replaced_run(functional(part)) for part in models_within(model))
     return [run for run in runs if run is not None]
@@ -77,6 +82,9 @@ class Run:
 
 class _Asks(keras.layers.Layer):
     """Says whether it is called in training, which Keras tells layers alone."""
+
+    def __init__(self) -> None:
+        super().__init__(autocast=False)
 
     def call(self, inputs: Any, training: bool | None = None) -> bool:
         return bool(training)
