@@ -84,9 +84,7 @@ class Checks:
 
     @staticmethod
     def own_trainable() -> None:
-        layer = keras.layers.Dense(1)
-        layer.trainable = False
-        assert not keras_private.own_trainable(layer)
+        assert not keras_private.own_trainable(keras.layers.Dense(1, trainable=False))
 
     @staticmethod
     def set_own_trainable() -> None:
@@ -363,15 +361,13 @@ class Checks:
     @staticmethod
     def is_rematerialised() -> None:
         with keras.RematScope():
-            inside = keras.layers.Dense(1)
-        assert keras_private.is_rematerialised(inside)
+            assert keras_private.is_rematerialised(keras.layers.Dense(1))
         assert not keras_private.is_rematerialised(keras.layers.Dense(1))
 
     @staticmethod
     def has_mask() -> None:
-        table = keras.layers.Embedding(3, 2, mask_zero=True)
-        outputs = table(keras.ops.convert_to_tensor([[1, 0]]))
-        assert keras_private.has_mask(outputs)
+        table, words = keras.layers.Embedding(3, 2, mask_zero=True), keras.ops.convert_to_tensor([[1, 0]])
+        assert keras_private.has_mask(table(words))
         assert not keras_private.has_mask(keras.ops.ones((1, 2)))
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Keras layers: drop-ins for Keras's own that override only the operation, and those of our networks."""
 
 from groupwise.layers.batch_norm import BatchNormalization
-from groupwise.layers.convolutions import DepthwiseConv2D, GroupedConv2D, Link, SeparableConv2D
+from groupwise.layers.convolutions import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
 from groupwise.layers.initializers import DepthwiseHeNormal
 from groupwise.layers.permuting import PermuteChannels
 from groupwise.layers.pooling import AveragePooling2D, MaxPooling2D
@@ -17,7 +17,6 @@ __all__ = [
     "DepthwiseConv2D",
     "DepthwiseHeNormal",
     "GroupedConv2D",
-    "Link",
     "MaxPooling2D",
     "PermuteChannels",
     "SeparableConv2D",

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from groupwise import keras_private, layers
+from groupwise import keras_private
+from groupwise.layers import convolutions
 from groupwise.layers.twins import is_stock
 from groupwise.running.graph import Graph, functional, models_within
 from groupwise.running.joining import Join, joins
@@ -115,7 +116,7 @@ class _Chain:
         counts = counted is not None and counted.counts(self.values[image])
         if counts or image in self.readings:
             activation, reading = self.readings.get(image, ("linear", None))
-            more = {"reading": reading, "link": layers.Link(activation, counts)}
+            more = {"reading": reading, "link": convolutions.Link(activation, counts)}
         if norm is not None and image in self.moments:
             more |= {"moments": self.moments[image], "is_read": id(norm.after) not in self.apart and norm.is_read()}
         outputs = unit.run(self.values, self.wrapped, **more)
