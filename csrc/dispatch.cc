@@ -73,6 +73,23 @@ int max_pool(GwPass pass, int element, const GwConvolution* c, const void* in, v
   return finish(gw_kernels().max_pool({pass, static_cast<GwElement>(element), &sizes, in, out, places, &chosen}));
 }
 
+GwStatus convolve(const GwFamily& family, const GwFusion& fusion, GwJob job) {
+  const GwConvolution& c = *job.convolution;
+  PreparedFusion prepared(c, fusion);
+  if (!prepared.has_memory()) return GW_OUT_OF_MEMORY;
+  const int64_t floats = volume_of(kRoles[job.pass][2], c);
+  GwStatus status = GW_OK;
+  if (volume_of(kOutputs, c) == 0 || floats == 0) {
+    clear(job.out, 4 * floats);
+  } else {
+    gw_want_large_pages(job.out, 4 * floats);
+    job.fusion = &prepared.fusion, job.totals = prepared.totals();
+    status = family.run(job);
+  }
+  if (status == GW_OK) prepared.tell();
+  return status;
+}
+
 }  // namespace
 
 extern "C" const char* gw_family_name(int64_t number) {
@@ -96,20 +113,10 @@ extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, con
   if (!are_valid(pass, c, a, b, out, fusion, executor)) return GW_INVALID;
   const GwFamily* found = find_family(*c, family);
   if (!found) return GW_UNSUPPORTED;
-  PreparedFusion prepared(*c, fusion ? *fusion : nothing);
-  if (!prepared.has_memory()) return finish(GW_OUT_OF_MEMORY);
-  const int64_t floats = volume_of(kRoles[pass][2], *c);
-  if (volume_of(kOutputs, *c) == 0 || floats == 0) {
-    prepared.tell();
-    return finish(clear(out, 4 * floats));
-  }
   const GwConvolution sizes = simplified(*c);
   const GwExecutor chosen = choose_executor(is_little_work(*c), executor);
-  gw_want_large_pages(out, 4 * floats);
-  const GwStatus status =
-      found->run({static_cast<GwPass>(pass), &sizes, a, b, out, &prepared.fusion, prepared.totals(), &chosen});
-  if (status == GW_OK) prepared.tell();
-  return finish(status);
+  return finish(convolve(*found, fusion ? *fusion : nothing,
+                         {static_cast<GwPass>(pass), &sizes, a, b, out, nullptr, nullptr, &chosen}));
 }
 
 extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inputs, void* outputs, uint8_t* places,

@@ -1,8 +1,8 @@
 // What a pass gathers of each channel while it writes: sums, or mean and squared deviations.
 //
-// A task adds in single precision, over some hundred pixels, and settles in double precision. Deviations are from the
-// mean of the pixels settled last, so that a mean a thousand times the deviation costs no digit: where such means
-// differ much, so do the pixels, and their variance is large. The tasks' totals are added in order.
+// A task adds in single precision, over some hundred or thousand pixels, and settles in double precision. Deviations
+// are from the mean of the pixels settled last, so that a mean a thousand times the deviation costs no digit: where
+// such means differ much, so do the pixels, and their variance is large. The tasks' totals are added in order.
 #pragma once
 #include "geometry.h"
 #include "kernels.h"
@@ -13,7 +13,7 @@ namespace {
 class Gathering {
  public:
   // What a task needs of the call's memory.
-  static int64_t floats(int64_t channels) { return 7 * padded(channels) + 2; }
+  static int64_t floats(int64_t channels) { return round_up(7 * padded(channels) + 2, 16); }
 
   // Gathers nothing where `memory` is null; sums alone unless it `deviates`.
   Gathering(float* memory, int64_t channels, bool deviates) : channels_(channels), deviates_(deviates) {

@@ -51,8 +51,3 @@ def statistics(outputs: Any) -> tuple[Any, Any]:
     axes = list(range(len(outputs.shape) - 1))
     mean = sums.mean(outputs, axes)
     return mean, sums.mean(ops.square(outputs - mean), axes)
-
-
-def through_statistics(outputs: Any, mean: Any, to_mean: Any, to_variance: Any, count: Any) -> Any:
-    """Return the gradient to outputs that goes through their statistics, those of `count` pixels."""
-    return (outputs - mean) * (2 * to_variance / count) + to_mean / count

@@ -41,7 +41,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if fused and not backends.xla_compiles():
             # Keras then runs the model without XLA, and says so.
             self.supports_jit = False
-        self._core_activation = activations.NAMES.get(self.activation, "linear")
+
+    @property
+    def _core_activation(self) -> str:
+        """The name of the activation as the core knows it; "linear" where it does not."""
+        return activations.NAMES.get(self.activation, "linear")
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("name") in ("moving_mean", "moving_variance"):

@@ -66,7 +66,7 @@ class _Convolution2D:
         return outputs if known else self.activation(outputs)
 
     def can_link(self: Any) -> bool:
-        """Return whether it can be a link of a chain: nothing follows its sums, and none of its parts is another's."""
+        """Return whether it can be a link of a chain: nothing follows its sums, and the core may compute them."""
         is_linear = self.activation is keras.activations.linear and not self.use_bias
         return (
             is_linear
@@ -82,6 +82,11 @@ class _Convolution2D:
             steps: kernel and groups of one convolution, or of two, the second one 1x1.
             reading: mean, scale and shift by which the inputs are read, or None.
         """
+        if not self.can_link():
+            raise ValueError(
+                f"link={link}: a layer is a link where it is linear, float32, channels_last, without bias and of "
+                'algorithm "auto" or "core"; leave link out'
+            )
         (kernel, groups), *second = steps
         mean, scale, shift = reading or (None, None, None)
         read = None if reading is None else Reading(mean, scale, shift, link.activation)
@@ -139,8 +144,7 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
     also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With an
     activation of `groupwise.core.epilogues.ACTIVATIONS`, or none, the C core computes it in one call. For one call,
     `then`, the name of such an activation, stands for a layer's own linear activation, and `zeros`, ((top, bottom),
-    (left, right)), for its padding. As a `link` of a chain (`can_link`) it reads inputs through `reading`, mean,
-    scale and shift, and where it counts returns outputs, mean and variance.
+    (left, right)), for its padding. A model's chains call it with `link` and `reading` (`running.links`).
 
     Raises:
         ValueError: where groups does not divide the channels, or an argument is not one of its values.

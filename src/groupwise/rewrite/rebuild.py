@@ -15,7 +15,7 @@ from groupwise.rewrite.assembling import assembled, compile_alike, input_like, i
 from groupwise.rewrite.changes import Change, Gone, Left, Report, attach, report_of
 from groupwise.rewrite.copying import Values, copied, finish, give_state
 from groupwise.running.graph import Graph, Node, Tensor, functional, is_graph, models_within
-from groupwise.running.links import Link
+from groupwise.running.links import ChainedNorm
 from groupwise.running.run import is_fused, joined, linked, run_fused
 
 New = Callable[[Tensor], Tensor]
@@ -266,10 +266,11 @@ def layers_by_path(model: keras.Model, outer: str = "") -> dict[str, Any]:
     return found
 
 
-def _chains(links: Sequence[Link]) -> str:
+def _chains(links: Sequence[ChainedNorm]) -> str:
     """Return what of a model runs in chains while it trains, or ""."""
-    if not links:
+    possible = [link for link in links if link.is_possible]
+    if not possible:
         return ""
-    read = sum(link.after is not None for link in links)
-    counted = f"{len(links)} batch norm{'s' * (len(links) != 1)}"
+    read = sum(link.is_read for link in possible)
+    counted = f"{len(possible)} batch norm{'s' * (len(possible) != 1)}"
     return f"In chains while it trains: {counted}, {read} of them normalised as the next convolution reads."

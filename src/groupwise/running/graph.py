@@ -165,7 +165,8 @@ def is_graph(operation: Any) -> bool:
 def is_plain(node: Node) -> bool:
     """Return whether a layer is called with one tensor and nothing else."""
     arguments = node.arguments
-    return len(arguments.args) == 1 and len(arguments.keras_tensors) == 1 and not any(arguments.kwargs.values())
+    is_alone = len(arguments.args) == 1 and len(arguments.keras_tensors) == 1
+    return is_alone and all(value is None or value is False for value in arguments.kwargs.values())
 
 
 def activation_of(node: Node) -> str | None:

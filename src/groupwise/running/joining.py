@@ -7,7 +7,6 @@ it, as Grad-CAM builds one, runs call by call.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -34,7 +33,7 @@ class Join:
     add: Node | None = None
     activation: Node | None = None
 
-    @cached_property
+    @property
     def nodes(self) -> list[Node]:
         """All calls, in order."""
         return [node for node in (self.pad, self.head, self.add, self.activation) if node is not None]
@@ -44,7 +43,7 @@ class Join:
         """The classes of what runs as one."""
         return ", ".join(type(node.operation).__name__ for node in self.nodes)
 
-    @cached_property
+    @property
     def shortcut(self) -> Tensor | None:
         """What is added."""
         if self.add is None:
@@ -52,7 +51,7 @@ class Join:
         first, second = self.add.input_tensors
         return second if first is self.head.outputs[0] else first
 
-    @cached_property
+    @property
     def image(self) -> Tensor:
         """What the first call reads."""
         return (self.pad or self.head).input_tensors[0]
@@ -113,7 +112,10 @@ def _can_lead(node: Node) -> bool:
         is_image = len(node.outputs[0].shape) == 4 and layer.axis in (-1, 3)
     else:
         is_image = kind in CONVOLUTIONS and objection(layer) is None
-    return is_image and _is_linear(layer) and len(node.input_tensors) == 1
+    given = {name for name, value in node.arguments.kwargs.items() if value is not None}
+    # What a join would say by itself.
+    is_told = bool({"residual", "then", "zeros"} & given) or len(node.arguments.args) > 1
+    return is_image and _is_linear(layer) and len(node.input_tensors) == 1 and not is_told
 
 
 def _join(graph: Graph, node: Node, taken: set[int]) -> Join:

@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from groupwise import keras_private, layers
 from groupwise.backends import activations
 from groupwise.layers.stock import CONVOLUTIONS
 from groupwise.layers.twins import is_stock, objection, ours_for
-from groupwise.running.graph import Graph, activation_of
+from groupwise.running.graph import Graph, Node, activation_of, is_plain
 from groupwise.running.joining import Join, is_heard
 
 
 @dataclass(frozen=True)
-class Link:
+class ChainedNorm:
     """A batch norm in a chain.
 
     Attributes:
@@ -38,10 +40,16 @@ class Link:
             return activation_of(self.norm.activation) or "linear"
         return activations.NAMES.get(self.norm.head.operation.activation, "linear")
 
+    @property
+    def is_possible(self) -> bool:
+        """Return whether the convolution before may count for it, whatever the images."""
+        return self.norm.head.operation.trainable and _can_link(self.before)
+
     def counts(self, inputs: Any) -> bool:
-        """Return whether the convolution before, which reads `inputs`, may count."""
+        """Return whether the convolution before, which reads `inputs`, may count for it."""
         return self.norm.head.operation.can_link(inputs) and _can_link(self.before)
 
+    @property
     def is_read(self) -> bool:
         """Return whether the convolution behind it may normalise as it reads."""
         layer = self.norm.head.operation
@@ -49,7 +57,7 @@ class Link:
         return self.after is not None and is_known and not is_heard(layer) and _can_link(self.after)
 
 
-def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
+def links(graph: Graph, joins: Sequence[Join]) -> list[ChainedNorm]:
     """Return the batch norms of ours whose statistics a convolution of ours could count.
 
     Args:
@@ -62,7 +70,7 @@ def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
     by_first = {id(unit.nodes[0]): unit for unit in units}
     found = []
     for norm in units:
-        if ours_for(type(norm.head.operation)) is not layers.BatchNormalization:
+        if ours_for(type(norm.head.operation)) is not layers.BatchNormalization or not _is_asked_for_no_more(norm.head):
             continue
         producer = graph.producer(norm.image)
         before = by_last.get(id(producer)) if producer is not None else None
@@ -72,7 +80,7 @@ def links(graph: Graph, joins: Sequence[Join]) -> list[Link]:
         if norm.add is None and len(norm.head.input_tensors) == 1:
             reader = graph.only_reader(norm.outputs)
             after = by_first.get(id(reader)) if reader is not None else None
-        found.append(Link(norm, before, after if after is not None and _is_bare(after) else None))
+        found.append(ChainedNorm(norm, before, after if after is not None and _is_bare(after) else None))
     return found
 
 
@@ -90,4 +98,13 @@ def _is_bare(unit: Join) -> bool:
     """Return whether a unit is a convolution of one image, and nothing follows it."""
     layer = unit.head.operation
     is_convolution = ours_for(type(layer)) in CONVOLUTIONS and objection(layer) is None
-    return is_convolution and unit.add is None and unit.activation is None and len(unit.head.input_tensors) == 1
+    return is_convolution and unit.add is None and unit.activation is None and is_plain(unit.head)
+
+
+def _is_asked_for_no_more(norm: Node) -> bool:
+    """Return whether a batch norm is called with an image, and perhaps a residual that is a tensor of the graph."""
+    arguments = norm.arguments
+    given = {name: value for name, value in arguments.kwargs.items() if value is not None}
+    return len(arguments.args) == 1 and all(
+        name == "residual" and isinstance(value, keras.KerasTensor) for name, value in given.items()
+    )

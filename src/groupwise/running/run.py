@@ -10,7 +10,7 @@ from groupwise.layers import convolutions
 from groupwise.layers.twins import is_stock
 from groupwise.running.graph import Graph, functional, models_within
 from groupwise.running.joining import Join, joins
-from groupwise.running.links import Link, links
+from groupwise.running.links import ChainedNorm, links
 
 
 def run_fused(model: keras.Model) -> list[Join]:
@@ -31,7 +31,7 @@ def joined(model: keras.Model) -> list[Join]:
     return [join for run in _runs(model) for join in run.joins]
 
 
-def linked(model: keras.Model) -> list[Link]:
+def linked(model: keras.Model) -> list[ChainedNorm]:
     """Return the batch norms that a model, and those within it, run in chains."""
     return [link for run in _runs(model) for link in run.links]
 
@@ -53,7 +53,7 @@ class Run:
         joins: what runs as one. links: the batch norms in chains.
     """
 
-    def __init__(self, model: Any, graph: Graph, joins: Sequence[Join], links: Sequence[Link]) -> None:
+    def __init__(self, model: Any, graph: Graph, joins: Sequence[Join], links: Sequence[ChainedNorm]) -> None:
         self.model, self.nodes, self.joins, self.links = model, graph.nodes, joins, links
         chained = [unit for link in links for unit in (link.norm, link.before, link.after) if unit is not None]
         self._units = {id(unit.nodes[-1]): unit for unit in (*joins, *chained)}
@@ -85,25 +85,28 @@ class _Asks(keras.layers.Layer):
     """Says whether it is called in training, which Keras tells layers alone."""
 
     def __init__(self) -> None:
-        super().__init__(autocast=False)
+        super().__init__(autocast=False, name="is_training")
+        self.supports_masking = True
 
     def call(self, inputs: Any, training: bool | None = None) -> bool:
         return bool(training)
 
 
 class _Chain:
-    """One run through a model's chains: what convolutions have counted, and how the next ones are to read.
+    """One run through a model's chains: what has been counted for batch norms, and how convolutions are to read.
 
     Args:
         apart: the ids of units that run call by call. values: the arrays, by the ids of their tensors.
     """
 
     def __init__(
-        self, links: Sequence[Link], apart: set[int], values: dict[int, Any], wrapped: Callable[[Any], Any]
+        self, links: Sequence[ChainedNorm], apart: set[int], values: dict[int, Any], wrapped: Callable[[Any], Any]
     ) -> None:
         held = [link for link in links if id(link.norm) not in apart and id(link.before) not in apart]
         self.apart, self.values, self.wrapped = apart, values, wrapped
-        self.before = {id(link.before): link for link in held}
+        self.before: dict[int, list[ChainedNorm]] = {}
+        for link in held:
+            self.before.setdefault(id(link.before), []).append(link)
         self.norms = {id(link.norm): link for link in held}
         self.moments: dict[int, Any] = {}
         self.readings: dict[int, tuple[str, Any]] = {}
@@ -111,19 +114,18 @@ class _Chain:
     def run(self, unit: Join) -> Any:
         """Return the outputs of a unit; where they are read normalised, what is to be normalised."""
         more: dict[str, Any] = {}
-        image, outputs_at = id(unit.image), id(unit.outputs)
-        counted, norm = self.before.get(id(unit)), self.norms.get(id(unit))
-        counts = counted is not None and counted.counts(self.values[image])
-        if counts or image in self.readings:
+        image, outputs_at, norm = id(unit.image), id(unit.outputs), self.norms.get(id(unit))
+        counted = [link for link in self.before.get(id(unit), ()) if link.counts(self.values[image])]
+        if counted or image in self.readings:
             activation, reading = self.readings.get(image, ("linear", None))
-            more = {"reading": reading, "link": convolutions.Link(activation, counts)}
-        if norm is not None and image in self.moments:
-            more |= {"moments": self.moments[image], "is_read": id(norm.after) not in self.apart and norm.is_read()}
+            more = {"reading": reading, "link": convolutions.Link(activation, bool(counted))}
+        if norm is not None and id(unit) in self.moments:
+            more |= {"moments": self.moments[id(unit)], "is_read": id(norm.after) not in self.apart and norm.is_read}
         outputs = unit.run(self.values, self.wrapped, **more)
         if norm is not None and more.get("is_read"):
             self.readings[outputs_at] = norm.activation, outputs
             return self.values[image]
-        if counts:
+        if counted:
             outputs, *moments = outputs
-            self.moments[outputs_at] = tuple(moments)
+            self.moments |= {id(link.norm): tuple(moments) for link in counted}
         return outputs
