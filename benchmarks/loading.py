@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 
+from benchmarks.memory import with_growth
 from benchmarks.peers import without_compiled_operations
 from benchmarks.tables import merge_rows, table
 from benchmarks.timing import alternate, environment, ratio, timed
@@ -25,18 +26,9 @@ from groupwise import models
 from groupwise.models.pretrained import load_pretrained
 
 
-def resident(name: str) -> int:
-    """Return the process's resident memory in bytes: "VmRSS" now, "VmHWM" at its highest since it was forgotten."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
 def print_growth(create: Callable[[], Any]) -> None:
     """Print by how many bytes the resident memory grows at most while a network is created."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    create()
-    print(resident("VmHWM") - before)
+    print(with_growth(create)[1])
 
 
 def growth(side: str, network: str, path: Path) -> int:

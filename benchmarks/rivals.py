@@ -89,6 +89,11 @@ class Race:
         """Return how many times as fast `ours` is as `rival`, as a cell of a table."""
         return f"{'at least ' * self.is_capped}{ratio(self.times, rival, ours):.{digits}f}"
 
+    def memory(self, ours: str, rival: str) -> Row:
+        """Return a cell of our memory over the rival's, empty where either is not known."""
+        mine, its = (self.starts[name].memory if name in self.starts else 0 for name in (ours, rival))
+        return {"memory": f"{mine / its:.2f}" if mine and its else ""}
+
     def first_steps(self, ours: str, rival: str) -> Row:
         """Return cells of the seconds of our first step, our warm-up and the rival's first step, if it ended."""
         start = self.starts[ours]

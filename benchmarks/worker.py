@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
+from benchmarks.memory import with_growth
 from benchmarks.timing import repeated, timed
 
 Step = Callable[[], Any]
@@ -61,11 +62,13 @@ class Start:
     Attributes:
         first, warm_up: seconds of its first step, and of all steps of the warm-up.
         difference: how far accelerated outputs are from the stock model's, over the largest; 0 for other rivals.
+        memory: bytes that the process's memory grew by at most in the warm-up; 0 where that is not known.
     """
 
     first: float
     warm_up: float
     difference: float = 0.0
+    memory: int = 0
 
 
 def build(task: Task) -> tuple[Step, float]:
@@ -164,8 +167,8 @@ def main() -> None:
     if task.device == "gpu":
         check_gpu()
     step, difference = build(task)
-    seconds = [timed(step)() for _ in range(task.warm_up)]
-    print(json.dumps(asdict(Start(seconds[0], sum(seconds), difference))), flush=True)
+    seconds, memory = with_growth(lambda: [timed(step)() for _ in range(task.warm_up)])
+    print(json.dumps(asdict(Start(seconds[0], sum(seconds), difference, memory))), flush=True)
     turn = repeated(step, min(seconds), TURN)
     for _ in sys.stdin:
         print(turn(), flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerating, models, peers, rivals, tables
+from benchmarks.memory import FORGET, with_growth
 from benchmarks.worker import Start, Task, build, check_gpu
 from groupwise.models import create
 from tests.frameworks import BACKEND
@@ -142,6 +143,15 @@ def test_a_capped_rival_is_a_bound() -> None:
         "warm-up, s": "4",
         "rival's first step, s": "",
     }
+    assert race.memory("ours", "rival") == {"memory": ""}
+
+
+@pytest.mark.once
+def test_memory_is_ours_over_the_rivals() -> None:
+    race = rivals.Race({"ours": Start(3.0, 4.0, memory=2 << 20), "rival": Start(1.0, 2.0, memory=8 << 20)}, {})
+    assert race.memory("ours", "rival") == {"memory": "0.25"}
+    held, growth = with_growth(lambda: np.ones(1 << 22, "uint8"))
+    assert held.nbytes * 0.9 < growth or not FORGET.exists()
 
 
 @pytest.mark.once
