@@ -43,11 +43,11 @@ class ChainedNorm:
     @property
     def is_possible(self) -> bool:
         """Return whether the convolution before may count for it, whatever the images."""
-        return self.norm.head.operation.trainable and _can_link(self.before)
+        return self.norm.head.operation.trainable and _is_as_written(self.norm) and _can_link(self.before)
 
     def counts(self, inputs: Any) -> bool:
         """Return whether the convolution before, which reads `inputs`, may count for it."""
-        return self.norm.head.operation.can_link(inputs) and _can_link(self.before)
+        return self.is_possible and self.norm.head.operation.can_link(inputs)
 
     @property
     def is_read(self) -> bool:
@@ -87,7 +87,13 @@ def links(graph: Graph, joins: Sequence[Join]) -> list[ChainedNorm]:
 def _can_link(unit: Join) -> bool:
     layer = unit.head.operation
     # Where a call is made again, its arguments are tensors alone.
-    return not keras_private.is_rematerialised(layer) and not is_heard(layer) and layer.can_link()
+    is_once = not keras_private.is_rematerialised(layer)
+    return is_once and _is_as_written(unit) and not is_heard(layer) and bool(layer.can_link())
+
+
+def _is_as_written(unit: Join) -> bool:
+    """Return whether the layer that leads is called as this package has it, not as somebody has replaced that since."""
+    return type(unit.head.operation).call.__module__.startswith(f"{layers.__name__}.")
 
 
 def _is_ours(layer: Any) -> bool:
