@@ -150,7 +150,7 @@ def test_a_capped_rival_is_a_bound() -> None:
 def test_memory_is_ours_over_the_rivals() -> None:
     race = rivals.Race({"ours": Start(3.0, 4.0, memory=2 << 20), "rival": Start(1.0, 2.0, memory=8 << 20)}, {})
     assert race.memory("ours", "rival") == {"memory": "0.25"}
-    held, growth = with_growth(lambda: np.ones(1 << 22, "uint8"))
+    held, growth = with_growth(lambda: np.ones(1 << 27, "uint8"))
     assert held.nbytes * 0.9 < growth or not FORGET.exists()
 
 

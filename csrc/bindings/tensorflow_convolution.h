@@ -120,8 +120,8 @@ inline bool resolve(GwPass pass, const Attributes& attributes, Shape* shapes, co
 struct Pass {
   GwPass number;
   Shape shapes[3];  // by role
-  GwConvolution sizes;
-  const float *a, *b;
+  GwConvolution sizes{};
+  const float *a = nullptr, *b = nullptr;
 
   explicit Pass(GwPass number) : number(number) {}
   const Shape& result() const { return shapes[kRoles[number][2]]; }
