@@ -129,24 +129,13 @@ class ImagePass {
 
   GwStatus run() {
     const Lanes<Width>& l = lanes_;
-    const int64_t phase_floats =
-        phases_count_ * int64_t((l.horizontal.taps * sizeof(Run) + sizeof(Phase<Width>)) / sizeof(float));
-    const int64_t gather_floats = l.blocks * int64_t(sizeof(Gather) / sizeof(float));
     // Some output rows, of several images perhaps; four tasks a thread even out the noise of a shared machine.
     const int64_t rows = l.c.batch * l.vertical.out_size, tasks = minimum(rows, 4 * l.job.executor->threads);
     const int64_t part = l.job.totals ? Gathering::floats(l.out_channels) : 0;
     Scratch scratch;
-    float* memory = scratch.take(size_t(tasks * part + l.blocks * kernel_block_ + phase_floats + gather_floats));
-    if (!memory) return GW_OUT_OF_MEMORY;
-    float* parts = memory;
-    memory += tasks * part;
-    weights_ = memory;
-    phases_ = reinterpret_cast<Phase<Width>*>(memory + l.blocks * kernel_block_);
-    auto* items = reinterpret_cast<Run*>(phases_ + phases_count_);
-    for (int64_t phase = 0; phase < phases_count_; ++phase)
-      phases_[phase] = Phase<Width>(l.horizontal, phase, l.columns, items + phase * l.horizontal.taps);
-    gathers_ = reinterpret_cast<Gather*>(memory + l.blocks * kernel_block_ + phase_floats);
-    move_in_parallel(*l.job.executor, l.blocks, l.blocks * kernel_block_, [&](int64_t v) { pack(v); });
+    float* parts = scratch.take(size_t(tasks * part + floats()));
+    if (!parts) return GW_OUT_OF_MEMORY;
+    prepare(parts + tasks * part);
     const GwStatus status = try_parallel(*l.job.executor, tasks, [&](int64_t task) {
       Gathering gathering(part ? parts + task * part : nullptr, l.out_channels, !l.transposed);
       return add_rows(rows * task / tasks, rows * (task + 1) / tasks, gathering);
@@ -155,7 +144,76 @@ class ImagePass {
     return status;
   }
 
+  // One past the last row of the image that row n of the outputs sees; both are counted through all images.
+  int64_t reach(int64_t n) const { return lanes_.reach(lanes_.output_row(n)); }
+
+  // What is prepared for all tasks, in so many floats.
+  int64_t floats() const { return lanes_.blocks * kernel_block_ + phase_floats() + gather_floats(); }
+  void prepare(float* memory) {
+    const Lanes<Width>& l = lanes_;
+    weights_ = memory;
+    phases_ = reinterpret_cast<Phase<Width>*>(memory + l.blocks * kernel_block_);
+    auto* items = reinterpret_cast<Run*>(phases_ + phases_count_);
+    for (int64_t phase = 0; phase < phases_count_; ++phase)
+      phases_[phase] = Phase<Width>(l.horizontal, phase, l.columns, items + phase * l.horizontal.taps);
+    gathers_ = reinterpret_cast<Gather*>(memory + l.blocks * kernel_block_ + phase_floats());
+    move_in_parallel(*l.job.executor, l.blocks, l.blocks * kernel_block_, [&](int64_t v) { pack(v); });
+  }
+
+  // What a task needs of its thread's memory.
+  struct Memory {
+    float *rows, *line;
+    RowRun *runs, **ends;  // of all phases, and where those of a phase end
+  };
+
+  int64_t task_floats() const {
+    return row_floats() + line_floats() + run_floats() + phases_count_ * int64_t(sizeof(RowRun*) / sizeof(float));
+  }
+  Memory divide(float* all) const {
+    float* others = all + row_floats() + line_floats();
+    return {all, all + row_floats(), reinterpret_cast<RowRun*>(others),
+            reinterpret_cast<RowRun**>(others + run_floats())};
+  }
+
+  // One task's rows of outputs, one after the other, counted through all images.
+  class Making {
+   public:
+    // From row `first` on.
+    Making(const ImagePass& pass, const Memory& memory, int64_t first)
+        : pass_(pass), memory_(memory), y_(pass.lanes_.output_row(first)),
+          rows_(pass.lanes_.job.a, pass.lanes_.job.reading_of_a(), pass.lanes_.row_shape(), memory.rows,
+                pass.lanes_.beginning(y_)) {}
+    // Writes the next row from `position` on; asks meanwhile for what the one after it reads, if that `follows`.
+    void next(int64_t position, const Finish& finish, bool follows) {
+      pass_.find_runs(y_, rows_, memory_);
+      y_ = y_.next();
+      rows_.plan(follows ? pass_.lanes_.reach(y_) : 0, pass_.strips_ * pass_.phases_count_ * pass_.lanes_.blocks);
+      pass_.row(memory_, position, finish, rows_);
+    }
+
+   private:
+    const ImagePass& pass_;
+    const Memory& memory_;
+    OutputRow y_;
+    Rows rows_;
+  };
+
  private:
+  int64_t phase_floats() const {
+    return phases_count_ * int64_t((lanes_.horizontal.taps * sizeof(Run) + sizeof(Phase<Width>)) / sizeof(float));
+  }
+  int64_t gather_floats() const { return lanes_.blocks * int64_t(sizeof(Gather) / sizeof(float)); }
+  int64_t row_floats() const {
+    const RowShape shape = lanes_.row_shape();
+    return round_up(shape.slots * shape.floats, kLanes);
+  }
+  int64_t line_floats() const {
+    return round_up(minimum(kStrip * phases_count_, lanes_.horizontal.out_size) * out_pixel_, kLanes);
+  }
+  int64_t run_floats() const {
+    return phases_count_ * lanes_.vertical.taps * lanes_.horizontal.taps * int64_t(sizeof(RowRun) / sizeof(float));
+  }
+
   // Lays out the weights of a vector of output channels: [phase][kernel row][run][channel of the group][tap][lane].
   void pack(int64_t v) const {
     const Lanes<Width>& l = lanes_;
@@ -174,44 +232,18 @@ class ImagePass {
     }
   }
 
-  // What a task needs of its thread's memory.
-  struct Memory {
-    Scratch scratch;
-    float *rows, *line;
-    RowRun *runs, **ends;  // of all phases, and where those of a phase end
-  };
-  bool find_memory(const RowShape& shape, Memory* memory) const {
-    const Lanes<Width>& l = lanes_;
-    constexpr int64_t words = sizeof(int64_t) / sizeof(float);
-    const int64_t row_floats = round_up(shape.slots * shape.floats, kLanes);
-    const int64_t line = round_up(minimum(kStrip * phases_count_, l.horizontal.out_size) * out_pixel_, kLanes);
-    const int64_t runs = phases_count_ * l.vertical.taps * l.horizontal.taps;
-    const int64_t run_floats = runs * int64_t(sizeof(RowRun) / sizeof(float));
-    float* all = memory->scratch.take(size_t(row_floats + line + run_floats + phases_count_ * words));
-    if (!all) return false;
-    float* others = all + row_floats + line;
-    memory->rows = all;
-    memory->line = all + row_floats;
-    memory->runs = reinterpret_cast<RowRun*>(others);
-    memory->ends = reinterpret_cast<RowRun**>(others + run_floats);
-    return true;
-  }
-
   // The output rows [first, last), counted through all images.
   bool add_rows(int64_t first, int64_t last, Gathering& gathering) const {
     const Lanes<Width>& l = lanes_;
-    const RowShape shape = l.row_shape();
-    Memory memory;
-    if (!find_memory(shape, &memory)) return false;
-    OutputRow y = l.output_row(first);
-    Rows rows(l.job.a, l.job.reading_of_a(), shape, memory.rows, l.beginning(y));
+    Scratch scratch;
+    float* all = scratch.take(size_t(task_floats()));
+    if (!all) return false;
+    const Memory memory = divide(all);
     const int64_t out_row = l.horizontal.out_size * l.out_channels;
     const Finish finish(l.job, l.c.batch * l.vertical.out_size * out_row, Finish::kLine, gathering);
+    Making making(*this, memory, first);
     for (int64_t n = first; n < last; ++n) {
-      find_runs(y, rows, memory);
-      y = y.next();
-      rows.plan(n + 1 < last ? l.reach(y) : 0, strips_ * phases_count_ * l.blocks);
-      row(memory, n * out_row, finish, rows);
+      making.next(n * out_row, finish, n + 1 < last);
       finish.count(l.horizontal.out_size);
     }
     return true;
