@@ -106,6 +106,19 @@ inline bool are_valid(int pass, const GwConvolution* c, const float* a, const fl
   return is_there(roles[0], *c, a) && is_there(roles[1], *c, b) && is_there(roles[2], *c, out);
 }
 
+// The arguments of gw_convolve_separable.
+inline bool are_valid(const GwSeparable* s, const float* inputs, const float* out, const GwExecutor* executor) {
+  if (!s || !is_valid(s->grouped) || !is_valid(s->pointwise) || !is_valid(executor)) return false;
+  for (const GwFusion* fusion : {s->between, s->end}) {
+    if (fusion && !is_valid(GW_FORWARD, *fusion)) return false;
+  }
+  const GwConvolution &first = s->grouped, &second = s->pointwise;
+  return second.batch == first.batch && second.height == first.out_height && second.width == first.out_width &&
+         second.in_channels == first.out_channels && is_there(kInputs, first, inputs) &&
+         is_there(kKernel, first, s->grouped_kernel) && is_there(kKernel, second, s->pointwise_kernel) &&
+         is_there(kOutputs, second, out);
+}
+
 // The arguments of gw_max_pool, or those of its gradient.
 inline bool are_valid(GwPass pass, int element, const GwConvolution* c, const void* in, const void* out,
                       const uint8_t* places, const GwExecutor* executor) {

@@ -4,6 +4,7 @@
 #include "arguments.h"
 #include "epilogue.h"
 #include "fusion.h"
+#include "geometry.h"
 #include "instruction_sets.h"
 #include "threads/pages.h"
 #include "threads/parallel.h"
@@ -16,10 +17,13 @@ constexpr double kLittleWork = 1 << 18;
 // Floats that one thread has read before another has woken up.
 constexpr int64_t kFewFloats = 1 << 16;
 
-bool is_little_work(const GwConvolution& c) {
+// What goes with a convolution unless its caller says more.
+constexpr GwFusion kNothing{};
+
+// Multiply-adds of a pass.
+double work(const GwConvolution& c) {
   return double(c.batch) * double(c.out_height) * double(c.out_width) * double(c.out_channels) *
-             double(c.kernel_height) * double(c.kernel_width) * (double(c.in_channels) / double(c.groups)) <
-         kLittleWork;
+         double(c.kernel_height) * double(c.kernel_width) * (double(c.in_channels) / double(c.groups));
 }
 
 void run_serially(void*, int64_t tasks, GwBody body, void* argument) {
@@ -68,7 +72,7 @@ int max_pool(GwPass pass, int element, const GwConvolution* c, const void* in, v
   const int64_t elements = volume_of(kRoles[pass][2], *c), bytes = (element == GW_FLOAT32 ? 4 : 2) * elements;
   if (volume_of(kOutputs, *c) == 0 || elements == 0) return clear(out, bytes);
   const GwConvolution sizes = simplified(*c);
-  const GwExecutor chosen = choose_executor(is_little_work(*c), executor);
+  const GwExecutor chosen = choose_executor(work(*c) < kLittleWork, executor);
   gw_want_large_pages(out, bytes);
   return finish(gw_kernels().max_pool({pass, static_cast<GwElement>(element), &sizes, in, out, places, &chosen}));
 }
@@ -109,14 +113,34 @@ extern "C" int gw_gradient_reads_outputs(int64_t activation) {
 
 extern "C" int gw_convolve(int pass, const GwConvolution* c, const float* a, const float* b, float* out,
                            const GwFusion* fusion, const GwExecutor* executor, const char* family) {
-  static const GwFusion nothing{};
   if (!are_valid(pass, c, a, b, out, fusion, executor)) return GW_INVALID;
   const GwFamily* found = find_family(*c, family);
   if (!found) return GW_UNSUPPORTED;
   const GwConvolution sizes = simplified(*c);
-  const GwExecutor chosen = choose_executor(is_little_work(*c), executor);
-  return finish(convolve(*found, fusion ? *fusion : nothing,
+  const GwExecutor chosen = choose_executor(work(*c) < kLittleWork, executor);
+  return finish(convolve(*found, fusion ? *fusion : kNothing,
                          {static_cast<GwPass>(pass), &sizes, a, b, out, nullptr, nullptr, &chosen}));
+}
+
+extern "C" int gw_convolve_separable(const GwSeparable* separable, const float* inputs, float* out,
+                                     const GwExecutor* executor) {
+  if (!are_valid(separable, inputs, out, executor)) return GW_INVALID;
+  const GwConvolution grouped = simplified(separable->grouped), pointwise = simplified(separable->pointwise);
+  const GwFamily* family = find_family(grouped, nullptr);
+  const GwFusion &between = separable->between ? *separable->between : kNothing,
+                 &end = separable->end ? *separable->end : kNothing;
+  if (!family->run_separable || !is_matrix_product(pointwise)) return GW_UNSUPPORTED;
+  if (between.residual || between.mean || end.mean || end.inputs.mean) return GW_UNSUPPORTED;
+  const int64_t outputs = volume_of(kOutputs, pointwise);
+  if (outputs == 0) return GW_OK;
+  PreparedFusion prepared(grouped, between);
+  if (!prepared.has_memory()) return GW_OUT_OF_MEMORY;
+  const GwExecutor chosen = choose_executor(work(grouped) + work(pointwise) < kLittleWork, executor);
+  gw_want_large_pages(out, 4 * outputs);
+  const GwJob first{GW_FORWARD, &grouped,         inputs,  separable->grouped_kernel,
+                    nullptr,    &prepared.fusion, nullptr, &chosen};
+  return finish(family->run_separable(
+      first, {GW_FORWARD, &pointwise, nullptr, separable->pointwise_kernel, out, &end, nullptr, &chosen}));
 }
 
 extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inputs, void* outputs, uint8_t* places,

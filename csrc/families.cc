@@ -3,7 +3,9 @@
 #include "kernels.h"
 
 GwStatus GW_NAME(depthwise)(const GwJob&);
+GwStatus GW_NAME(depthwise_separable)(const GwJob&, const GwJob&);
 GwStatus GW_NAME(narrow)(const GwJob&);
+GwStatus GW_NAME(narrow_separable)(const GwJob&, const GwJob&);
 GwStatus GW_NAME(wide)(const GwJob&);
 GwStatus GW_NAME(max_pool)(const GwPoolJob&);
 GwStatus GW_NAME(normalize)(int passes, const GwNormalization&, const GwExecutor&);
@@ -20,10 +22,10 @@ bool has_narrow_groups(const GwConvolution& c) {
   return c.in_channels / c.groups <= 8 && c.out_channels / c.groups <= 8;
 }
 
-constexpr GwFamily kFamilies[] = {{"depthwise", is_depthwise, always, GW_NAME(depthwise)},
-                                  {"narrow", is_grouped, has_narrow_groups, GW_NAME(narrow)},
-                                  {"wide", always, always, GW_NAME(wide)},
-                                  {"reference", always, never, gw_reference},
+constexpr GwFamily kFamilies[] = {{"depthwise", is_depthwise, always, GW_NAME(depthwise), GW_NAME(depthwise_separable)},
+                                  {"narrow", is_grouped, has_narrow_groups, GW_NAME(narrow), GW_NAME(narrow_separable)},
+                                  {"wide", always, always, GW_NAME(wide), nullptr},
+                                  {"reference", always, never, gw_reference, nullptr},
                                   {}};
 
 }  // namespace

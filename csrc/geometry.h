@@ -15,6 +15,12 @@ inline int64_t maximum(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
+// Whether it is a 1x1 convolution of stride 1: whose outputs are its inputs times a matrix.
+inline bool is_matrix_product(const GwConvolution& c) {
+  return c.kernel_height == 1 && c.kernel_width == 1 && c.stride_y == 1 && c.stride_x == 1 && c.pad_top == 0 &&
+         c.pad_left == 0 && c.out_height == c.height && c.out_width == c.width;
+}
+
 struct Axis {
   int64_t in_size, out_size;  // of what this pass reads and writes
   int64_t taps;               // the kernel's size

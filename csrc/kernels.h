@@ -31,6 +31,8 @@ struct GwFamily {
   // Whether it is the fastest, where it computes the convolution and no family before it is.
   bool (*is_fastest)(const GwConvolution&);
   GwStatus (*run)(const GwJob&);
+  // Computes one forward, and of its outputs, which are written nowhere, a 1x1 convolution of stride 1; or null.
+  GwStatus (*run_separable)(const GwJob& grouped, const GwJob& pointwise);
 };
 
 // A max pooling forward, or its gradient, its sizes checked.

@@ -1,9 +1,21 @@
 // Groups of one input channel: no permutation where each has one output channel too.
 #include "lanes_kernel.h"
+#include "separable.h"
 
 GwStatus GW_NAME(narrow)(const GwJob& job);
+GwStatus GW_NAME(narrow_separable)(const GwJob& grouped, const GwJob& pointwise);
+
+namespace {
+
+bool is_plain(const GwConvolution& c) { return c.in_channels == c.out_channels && c.out_channels >= kLanes; }
+
+}  // namespace
 
 GwStatus GW_NAME(depthwise)(const GwJob& job) {
-  const bool is_plain = job.convolution->in_channels == job.convolution->out_channels;
-  return is_plain && job.convolution->out_channels >= kLanes ? run_lanes<1>(job) : GW_NAME(narrow)(job);
+  return is_plain(*job.convolution) ? run_lanes<1>(job) : GW_NAME(narrow)(job);
+}
+
+GwStatus GW_NAME(depthwise_separable)(const GwJob& grouped, const GwJob& pointwise) {
+  return is_plain(*grouped.convolution) ? run_separable<1>(grouped, pointwise)
+                                        : GW_NAME(narrow_separable)(grouped, pointwise);
 }

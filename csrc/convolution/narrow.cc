@@ -1,15 +1,34 @@
 // Groups of 2 to 8 channels; depthwise convolutions of several outputs a channel; and every other width that a caller
 // names this family for.
 #include "lanes_kernel.h"
+#include "separable.h"
+
+namespace {
+
+template <int Width>
+struct Groups {
+  static constexpr int width = Width;
+};
+
+// Calls function(the width of all groups, 0 where there is no fixed pattern).
+template <typename Function>
+GwStatus with_width(const GwConvolution& c, const Function& function) {
+  const int64_t in_width = c.in_channels / c.groups, out_width = c.out_channels / c.groups;
+  // Fewer channels than a vector has lanes cannot overlap one.
+  if (in_width == out_width && c.out_channels >= kLanes) {
+    if (in_width == 2) return function(Groups<2>{});
+    if (in_width == 4) return function(Groups<4>{});
+    if (in_width == 8) return function(Groups<8>{});
+  }
+  return function(Groups<0>{});
+}
+
+}  // namespace
 
 GwStatus GW_NAME(narrow)(const GwJob& job) {
-  const int64_t in_width = job.convolution->in_channels / job.convolution->groups;
-  const int64_t out_width = job.convolution->out_channels / job.convolution->groups;
-  // Fewer channels than a vector has lanes cannot overlap one.
-  if (in_width == out_width && job.convolution->out_channels >= kLanes) {
-    if (in_width == 2) return run_lanes<2>(job);
-    if (in_width == 4) return run_lanes<4>(job);
-    if (in_width == 8) return run_lanes<8>(job);
-  }
-  return run_lanes<0>(job);
+  return with_width(*job.convolution, [&](auto groups) { return run_lanes<groups.width>(job); });
+}
+
+GwStatus GW_NAME(narrow_separable)(const GwJob& grouped, const GwJob& pointwise) {
+  return with_width(*grouped.convolution, [&](auto groups) { return run_separable<groups.width>(grouped, pointwise); });
 }

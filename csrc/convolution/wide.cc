@@ -8,11 +8,7 @@
 
 namespace {
 
-// A 1x1 convolution of stride 1 has no rows: its pixels are cut into rows that whole tiles fill.
-bool is_matrix_product(const GwConvolution& c) {
-  return c.kernel_height == 1 && c.kernel_width == 1 && c.stride_y == 1 && c.stride_x == 1 && c.pad_top == 0 &&
-         c.pad_left == 0 && c.out_height == c.height && c.out_width == c.width;
-}
+// A matrix product has no rows: its pixels are cut into rows that whole tiles fill.
 constexpr int64_t kRowPixels = 4 * kPixels;
 
 GwConvolution with_rows(GwConvolution c, int64_t rows, int64_t pixels) {

@@ -13,6 +13,7 @@
 #include "normalizations.h"
 #include "poolings.h"
 #include "resizes.h"
+#include "separables.h"
 
 int main(int count, char** arguments) {
   const int64_t specs = count > 1 ? atol(arguments[1]) : 1000;
@@ -24,6 +25,8 @@ int main(int count, char** arguments) {
       if (!strcmp(family, "reference")) continue;
       for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_convolution(family), int(i % 3), family);
       for (int64_t i = 0; i < specs; ++i) mistakes += check_fusion(draw_convolution(family), int(i % 3), family);
+      for (int64_t i = 0; i < specs && strcmp(family, "wide") != 0; ++i)
+        mistakes += check_separable(draw_convolution(family));
       printf("%s, %s: %ld convolutions drawn, and as many fused\n", set, family, long(specs));
       fflush(stdout);
     }

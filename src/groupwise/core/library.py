@@ -28,6 +28,7 @@ STATUS = {
 _POINTER = ctypes.c_void_p
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_convolve": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 6, ctypes.c_char_p)),
+    "gw_convolve_separable": (ctypes.c_int, (_POINTER,) * 4),
     "gw_max_pool": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
     "gw_max_pool_gradient": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
     "gw_normalize": (ctypes.c_int, (ctypes.c_int, _POINTER, _POINTER)),
