@@ -35,6 +35,16 @@ GW_INLINE Vector load(const float* p) { return *reinterpret_cast<const Unaligned
 GW_INLINE void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
 // x - 0 is x for every x, so that no instruction is left of it.
 GW_INLINE Vector splat(float x) { return x - Vector{}; }
+// A value that stays in its register: GCC loads what is used several times anew for each use, and depthwise
+// convolutions then took up to 1.4 times as long in the cache.
+GW_INLINE Vector kept(Vector v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
 // max(v, 0) that keeps NaN, as the frameworks' ReLU does.
 template <typename Value>
 GW_INLINE Value relu(Value v) {

@@ -123,7 +123,8 @@ struct Lanes {
 // The input vector of step `Channel` of a group, spread over the group's output lanes.
 template <int Width, int Channel>
 GW_INLINE Vector input_vector(const float* x) {
-  if constexpr (Width <= kLanes) return spread<Width, Channel>(load(x));
+  if constexpr (Width == 1) return kept(load(x));
+  else if constexpr (Width <= kLanes) return spread<Width, Channel>(load(x));
   else return spread<kLanes, Channel % kLanes>(load(x + Channel / kLanes * kLanes));
 }
 

@@ -64,6 +64,8 @@ struct Place {
 template <int Width, int Strip, int First, int Second>
 __attribute__((noinline)) void strip(const Lanes<Width>& lanes, const Gather& gather, const Place& place) {
   Vector sums[Strip];
+  float* to = place.to;
+  const int64_t distance = place.distance;
 #pragma GCC unroll 32
   for (int s = 0; s < Strip; ++s) sums[s] = Vector{};
   for (const RowRun* run = place.runs; run != place.end; ++run) {
@@ -74,7 +76,7 @@ __attribute__((noinline)) void strip(const Lanes<Width>& lanes, const Gather& ga
     }
   }
 #pragma GCC unroll 32
-  for (int s = 0; s < Strip; ++s) store(place.to + s * place.distance, sums[s]);
+  for (int s = 0; s < Strip; ++s, to += distance) store(to, sums[s]);
 }
 
 template <int Width>

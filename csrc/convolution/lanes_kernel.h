@@ -37,7 +37,7 @@ struct Accumulate {
   GW_INLINE void columns(Vector* sums, int64_t first) const {
     Vector gradients[Columns + Taps - 1];
 #pragma GCC unroll 16
-    for (int i = 0; i < Columns + Taps - 1; ++i) gradients[i] = load(gradient + (first + i) * gradient_step);
+    for (int i = 0; i < Columns + Taps - 1; ++i) gradients[i] = kept(load(gradient + (first + i) * gradient_step));
 #pragma GCC unroll 8
     for (int i = 0; i < Columns; ++i) {
 #pragma GCC unroll 4
