@@ -50,8 +50,13 @@ GW_INLINE void add_run(Vector* sums, const Lanes<Width>& lanes, const Gather& ga
   }
 }
 
-// Where a strip reads and writes.
+// Whether a strip asks for a part of the next rows with every run, or once: of one channel runs are too short.
+template <int Width>
+constexpr bool kAsksByRun = Width != 1;
+
+// Where a strip reads and writes, and the rows that it asks for meanwhile.
 struct Place {
+  Rows& rows;
   const RowRun *runs, *end;
   int64_t x_offset, w_offset;  // of the strip and the vector of channels in every run
   int64_t step;                // floats read between two output pixels
@@ -68,10 +73,13 @@ __attribute__((noinline)) void strip(const Lanes<Width>& lanes, const Gather& ga
   const int64_t distance = place.distance;
 #pragma GCC unroll 32
   for (int s = 0; s < Strip; ++s) sums[s] = Vector{};
+  if (!kAsksByRun<Width>) place.rows.step();
   for (const RowRun* run = place.runs; run != place.end; ++run) {
+    if (kAsksByRun<Width>) place.rows.step();
     add_run<Width, First, Strip>(sums, lanes, gather, run->x + place.x_offset, run->w + place.w_offset, place.step);
     if constexpr (Second > 0) {
       ++run;
+      if (kAsksByRun<Width>) place.rows.step();
       add_run<Width, Second, Strip>(sums, lanes, gather, run->x + place.x_offset, run->w + place.w_offset, place.step);
     }
   }
@@ -189,7 +197,9 @@ class ImagePass {
     void next(int64_t position, const Finish& finish, bool follows) {
       pass_.find_runs(y_, rows_, memory_);
       y_ = y_.next();
-      rows_.plan(follows ? pass_.lanes_.reach(y_) : 0, pass_.strips_ * pass_.phases_count_ * pass_.lanes_.blocks);
+      const int64_t phases = pass_.phases_count_, runs = memory_.ends[phases - 1] - memory_.runs;
+      const int64_t steps = pass_.strips_ * pass_.lanes_.blocks * (kAsksByRun<Width> ? runs : phases);
+      rows_.plan(follows ? pass_.lanes_.reach(y_) : 0, steps);
       pass_.row(memory_, position, finish, rows_);
     }
 
@@ -289,9 +299,9 @@ class ImagePass {
         const RowRun* end = memory.ends[phase];
         if (left > 0)
           strip_row(phase,
-                    {runs, end, j * l.horizontal.step() * l.pixel, 0, l.horizontal.step() * l.pixel,
+                    {rows, runs, end, j * l.horizontal.step() * l.pixel, 0, l.horizontal.step() * l.pixel,
                      to + phase * out_pixel_, distance},
-                    left, rows, beside);
+                    left, beside);
         runs = end;
         if (beside) beside += left * l.blocks * kLanes;
       }
@@ -300,12 +310,11 @@ class ImagePass {
   }
 
   // All channels of a strip. `beside`: what the end of the next one reads, asked for meanwhile; or null.
-  void strip_row(int64_t phase, const Place& strip, int64_t size, Rows& rows, const float* beside) const {
+  void strip_row(int64_t phase, const Place& strip, int64_t size, const float* beside) const {
     const Lanes<Width>& l = lanes_;
     const auto function = phases_[phase].strips[size - 1];
     Place place = strip;
     for (int64_t v = 0; v < l.blocks; ++v) {
-      rows.step();
       for (int64_t i = 0; beside && i < size * kLanes; i += Finish::kLine)
         __builtin_prefetch(beside + v * size * kLanes + i, 0, 2);
       place.x_offset = strip.x_offset + l.start(v);

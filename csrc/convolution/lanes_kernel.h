@@ -110,10 +110,17 @@ class KernelPass {
   // Zeros on both sides of the copied gradient: what a run's taps see beyond the row.
   static constexpr int64_t kMargin = kLongestRun - 1;
 
-  // The rows of the image that an output row sees through neighbouring rows of the kernel.
+  // The rows of the image that an output row sees through neighbouring rows of the kernel, and the rows that are asked
+  // for meanwhile.
   struct RowsSeen {
     const float** x;
     int64_t first, count;
+    Rows &inputs, &gradients;
+
+    GW_INLINE void ask() const {
+      inputs.step();
+      gradients.step();
+    }
   };
 
   // A row of the outputs' gradient, copied with zeros on both sides.
@@ -138,9 +145,10 @@ class KernelPass {
     OutputRow y = l.output_row(first);
     Rows inputs(l.job.a, l.job.reading_of_a(), shape, memory, l.beginning(y));
     Rows gradients(l.job.b, l.job.reading_of_b(), gradient_rows, memory + row_floats, first);
+    const int64_t turns = Width ? Width / kChunk : l.in_width;  // for all channels of a group
     const int64_t stretches = divide_up(l.horizontal.out_size, kLongestStretch);
     for (int64_t n = first; n < last; ++n) {
-      RowsSeen seen{x, 0, 0};
+      RowsSeen seen{x, 0, 0, inputs, gradients};
       for (int64_t ky = 0; ky < axis.taps; ++ky) {
         const int64_t in_y = y.y * axis.stride - axis.padding + ky * axis.dilation;
         if (in_y < 0 || in_y >= axis.in_size) continue;
@@ -149,13 +157,12 @@ class KernelPass {
       }
       y = y.next();
       const float* gradient = gradients.row(n) + kMargin * gradient_pixel_;
-      inputs.plan(n + 1 < last ? l.reach(y) : 0, stretches * l.blocks);
-      gradients.plan(minimum(n + 2, last), stretches * l.blocks);
+      const int64_t steps = stretches * l.blocks * columns_->count * divide_up(seen.count, kRows) * turns;
+      inputs.plan(n + 1 < last ? l.reach(y) : 0, steps);
+      gradients.plan(minimum(n + 2, last), steps);
       for (int64_t i = 0, j = 0, pixels; i < stretches; ++i, j += pixels) {
         pixels = (l.horizontal.out_size - j) / (stretches - i);
         for (int64_t v = 0; v < l.blocks; ++v) {
-          inputs.step();
-          gradients.step();
           add_block(v, seen, gradient + j * gradient_pixel_, j, pixels, totals + v * total_block_);
         }
       }
@@ -181,7 +188,7 @@ class KernelPass {
         const float* x[kRows];
         const int64_t together = minimum(left, kRows);
         for (int64_t i = 0; i < together; ++i) x[i] = rows.x[row + i] + column;
-        const Work work{x, v, gradient, columns, to + row * total_row_};
+        const Work work{rows, x, v, gradient, columns, to + row * total_row_};
         if (together == 1) add_taps<1>(run.taps, work);
         else if (together == 2) add_taps<(kRows < 2 ? kRows : 2)>(run.taps, work);
         else add_taps<kRows>(run.taps, work);
@@ -191,6 +198,7 @@ class KernelPass {
   }
 
   struct Work {
+    const RowsSeen& rows;
     const float** x;
     int64_t v;
     const float* gradient;
@@ -208,6 +216,7 @@ class KernelPass {
   void add_channels(const Work& work) const {
     const int64_t step = columns_->step * lanes_.pixel, channels = Width ? 1 : lanes_.in_width;
     for (int64_t i = 0; i < channels; ++i) {
+      work.rows.ask();
       accumulate<Width, Taps, RowCount, kChunk, First>(work.x, step, gathers_[work.v], work.gradient, gradient_pixel_,
                                                        work.columns, work.totals + (First + i) * Taps * kLanes,
                                                        total_row_);

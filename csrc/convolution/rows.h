@@ -2,8 +2,8 @@
 //
 // While a row of outputs is computed, the rows that the next one needs are asked for, a few cache lines at a time, so
 // that memory works meanwhile. Asked for in larger pieces, they kept the first-level cache from asking for anything
-// else: a convolution took up to 1.4 times as long. Copying a little at a time came out as fast, and slower in the
-// cache.
+// else: a convolution took up to 1.4 times as long, and groups of 8 at stride 2 1.2 times where they asked once for
+// each vector of channels. Copying a little at a time came out as fast, and slower in the cache.
 #pragma once
 #include "geometry.h"
 #include "reading.h"
