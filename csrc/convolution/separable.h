@@ -204,8 +204,9 @@ class SeparablePass {
     const Finish::Pixels place{size, pixel * out_channels_ + channel, out_channels_};
     finish.ask(minimum(vectors * kLanes, out_width_ - first), place);
     alignas(64) float sums[kPixels * kVectors * kLanes];
-    const Product product{tile + group * in_width_ * kTilePixels, weights, in_width_};
-    compute_tile(size, vectors, {&product, 1, 0, 0, kTilePixels, vectors_ * kLanes}, false, sums, {&next, 1});
+    const Product product{tile + group * in_width_ * kTilePixels, 0, in_width_};
+    const Products products{&product, 1, 0, kTilePixels, weights, vectors_ * kLanes};
+    compute_tile(size, vectors, products, false, sums, {&next, 1});
     finish.write<kPixels>(reinterpret_cast<const Vector*>(sums), vectors, place, channel, out_width_ - first);
   }
 

@@ -21,18 +21,20 @@ constexpr int64_t kFewLines = 12;
 // Floats of a kernel's gradient whose sums a task keeps there.
 constexpr int64_t kSumFloats = 64 << 10;
 
-// A run of `steps` through the memory of both factors.
+// A run of `steps` through both factors: where it begins in the memory of one, and at which step of the other.
 struct Product {
-  const float *a, *b;
-  int64_t steps;
+  const float* a;
+  int64_t b, steps;
 };
 
 // Several of them, and what they have in common: where a tile's factors begin in each, and the floats of a step.
 struct Products {
   const Product* first;
   int64_t count;
-  int64_t a_offset, b_offset;
-  int64_t a_step, b_step;
+  int64_t a_offset, a_step;
+  const float* b;
+  int64_t b_step;
+  float* copy = nullptr;  // where the factors b that are read are written one after the other, unless it is null
 };
 
 // What is asked for while a tile is computed: pieces of one array or two.
@@ -47,43 +49,59 @@ struct Aheads {
   }
 };
 
+// What a tile does beside its sums: asks for some lines from time to time, copies its factors b.
+enum class Beside { kNothing, kAsking, kCopying };
+
+// Where a tile reads its factors, and writes those that it copies.
+struct Factors {
+  const float *a, *b;
+  float* copy;
+};
+
 // sums[p][q] += a[p] * b[q], over some steps.
-template <int Rows, int Vectors>
-GW_INLINE void multiply(Vector* sums, const float*& a, const float*& b, int64_t steps, const Products& products) {
-  for (; steps > 0; --steps, a += products.a_step, b += products.b_step) {
+template <int Rows, int Vectors, bool Copies>
+GW_INLINE void multiply(Vector* sums, Factors& at, int64_t steps, const Products& products) {
+  for (; steps > 0; --steps, at.a += products.a_step, at.b += products.b_step) {
     Vector factors[Vectors];
 #pragma GCC unroll 2
-    for (int q = 0; q < Vectors; ++q) factors[q] = load(b + q * kLanes);
+    for (int q = 0; q < Vectors; ++q) factors[q] = load(at.b + q * kLanes);
+    if constexpr (Copies) {
+#pragma GCC unroll 2
+      for (int q = 0; q < Vectors; ++q) store(at.copy + q * kLanes, factors[q]);
+      at.copy += Vectors * kLanes;
+    }
 #pragma GCC unroll 16
     for (int p = 0; p < Rows; ++p) {
-      const Vector factor = splat(a[p]);
+      const Vector factor = splat(at.a[p]);
 #pragma GCC unroll 2
       for (int q = 0; q < Vectors; ++q) sums[p * Vectors + q] += factor * factors[q];
     }
   }
 }
 
-// The same over all steps of all products; from time to time asks for some lines, if `Asks`.
-template <int Rows, int Vectors, bool Asks>
+// The same over all steps of all products.
+template <int Rows, int Vectors, Beside Also>
 GW_INLINE void multiply(Vector* sums, const Products& products, const Aheads& aheads) {
+  constexpr bool asks = Also != Beside::kNothing, copies = Also == Beside::kCopying;
   int64_t times = 0, lines[2] = {};
-  for (int64_t i = 0; Asks && i < products.count; ++i) times += divide_up(products.first[i].steps, kStepsTogether);
-  for (int64_t i = 0; Asks && i < aheads.count; ++i) lines[i] = aheads.arrays[i].lines(times);
+  for (int64_t i = 0; asks && i < products.count; ++i) times += divide_up(products.first[i].steps, kStepsTogether);
+  for (int64_t i = 0; asks && i < aheads.count; ++i) lines[i] = aheads.arrays[i].lines(times);
   for (const Product *p = products.first, *end = p + products.count; p != end; ++p) {
-    const float *a = p->a + products.a_offset, *b = p->b + products.b_offset;
-    if constexpr (Asks) {
+    Factors at{p->a + products.a_offset, products.b + p->b * products.b_step, nullptr};
+    if constexpr (copies) at.copy = products.copy + p->b * Vectors * kLanes;
+    if constexpr (asks) {
       for (int64_t left = p->steps; left > 0; left -= kStepsTogether) {
         for (int64_t i = 0; i < aheads.count; ++i) aheads.arrays[i].ask(lines[i]);
-        multiply<Rows, Vectors>(sums, a, b, minimum(left, kStepsTogether), products);
+        multiply<Rows, Vectors, copies>(sums, at, minimum(left, kStepsTogether), products);
       }
     } else {
-      multiply<Rows, Vectors>(sums, a, b, p->steps, products);
+      multiply<Rows, Vectors, copies>(sums, at, p->steps, products);
     }
   }
 }
 
 // The same from zero (or, with `keep`, from what `out` holds), written to `out`.
-template <int Rows, int Vectors, bool Asks>
+template <int Rows, int Vectors, Beside Also>
 __attribute__((noinline)) void tile(const Products& products, bool keep, float* out, const Aheads& aheads) {
   Vector sums[Rows * Vectors];
 #pragma GCC unroll 32
@@ -92,29 +110,30 @@ __attribute__((noinline)) void tile(const Products& products, bool keep, float* 
 #pragma GCC unroll 32
     for (int i = 0; i < Rows * Vectors; ++i) sums[i] = load(out + i * kLanes);
   }
-  multiply<Rows, Vectors, Asks>(sums, products, aheads);
+  multiply<Rows, Vectors, Also>(sums, products, aheads);
 #pragma GCC unroll 32
   for (int i = 0; i < Rows * Vectors; ++i) store(out + i * kLanes, sums[i]);
 }
 
 typedef void (*Tile)(const Products&, bool, float*, const Aheads&);
 
-template <int Vectors, bool Asks, int... I>
+template <int Vectors, Beside Also, int... I>
 Tile tile_of(int64_t rows, Sequence<I...>) {
-  static constexpr Tile all[] = {tile<I + 1, Vectors, Asks>...};
+  static constexpr Tile all[] = {tile<I + 1, Vectors, Also>...};
   return all[rows - 1];
 }
-template <bool Asks>
+template <Beside Also>
 Tile tile_of(int64_t rows, int64_t vectors) {
-  return vectors == 1 ? tile_of<1, Asks>(rows, MakeSequence<kMostRows>::type{})
-                      : tile_of<kVectors, Asks>(rows, MakeSequence<kPixels>::type{});
+  return vectors == 1 ? tile_of<1, Also>(rows, MakeSequence<kMostRows>::type{})
+                      : tile_of<kVectors, Also>(rows, MakeSequence<kPixels>::type{});
 }
 // Computes the tile of exactly this size, up to kPixels by kVectors or kMostRows by 1, and asks for what comes next.
 void compute_tile(int64_t rows, int64_t vectors, const Products& products, bool keep, float* out,
                   const Aheads& aheads) {
-  if (aheads.are_much()) return tile_of<true>(rows, vectors)(products, keep, out, aheads);
+  if (products.copy) return tile_of<Beside::kCopying>(rows, vectors)(products, keep, out, aheads);
+  if (aheads.are_much()) return tile_of<Beside::kAsking>(rows, vectors)(products, keep, out, aheads);
   aheads.ask();
-  tile_of<false>(rows, vectors)(products, keep, out, aheads);
+  tile_of<Beside::kNothing>(rows, vectors)(products, keep, out, aheads);
 }
 
 template <int Distance, int... I>

@@ -18,32 +18,16 @@ GwConvolution with_rows(GwConvolution c, int64_t rows, int64_t pixels) {
   return c;
 }
 
-void advance(const float*& array, int64_t floats) {
-  if (array) array += floats;
-}
-
+// Few pixels are rows of one tile, which reads its inputs one after the other. The last row may be shorter.
 GwStatus matrix_product(const GwJob& job) {
   const GwConvolution& c = *job.convolution;
-  const int64_t in_channels = job.pass == GW_FORWARD ? c.in_channels : c.out_channels;
-  const int64_t out_channels = job.pass == GW_FORWARD ? c.out_channels : c.in_channels;
-  const int64_t pixels = c.batch * c.height * c.width;
-  const int64_t parts[2][2] = {{pixels / kRowPixels, kRowPixels}, {1, pixels % kRowPixels}};
-  int64_t done = 0;
-  for (const auto& [height, columns] : parts) {
-    if (height * columns == 0) continue;
-    const GwConvolution part = with_rows(c, height, columns);
-    GwFusion fusion = *job.fusion;
-    advance(fusion.inputs.summand, done * in_channels);
-    advance(fusion.outputs.summand, done * in_channels);
-    advance(fusion.residual, done * out_channels);
-    advance(fusion.raw_inputs, done * out_channels);
-    const GwStatus status = ImagePass({job.pass, &part, job.a + done * in_channels, job.b,
-                                       job.out + done * out_channels, &fusion, job.totals, job.executor})
-                                .run();
-    if (status != GW_OK) return status;
-    done += height * columns;
-  }
-  return GW_OK;
+  const int64_t pixels = c.batch * c.height * c.width, row = pixels <= ImagePass::kFewPixels ? kPixels : kRowPixels;
+  const int64_t rows = divide_up(pixels, row);
+  const int64_t columns = divide_up(pixels, maximum(1, rows));
+  const GwConvolution product = with_rows(c, rows, columns);
+  GwJob same = job;
+  same.convolution = &product;
+  return ImagePass(same, rows * columns - pixels).run();
 }
 
 // The longest rows that divide the pixels, for each row costs a tile some time.

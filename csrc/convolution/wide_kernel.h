@@ -98,10 +98,11 @@ class KernelPass {
           const int64_t a_offset = (group * strips + strip - share.first_strip) * memory.strip_row;
           float* sums = totals + unit * panel_ + strip * taps_ * tile_;
           for (int64_t tap = 0; tap < taps_; ++tap) {
-            compute_tile(rows, vectors_,
-                         {memory.products + tap * memory.block, memory.counts[tap], a_offset,
-                          (unit - share.first_unit) * memory.g_row, horizontal_.stride * rows_, vectors_ * kLanes},
-                         true, sums + tap * tile_, {next, 2});
+            compute_tile(
+                rows, vectors_,
+                {memory.products + tap * memory.block, memory.counts[tap], a_offset, horizontal_.stride * rows_,
+                 memory.gradient + (unit - share.first_unit) * memory.g_row, vectors_ * kLanes},
+                true, sums + tap * tile_, {next, 2});
           }
         }
     }
@@ -149,8 +150,7 @@ class KernelPass {
           if (from >= to) continue;
           const int64_t tap = ky * horizontal_.taps + kx;
           memory.products[tap * memory.block + memory.counts[tap]++] = {
-              row + (from * stride + offset) * rows_, memory.gradient + i * memory.g_rows + from * vectors_ * kLanes,
-              to - from};
+              row + (from * stride + offset) * rows_, i * memory.g_rows / (vectors_ * kLanes) + from, to - from};
         }
       }
   }
