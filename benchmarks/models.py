@@ -13,6 +13,9 @@ by how much memory the process grows meanwhile, ours over the peer's.
 layers. A stock rival on TensorFlow or JAX needs minutes for one training step, so it is timed for one step after
 compiling, at batch 2 (--batch 2) on both sides; past the time cap the ratio is a lower bound.
 
+--openvino compares inference with OpenVINO too: our network as `groupwise export` writes it, in float32, with the
+latency hint and two threads.
+
 --device gpu trains on 128 images in bfloat16, ours under `mixed_bfloat16` and the peer under autocast, which runs once
 as it is and once through `torch.compile`. The images lie on the card, and every step's loss is read. A CPU tries the
 same in small: `--mode train --network mobilenetv1_100 --precision bfloat16 --compiled --batch 2 --size 64`.
@@ -77,6 +80,8 @@ def _name(task: Task) -> str:
     """Return what tells a task from the others of its race, and what the tables call it as a rival."""
     if task.library == "stock":
         return f"stock Keras, {task.backend}"
+    if task.library == "openvino":
+        return "OpenVINO"
     if task.library in PEERS.values():
         return f"{task.library}, PyTorch {'compiled' if task.compiled else 'channels_last'}"
     return f"{task.library}, {task.backend}"
@@ -122,6 +127,8 @@ def measure(mode: str, network: str, options: argparse.Namespace) -> list[tables
     if options.fold and not chosen.training:
         ours += [replace(task, library="folded") for task in ours]
     peers = [peer, *[replace(peer, compiled=True)] * (is_gpu or options.compiled)]
+    if options.openvino and not chosen.training:
+        peers.append(replace(peer, library="openvino"))
     return compare(peers, ours, options.rounds)
 
 
@@ -139,6 +146,7 @@ def main() -> None:
     parser.add_argument("--stock", action="store_true", help="compare with stock Keras instead of PyTorch")
     parser.add_argument("--fold", action="store_true", help="infer with our batch norms folded, too")
     parser.add_argument("--compiled", action="store_true", help="the peer through torch.compile too, as on a GPU")
+    parser.add_argument("--openvino", action="store_true", help="infer against OpenVINO, too")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     modes = options.mode or (["train"] if options.device == "gpu" else ["train", "infer"])

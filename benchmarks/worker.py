@@ -7,9 +7,11 @@ starts one worker for each rival, and asks them in turn. Every answer is one lin
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ class Task:
         backend: Keras's.
         library: whose network it is: "groupwise"; "folded", with its batch norms folded; "stock", its twin of stock
             Keras layers; "keras", one of `stock.SUBJECTS`; "accelerated", what `accelerate` makes of it; or one of
-            `peers.PEERS`, which run in PyTorch itself.
+            `peers.PEERS`, which run in PyTorch itself; or "openvino", our network as OpenVINO runs it.
         network: its name there.
         training: whether a step trains (SGD with momentum) or infers.
         batch, size: images in a step and their height; None for the network's own height.
@@ -75,6 +77,8 @@ def build(task: Task) -> tuple[Step, float]:
     """Return a task's step, which waits for its result, and the difference of a `Start`."""
     if task.library in peers.PEERS.values():
         return _peer_step(task), 0.0
+    if task.library == "openvino":
+        return _openvino_step(task), 0.0
     import keras
 
     model, difference = _keras_model(task)
@@ -145,6 +149,21 @@ def _peer_step(task: Task) -> Step:
         return loss.item()
 
     return train if task.training else infer
+
+
+def _openvino_step(task: Task) -> Step:
+    """Return inference of our network by OpenVINO, in float32, as it is fastest for one request at a time."""
+    import openvino
+
+    from groupwise.export import export_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = export_model(task.network, Path(folder) / "network.xml", "openvino").path
+        model = openvino.Core().read_model(str(path))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 2}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    images, _ = _data(task.batch, compiled.inputs[0].partial_shape[1].get_length())
+    return lambda: compiled(images)[0]
 
 
 def _data(batch: int, size: int) -> tuple[np.ndarray, np.ndarray]:
