@@ -1,4 +1,4 @@
-"""Bias, residual and activation in the convolution's own call, on every backend: values and all gradients."""
+"""Bias, residual, scale and activation in the convolution's own call, on every backend: values and all gradients."""
 
 import re
 from collections.abc import Callable
@@ -57,15 +57,14 @@ def test_the_core(spec: ConvSpec, activation: str, extras: tuple[str, ...], comp
 def test_the_operation(spec: ConvSpec, activation: str, data_format: str, with_core: bool) -> None:
     to_first = lambda array: keras.ops.transpose(array, (0, 3, 1, 2))  # noqa: E731
 
-    def run(inputs: Any, kernel: Any, bias: Any, residual: Any) -> Any:
-        settings = {**options(spec), "data_format": data_format, "activation": activation}
+    def run(inputs: Any, kernel: Any, residual: Any, **channels: Any) -> Any:
+        settings = {**options(spec), **channels, "data_format": data_format, "activation": activation}
         if data_format == "channels_last":
-            return ops.grouped_conv2d(inputs, kernel, spec.groups, bias=bias, residual=residual, **settings)
-        residual = to_first(residual)
-        outputs = ops.grouped_conv2d(to_first(inputs), kernel, spec.groups, bias=bias, residual=residual, **settings)
+            return ops.grouped_conv2d(inputs, kernel, spec.groups, residual=residual, **settings)
+        outputs = ops.grouped_conv2d(to_first(inputs), kernel, spec.groups, residual=to_first(residual), **settings)
         return keras.ops.transpose(outputs, (0, 2, 3, 1))
 
-    epilogues.check(run, spec, ("bias", "residual"), activation, compiled=True)
+    epilogues.check(run, spec, ("bias", "residual", "scale"), activation, compiled=True)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -74,7 +73,7 @@ def test_every_algorithm(algorithm: str) -> None:
     spec = {"matmul": epilogues.POINTWISE, "shifted_sum": epilogues.ONE_EACH[0]}.get(algorithm, epilogues.ONE_EACH[1])
     settings = {**options(spec), "algorithm": algorithm, "activation": "relu6"}
     run = lambda inputs, kernel, **others: ops.grouped_conv2d(inputs, kernel, spec.groups, **settings, **others)  # noqa: E731
-    epilogues.check(run, spec, ("bias", "residual"), "relu6", compiled=True)
+    epilogues.check(run, spec, ("bias", "residual", "scale"), "relu6", compiled=True)
 
 
 @pytest.mark.parametrize(("dtype", "step"), [("float16", 2**-10), ("bfloat16", 2**-7)])
@@ -108,8 +107,9 @@ def test_depthwise_and_separable_operations(with_core: bool) -> None:
     for function, kernels, channels in cases:
         residual = random.normal(size=(2, 7, 6, channels)).astype("float32")
         plain = numpy(function(images, *kernels))
-        outputs = function(images, *kernels, bias=bias[:channels], residual=residual, activation="relu6")
-        wanted = np.clip(plain + bias[:channels] + residual, 0, 6)
+        settings = {"bias": bias[:channels], "residual": residual, "activation": "relu6", "scale": bias[-channels:]}
+        outputs = function(images, *kernels, **settings)
+        wanted = np.clip(plain * bias[-channels:] + bias[:channels] + residual, 0, 6)
         np.testing.assert_allclose(numpy(outputs), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -130,6 +130,7 @@ def test_symbolic_bias_and_residual(size: tuple[int | None, ...], with_core: boo
     ("arguments", "words"),
     [
         (dict(bias=np.ones(1, "float32")), "bias of shape (1,): must be of shape (6,)"),
+        (dict(scale=np.ones((1, 6), "float32")), "scale of shape (1, 6): must be of shape (6,)"),
         (dict(residual=np.ones((1, 1, 1, 6), "float32")), "residual of shape (1, 1, 1, 6): must be of shape (2, 5"),
         (dict(residual=np.ones(6, "float32")), "residual of shape (6,): must be"),
         (dict(activation="gelu"), f"activation='gelu': must be one of {', '.join(ACTIVATIONS)} or None"),
@@ -203,10 +204,11 @@ def test_a_layer_is_one_call_of_the_core(make: Callable[..., Any], monkeypatch: 
         layer.build(images.shape)
         calls.clear()
         layer(images, residual=residual)
-        bias, added, found = calls[-1]
+        bias, added, found, scale = calls[-1]
         assert bias is not None
         np.testing.assert_array_equal(numpy(added), residual)
         assert found == name
+        assert scale is None
         assert len(calls) == (2 if make is LAYERS[3] else 1)
 
 

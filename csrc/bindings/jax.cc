@@ -1,6 +1,7 @@
 // The core's three passes as handlers of XLA's foreign function interface, on XLA's own threads.
 //
-// Arguments: the two arrays of the pass; forward, a bias (rank 1) and a residual (rank 4) may follow, in any order.
+// Arguments: the two arrays of the pass; forward, a bias (rank 1), a residual (rank 4) and, behind a bias, a scale
+// (rank 1) may follow.
 // One attribute, "settings", eight int64: groups, strides, dilation, top and left padding, activation.
 #include "jax_convolution.h"
 
@@ -9,10 +10,10 @@ namespace {
 bool read_epilogue(const XlaItems& arguments, const int64_t* outputs, int64_t activation, GwFusion* fusion) {
   fusion->activation = activation;
   for (int64_t i = 2; i < arguments.size; ++i) {
-    const XlaBuffer* bias = find_buffer(arguments, i, XLA_TYPE_F32, 1);
+    const XlaBuffer* channels = find_buffer(arguments, i, XLA_TYPE_F32, 1);
     const XlaBuffer* residual = find_buffer(arguments, i, XLA_TYPE_F32, 4);
-    if (bias && bias->dimensions[0] == outputs[3]) {
-      fusion->bias = static_cast<const float*>(bias->data);
+    if (channels && channels->dimensions[0] == outputs[3]) {
+      (fusion->bias ? fusion->scale : fusion->bias) = static_cast<const float*>(channels->data);
     } else if (residual && !memcmp(residual->dimensions, outputs, 4 * sizeof *outputs)) {
       fusion->residual = static_cast<const float*>(residual->data);
     } else {
@@ -33,7 +34,7 @@ XlaError* handle(GwPass pass, const XlaCallFrame* frame) {
     GwFusion fusion{};
     if (const char* mistake = read_arrays(pass, *frame, settings, &arrays)) return refuse(frame, mistake);
     if (!read_epilogue(arguments, arrays.shapes[kOutputs], settings[7], &fusion)) {
-      return refuse(frame, "groupwise: the bias, residual or activation does not fit the outputs");
+      return refuse(frame, "groupwise: the bias, residual, scale or activation does not fit the outputs");
     }
     return run_pass(pass, frame, arrays, fusion);
   });

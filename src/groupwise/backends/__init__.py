@@ -31,14 +31,15 @@ class Core(Protocol):
         bias: Any = None,
         residual: Any = None,
         activation: str = "linear",
+        scale: Any = None,
     ) -> Any:
-        """Return activation(convolution + bias + residual) in one call; the gradients are the core's too.
+        """Return activation(convolution * scale + bias + residual) in one call; the gradients are the core's too.
 
         Args:
             inputs: (batch, height, width, in_channels).
             kernel: (kernel height, kernel width, in_channels // groups, out_channels).
             spec: the convolution.
-            bias: (out_channels,) or None. residual: of the outputs' shape, or None.
+            bias, scale: (out_channels,) or None. residual: of the outputs' shape, or None.
             activation: one of `epilogues.ACTIVATIONS`.
 
         Returns:

@@ -30,10 +30,12 @@ def grouped_conv2d(
     bias: Any = None,
     residual: Any = None,
     activation: str | None = None,
+    scale: Any = None,
 ) -> Any:
-    """Convolve each of `groups` equal slices of the channels with its own filters: activation(sums + bias + residual).
+    """Convolve each of `groups` equal slices of the channels with its own filters.
 
-    Where the C core runs it, what follows the sums costs no further pass over memory.
+    Returns activation(sums * scale + bias + residual). Where the C core runs it, what follows the sums costs no further
+    pass over memory.
 
     Args:
         inputs: (batch, height, width, in_channels), or (batch, in_channels, height, width) for channels_first.
@@ -49,6 +51,7 @@ def grouped_conv2d(
         bias: (out_channels,), or None.
         residual: of the outputs' shape, in the inputs' data format, or None.
         activation: "relu", "relu6", "silu", "hard_swish", or "linear" or None for none.
+        scale: (out_channels,), or None: by which the sums are multiplied, as a batch norm by constants does it.
 
     Returns:
         (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of inputs and
@@ -66,30 +69,32 @@ def grouped_conv2d(
         >>> np.asarray(y).ravel().tolist()
         [6.0, 6.0, 6.0, 6.0, 22.0, 22.0, 22.0, 22.0]
     """
-    arrays = inputs, kernel, bias, residual
+    arrays = inputs, kernel, bias, residual, scale
     geometry = groups, strides, padding, dilation_rate
     if any(isinstance(array, keras.KerasTensor) for array in arrays):
         return _Convolution(*geometry, data_format, algorithm, activation)(*arrays)
     activation = _checked_activation(activation)
     channels_first = checked_data_format(data_format) == "channels_first"
     checked_algorithm(algorithm)
-    inputs, kernel, bias, residual = backends.active.tensors(arrays)
+    inputs, kernel, bias, residual, scale = backends.active.tensors(arrays)
     spec = spec_of(inputs, kernel, geometry, channels_first)
-    _check_shapes(spec, channels_first, bias, residual)
+    _check_shapes(spec, channels_first, bias, residual, scale)
     if channels_first:
         # On PyTorch a transposition is a view; XLA folds it into the convolution.
         inputs, residual = (
             None if image is None else ops.transpose(image, (0, 2, 3, 1)) for image in (inputs, residual)
         )
-    inputs, kernel, bias, residual = (cast(array, spec.dtype) for array in (inputs, kernel, bias, residual))
+    arrays = inputs, kernel, bias, residual, scale
+    inputs, kernel, bias, residual, scale = (cast(array, spec.dtype) for array in arrays)
     runtime = backends.active.runtime(inputs)
     if algorithm == "core":
         check_core(spec, runtime)
     elif algorithm == "auto":
         algorithm = routing.explain(spec, runtime).algorithm
     if algorithm == "core":
-        outputs = backends.active.core.convolve(inputs, kernel, spec, bias, residual, activation)
+        outputs = backends.active.core.convolve(inputs, kernel, spec, bias, residual, activation, scale)
     else:
+        kernel = kernel if scale is None else kernel * scale
         outputs = finish(ALGORITHMS[algorithm](inputs, kernel, spec), bias, residual, activation)
     return ops.transpose(outputs, (0, 3, 1, 2)) if channels_first else outputs
 
@@ -105,6 +110,7 @@ def depthwise_conv2d(
     bias: Any = None,
     residual: Any = None,
     activation: str | None = None,
+    scale: Any = None,
 ) -> Any:
     """Convolve every channel with its own `depth_multiplier` filters: a grouped convolution of groups of one.
 
@@ -128,7 +134,7 @@ def depthwise_conv2d(
     """
     channels = _kernel_shape(kernel)[2]
     options = (strides, padding, dilation_rate, data_format, algorithm)
-    return grouped_conv2d(inputs, grouped_kernel(kernel), channels, *options, bias, residual, activation)
+    return grouped_conv2d(inputs, grouped_kernel(kernel), channels, *options, bias, residual, activation, scale)
 
 
 def grouped_kernel(depthwise_kernel: Any) -> Any:
@@ -153,6 +159,7 @@ def separable_conv2d(
     bias: Any = None,
     residual: Any = None,
     activation: str | None = None,
+    scale: Any = None,
 ) -> Any:
     """Convolve every channel on its own, then mix the channels at every pixel.
 
@@ -166,7 +173,7 @@ def separable_conv2d(
         strides, padding, dilation_rate: of the depthwise step.
         data_format: as for `grouped_conv2d`.
         algorithm: as for `grouped_conv2d`, of both steps: it must be able to compute both.
-        bias, residual, activation: as for `grouped_conv2d`, after the second step.
+        bias, residual, activation, scale: as for `grouped_conv2d`, after the second step.
 
     Returns:
         (batch, out height, out width, out_channels) in the inputs' data format.
@@ -184,7 +191,7 @@ def separable_conv2d(
     """
     channels, options = _kernel_shape(depthwise_kernel)[2], (strides, padding, dilation_rate, data_format, algorithm)
     outputs = grouped_conv2d(inputs, grouped_kernel(depthwise_kernel), channels, *options)
-    epilogue = {"bias": bias, "residual": residual, "activation": activation}
+    epilogue = {"bias": bias, "residual": residual, "activation": activation, "scale": scale}
     return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, algorithm=algorithm, **epilogue)
 
 
@@ -233,16 +240,16 @@ class _Convolution(keras.Operation):
         self.geometry = groups, strides, padding, dilation_rate
         self.data_format, self.algorithm = checked_data_format(data_format), checked_algorithm(algorithm)
 
-    def call(self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None) -> Any:
-        options = self.data_format, self.algorithm, bias, residual, self.activation
+    def call(self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None, scale: Any = None) -> Any:
+        options = self.data_format, self.algorithm, bias, residual, self.activation, scale
         return grouped_conv2d(inputs, kernel, *self.geometry, *options)
 
     def compute_output_spec(
-        self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None
+        self, inputs: Any, kernel: Any, bias: Any = None, residual: Any = None, scale: Any = None
     ) -> keras.KerasTensor:
         channels_first = self.data_format == "channels_first"
         spec = spec_of(inputs, kernel, self.geometry, channels_first)
-        _check_shapes(spec, channels_first, bias, residual)
+        _check_shapes(spec, channels_first, bias, residual, scale)
         return keras.KerasTensor(_output_shape(spec, channels_first), dtype=spec.dtype)
 
 
@@ -268,10 +275,11 @@ def _output_shape(spec: ConvSpec, channels_first: bool) -> tuple[int | None, ...
     return (batch, channels, height, width) if channels_first else (batch, height, width, channels)
 
 
-def _check_shapes(spec: ConvSpec, channels_first: bool, bias: Any, residual: Any) -> None:
-    """Raise ValueError where bias or residual, which would else be broadcast, are not of the outputs' sizes."""
-    if bias is not None:
-        _check_shape("bias", bias, (spec.out_channels,))
+def _check_shapes(spec: ConvSpec, channels_first: bool, bias: Any, residual: Any, scale: Any) -> None:
+    """Raise ValueError where what follows the sums, and would else be broadcast, is not of the outputs' sizes."""
+    for name, array in (("bias", bias), ("scale", scale)):
+        if array is not None:
+            _check_shape(name, array, (spec.out_channels,))
     if residual is not None:
         _check_shape("residual", residual, _output_shape(spec, channels_first))
 

@@ -24,8 +24,9 @@ def convolve(
     bias: Any = None,
     residual: Any = None,
     activation: str = "linear",
+    scale: Any = None,
 ) -> Any:
-    """Return activation(convolution + bias + residual), computed in float32 by the core.
+    """Return activation(convolution * scale + bias + residual), computed in float32 by the core.
 
     It differentiates in every mode, any number of times, batches under `jax.vmap`, and stays where it is under data
     parallelism: a batch cut over devices is convolved where it lies, and only the kernel's gradient is summed.
@@ -43,20 +44,25 @@ def convolve(
     """
     require(inputs)
     epilogues.number(activation)
-    extras = {role: value for role, value in ((passes.BIAS, bias), (passes.RESIDUAL, residual)) if value is not None}
+    if scale is not None and bias is None:
+        bias = jnp.zeros_like(scale)
+    given = ((passes.BIAS, bias), (passes.RESIDUAL, residual), (passes.SCALE, scale))
+    extras = {role: value for role, value in given if value is not None}
     operands = [jnp.asarray(operand, "float32") for operand in (inputs, kernel, *extras.values())]
     batch, *image = operands[0].shape
     forward = Pass(convolution.FORWARD, convolution.sizes(spec, (1, *image))[1:], tuple(extras), activation)
     shapes = forward.shapes(batch)
     for role, operand in zip(forward.operands, operands, strict=True):
         if operand.shape != shapes[role]:
-            name = ("inputs", "kernel", "outputs", "bias", "residual")[role]
+            name = ("inputs", "kernel", "outputs", "bias", "residual", "scale")[role]
             raise ValueError(f"{name} of shape {operand.shape}: must be of shape {shapes[role]}")
     run = _fused if extras or activation != "linear" else passes.alone
     return in_any_mesh(lambda *operands: run(forward, *operands)[0], operands).astype(spec.dtype)
 
 
 def _fused_jvp(forward: Pass, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    if passes.SCALE in forward.extras:
+        return _fused_jvp(*_with_scaled_kernel(forward, operands, tangents))
     activation = forward.activation
     if epilogues.ACTIVATIONS[activation].reads_outputs:
         (outputs,) = _fused(forward, *operands)
@@ -68,6 +74,19 @@ def _fused_jvp(forward: Pass, operands: Arrays, tangents: Parts) -> tuple[Arrays
     extras = [jnp.broadcast_to(extra, outputs.shape) for extra in tangents[2:] if extra is not None]
     tangent = sum_of([*passes.tangent_parts(Pass(convolution.FORWARD, forward.sizes), operands, tangents), *extras])
     return [outputs], [activations.passed(tangent, seen, activation)]
+
+
+def _with_scaled_kernel(forward: Pass, operands: Arrays, tangents: Parts) -> tuple[Pass, Arrays, Parts]:
+    """Return the same pass, its operands and their tangents with the scale in the kernel."""
+    (_, kernel, *_, scale), (_, of_kernel, *_, of_scale) = operands, tangents
+    parts = [x * y for x, y in ((of_kernel, scale), (kernel, of_scale)) if x is not None and y is not None]
+    tangent = sum_of(parts) if parts else None
+    plain = replace(forward, extras=tuple(role for role in forward.extras if role != passes.SCALE))
+    return (
+        plain,
+        [operands[0], kernel * scale, *operands[2:-1]],
+        [tangents[0], tangent, *tangents[2:-1]],
+    )
 
 
 _fused = define("fused", Rules(passes.run, passes.results, _fused_jvp, images=passes.images))

@@ -20,9 +20,9 @@ from groupwise.core import convolution, epilogues
 
 _HANDLERS = ("gw_jax_forward", "gw_jax_input_gradient", "gw_jax_kernel_gradient")
 # What may follow inputs, kernel and outputs in convolution.ROLES: a forward pass's further operands.
-BIAS, RESIDUAL = 3, 4
+BIAS, RESIDUAL, SCALE = 3, 4, 5
 # Each role's dimensions, as Shardy names them. Only the batch has one name everywhere: it alone stays cut over devices.
-_DIMENSIONS = ("n h w c", "i j k l", "n p q o", "b", "n r s t")
+_DIMENSIONS = ("n h w c", "i j k l", "n p q o", "b", "n r s t", "b")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Pass:
     Attributes:
         number: one of `convolution.PASSES`.
         sizes: those of `convolution.sizes` without the first, the batch.
-        extras: a forward pass's operands after inputs and kernel: BIAS, RESIDUAL, both or none.
+        extras: a forward pass's operands after inputs and kernel, in this order: BIAS, RESIDUAL, SCALE or fewer; a
+            SCALE never without a BIAS.
         activation: one of `epilogues.ACTIVATIONS`.
     """
 
@@ -59,7 +60,7 @@ class Pass:
     def shapes(self, batch: Any) -> tuple[tuple[Any, ...], ...]:
         """Return every role's shape."""
         inputs, kernel, outputs = convolution.shapes((batch, *self.sizes))
-        return inputs, kernel, outputs, outputs[3:], outputs
+        return inputs, kernel, outputs, outputs[3:], outputs, outputs[3:]
 
 
 def _has_batch(role: int) -> bool:

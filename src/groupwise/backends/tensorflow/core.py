@@ -26,8 +26,9 @@ def convolve(
     bias: Any = None,
     residual: Any = None,
     activation: str = "linear",
+    scale: Any = None,
 ) -> Any:
-    """Return activation(convolution + bias + residual), computed in float32 by the core in one call.
+    """Return activation(convolution * scale + bias + residual), computed in float32 by the core in one call.
 
     Batch, height and width may be unknown while tracing. XLA cannot compile it: `tf.function(jit_compile=True)` raises
     `InvalidArgumentError`.
@@ -40,17 +41,24 @@ def convolve(
     """
     name, arguments = PASSES[convolution.FORWARD], [tf.cast(inputs, tf.float32), tf.cast(kernel, tf.float32)]
     attributes = attributes_of(spec)
-    if bias is not None or residual is not None or activation != "linear":
+    extras = bias, residual, scale
+    if any(extra is not None for extra in extras) or activation != "linear":
         name = "GroupwiseFusedConv2D"
-        arguments += [[] if extra is None else [tf.cast(extra, tf.float32)] for extra in (bias, residual)]
+        arguments += [[] if extra is None else [tf.cast(extra, tf.float32)] for extra in extras]
         attributes["activation"] = epilogues.number(activation)
     return tf.cast(run(name, arguments, spec.output_shape, **attributes), spec.dtype)
 
 
-def _gradients(pass_: int, operation: Any, upstream: Any) -> list[Any]:
-    """Return the gradients to both arguments of `pass_`: for each, the pass that makes it, of the two others."""
+def _gradients(pass_: int, operation: Any, upstream: Any, kernel: Any = None) -> list[Any]:
+    """Return the gradients to both arguments of `pass_`: for each, the pass that makes it, of the two others.
+
+    Args:
+        kernel: stands for the operation's own.
+    """
     attributes = same_attributes(operation)
     tensors = dict(zip(convolution.ROLES[pass_], (*operation.inputs[:2], upstream), strict=True))
+    if kernel is not None:
+        tensors[convolution.KERNEL] = kernel
     gradients: list[Any] = []
     for position, wanted in enumerate(convolution.ROLES[pass_][:2]):
         if position in unneeded(operation):
@@ -77,25 +85,40 @@ def _gradient_of(pass_: int) -> Callable[..., list[Any]]:
 @tf.RegisterGradient("GroupwiseFusedConv2D")
 def _fused_gradient(operation: Any, upstream: Any) -> list[Any]:
     activation = epilogues.NAMES[operation.get_attr("activation")]
-    biases, residuals = operation.get_attr("biases"), operation.get_attr("residuals")
+    (inputs, kernel), (bias, residual, scale) = operation.inputs[:2], _extras(operation)
     (seen,) = operation.outputs
     if not epilogues.ACTIVATIONS[activation].reads_outputs:
         # Computed again: TensorFlow does not say, forward, whether a derivative will be wanted, and then an operation
         # of its own for the activation would cost those who only predict.
         seen = _before_activation(operation)
     upstream = passed(upstream, seen, activation)
-    gradients = _gradients(convolution.FORWARD, operation, upstream)
-    if biases:
+    scaled = [kernel * scale[0]] if scale else []
+    gradients = _gradients(convolution.FORWARD, operation, upstream, *scaled)
+    if bias:
         gradients.append(None if 2 in unneeded(operation) else tf.reduce_sum(upstream, (0, 1, 2)))
-    return [*gradients, *[upstream] * residuals]
+    gradients += [upstream] * len(residual)
+    if scale:
+        to_scaled = gradients[1]
+        if to_scaled is None:
+            shape = tf.shape(kernel)
+            name = PASSES[convolution.KERNEL_GRADIENT]
+            to_scaled = run(name, [inputs, upstream, shape], kernel.shape, **same_attributes(operation))
+        else:
+            gradients[1] = to_scaled * scale[0]
+        gradients.append(tf.reduce_sum(to_scaled * kernel, (0, 1, 2)))
+    return gradients
+
+
+def _extras(operation: Any) -> list[list[Any]]:
+    """Return bias, residual and scale of a fused operation, each in a list that is empty without one."""
+    extras = list(operation.inputs[2:])
+    return [[extras.pop(0) for _ in range(operation.get_attr(name))] for name in ("biases", "residuals", "scales")]
 
 
 def _before_activation(operation: Any) -> Any:
     """Return what the activation of a fused operation sees."""
-    inputs, kernel, *extras = operation.inputs
-    biases = operation.get_attr("biases")
     attributes = same_attributes(operation)
-    arguments = [inputs, kernel, extras[:biases], extras[biases:]]
+    arguments = [*operation.inputs[:2], *_extras(operation)]
     return run("GroupwiseFusedConv2D", arguments, operation.outputs[0].shape, **attributes, activation=0)
 
 

@@ -28,8 +28,9 @@ def convolve(
     bias: Any = None,
     residual: Any = None,
     activation: str = "linear",
+    scale: Any = None,
 ) -> Any:
-    """Return activation(convolution + bias + residual), computed in float32 by the core in one call.
+    """Return activation(convolution * scale + bias + residual), computed in float32 by the core in one call.
 
     Arguments and result are those of `backends.Core.convolve`: float32 or of half precision, on the CPU.
 
@@ -37,6 +38,9 @@ def convolve(
         ValueError: for float64, whose precision would be lost, where a shape is not the spec's, where the image's size
             is not known, and where there is no such activation.
     """
+    if scale is not None:
+        # A recorded prediction computes it once.
+        kernel = kernel * scale
     inputs, kernel = _in_float32("inputs", inputs), _in_float32("kernel", kernel)
     bias, residual = _in_float32("bias", bias), _in_float32("residual", residual)
     sizes = convolution.sizes(spec)
