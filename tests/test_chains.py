@@ -146,6 +146,70 @@ def test_ten_steps_in_chains_are_those_of_the_layers(block: Callable[[Any], Any]
     assert max(np.abs(one - other).max() for one, other in zip(before, found[:-1], strict=True)) > 0.05
 
 
+def with_biases(x: Any) -> Any:
+    x = norm(layers.GroupedConv2D(16, 3, 2, groups=2, bias_initializer="random_normal")(x), "first")
+    return norm(layers.DepthwiseConv2D(3, bias_initializer="random_normal")(x), "second", None)
+
+
+def with_statistics(model: keras.Model, size: float = 1.0) -> keras.Model:
+    """Give batch norms statistics and weights as after a training; `size` is that of means over deviations."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = (array.shape for array in layer.get_weights())
+            drawn = random.normal(1, 0.3, gamma), random.normal(size=beta)
+            layer.set_weights([*drawn, size * random.normal(size=mean), random.uniform(0.5, 2, variance)])
+    return model
+
+
+@pytest.fixture
+def scaled(monkeypatch: Any) -> list[str]:
+    """Return what ends the core's convolutions whose sums are scaled, call by call."""
+    calls: list[str] = []
+    core = backends.active.core
+
+    def convolve(*arguments: Any, run: Any = core.convolve) -> Any:
+        *_, activation, scale = arguments
+        if scale is not None:
+            calls.append(activation)
+        return run(*arguments)
+
+    monkeypatch.setattr(core, "convolve", convolve)
+    return calls
+
+
+@pytest.mark.parametrize("size", [1.0, 1000.0])
+@pytest.mark.parametrize("block", [*BLOCKS, with_biases], ids=lambda block: block.__name__)
+def test_predictions_are_those_of_the_layers(block: Callable[[Any], Any], size: float, scaled: list[str]) -> None:
+    model, plain = (with_statistics(model_of(block), size) for _ in range(2))
+    plain = layer_by_layer(plain)
+    images, _ = batch(model)
+    found = model(images, training=False)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(scaled) == len(norms)
+    assert f"While it predicts: {len(norms)} batch norms at the end" in str(rewrite.report_of(model))
+    scaled.clear()
+    wanted = ops.convert_to_numpy(plain(images, training=False))
+    assert not scaled
+    np.testing.assert_allclose(ops.convert_to_numpy(found), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(model.predict_on_batch(images), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, with_biases], ids=lambda block: block.__name__)
+def test_frozen_batch_norms_are_ends_in_training_too(block: Callable[[Any], Any], scaled: list[str]) -> None:
+    def frozen() -> keras.Model:
+        model = with_statistics(model_of(block))
+        for layer in model.layers:
+            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+        return model
+
+    found = train(frozen(), 5)
+    assert scaled
+    scaled.clear()
+    assert_alike(found, train(layer_by_layer(frozen()), 5))
+    assert not scaled
+
+
 def test_the_bits_are_the_same_from_run_to_run() -> None:
     for one, other in zip(train(model_of(bottleneck), 3), train(model_of(bottleneck), 3), strict=True):
         assert (one == other).all()

@@ -85,22 +85,32 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return activation(outputs if residual is None else ops.add(outputs, residual))
 
     def can_link(self, inputs: Any) -> bool:
-        """Return whether convolutions that are given such images may count and read for it: the core would, too."""
-        core, over = backends.active.core_norm, backends.active.over_processes
-        is_core = core is not None and self._function(inputs) is core.normalise
+        """Return whether convolutions may count and read for it by the batch: the core would normalise it, too."""
+        over = backends.active.over_processes
         is_alone = over is None or over(plain_norm.normalise) is plain_norm.normalise
-        is_float32 = type_of(inputs) == self.compute_dtype == "float32"
-        return bool(self.trainable and is_core and is_alone and is_float32)
+        return bool(self.trainable and is_alone and self.can_end(inputs))
+
+    def can_end(self, inputs: Any) -> bool:
+        """Return whether the convolution of such images may do its work by the moving statistics."""
+        core = backends.active.core_norm
+        is_core = core is not None and self._function(inputs) is core.normalise
+        return is_core and type_of(inputs) == self.compute_dtype == "float32"
+
+    def ending(self) -> tuple[Any, Any, Any]:
+        """Return the mean, scale and shift with which the convolution before it does its work by moving statistics."""
+        return self._reading(*backends.active.tensors((self.moving_mean, self.moving_variance)))
+
+    def _reading(self, mean: Any, variance: Any) -> tuple[Any, Any, Any]:
+        gamma, beta = backends.active.tensors((self.gamma, self.beta))
+        return mean, gamma * ops.rsqrt(variance + self.epsilon), beta
 
     def _by_moments(self, inputs: Any, moments: tuple[Any, Any], residual: Any, then: str | None, is_read: bool) -> Any:
         """Return what the batch's mean and variance make of the inputs, or how they are to be read."""
-        moving = self.moving_mean, self.moving_variance
-        for variable, new in zip(moving, moments, strict=True):
+        for variable, new in zip((self.moving_mean, self.moving_variance), moments, strict=True):
             variable.assign(variable * self.momentum + ops.stop_gradient(new) * (1.0 - self.momentum))
-        gamma, beta = backends.active.tensors((self.gamma, self.beta))
-        mean, variance = moments
         if is_read:
-            return mean, gamma * ops.rsqrt(variance + self.epsilon), beta
+            return self._reading(*moments)
+        gamma, beta = backends.active.tensors((self.gamma, self.beta))
         known = then or self._core_activation
         function = backends.active.core_norm.normalise  # type: ignore[union-attr]
         outputs, *_ = function(inputs, gamma, beta, moments, self.epsilon, residual, known)

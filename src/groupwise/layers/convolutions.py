@@ -15,7 +15,7 @@ from groupwise import backends
 from groupwise.backends import activations
 from groupwise.backends.plain_links import Reading
 from groupwise.layers.specs import specs_of
-from groupwise.ops import grouped_conv2d, separable_conv2d
+from groupwise.ops import depthwise_conv2d, grouped_conv2d, separable_conv2d
 from groupwise.ops.algorithms import checked_algorithm, finish
 from groupwise.ops.convolutions import grouped_kernel
 from groupwise.ops.links import linked_conv2d
@@ -54,47 +54,64 @@ class _Convolution2D:
         names = ("strides", "padding", "dilation_rate", "data_format", "algorithm")
         return {name: getattr(self, name) for name in names}
 
-    def _arguments(self: Any, residual: Any, then: str | None, zeros: Any) -> dict[str, Any]:
-        """Return the arguments of an operation in one call: the layer's, but for what `zeros` and `then` stand for."""
-        options = self._options() if zeros is None else {**self._options(), "padding": zeros}
-        activation = then or activations.NAMES.get(self.activation)
-        return {**options, "bias": self.bias if self.use_bias else None, "residual": residual, "activation": activation}
-
-    def _activated(self: Any, outputs: Any, then: str | None) -> Any:
-        """Return the outputs after an activation that the operation does not know."""
-        known = then or self.activation is None or self.activation in activations.NAMES
-        return outputs if known else self.activation(outputs)
-
     def can_link(self: Any) -> bool:
         """Return whether it can be a link of a chain: nothing follows its sums, and the core may compute them."""
-        is_linear = self.activation is keras.activations.linear and not self.use_bias
+        return self.can_end() and not self.use_bias
+
+    def can_end(self: Any) -> bool:
+        """Return whether a batch norm by constants may follow its sums in one call."""
         return (
-            is_linear
+            self.activation is keras.activations.linear
             and self.data_format == "channels_last"
             and self.compute_dtype == "float32"
             and self.algorithm in ("auto", "core")
         )
 
-    def _linked(self: Any, inputs: Any, steps: Sequence[tuple[Any, int]], zeros: Any, reading: Any, link: Link) -> Any:
-        """Return the outputs as a link of a chain, and their mean and variance where it counts.
+    def call(
+        self: Any,
+        inputs: Any,
+        residual: Any = None,
+        then: str | None = None,
+        zeros: Any = None,
+        reading: Any = None,
+        ending: Any = None,
+        link: Link | None = None,
+    ) -> Any:
+        padding = self.padding if zeros is None else zeros
+        if link is not None:
+            return self._linked(inputs, padding, reading, link)
+        scale, bias = None, self.bias if self.use_bias else None
+        if ending is not None:
+            mean, scale, shift = ending
+            bias = shift - mean * scale if bias is None else shift + (bias - mean) * scale
+        options = {**self._options(), "padding": padding, "bias": bias, "residual": residual, "scale": scale}
+        outputs = self._convolved(inputs, activation=then or activations.NAMES.get(self.activation), **options)
+        known = then or self.activation is None or self.activation in activations.NAMES
+        return outputs if known else self.activation(outputs)
 
-        Args:
-            steps: kernel and groups of one convolution, or of two, the second one 1x1.
-            reading: mean, scale and shift by which the inputs are read, or None.
-        """
+    def _linked(self: Any, inputs: Any, padding: Any, reading: Any, link: Link) -> Any:
+        """Return the outputs as a link of a chain, and their mean and variance where it counts."""
         if not self.can_link():
             raise ValueError(
                 f"link={link}: a layer is a link where it is linear, float32, channels_last, without bias and of "
                 'algorithm "auto" or "core"; leave link out'
             )
-        (kernel, groups), *second = steps
+        (kernel, groups), *second = self._steps()
         mean, scale, shift = reading or (None, None, None)
         read = None if reading is None else Reading(mean, scale, shift, link.activation)
-        geometry = groups, self.strides, self.padding if zeros is None else zeros, self.dilation_rate
+        geometry = groups, self.strides, padding, self.dilation_rate
         linked = linked_conv2d(inputs, kernel, geometry, self.algorithm, read, link.counts and not second)
         for kernel, groups in second:
             linked = linked_conv2d(linked[0], kernel, (groups, 1, "valid", 1), self.algorithm, counts=link.counts)
         return linked if link.counts else linked[0]
+
+    def _convolved(self: Any, inputs: Any, **options: Any) -> Any:
+        """Return the operation's outputs."""
+        raise NotImplementedError
+
+    def _steps(self: Any) -> Sequence[tuple[Any, int]]:
+        """Return kernel and groups of its one convolution, or of its two, the second one 1x1."""
+        raise NotImplementedError
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
         batch, height, width, filters = specs_of(self, input_shape)[-1].output_shape
@@ -144,7 +161,8 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
     also takes `residual`, of the outputs' shape, or None: activation(convolution + bias + residual). With an
     activation of `groupwise.core.epilogues.ACTIVATIONS`, or none, the C core computes it in one call. For one call,
     `then`, the name of such an activation, stands for a layer's own linear activation, and `zeros`, ((top, bottom),
-    (left, right)), for its padding. A model's chains call it with `link` and `reading` (`running.links`).
+    (left, right)), for its padding. A model's chains (`running.links`) call it with `link` and `reading`, or with
+    `ending`, the mean, scale and shift of a batch norm by constants, which come before the residual.
 
     Raises:
         ValueError: where groups does not divide the channels, or an argument is not one of its values.
@@ -154,25 +172,17 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
         (16, 56, 56, 128)
     """
 
-    def can_link(self) -> bool:
-        return super().can_link() and type(self).convolution_op is GroupedConv2D.convolution_op
+    def can_end(self) -> bool:
+        return super().can_end() and type(self).convolution_op is GroupedConv2D.convolution_op
 
-    def call(
-        self,
-        inputs: Any,
-        residual: Any = None,
-        then: str | None = None,
-        zeros: Any = None,
-        reading: Any = None,
-        link: Link | None = None,
-    ) -> Any:
-        if link is not None:
-            return self._linked(inputs, [(self.kernel, self.groups)], zeros, reading, link)
-        arguments = self._arguments(residual, then, zeros)
+    def _convolved(self, inputs: Any, **options: Any) -> Any:
         if type(self).convolution_op is GroupedConv2D.convolution_op:
-            return self._activated(grouped_conv2d(inputs, self.kernel, self.groups, **arguments), then)
+            return grouped_conv2d(inputs, self.kernel, self.groups, **options)
         # A subclass's own, as Keras's documentation shows it for weight standardisation.
-        return self._activated(_finish(self.convolution_op(inputs, self.kernel), **arguments), then)
+        return _finish(self.convolution_op(inputs, self.kernel), **options)
+
+    def _steps(self) -> Sequence[tuple[Any, int]]:
+        return [(self.kernel, self.groups)]
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
         return grouped_conv2d(inputs, kernel, self.groups, **self._options())
@@ -203,20 +213,11 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def call(
-        self,
-        inputs: Any,
-        residual: Any = None,
-        then: str | None = None,
-        zeros: Any = None,
-        reading: Any = None,
-        link: Link | None = None,
-    ) -> Any:
-        kernel = grouped_kernel(self.kernel)
-        if link is not None:
-            return self._linked(inputs, [(kernel, self.kernel.shape[2])], zeros, reading, link)
-        arguments = self._arguments(residual, then, zeros)
-        return self._activated(grouped_conv2d(inputs, kernel, self.kernel.shape[2], **arguments), then)
+    def _convolved(self, inputs: Any, **options: Any) -> Any:
+        return depthwise_conv2d(inputs, self.kernel, **options)
+
+    def _steps(self) -> Sequence[tuple[Any, int]]:
+        return [(grouped_kernel(self.kernel), self.kernel.shape[2])]
 
 
 @_register
@@ -231,18 +232,9 @@ class SeparableConv2D(_FilteredConvolution2D, keras.layers.SeparableConv2D):
         (1, 6, 6, 4)
     """
 
-    def call(
-        self,
-        inputs: Any,
-        residual: Any = None,
-        then: str | None = None,
-        zeros: Any = None,
-        reading: Any = None,
-        link: Link | None = None,
-    ) -> Any:
-        if link is not None:
-            steps = (grouped_kernel(self.depthwise_kernel), self.depthwise_kernel.shape[2]), (self.pointwise_kernel, 1)
-            return self._linked(inputs, steps, zeros, reading, link)
-        kernels = self.depthwise_kernel, self.pointwise_kernel
-        arguments = self._arguments(residual, then, zeros)
-        return self._activated(separable_conv2d(inputs, *kernels, **arguments), then)
+    def _convolved(self, inputs: Any, **options: Any) -> Any:
+        return separable_conv2d(inputs, self.depthwise_kernel, self.pointwise_kernel, **options)
+
+    def _steps(self) -> Sequence[tuple[Any, int]]:
+        depthwise = grouped_kernel(self.depthwise_kernel), self.depthwise_kernel.shape[2]
+        return [depthwise, (self.pointwise_kernel, 1)]

@@ -267,10 +267,17 @@ def layers_by_path(model: keras.Model, outer: str = "") -> dict[str, Any]:
 
 
 def _chains(links: Sequence[ChainedNorm]) -> str:
-    """Return what of a model runs in chains while it trains, or ""."""
+    """Return what of a model runs in chains while it trains, and what in one call while it predicts, or ""."""
     possible = [link for link in links if link.is_possible]
-    if not possible:
-        return ""
-    read = sum(link.is_read for link in possible)
-    counted = f"{len(possible)} batch norm{'s' * (len(possible) != 1)}"
-    return f"In chains while it trains: {counted}, {read} of them normalised as the next convolution reads."
+    read, ended = sum(link.is_read for link in possible), sum(link.can_end for link in links)
+    said = []
+    if possible:
+        counted = _norms(len(possible))
+        said.append(f"In chains while it trains: {counted}, {read} of them normalised as the next convolution reads.")
+    if ended:
+        said.append(f"While it predicts: {_norms(ended)} at the end of the convolution before.")
+    return " ".join(said)
+
+
+def _norms(count: int) -> str:
+    return f"{count} batch norm{'s' * (count != 1)}"

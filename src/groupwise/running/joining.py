@@ -73,11 +73,16 @@ class Join:
             padded = {id(self.pad.outputs[0]): values[id(self.image)]}
             arguments, keywords = self.head.arguments.fill_in(padded)
             keywords = {**keywords, "zeros": self.pad.operation.padding}
+        return wrapped(self.head.operation)(*arguments, **keywords, **self.followers(values), **more)
+
+    def followers(self, values: dict[int, Any]) -> dict[str, Any]:
+        """Return the arguments that say what follows the work of the layer that leads."""
+        given: dict[str, Any] = {}
         if self.shortcut is not None:
-            keywords["residual"] = values[id(self.shortcut)]
+            given["residual"] = values[id(self.shortcut)]
         if self.activation is not None:
-            keywords["then"] = activation_of(self.activation)
-        return wrapped(self.head.operation)(*arguments, **keywords, **more)
+            given["then"] = activation_of(self.activation)
+        return given
 
     def still_holds(self) -> bool:
         """Return whether nobody has changed a layer since, or listens to one that would not be called by itself."""

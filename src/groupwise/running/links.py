@@ -1,8 +1,8 @@
 """Chains: convolution, batch norm, activation, convolution and so on, found by the graph of calls.
 
-The convolution before a batch norm counts the batch's statistics; the one behind it, where it alone reads what is
-normalised, normalises as it reads (`backends.plain_links`). Any other reader gets the normalised tensor, and a batch
-norm that does not train runs as ever.
+The convolution before a batch norm that trains counts the batch's statistics; the one behind it, where it alone reads
+what is normalised, normalises as it reads (`backends.plain_links`). Any other reader gets the normalised tensor. What a
+batch norm does by its moving statistics, the convolution before does at the end of its sums.
 """
 
 from collections.abc import Sequence
@@ -27,15 +27,17 @@ class ChainedNorm:
         norm: its call and what runs as one with it.
         before: the convolution that counts for it.
         after: the convolution that reads through it, or None.
+        is_alone: whether nothing else reads what the convolution before it returns.
     """
 
     norm: Join
     before: Join
     after: Join | None = None
+    is_alone: bool = False
 
     @property
     def activation(self) -> str:
-        """The name of the activation that the convolution behind it applies."""
+        """The name of the activation that ends its work."""
         if self.norm.activation is not None:
             return activation_of(self.norm.activation) or "linear"
         return activations.NAMES.get(self.norm.head.operation.activation, "linear")
@@ -52,9 +54,31 @@ class ChainedNorm:
     @property
     def is_read(self) -> bool:
         """Return whether the convolution behind it may normalise as it reads."""
+        return self.after is not None and self._is_known and _can_link(self.after)
+
+    @property
+    def can_end(self) -> bool:
+        """Return whether the convolution before may do its work by the moving statistics, whatever the images."""
+        is_plain = self.is_alone and self._is_known and _is_as_written(self.norm)
+        return is_plain and _is_free(self.before) and bool(self.before.head.operation.can_end())
+
+    def ends(self, inputs: Any, is_training: bool) -> bool:
+        """Return whether the convolution before, which reads `inputs`, may do its work now."""
+        layer = self.norm.head.operation
+        return not (is_training and layer.trainable) and self.can_end and layer.can_end(inputs)
+
+    @property
+    def _is_known(self) -> bool:
+        """Return whether a convolution knows its activation, and nobody hears of what it returns."""
         layer = self.norm.head.operation
         is_known = self.norm.activation is not None or layer.activation in activations.NAMES
-        return self.after is not None and is_known and not is_heard(layer) and _can_link(self.after)
+        return is_known and not is_heard(layer)
+
+    def followers(self, values: dict[int, Any]) -> dict[str, Any]:
+        """Return the arguments of a convolution that say what follows the normalisation."""
+        residual = self.norm.head.arguments.kwargs.get("residual")
+        given = {} if residual is None else {"residual": values[id(residual)]}
+        return {**given, "then": self.activation, **self.norm.followers(values)}
 
 
 def links(graph: Graph, joins: Sequence[Join]) -> list[ChainedNorm]:
@@ -80,15 +104,22 @@ def links(graph: Graph, joins: Sequence[Join]) -> list[ChainedNorm]:
         if norm.add is None and len(norm.head.input_tensors) == 1:
             reader = graph.only_reader(norm.outputs)
             after = by_first.get(id(reader)) if reader is not None else None
-        found.append(ChainedNorm(norm, before, after if after is not None and _is_bare(after) else None))
+        after = after if after is not None and _is_bare(after) else None
+        is_alone = graph.only_reader(before.outputs) is norm.head
+        found.append(ChainedNorm(norm, before, after, is_alone))
     return found
 
 
 def _can_link(unit: Join) -> bool:
+    return _is_free(unit) and bool(unit.head.operation.can_link())
+
+
+def _is_free(unit: Join) -> bool:
+    """Return whether a convolution may be called with more than an image."""
     layer = unit.head.operation
     # Where a call is made again, its arguments are tensors alone.
     is_once = not keras_private.is_rematerialised(layer)
-    return is_once and _is_as_written(unit) and not is_heard(layer) and bool(layer.can_link())
+    return is_once and _is_as_written(unit) and not is_heard(layer)
 
 
 def _is_as_written(unit: Join) -> bool:

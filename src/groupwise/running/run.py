@@ -67,7 +67,8 @@ class Run:
         apart = {id(unit) for unit in self._units.values() if not unit.still_holds()}
         values = dict(zip(map(id, self.model.inputs), arrays, strict=True))
         is_training = bool(self.links) and operation_fn(self._asks)(arrays[0])
-        chain = _Chain(self.links if is_training else (), apart, values, operation_fn)
+        held = [link for link in self.links if id(link.norm) not in apart and id(link.before) not in apart]
+        chain = _Chain(held, is_training, apart, values, operation_fn)
         for node in self.nodes:
             unit, other = self._units.get(id(node)), self._others.get(id(node))
             if other is not None and id(other) not in apart:
@@ -100,22 +101,35 @@ class _Chain:
     """
 
     def __init__(
-        self, links: Sequence[ChainedNorm], apart: set[int], values: dict[int, Any], wrapped: Callable[[Any], Any]
+        self,
+        links: Sequence[ChainedNorm],
+        is_training: bool,
+        apart: set[int],
+        values: dict[int, Any],
+        wrapped: Callable[[Any], Any],
     ) -> None:
-        held = [link for link in links if id(link.norm) not in apart and id(link.before) not in apart]
-        self.apart, self.values, self.wrapped = apart, values, wrapped
+        self.is_training, self.apart, self.values, self.wrapped = is_training, apart, values, wrapped
         self.before: dict[int, list[ChainedNorm]] = {}
-        for link in held:
+        for link in links:
             self.before.setdefault(id(link.before), []).append(link)
-        self.norms = {id(link.norm): link for link in held}
+        self.norms = {id(link.norm): link for link in links}
         self.moments: dict[int, Any] = {}
         self.readings: dict[int, tuple[str, Any]] = {}
+        self.waiting: set[int] = set()
+        """The batch norms whose work the convolution before will do: it waits for what is added after them."""
 
     def run(self, unit: Join) -> Any:
-        """Return the outputs of a unit; where they are read normalised, what is to be normalised."""
+        """Return the outputs of a unit; where they are read normalised, what is to be normalised; () for later."""
         more: dict[str, Any] = {}
         image, outputs_at, norm = id(unit.image), id(unit.outputs), self.norms.get(id(unit))
-        counted = [link for link in self.before.get(id(unit), ()) if link.counts(self.values[image])]
+        if norm is not None and id(unit) in self.waiting:
+            return self._ended(norm)
+        links = self.before.get(id(unit), [])
+        counted = [link for link in links if self.is_training and link.counts(self.values[image])]
+        ended = [link for link in links if link.ends(self.values[image], self.is_training)]
+        if ended and image not in self.readings:
+            self.waiting |= {id(link.norm) for link in ended}
+            return ()
         if counted or image in self.readings:
             activation, reading = self.readings.get(image, ("linear", None))
             more = {"reading": reading, "link": convolutions.Link(activation, bool(counted))}
@@ -129,3 +143,8 @@ class _Chain:
             outputs, *moments = outputs
             self.moments |= {id(link.norm): tuple(moments) for link in counted}
         return outputs
+
+    def _ended(self, link: ChainedNorm) -> Any:
+        """Return what the convolution before a batch norm by constants makes of both."""
+        ending = link.norm.head.operation.ending()
+        return link.before.run(self.values, self.wrapped, ending=ending, **link.followers(self.values))
