@@ -11,6 +11,7 @@ from keras import layers as stock
 from keras import ops
 
 from groupwise import backends, layers, models, rewrite
+from groupwise.backends.steps import Step
 from groupwise.keras_private import replaced_run
 from groupwise.layers.convolutions import Link
 from groupwise.running.graph import functional
@@ -174,7 +175,12 @@ def scaled(monkeypatch: Any) -> list[str]:
             calls.append(activation)
         return run(*arguments)
 
+    def separable(inputs: Any, grouped: Step, pointwise: Step, *residual: Any, run: Any = core.separable) -> Any:
+        calls.extend(step.activation for step in (grouped, pointwise) if step.scale is not None)
+        return run(inputs, grouped, pointwise, *residual)
+
     monkeypatch.setattr(core, "convolve", convolve)
+    monkeypatch.setattr(core, "separable", separable)
     return calls
 
 

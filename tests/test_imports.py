@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "ops": GROUND | {"core", "routing", "backends"},
     "layers": GROUND | {"core", "backends", "ops"},
     "weights": GROUND | {"data", "backends", "layers"},
-    "running": GROUND | {"core", "backends", "layers"},
+    "running": GROUND | {"core", "backends", "layers", "ops"},
     "models": GROUND | {"backends", "data", "layers", "weights", "running"},
     "rewrite": GROUND | {"backends", "layers", "running", "models"},
     "inference": GROUND | {"data", "weights", "models", "rewrite"},

@@ -13,6 +13,25 @@ struct Arrays {
   const int64_t* shapes[3];  // by Role
 };
 
+// Arrays one after the other, from `index` on.
+class Sequence {
+ public:
+  Sequence(const XlaItems& items, int64_t index) : items_(items), index_(index) {}
+  // The next one, of this shape.
+  float* next(const int64_t* shape, int64_t rank) {
+    const XlaBuffer* buffer = find_buffer(items_, index_++, XLA_TYPE_F32, rank);
+    const bool fits = buffer && !memcmp(buffer->dimensions, shape, size_t(rank) * sizeof *shape);
+    all_fit_ = all_fit_ && fits;
+    return fits ? static_cast<float*>(buffer->data) : nullptr;
+  }
+  bool has_ended_well() const { return all_fit_ && index_ == items_.size; }
+
+ private:
+  const XlaItems& items_;
+  int64_t index_;
+  bool all_fit_ = true;
+};
+
 // Fills in the sizes from the three shapes; false where they contradict one another.
 inline bool read_sizes(const int64_t* const* shapes, const int64_t* settings, GwConvolution* c) {
   const int64_t *inputs = shapes[kInputs], *kernel = shapes[kKernel], *outputs = shapes[kOutputs];

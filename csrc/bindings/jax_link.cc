@@ -10,25 +10,6 @@
 
 namespace {
 
-// Arrays one after the other, from `index` on.
-class Sequence {
- public:
-  Sequence(const XlaItems& items, int64_t index) : items_(items), index_(index) {}
-  // The next one, of this shape.
-  float* next(const int64_t* shape, int64_t rank) {
-    const XlaBuffer* buffer = find_buffer(items_, index_++, XLA_TYPE_F32, rank);
-    const bool fits = buffer && !memcmp(buffer->dimensions, shape, size_t(rank) * sizeof *shape);
-    all_fit_ = all_fit_ && fits;
-    return fits ? static_cast<float*>(buffer->data) : nullptr;
-  }
-  bool has_ended_well() const { return all_fit_ && index_ == items_.size; }
-
- private:
-  const XlaItems& items_;
-  int64_t index_;
-  bool all_fit_ = true;
-};
-
 void read_reading(Sequence& arguments, int64_t channels, GwReading* reading) {
   reading->mean = arguments.next(&channels, 1);
   reading->scale = arguments.next(&channels, 1);

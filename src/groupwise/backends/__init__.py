@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import keras
 
 from groupwise.backends.plain_links import Reading
+from groupwise.backends.steps import Step
 from groupwise.frameworks import ANY_OF_THEM, FRAMEWORKS
 from groupwise.launchers import Place
 from groupwise.routing import Runtime
@@ -44,6 +45,15 @@ class Core(Protocol):
 
         Returns:
             (batch, out height, out width, out_channels), of the spec's type, computed in float32.
+        """
+
+    def separable(self, inputs: Any, grouped: Step, pointwise: Step, residual: Any = None) -> Any:
+        """Return what `pointwise`, a 1x1, makes of what `grouped` makes of the inputs, in one pass; then the residual.
+
+        Args:
+            inputs: (batch, height, width, in_channels).
+            grouped, pointwise: float32, and such as `core.separable.computes` in one pass.
+            residual: of the outputs' shape, added before the last activation, or None.
         """
 
     def link(

@@ -7,9 +7,10 @@ from typing import Any, cast
 import numpy as np
 
 from groupwise.core import convolution, library
-from groupwise.spec import ConvSpec
+from groupwise.spec import ConvSpec, known_size
 
 _FAMILIES = ("depthwise", "narrow")
+_ANY = 4096
 
 
 class _Separable(ctypes.Structure):
@@ -23,8 +24,10 @@ class _Separable(ctypes.Structure):
 def computes(grouped: ConvSpec, pointwise: ConvSpec) -> bool:
     """Return whether the core computes both in one pass: `grouped`, and `pointwise` of its outputs.
 
+    The batch, and an image's height and width, may be unknown.
+
     Raises:
-        ValueError: where a size is not known, or the core refuses it. RuntimeError: where there is no core.
+        ValueError: where the core refuses a size. RuntimeError: where there is no core.
 
     Examples:
         >>> depthwise = ConvSpec.of((16, 56, 56, 64), (3, 3, 1, 64), groups=64, strides=2)
@@ -33,7 +36,12 @@ def computes(grouped: ConvSpec, pointwise: ConvSpec) -> bool:
     """
     follows = pointwise.input_shape == grouped.output_shape
     is_plain = pointwise.kernel_shape[:2] == pointwise.strides == (1, 1) and pointwise.explicit_padding == ((0, 0),) * 2
-    return follows and is_plain and convolution.family(grouped) in _FAMILIES
+    if not follows or not is_plain:
+        return False
+    # Which family it is does not depend on what is unknown.
+    shape = tuple(_ANY if known_size(size) is None else size for size in grouped.input_shape)
+    geometry = grouped.groups, grouped.strides, grouped.padding, grouped.dilation_rate
+    return convolution.family(ConvSpec.of(shape, grouped.kernel_shape, *geometry)) in _FAMILIES
 
 
 def run(

@@ -19,6 +19,7 @@ from groupwise.ops import depthwise_conv2d, grouped_conv2d, separable_conv2d
 from groupwise.ops.algorithms import checked_algorithm, finish
 from groupwise.ops.convolutions import grouped_kernel
 from groupwise.ops.links import linked_conv2d
+from groupwise.ops.pairs import Convolution
 from groupwise.spec import Padding, normalise_padding, stock_padding
 
 Shape = tuple[int | None, ...]
@@ -80,14 +81,26 @@ class _Convolution2D:
         padding = self.padding if zeros is None else zeros
         if link is not None:
             return self._linked(inputs, padding, reading, link)
-        scale, bias = None, self.bias if self.use_bias else None
-        if ending is not None:
-            mean, scale, shift = ending
-            bias = shift - mean * scale if bias is None else shift + (bias - mean) * scale
+        bias, scale = self._ended(ending)
         options = {**self._options(), "padding": padding, "bias": bias, "residual": residual, "scale": scale}
         outputs = self._convolved(inputs, activation=then or activations.NAMES.get(self.activation), **options)
         known = then or self.activation is None or self.activation in activations.NAMES
         return outputs if known else self.activation(outputs)
+
+    def unit(self: Any, then: str | None = None, zeros: Any = None, ending: Any = None) -> Convolution:
+        """Return what `call` would compute in one convolution, for `ops.pairs`."""
+        ((kernel, groups),) = self._steps()
+        bias, scale = self._ended(ending)
+        geometry = groups, self.strides, self.padding if zeros is None else zeros, self.dilation_rate
+        return Convolution(kernel, geometry, bias, then or activations.NAMES.get(self.activation), scale)
+
+    def _ended(self: Any, ending: Any) -> tuple[Any, Any]:
+        """Return the bias and the scale of the sums, as a batch norm by constants ends them."""
+        bias = self.bias if self.use_bias else None
+        if ending is None:
+            return bias, None
+        mean, scale, shift = ending
+        return (shift - mean * scale if bias is None else shift + (bias - mean) * scale), scale
 
     def _linked(self: Any, inputs: Any, padding: Any, reading: Any, link: Link) -> Any:
         """Return the outputs as a link of a chain, and their mean and variance where it counts."""

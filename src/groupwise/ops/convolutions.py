@@ -1,4 +1,4 @@
-"""Grouped, depthwise and separable convolution: on arrays, traced or symbolic tensors."""
+"""Grouped and depthwise convolution: on arrays, traced or symbolic tensors."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -78,7 +78,7 @@ def grouped_conv2d(
     checked_algorithm(algorithm)
     inputs, kernel, bias, residual, scale = backends.active.tensors(arrays)
     spec = spec_of(inputs, kernel, geometry, channels_first)
-    _check_shapes(spec, channels_first, bias, residual, scale)
+    check_shapes(spec, channels_first, bias, residual, scale)
     if channels_first:
         # On PyTorch a transposition is a view; XLA folds it into the convolution.
         inputs, residual = (
@@ -147,54 +147,6 @@ def grouped_kernel(depthwise_kernel: Any) -> Any:
     return backends.active.reshape(tensor, shape)
 
 
-def separable_conv2d(
-    inputs: Any,
-    depthwise_kernel: Any,
-    pointwise_kernel: Any,
-    strides: int | Pair = 1,
-    padding: object = "same",
-    dilation_rate: int | Pair = 1,
-    data_format: str | None = None,
-    algorithm: str = "auto",
-    bias: Any = None,
-    residual: Any = None,
-    activation: str | None = None,
-    scale: Any = None,
-) -> Any:
-    """Convolve every channel on its own, then mix the channels at every pixel.
-
-    `out[b,i,j,k] = sum over di,dj,q,r of x[b, s*i+di, s*j+dj, q] * depthwise[di,dj,q,r] * pointwise[0,0,q*M+r,k]`:
-    the sums of a dense convolution whose kernel has rank M for each pair of input and output channel.
-
-    Args:
-        inputs: as for `grouped_conv2d`.
-        depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
-        pointwise_kernel: (1, 1, in_channels * M, out_channels).
-        strides, padding, dilation_rate: of the depthwise step.
-        data_format: as for `grouped_conv2d`.
-        algorithm: as for `grouped_conv2d`, of both steps: it must be able to compute both.
-        bias, residual, activation, scale: as for `grouped_conv2d`, after the second step.
-
-    Returns:
-        (batch, out height, out width, out_channels) in the inputs' data format.
-
-    Raises:
-        ValueError: naming the argument, its value and the rule.
-
-    Source: TensorFlow's `tf.nn.separable_conv2d`; Xception, arXiv 1610.02357, section 2.
-
-    Examples:
-        >>> import numpy as np
-        >>> x, depthwise = np.ones((1, 5, 5, 2), "float32"), np.ones((3, 3, 2, 1), "float32")
-        >>> separable_conv2d(x, depthwise, np.ones((1, 1, 2, 7), "float32"), padding="valid").shape[-1]
-        7
-    """
-    channels, options = _kernel_shape(depthwise_kernel)[2], (strides, padding, dilation_rate, data_format, algorithm)
-    outputs = grouped_conv2d(inputs, grouped_kernel(depthwise_kernel), channels, *options)
-    epilogue = {"bias": bias, "residual": residual, "activation": activation, "scale": scale}
-    return grouped_conv2d(outputs, pointwise_kernel, 1, data_format=data_format, algorithm=algorithm, **epilogue)
-
-
 def explain_routing(
     input_shape: Sequence[int | None],
     kernel_shape: Sequence[int],
@@ -249,7 +201,7 @@ class _Convolution(keras.Operation):
     ) -> keras.KerasTensor:
         channels_first = self.data_format == "channels_first"
         spec = spec_of(inputs, kernel, self.geometry, channels_first)
-        _check_shapes(spec, channels_first, bias, residual, scale)
+        check_shapes(spec, channels_first, bias, residual, scale)
         return keras.KerasTensor(_output_shape(spec, channels_first), dtype=spec.dtype)
 
 
@@ -275,7 +227,7 @@ def _output_shape(spec: ConvSpec, channels_first: bool) -> tuple[int | None, ...
     return (batch, channels, height, width) if channels_first else (batch, height, width, channels)
 
 
-def _check_shapes(spec: ConvSpec, channels_first: bool, bias: Any, residual: Any, scale: Any) -> None:
+def check_shapes(spec: ConvSpec, channels_first: bool, bias: Any, residual: Any, scale: Any) -> None:
     """Raise ValueError where what follows the sums, and would else be broadcast, is not of the outputs' sizes."""
     for name, array in (("bias", bias), ("scale", scale)):
         if array is not None:

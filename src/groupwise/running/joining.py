@@ -52,6 +52,11 @@ class Join:
         return second if first is self.head.outputs[0] else first
 
     @property
+    def zeros(self) -> Any:
+        """The padding of the call before the head, or None."""
+        return None if self.pad is None else self.pad.operation.padding
+
+    @property
     def image(self) -> Tensor:
         """What the first call reads."""
         return (self.pad or self.head).input_tensors[0]
@@ -72,7 +77,7 @@ class Join:
         else:
             padded = {id(self.pad.outputs[0]): values[id(self.image)]}
             arguments, keywords = self.head.arguments.fill_in(padded)
-            keywords = {**keywords, "zeros": self.pad.operation.padding}
+            keywords = {**keywords, "zeros": self.zeros}
         return wrapped(self.head.operation)(*arguments, **keywords, **self.followers(values), **more)
 
     def followers(self, values: dict[int, Any]) -> dict[str, Any]:

@@ -68,6 +68,15 @@ class ChainedNorm:
         return not (is_training and layer.trainable) and self.can_end and layer.can_end(inputs)
 
     @property
+    def can_pair(self) -> bool:
+        """Return whether the convolutions around it may run in one pass: any, not a separable one, then a 1x1."""
+        if self.after is None or not self.can_end or not _is_free(self.after):
+            return False
+        first, second = self.before.head.operation, self.after.head.operation
+        is_pointwise = isinstance(second, layers.GroupedConv2D) and second.kernel_size == second.strides == (1, 1)
+        return is_pointwise and second.can_end() and not isinstance(first, layers.SeparableConv2D)
+
+    @property
     def _is_known(self) -> bool:
         """Return whether a convolution knows its activation, and nobody hears of what it returns."""
         layer = self.norm.head.operation

@@ -8,6 +8,7 @@ import keras
 from groupwise import keras_private
 from groupwise.layers import convolutions
 from groupwise.layers.twins import is_stock
+from groupwise.ops.pairs import Convolution, pair_conv2d
 from groupwise.running.graph import Graph, functional, models_within
 from groupwise.running.joining import Join, joins
 from groupwise.running.links import ChainedNorm, links
@@ -117,6 +118,8 @@ class _Chain:
         self.readings: dict[int, tuple[str, Any]] = {}
         self.waiting: set[int] = set()
         """The batch norms whose work the convolution before will do: it waits for what is added after them."""
+        self.pending: dict[int, tuple[Any, Convolution]] = {}
+        """What the next convolution computes in one pass with its own outputs: of which image, and how."""
 
     def run(self, unit: Join) -> Any:
         """Return the outputs of a unit; where they are read normalised, what is to be normalised; () for later."""
@@ -125,11 +128,14 @@ class _Chain:
         if norm is not None and id(unit) in self.waiting:
             return self._ended(norm)
         links = self.before.get(id(unit), [])
-        counted = [link for link in links if self.is_training and link.counts(self.values[image])]
-        ended = [link for link in links if link.ends(self.values[image], self.is_training)]
+        like = self.pending[image][0] if image in self.pending else self.values[image]
+        counted = [link for link in links if self.is_training and link.counts(like)]
+        ended = [link for link in links if link.ends(like, self.is_training)]
         if ended and image not in self.readings:
             self.waiting |= {id(link.norm) for link in ended}
             return ()
+        if image in self.pending:
+            return self._convolved(unit)
         if counted or image in self.readings:
             activation, reading = self.readings.get(image, ("linear", None))
             more = {"reading": reading, "link": convolutions.Link(activation, bool(counted))}
@@ -145,6 +151,19 @@ class _Chain:
         return outputs
 
     def _ended(self, link: ChainedNorm) -> Any:
-        """Return what the convolution before a batch norm by constants makes of both."""
-        ending = link.norm.head.operation.ending()
-        return link.before.run(self.values, self.wrapped, ending=ending, **link.followers(self.values))
+        """Return what the convolution before a batch norm by constants makes of both; () where the next one does."""
+        ending, followers = link.norm.head.operation.ending(), link.followers(self.values)
+        if not self.is_training and link.can_pair and id(link.after) not in self.apart:
+            unit = link.before.head.operation.unit(followers["then"], link.before.zeros, ending)
+            self.pending[id(link.norm.outputs)] = self.values[id(link.before.image)], unit
+            return ()
+        return self._convolved(link.before, ending, **followers)
+
+    def _convolved(self, unit: Join, ending: Any = None, **followers: Any) -> Any:
+        """Return the outputs of a convolution; of two, where the one before it waits."""
+        if id(unit.image) not in self.pending:
+            return unit.run(self.values, self.wrapped, ending=ending, **followers)
+        image, first = self.pending[id(unit.image)]
+        layer = unit.head.operation
+        second = layer.unit(followers.get("then"), unit.zeros, ending)
+        return pair_conv2d(image, first, second, followers.get("residual"), layer.algorithm)

@@ -1,18 +1,16 @@
 """JAX: the C core's convolutions, with what follows one while its sums are in registers; `links`: of chains."""
 
-from dataclasses import replace
 from typing import Any
 
 from jax import numpy as jnp
 
-from groupwise.backends import activations
 from groupwise.backends.jax import passes
 from groupwise.backends.jax.handlers import is_available as is_available
 from groupwise.backends.jax.handlers import require
 from groupwise.backends.jax.links import link as link
 from groupwise.backends.jax.mesh import in_any_mesh
-from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, sum_of
 from groupwise.backends.jax.passes import Pass
+from groupwise.backends.jax.separable import separable as separable
 from groupwise.core import convolution, epilogues
 from groupwise.spec import ConvSpec
 
@@ -56,38 +54,5 @@ def convolve(
         if operand.shape != shapes[role]:
             name = ("inputs", "kernel", "outputs", "bias", "residual", "scale")[role]
             raise ValueError(f"{name} of shape {operand.shape}: must be of shape {shapes[role]}")
-    run = _fused if extras or activation != "linear" else passes.alone
+    run = passes.fused if extras or activation != "linear" else passes.alone
     return in_any_mesh(lambda *operands: run(forward, *operands)[0], operands).astype(spec.dtype)
-
-
-def _fused_jvp(forward: Pass, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
-    if passes.SCALE in forward.extras:
-        return _fused_jvp(*_with_scaled_kernel(forward, operands, tangents))
-    activation = forward.activation
-    if epilogues.ACTIVATIONS[activation].reads_outputs:
-        (outputs,) = _fused(forward, *operands)
-        seen = outputs
-    else:
-        # Where a derivative is wanted, and nowhere else, what the activation sees is kept, and it runs by itself.
-        (seen,) = _fused(replace(forward, activation="linear"), *operands)
-        outputs = activations.FUNCTIONS[activation](seen)
-    extras = [jnp.broadcast_to(extra, outputs.shape) for extra in tangents[2:] if extra is not None]
-    tangent = sum_of([*passes.tangent_parts(Pass(convolution.FORWARD, forward.sizes), operands, tangents), *extras])
-    return [outputs], [activations.passed(tangent, seen, activation)]
-
-
-def _with_scaled_kernel(forward: Pass, operands: Arrays, tangents: Parts) -> tuple[Pass, Arrays, Parts]:
-    """Return the same pass, its operands and their tangents with the scale in the kernel."""
-    (_, kernel, *_, scale), (_, of_kernel, *_, of_scale) = operands, tangents
-    parts = [x * y for x, y in ((of_kernel, scale), (kernel, of_scale)) if x is not None and y is not None]
-    tangent = sum_of(parts) if parts else None
-    plain = replace(forward, extras=tuple(role for role in forward.extras if role != passes.SCALE))
-    return (
-        plain,
-        [operands[0], kernel * scale, *operands[2:-1]],
-        [tangents[0], tangent, *tangents[2:-1]],
-    )
-
-
-_fused = define("fused", Rules(passes.run, passes.results, _fused_jvp, images=passes.images))
-"""A forward pass and what follows it."""

@@ -13,6 +13,7 @@ from groupwise.core import library
 
 _NAMES = (
     *("forward", "input_gradient", "kernel_gradient"),
+    "separable",
     *("link", "link_input_gradient", "link_kernel_gradient"),
     *("max_pool", "max_pool_gradient"),
     *("moments", "normalize", "gradient_sums", "gradient"),

@@ -107,15 +107,20 @@ def _batching(operation: Callable[..., Arrays], rules: Rules) -> Callable[..., t
     return batched
 
 
-def tangents_of(function: Callable[..., Arrays], operands: Arrays, tangents: Parts) -> Arrays:
-    """Return the tangents of the results of `function`, which consists of JAX's own operations; for a rule."""
+def jvp_of(function: Callable[..., Arrays], operands: Arrays, tangents: Parts) -> tuple[Arrays, Arrays]:
+    """Return the results of `function`, which consists of other operations, and their tangents; for a rule."""
     moving = [index for index, tangent in enumerate(tangents) if tangent is not None]
 
     def of_moving(*arrays: Any) -> Arrays:
         replaced = dict(zip(moving, arrays, strict=True))
         return function(*(replaced.get(index, operand) for index, operand in enumerate(operands)))
 
-    return jax.jvp(of_moving, [operands[index] for index in moving], [tangents[index] for index in moving])[1]
+    return jax.jvp(of_moving, [operands[index] for index in moving], [tangents[index] for index in moving])
+
+
+def tangents_of(function: Callable[..., Arrays], operands: Arrays, tangents: Parts) -> Arrays:
+    """Return the tangents of `jvp_of` alone."""
+    return jvp_of(function, operands, tangents)[1]
 
 
 def sum_of(parts: Arrays) -> Any:

@@ -5,7 +5,7 @@ in each: the transpose of one pass is another.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
+from groupwise.backends import activations
 from groupwise.backends.jax.operations import Arrays, Parts, Rules, define, sum_of
 from groupwise.backends.jax.partition import call, partitioned
 from groupwise.core import convolution, epilogues
@@ -105,6 +106,39 @@ def _linear_transpose(pass_: Pass, cotangents: Parts, operands: Parts) -> Parts:
 
 alone = define("pass", Rules(run, results, _linear_jvp, _linear_transpose, images))
 """One pass alone."""
+
+
+def _fused_jvp(forward: Pass, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
+    if SCALE in forward.extras:
+        return _fused_jvp(*_with_scaled_kernel(forward, operands, tangents))
+    activation = forward.activation
+    if epilogues.ACTIVATIONS[activation].reads_outputs:
+        (outputs,) = fused(forward, *operands)
+        seen = outputs
+    else:
+        # Where a derivative is wanted, and nowhere else, what the activation sees is kept, and it runs by itself.
+        (seen,) = fused(replace(forward, activation="linear"), *operands)
+        outputs = activations.FUNCTIONS[activation](seen)
+    extras = [jnp.broadcast_to(extra, outputs.shape) for extra in tangents[2:] if extra is not None]
+    tangent = sum_of([*tangent_parts(Pass(convolution.FORWARD, forward.sizes), operands, tangents), *extras])
+    return [outputs], [activations.passed(tangent, seen, activation)]
+
+
+def _with_scaled_kernel(forward: Pass, operands: Arrays, tangents: Parts) -> tuple[Pass, Arrays, Parts]:
+    """Return the same pass, its operands and their tangents with the scale in the kernel."""
+    (_, kernel, *_, scale), (_, of_kernel, *_, of_scale) = operands, tangents
+    parts = [x * y for x, y in ((of_kernel, scale), (kernel, of_scale)) if x is not None and y is not None]
+    tangent = sum_of(parts) if parts else None
+    plain = replace(forward, extras=tuple(role for role in forward.extras if role != SCALE))
+    return (
+        plain,
+        [operands[0], kernel * scale, *operands[2:-1]],
+        [tangents[0], tangent, *tangents[2:-1]],
+    )
+
+
+fused = define("fused", Rules(run, results, _fused_jvp, images=images))
+"""A forward pass and what follows it."""
 
 
 # One pass as XLA sees it: the custom call, partitioned.

@@ -13,6 +13,7 @@ from groupwise.backends import activations
 from groupwise.backends.tensorflow.links import link as link
 from groupwise.backends.tensorflow.operations import PASSES, attributes_of, run, same_attributes, unneeded
 from groupwise.backends.tensorflow.operations import is_available as is_available
+from groupwise.backends.tensorflow.separable import separable as separable
 from groupwise.core import convolution, epilogues
 from groupwise.spec import ConvSpec
 

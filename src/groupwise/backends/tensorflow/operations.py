@@ -26,6 +26,7 @@ def _load() -> dict[str, Callable[..., Any]] | None:
             "GroupwiseFusedConv2D": binding.groupwise_fused_conv2d,
             "GroupwiseConv2DInputGradient": binding.groupwise_conv2d_input_gradient,
             "GroupwiseConv2DKernelGradient": binding.groupwise_conv2d_kernel_gradient,
+            "GroupwiseSeparable": binding.groupwise_separable,
             "GroupwiseLink": binding.groupwise_link,
             "GroupwiseLinkInputGradient": binding.groupwise_link_input_gradient,
             "GroupwiseLinkKernelGradient": binding.groupwise_link_kernel_gradient,

@@ -35,6 +35,8 @@ _VALUES = frozenset((type(None), bool, float, str, list, tuple))
 class Rules:
     """How an operation is computed, differentiated and batched; its results are a tensor or a tuple of tensors.
 
+    Where `instead` always has results, there are no `save`, `backward` and `tangent`.
+
     Attributes:
         compute: what it does on the CPU: (*arguments) -> results.
         shapes: the same for tensors without memory.
@@ -51,9 +53,9 @@ class Rules:
 
     compute: Callable[..., Any]
     shapes: Callable[..., Any]
-    save: Callable[[Any, tuple[Any, ...], Any], None]
-    backward: Callable[..., tuple[Tensor | None, ...]]
-    tangent: Callable[..., Any]
+    save: Callable[[Any, tuple[Any, ...], Any], None] | None = None
+    backward: Callable[..., tuple[Tensor | None, ...]] | None = None
+    tangent: Callable[..., Any] | None = None
     constants: tuple[int, ...] = ()
     images: tuple[int, ...] = ()
     recorded: Callable[..., tuple[Any, ...]] = lambda *arguments: arguments
@@ -131,6 +133,7 @@ def _recorder(name: str, rules: Rules) -> Callable[..., Any]:
     class Level(_SingleLevelFunction):
         @staticmethod
         def forward(context: Any, run: Callable[..., Any], *arguments: Any) -> Any:
+            assert rules.save is not None
             arguments = rules.recorded(*arguments)
             results = run(*arguments)
             context.set_materialize_grads(False)
@@ -146,10 +149,12 @@ def _recorder(name: str, rules: Rules) -> Callable[..., Any]:
 
         @staticmethod
         def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            assert rules.backward is not None
             return None, *rules.backward(context, *gradients)
 
         @staticmethod
         def jvp(context: Any, _: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+            assert rules.tangent is not None
             with forward_ad._set_fwd_grad_enabled(True):
                 # What is saved has tangents of this level; those of the levels below stay.
                 saved = [None if v is None else forward_ad.unpack_dual(v, level=0)[0] for v in context.saved_tensors]

@@ -1,0 +1,136 @@
+"""Separable convolution, and any two, the second one 1x1: in one pass where the C core computes both."""
+
+from typing import Any, NamedTuple
+
+import keras
+
+from groupwise import backends, routing
+from groupwise.backends.conversions import cast, type_of
+from groupwise.backends.steps import Step
+from groupwise.core import separable
+from groupwise.ops.arguments import checked_data_format
+from groupwise.ops.convolutions import Geometry, check_shapes, grouped_conv2d, grouped_kernel, spec_of
+from groupwise.spec import ConvSpec, Pair
+
+
+class Convolution(NamedTuple):
+    """What `grouped_conv2d` is told of a convolution.
+
+    Attributes:
+        kernel, bias, activation, scale: as there.
+        geometry: groups, strides, padding, dilation rate.
+    """
+
+    kernel: Any
+    geometry: Geometry
+    bias: Any = None
+    activation: str | None = None
+    scale: Any = None
+
+
+def pair_conv2d(
+    inputs: Any,
+    first: Convolution,
+    second: Convolution,
+    residual: Any = None,
+    algorithm: str = "auto",
+    data_format: str | None = "channels_last",
+) -> Any:
+    """Return what `second` makes of what `first` makes of the inputs, and of the residual.
+
+    Where the core runs both, `first` of narrow groups and `second` a 1x1, what lies between them never leaves the
+    caches.
+
+    Examples:
+        >>> import numpy as np
+        >>> x, ones = np.ones((1, 4, 4, 2), "float32"), np.ones((1, 1, 2, 1), "float32")
+        >>> depthwise = Convolution(np.ones((3, 3, 1, 2), "float32"), (2, 1, "valid", 1), activation="relu6")
+        >>> np.asarray(pair_conv2d(x, depthwise, Convolution(ones, (1, 1, "valid", 1)))).ravel().tolist()
+        [12.0, 12.0, 12.0, 12.0]
+    """
+    is_last = checked_data_format(data_format) == "channels_last"
+    steps = _steps(inputs, first, second, residual, algorithm) if is_last else None
+    if steps is not None:
+        grouped, pointwise = steps
+        inputs, residual = (cast(array, "float32") for array in backends.active.tensors((inputs, residual)))
+        return backends.active.core.separable(inputs, grouped, pointwise, residual)
+    for one, extra in ((first, None), (second, residual)):
+        options = data_format, algorithm, one.bias, extra, one.activation, one.scale
+        inputs = grouped_conv2d(inputs, one.kernel, *one.geometry, *options)
+    return inputs
+
+
+def separable_conv2d(
+    inputs: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: int | Pair = 1,
+    padding: object = "same",
+    dilation_rate: int | Pair = 1,
+    data_format: str | None = None,
+    algorithm: str = "auto",
+    bias: Any = None,
+    residual: Any = None,
+    activation: str | None = None,
+    scale: Any = None,
+) -> Any:
+    """Convolve every channel on its own, then mix the channels at every pixel.
+
+    `out[b,i,j,k] = sum over di,dj,q,r of x[b, s*i+di, s*j+dj, q] * depthwise[di,dj,q,r] * pointwise[0,0,q*M+r,k]`:
+    the sums of a dense convolution whose kernel has rank M for each pair of input and output channel.
+
+    Args:
+        inputs: as for `grouped_conv2d`.
+        depthwise_kernel: (kernel height, kernel width, in_channels, M); any multiplier M >= 1.
+        pointwise_kernel: (1, 1, in_channels * M, out_channels).
+        strides, padding, dilation_rate: of the depthwise step.
+        data_format: as for `grouped_conv2d`.
+        algorithm: as for `grouped_conv2d`, of both steps: it must be able to compute both.
+        bias, residual, activation, scale: as for `grouped_conv2d`, after the second step.
+
+    Returns:
+        (batch, out height, out width, out_channels) in the inputs' data format.
+
+    Raises:
+        ValueError: naming the argument, its value and the rule.
+
+    Source: TensorFlow's `tf.nn.separable_conv2d`; Xception, arXiv 1610.02357, section 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> x, depthwise = np.ones((1, 5, 5, 2), "float32"), np.ones((3, 3, 2, 1), "float32")
+        >>> separable_conv2d(x, depthwise, np.ones((1, 1, 2, 7), "float32"), padding="valid").shape[-1]
+        7
+    """
+    kernel, channels = grouped_kernel(depthwise_kernel), tuple(depthwise_kernel.shape)[2]
+    depthwise = Convolution(kernel, (channels, strides, padding, dilation_rate))
+    pointwise = Convolution(pointwise_kernel, (1, 1, "same", 1), bias, activation, scale)
+    return pair_conv2d(inputs, depthwise, pointwise, residual, algorithm, data_format)
+
+
+def _steps(
+    inputs: Any, first: Convolution, second: Convolution, residual: Any, algorithm: str
+) -> tuple[Step, Step] | None:
+    """Return both as the core takes them in one pass; None where it does not."""
+    arrays = inputs, first.kernel, second.kernel
+    if algorithm not in ("auto", "core") or any(isinstance(array, keras.KerasTensor) for array in arrays):
+        return None
+    if {type_of(array) for array in arrays} != {"float32"}:
+        return None
+    (image,) = backends.active.tensors([inputs])
+    grouped = spec_of(image, first.kernel, first.geometry)
+    pointwise = ConvSpec.of(grouped.output_shape, tuple(second.kernel.shape), *second.geometry)
+    runtime = backends.active.runtime(image)
+    by_core = [routing.explain(spec, runtime).algorithm == "core" for spec in (grouped, pointwise)]
+    if not all(by_core) or not separable.computes(grouped, pointwise):
+        return None
+    check_shapes(grouped, False, first.bias, None, first.scale)
+    check_shapes(pointwise, False, second.bias, residual, second.scale)
+    return _step(first, grouped), _step(second, pointwise)
+
+
+def _step(one: Convolution, spec: ConvSpec) -> Step:
+    kernel, bias, scale = (
+        cast(array, "float32") for array in backends.active.tensors((one.kernel, one.bias, one.scale))
+    )
+    return Step(kernel, spec, bias, scale, one.activation or "linear")

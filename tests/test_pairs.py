@@ -1,0 +1,126 @@
+"""Two convolutions in one pass, the second one 1x1, on every backend: values and all gradients, against float64."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from groupwise import backends, layers, ops
+from groupwise.backends.steps import Step
+from groupwise.core import convolution
+from groupwise.core.epilogues import ACTIVATIONS
+from groupwise.ops.pairs import Convolution, pair_conv2d
+from groupwise.spec import ConvSpec
+from tests.activations import TRUTH
+from tests.frameworks import needs_core, value_and_every_gradient
+from tests.passes import near, truth
+
+pytestmark = needs_core
+
+DEPTHWISE = ConvSpec.of((2, 9, 8, 12), (3, 3, 1, 24), 12, (2, 1), ((0, 1), (1, 1)))
+NARROW = ConvSpec.of((2, 7, 8, 16), (3, 3, 4, 16), 4, 1, "same", (2, 1))
+WIDE = ConvSpec.of((2, 7, 8, 16), (3, 3, 16, 16), 1)
+EXTRAS = ((), ("bias", "end_bias"), ("bias", "scale", "end_bias", "residual", "end_scale"), ("scale", "residual"))
+# Each extra and each activation with each convolution, on either place.
+CASES = [
+    (spec, groups, extras, list(ACTIVATIONS)[place % 5], list(ACTIVATIONS)[(place + 2) % 5])
+    for spec, groups in ((DEPTHWISE, 1), (DEPTHWISE, 3), (NARROW, 1))
+    for place, extras in enumerate(EXTRAS)
+]
+
+
+def pointwise_of(spec: ConvSpec, groups: int) -> ConvSpec:
+    return ConvSpec.of(spec.output_shape, (1, 1, spec.out_channels // groups, 18), groups)
+
+
+def arrays_of(spec: ConvSpec, groups: int, extras: tuple[str, ...]) -> dict[str, np.ndarray]:
+    random, end = np.random.default_rng(0), pointwise_of(spec, groups)
+    shapes: dict[str, Any] = {"inputs": spec.input_shape, "kernel": spec.kernel_shape, "end_kernel": end.kernel_shape}
+    channels = {"bias": spec.out_channels, "scale": spec.out_channels, "end_bias": 18, "end_scale": 18}
+    shapes |= {name: end.output_shape if name == "residual" else channels[name] for name in extras}
+    return {name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+
+
+def named(spec: ConvSpec, groups: int, first: str, second: str, given: dict[str, Any]) -> Any:
+    """Return the outputs of a pair of convolutions of these arrays by their names."""
+    geometry = spec.groups, spec.strides, spec.padding, spec.dilation_rate
+    one = Convolution(given["kernel"], geometry, given.get("bias"), first, given.get("scale"))
+    end = given["end_kernel"], (groups, 1, "valid", 1), given.get("end_bias"), second, given.get("end_scale")
+    return pair_conv2d(given["inputs"], one, Convolution(*end), given.get("residual"))
+
+
+def exact(spec: ConvSpec, groups: int, first: str, second: str, given: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the outputs in float64."""
+    wide = {name: array.astype("float64") for name, array in given.items()}
+    sums = truth(convolution.FORWARD, spec, [wide["inputs"], wide["kernel"]])
+    between = TRUTH[first].value(sums * wide.get("scale", 1) + wide.get("bias", 0))
+    sums = truth(convolution.FORWARD, pointwise_of(spec, groups), [between, wide["end_kernel"]])
+    outputs: np.ndarray = TRUTH[second].value(
+        sums * wide.get("end_scale", 1) + wide.get("end_bias", 0) + wide.get("residual", 0)
+    )
+    return outputs
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[ConvSpec]:
+    """Return the first convolutions of those that the core has computed in one pass."""
+    calls: list[ConvSpec] = []
+    core = backends.active.core
+
+    def separable(inputs: Any, grouped: Step, *others: Any, run: Any = core.separable) -> Any:
+        calls.append(grouped.spec)
+        return run(inputs, grouped, *others)
+
+    monkeypatch.setattr(core, "separable", separable)
+    return calls
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("spec", "groups", "extras", "first", "second"), CASES)
+def test_values_and_gradients(
+    spec: ConvSpec, groups: int, extras: tuple[str, ...], first: str, second: str, compiled: bool, passes: list[Any]
+) -> None:
+    arrays = arrays_of(spec, groups, extras)
+    wanted = exact(spec, groups, first, second, arrays)
+    gradient = np.random.default_rng(1).normal(size=wanted.shape).astype("float32")
+
+    def by_pair(*tensors: Any) -> Any:
+        return named(spec, groups, first, second, dict(zip(arrays, tensors, strict=True)))
+
+    results = value_and_every_gradient(by_pair, list(arrays.values()), gradient, compiled)
+    assert passes
+    near(results[0], wanted, np.full(wanted.shape, 2e-5 * np.abs(wanted).max()), "outputs")
+    # By central differences of the float64 outputs, along random directions.
+    random = np.random.default_rng(2)
+    for (name, array), found in zip(arrays.items(), results[1:], strict=True):
+        for _ in range(3):
+            step, direction = 1e-6, random.normal(size=array.shape)
+            ends = [
+                exact(spec, groups, first, second, {**arrays, name: array.astype("float64") + sign * step * direction})
+                for sign in (1, -1)
+            ]
+            slope = ((ends[0] - ends[1]) * gradient).sum() / (2 * step)
+            assert abs((found * direction).sum() - slope) <= 1e-3 * max(1.0, np.abs(found * direction).sum()), name
+
+
+def test_what_the_core_cannot_join_is_computed_in_two_calls(passes: list[Any]) -> None:
+    for spec, dtype in ((WIDE, "float32"), (DEPTHWISE, "float16")):
+        arrays = arrays_of(spec, 1, EXTRAS[2])
+        wanted = exact(spec, 1, "relu", "relu6", arrays)
+        found = named(spec, 1, "relu", "relu6", {name: array.astype(dtype) for name, array in arrays.items()})
+        tolerance = (2e-5 if dtype == "float32" else 3e-2) * np.abs(wanted).max()
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(found).astype("float64"), wanted, atol=tolerance)
+    assert not passes
+
+
+def test_a_separable_operation_is_one_pass(passes: list[Any]) -> None:
+    images = np.random.default_rng(0).normal(size=(2, 7, 6, 4)).astype("float32")
+    layer = layers.SeparableConv2D(8, 3, padding="same", activation="relu", bias_initializer="random_normal")
+    found = keras.ops.convert_to_numpy(layer(images))
+    assert len(passes) == 1
+    depthwise, pointwise, bias = layer.get_weights()
+    between = ops.depthwise_conv2d(images, depthwise)
+    wanted = ops.grouped_conv2d(between, pointwise, 1, bias=bias, activation="relu")
+    np.testing.assert_allclose(found, keras.ops.convert_to_numpy(wanted), rtol=1e-5, atol=1e-5)
+    assert len(passes) == 1
