@@ -147,6 +147,15 @@ def test_ten_steps_in_chains_are_those_of_the_layers(block: Callable[[Any], Any]
     assert max(np.abs(one - other).max() for one, other in zip(before, found[:-1], strict=True)) > 0.05
 
 
+def grouped_twice(x: Any) -> Any:
+    """Each convolution of several groups could run in one pass with the 1x1 behind it, whose input then waits."""
+    for index in range(2):
+        x = norm(layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x), f"first_{index}")
+        x = norm(layers.GroupedConv2D(12, 1, groups=3, use_bias=False)(x), f"second_{index}")
+        x = norm(layers.GroupedConv2D(6, 1, use_bias=False)(x), f"third_{index}")
+    return layers.GroupedConv2D(6, 1, padding=((1, 0), (0, 0)), activation="relu")(x)
+
+
 def with_biases(x: Any) -> Any:
     x = norm(layers.GroupedConv2D(16, 3, 2, groups=2, bias_initializer="random_normal")(x), "first")
     return norm(layers.DepthwiseConv2D(3, bias_initializer="random_normal")(x), "second", None)
@@ -185,7 +194,7 @@ def scaled(monkeypatch: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [1.0, 1000.0])
-@pytest.mark.parametrize("block", [*BLOCKS, with_biases], ids=lambda block: block.__name__)
+@pytest.mark.parametrize("block", [*BLOCKS, with_biases, grouped_twice], ids=lambda block: block.__name__)
 def test_predictions_are_those_of_the_layers(block: Callable[[Any], Any], size: float, scaled: list[str]) -> None:
     model, plain = (with_statistics(model_of(block), size) for _ in range(2))
     plain = layer_by_layer(plain)

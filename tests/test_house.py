@@ -16,7 +16,7 @@ MORE_PARAMETERS = {
         "core.convolution.convolve",
         "ops.convolutions.depthwise_conv2d",
         "ops.convolutions.grouped_conv2d",
-        "ops.convolutions.separable_conv2d",
+        "ops.pairs.separable_conv2d",
     },
     "a training, whose options are keywords": {"training.fit.train"},
     "commands, whose parameters are the options that a user types": {

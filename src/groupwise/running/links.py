@@ -69,12 +69,13 @@ class ChainedNorm:
 
     @property
     def can_pair(self) -> bool:
-        """Return whether the convolutions around it may run in one pass: any, not a separable one, then a 1x1."""
+        """Return whether the convolutions around it may run in one pass: one of several groups, then a 1x1."""
         if self.after is None or not self.can_end or not _is_free(self.after):
             return False
         first, second = self.before.head.operation, self.after.head.operation
+        is_grouped = isinstance(first, layers.DepthwiseConv2D) or getattr(first, "groups", 1) > 1
         is_pointwise = isinstance(second, layers.GroupedConv2D) and second.kernel_size == second.strides == (1, 1)
-        return is_pointwise and second.can_end() and not isinstance(first, layers.SeparableConv2D)
+        return is_grouped and is_pointwise and bool(second.can_end())
 
     @property
     def _is_known(self) -> bool:

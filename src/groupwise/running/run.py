@@ -153,7 +153,8 @@ class _Chain:
     def _ended(self, link: ChainedNorm) -> Any:
         """Return what the convolution before a batch norm by constants makes of both; () where the next one does."""
         ending, followers = link.norm.head.operation.ending(), link.followers(self.values)
-        if not self.is_training and link.can_pair and id(link.after) not in self.apart:
+        is_last = id(link.after) in self.apart or id(link.before.image) in self.pending
+        if not self.is_training and not is_last and link.can_pair:
             unit = link.before.head.operation.unit(followers["then"], link.before.zeros, ending)
             self.pending[id(link.norm.outputs)] = self.values[id(link.before.image)], unit
             return ()
