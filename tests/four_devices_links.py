@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as Partition
 
 from groupwise.backends.jax import core
 from groupwise.backends.plain_links import Reading
+from groupwise.backends.steps import Step
 from groupwise.spec import ConvSpec
 from tests.collectives import MOVES
 from tests.four_devices import run_checks
@@ -79,5 +80,29 @@ def links_explicit() -> None:
         check(mesh, "batch")
 
 
+def pairs() -> None:
+    """Two convolutions in one pass: every device computes its own images, and nothing is sent."""
+    grouped = ConvSpec.of((8, 9, 7, 16), (3, 3, 1, 16), 16, 2, ((1, 1), (2, 0)))
+    pointwise = ConvSpec.of(grouped.output_shape, (1, 1, 16, 6), 1)
+    random = np.random.default_rng(0)
+    shapes = grouped.input_shape, grouped.kernel_shape, pointwise.kernel_shape, pointwise.output_shape
+    arrays = [random.normal(size=shape).astype("float32") for shape in shapes]
+    ones = jnp.ones(16)
+
+    def pair(inputs: Any, kernel: Any, last: Any, residual: Any) -> Any:
+        first = Step(kernel, grouped, ones, 2 * ones, "relu")
+        return core.separable(inputs, first, Step(last, pointwise), residual)
+
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    cuts = (Partition("batch"), Partition(), Partition(), Partition("batch"))
+    placed = [jax.device_put(array, NamedSharding(mesh, cut)) for array, cut in zip(arrays, cuts, strict=True)]
+    compiled = jax.jit(pair).lower(*placed).compile()
+    assert "gw_jax_separable" in compiled.as_text()
+    assert not any(move in compiled.as_text() for move in (*MOVES, "all-reduce"))
+    between = jax.nn.relu(2 * core.convolve(arrays[0], arrays[1], grouped) + 1)
+    wanted = core.convolve(between, arrays[2], pointwise) + arrays[3]
+    np.testing.assert_allclose(compiled(*placed), wanted, rtol=1e-4, atol=1e-4)
+
+
 if __name__ == "__main__":
-    run_checks([links_mesh, links_explicit])
+    run_checks([links_mesh, links_explicit, pairs])

@@ -14,6 +14,7 @@ from groupwise import backends, layers, models, rewrite
 from groupwise.backends.steps import Step
 from groupwise.keras_private import replaced_run
 from groupwise.layers.convolutions import Link
+from groupwise.ops import pairs
 from groupwise.running.graph import functional
 from groupwise.running.run import linked, run_fused
 from tests.frameworks import BACKEND, needs_core
@@ -177,6 +178,7 @@ def scaled(monkeypatch: Any) -> list[str]:
     """Return what ends the core's convolutions whose sums are scaled, call by call."""
     calls: list[str] = []
     core = backends.active.core
+    monkeypatch.setattr(pairs, "FEW_PIXELS", 0)
 
     def convolve(*arguments: Any, run: Any = core.convolve) -> Any:
         *_, activation, scale = arguments

@@ -192,7 +192,7 @@ def on_four_devices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return four_devices.outcomes("tests.four_devices_links", tmp_path_factory.mktemp("compiled"))
 
 
-@pytest.mark.parametrize("check", ["links_mesh", "links_explicit"])
+@pytest.mark.parametrize("check", ["links_mesh", "links_explicit", "pairs"])
 def test_four_devices(check: str, on_four_devices: dict[str, str]) -> None:
     """See tests/four_devices_links.py: statistics of the whole batch, and no image leaves its device."""
     if check == "links_explicit" and not hasattr(jax.sharding, "auto_axes"):

@@ -10,6 +10,7 @@ from groupwise import backends, layers, ops
 from groupwise.backends.steps import Step
 from groupwise.core import convolution
 from groupwise.core.epilogues import ACTIVATIONS
+from groupwise.ops import pairs
 from groupwise.ops.pairs import Convolution, pair_conv2d
 from groupwise.spec import ConvSpec
 from tests.activations import TRUTH
@@ -64,7 +65,8 @@ def exact(spec: ConvSpec, groups: int, first: str, second: str, given: dict[str,
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[ConvSpec]:
-    """Return the first convolutions of those that the core has computed in one pass."""
+    """Return the first convolutions of those that the core has computed in one pass, however few the pixels."""
+    monkeypatch.setattr(pairs, "FEW_PIXELS", 0)
     calls: list[ConvSpec] = []
     core = backends.active.core
 
@@ -124,3 +126,12 @@ def test_a_separable_operation_is_one_pass(passes: list[Any]) -> None:
     wanted = ops.grouped_conv2d(between, pointwise, 1, bias=bias, activation="relu")
     np.testing.assert_allclose(found, keras.ops.convert_to_numpy(wanted), rtol=1e-5, atol=1e-5)
     assert len(passes) == 1
+
+
+def test_few_pixels_are_two_calls(passes: list[ConvSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "FEW_PIXELS", 2 * 7 * 6 + 1)
+    images, layer = np.ones((2, 7, 6, 4), "float32"), layers.SeparableConv2D(8, 3, padding="same")
+    layer(images)
+    assert not passes
+    layer(np.ones((3, 7, 6, 4), "float32"))
+    assert passes
