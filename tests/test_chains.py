@@ -17,7 +17,7 @@ from groupwise.layers.convolutions import Link
 from groupwise.ops import pairs
 from groupwise.running.graph import functional
 from groupwise.running.run import linked, run_fused
-from tests.frameworks import BACKEND, needs_core
+from tests.frameworks import BACKEND, needs_core, value_and_every_gradient
 
 pytestmark = needs_core
 
@@ -157,6 +157,12 @@ def grouped_twice(x: Any) -> Any:
     return layers.GroupedConv2D(6, 1, padding=((1, 0), (0, 0)), activation="relu")(x)
 
 
+def around(x: Any) -> Any:
+    """What the depthwise convolution reads is added to what the 1x1 behind it returns."""
+    y = norm(layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x), "first")
+    return layers.BatchNormalization(name="second")(layers.GroupedConv2D(6, 1, use_bias=False)(y), residual=x)
+
+
 def with_biases(x: Any) -> Any:
     x = norm(layers.GroupedConv2D(16, 3, 2, groups=2, bias_initializer="random_normal")(x), "first")
     return norm(layers.DepthwiseConv2D(3, bias_initializer="random_normal")(x), "second", None)
@@ -210,6 +216,20 @@ def test_predictions_are_those_of_the_layers(block: Callable[[Any], Any], size: 
     assert not scaled
     np.testing.assert_allclose(ops.convert_to_numpy(found), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     np.testing.assert_allclose(model.predict_on_batch(images), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, around], ids=lambda block: block.__name__)
+def test_gradients_of_predictions_are_those_of_the_layers(block: Callable[[Any], Any], scaled: list[str]) -> None:
+    model, plain = (with_statistics(model_of(block)) for _ in range(2))
+    plain = layer_by_layer(plain)
+    images, gradient = batch(model)
+    for compiled in (False, True):
+        found, wanted = (
+            value_and_every_gradient(lambda x, one=one: one(x, training=False), [images], gradient, compiled)
+            for one in (model, plain)
+        )
+        assert_alike(found, wanted)
+    assert scaled
 
 
 @pytest.mark.parametrize("block", [*BLOCKS, with_biases], ids=lambda block: block.__name__)

@@ -95,6 +95,13 @@ def test_half_precision(dtype: str, step: float, with_core: bool) -> None:
     assert (np.abs(numpy(outputs) - wanted) <= allowed).all()
 
 
+def test_a_scale_in_half_precision_is_no_factor_of_the_kernel(with_core: bool) -> None:
+    """Kernel times scale is beyond float16, the outputs are not."""
+    images, kernel = np.full((1, 3, 3, 4), 1e-3, "float16"), np.full((1, 1, 2, 4), 1e3, "float16")
+    outputs = ops.grouped_conv2d(images, kernel, 2, scale=np.full(4, 1e3, "float16"))
+    np.testing.assert_allclose(numpy(outputs), 2000, rtol=1e-2)
+
+
 def test_depthwise_and_separable_operations(with_core: bool) -> None:
     random = np.random.default_rng(0)
     images, depthwise = random.normal(size=(2, 7, 6, 5)), random.normal(size=(3, 3, 5, 2))

@@ -135,3 +135,44 @@ def test_few_pixels_are_two_calls(passes: list[ConvSpec], monkeypatch: pytest.Mo
     assert not passes
     layer(np.ones((3, 7, 6, 4), "float32"))
     assert passes
+
+
+def test_an_image_may_be_the_residual_too(passes: list[ConvSpec]) -> None:
+    """As in an inverted residual: its gradient has two parts."""
+    random = np.random.default_rng(0)
+    shapes = (2, 6, 5, 8), (3, 3, 1, 8), (1, 1, 8, 8)
+    arrays = [random.normal(size=shape).astype("float32") for shape in shapes]
+    gradient = random.normal(size=shapes[0]).astype("float32")
+
+    def block(is_pair: bool, inputs: Any, kernel: Any, last: Any) -> Any:
+        if is_pair:
+            first = Convolution(kernel, (8, 1, "same", 1), activation="relu")
+            return pair_conv2d(inputs, first, Convolution(last, (1, 1, "valid", 1)), inputs)
+        return ops.grouped_conv2d(ops.grouped_conv2d(inputs, kernel, 8, activation="relu"), last, 1) + inputs
+
+    found, wanted = (
+        value_and_every_gradient(lambda *given, one=one: block(one, *given), arrays, gradient, compiled=False)
+        for one in (True, False)
+    )
+    assert passes
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("few", [0, 10_000])
+def test_arguments_mean_the_same_in_one_pass_and_in_two(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "FEW_PIXELS", few)
+    images, depthwise, last = (np.ones(shape, "float32") for shape in ((1, 4, 4, 2), (3, 3, 2, 1), (1, 1, 2, 3)))
+    bias = [1.0, 2.0, 3.0]
+    found = keras.ops.convert_to_numpy(ops.separable_conv2d(images, depthwise, last, padding="valid", bias=bias))
+    np.testing.assert_allclose(found[0, 0, 0], [19, 20, 21])
+    symbolic = ops.separable_conv2d(images, depthwise, last, residual=keras.KerasTensor((1, 4, 4, 3)))
+    assert isinstance(symbolic, keras.KerasTensor)
+    for wrong, words in (
+        ({"activation": "gelu"}, "activation='gelu': must be one of linear, relu"),
+        ({"bias": np.ones(2, "float32")}, r"bias of shape \(2,\): must be of shape \(3,\)"),
+        ({"scale": np.ones((1, 3), "float32")}, r"scale of shape \(1, 3\): must be"),
+        ({"residual": np.ones((1, 1, 1, 3), "float32")}, r"residual of shape \(1, 1, 1, 3\): must be of shape"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ops.separable_conv2d(images, depthwise, last, **wrong)

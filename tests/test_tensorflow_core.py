@@ -207,7 +207,7 @@ def test_what_is_no_convolution_is_refused(pass_: int, arguments: Any, attribute
 def test_an_epilogue_that_does_not_fit_is_refused(arguments: Any, attributes: Any, message: str) -> None:
     tensors = [tf.constant(X), tf.constant(W), *([tf.constant(array) for array in given] for given in arguments)]
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        operations.run("GroupwiseFusedConv2D", tensors, None, **{**GOOD, "activation": 0, **attributes})
+        operations.run("GroupwiseFusedConv2D", [*tensors, []], None, **{**GOOD, "activation": 0, **attributes})
     with pytest.raises(ValueError, match="activation='gelu': must be one of linear, relu, relu6"):
         core.convolve(X, W, STRIDED[0], activation="gelu")
 

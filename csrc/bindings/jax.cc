@@ -12,7 +12,7 @@ bool read_epilogue(const XlaItems& arguments, const int64_t* outputs, int64_t ac
   for (int64_t i = 2; i < arguments.size; ++i) {
     const XlaBuffer* channels = find_buffer(arguments, i, XLA_TYPE_F32, 1);
     const XlaBuffer* residual = find_buffer(arguments, i, XLA_TYPE_F32, 4);
-    if (channels && channels->dimensions[0] == outputs[3]) {
+    if (channels && channels->dimensions[0] == outputs[3] && !fusion->scale) {
       (fusion->bias ? fusion->scale : fusion->bias) = static_cast<const float*>(channels->data);
     } else if (residual && !memcmp(residual->dimensions, outputs, 4 * sizeof *outputs)) {
       fusion->residual = static_cast<const float*>(residual->data);

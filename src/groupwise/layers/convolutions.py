@@ -92,7 +92,8 @@ class _Convolution2D:
         ((kernel, groups),) = self._steps()
         bias, scale = self._ended(ending)
         geometry = groups, self.strides, self.padding if zeros is None else zeros, self.dilation_rate
-        return Convolution(kernel, geometry, bias, then or activations.NAMES.get(self.activation), scale)
+        activation = then or activations.NAMES.get(self.activation)
+        return Convolution(kernel, geometry, bias, activation, scale, self.algorithm)
 
     def _ended(self: Any, ending: Any) -> tuple[Any, Any]:
         """Return the bias and the scale of the sums, as a batch norm by constants ends them."""

@@ -200,9 +200,14 @@ def training_step(algorithm: str, spec: ConvSpec) -> Callable[[], object]:
     return backends.active.training_step(lambda inputs, kernel: run(inputs, kernel, spec), *arrays)
 
 
-def finish(outputs: Any, bias: Any, residual: Any, activation: str) -> Any:
-    """Return activation(outputs + bias + residual), of the outputs' type; either may be None, the bias is broadcast."""
+def finish(outputs: Any, bias: Any, residual: Any, activation: str, scale: Any = None) -> Any:
+    """Return activation(outputs * scale + bias + residual), of the outputs' type; None is none of it.
+
+    Scale and bias are broadcast.
+    """
     dtype = keras.backend.standardize_dtype(outputs.dtype)
+    if scale is not None:
+        outputs = ops.multiply(outputs, ops.cast(scale, accumulator(dtype)))
     if bias is not None:
         # The bias's gradient is a sum over all pixels, in the type that it is added in.
         outputs = ops.add(outputs, ops.cast(bias, accumulator(dtype)))

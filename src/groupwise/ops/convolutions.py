@@ -55,7 +55,7 @@ def grouped_conv2d(
 
     Returns:
         (batch, out height, out width, out_channels) in the inputs' data format and the promoted type of inputs and
-        kernel, which bias and residual are cast to.
+        kernel, which bias, residual and scale are cast to.
 
     Raises:
         ValueError: naming the argument, its value and the rule.
@@ -73,7 +73,7 @@ def grouped_conv2d(
     geometry = groups, strides, padding, dilation_rate
     if any(isinstance(array, keras.KerasTensor) for array in arrays):
         return _Convolution(*geometry, data_format, algorithm, activation)(*arrays)
-    activation = _checked_activation(activation)
+    activation = checked_activation(activation)
     channels_first = checked_data_format(data_format) == "channels_first"
     checked_algorithm(algorithm)
     inputs, kernel, bias, residual, scale = backends.active.tensors(arrays)
@@ -94,8 +94,7 @@ def grouped_conv2d(
     if algorithm == "core":
         outputs = backends.active.core.convolve(inputs, kernel, spec, bias, residual, activation, scale)
     else:
-        kernel = kernel if scale is None else kernel * scale
-        outputs = finish(ALGORITHMS[algorithm](inputs, kernel, spec), bias, residual, activation)
+        outputs = finish(ALGORITHMS[algorithm](inputs, kernel, spec), bias, residual, activation, scale)
     return ops.transpose(outputs, (0, 3, 1, 2)) if channels_first else outputs
 
 
@@ -188,7 +187,7 @@ class _Convolution(keras.Operation):
         activation: str | None,
     ) -> None:
         super().__init__()
-        self.activation = _checked_activation(activation)
+        self.activation = checked_activation(activation)
         self.geometry = groups, strides, padding, dilation_rate
         self.data_format, self.algorithm = checked_data_format(data_format), checked_algorithm(algorithm)
 
@@ -205,7 +204,7 @@ class _Convolution(keras.Operation):
         return keras.KerasTensor(_output_shape(spec, channels_first), dtype=spec.dtype)
 
 
-def _checked_activation(activation: str | None) -> str:
+def checked_activation(activation: str | None) -> str:
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: must be one of {', '.join(ACTIVATIONS)} or None")
     return activation or "linear"

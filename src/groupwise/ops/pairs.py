@@ -10,11 +10,18 @@ from groupwise.backends.conversions import cast, type_of
 from groupwise.backends.steps import Step
 from groupwise.core import separable
 from groupwise.ops.arguments import checked_data_format
-from groupwise.ops.convolutions import Geometry, check_shapes, grouped_conv2d, grouped_kernel, spec_of
+from groupwise.ops.convolutions import (
+    Geometry,
+    check_shapes,
+    checked_activation,
+    grouped_conv2d,
+    grouped_kernel,
+    spec_of,
+)
 from groupwise.spec import ConvSpec, Pair, known_size
 
-# Below, two calls, which then share out the weights and not the rows, were as fast: 7x7 pixels of 1,024 channels 1.12
-# times as fast as one pass.
+# Of fewer pixels two calls were as fast, or faster: 7x7 of 1,024 channels 1.12 times. Where it is not known how many
+# there are, as TensorFlow traces batches of any size, it is one pass.
 FEW_PIXELS = 512
 
 
@@ -22,7 +29,7 @@ class Convolution(NamedTuple):
     """What `grouped_conv2d` is told of a convolution.
 
     Attributes:
-        kernel, bias, activation, scale: as there.
+        kernel, bias, activation, scale, algorithm: as there.
         geometry: groups, strides, padding, dilation rate.
     """
 
@@ -31,6 +38,7 @@ class Convolution(NamedTuple):
     bias: Any = None
     activation: str | None = None
     scale: Any = None
+    algorithm: str = "auto"
 
 
 def pair_conv2d(
@@ -38,7 +46,6 @@ def pair_conv2d(
     first: Convolution,
     second: Convolution,
     residual: Any = None,
-    algorithm: str = "auto",
     data_format: str | None = "channels_last",
 ) -> Any:
     """Return what `second` makes of what `first` makes of the inputs, and of the residual.
@@ -54,13 +61,11 @@ def pair_conv2d(
         [12.0, 12.0, 12.0, 12.0]
     """
     is_last = checked_data_format(data_format) == "channels_last"
-    steps = _steps(inputs, first, second, residual, algorithm) if is_last else None
+    steps = _steps(inputs, first, second, residual) if is_last else None
     if steps is not None:
-        grouped, pointwise = steps
-        inputs, residual = (cast(array, "float32") for array in backends.active.tensors((inputs, residual)))
-        return backends.active.core.separable(inputs, grouped, pointwise, residual)
+        return backends.active.core.separable(*steps)
     for one, extra in ((first, None), (second, residual)):
-        options = data_format, algorithm, one.bias, extra, one.activation, one.scale
+        options = data_format, one.algorithm, one.bias, extra, one.activation, one.scale
         inputs = grouped_conv2d(inputs, one.kernel, *one.geometry, *options)
     return inputs
 
@@ -108,21 +113,20 @@ def separable_conv2d(
         7
     """
     kernel, channels = grouped_kernel(depthwise_kernel), tuple(depthwise_kernel.shape)[2]
-    depthwise = Convolution(kernel, (channels, strides, padding, dilation_rate))
-    pointwise = Convolution(pointwise_kernel, (1, 1, "same", 1), bias, activation, scale)
-    return pair_conv2d(inputs, depthwise, pointwise, residual, algorithm, data_format)
+    depthwise = Convolution(kernel, (channels, strides, padding, dilation_rate), algorithm=algorithm)
+    pointwise = Convolution(pointwise_kernel, (1, 1, "same", 1), bias, activation, scale, algorithm)
+    return pair_conv2d(inputs, depthwise, pointwise, residual, data_format)
 
 
-def _steps(
-    inputs: Any, first: Convolution, second: Convolution, residual: Any, algorithm: str
-) -> tuple[Step, Step] | None:
-    """Return both as the core takes them in one pass; None where it does not."""
+def _steps(inputs: Any, first: Convolution, second: Convolution, residual: Any) -> tuple[Any, Step, Step, Any] | None:
+    """Return inputs, both convolutions and residual as the core takes them in one pass; None where it does not."""
     arrays = inputs, first.kernel, second.kernel
-    if algorithm not in ("auto", "core") or any(isinstance(array, keras.KerasTensor) for array in arrays):
+    extras = residual, first.bias, first.scale, second.bias, second.scale
+    if any(isinstance(array, keras.KerasTensor) for array in (*arrays, *extras)):
         return None
-    if {type_of(array) for array in arrays} != {"float32"}:
+    if not {first.algorithm, second.algorithm} <= {"auto", "core"} or set(map(type_of, arrays)) != {"float32"}:
         return None
-    (image,) = backends.active.tensors([inputs])
+    image, residual = (cast(array, "float32") for array in backends.active.tensors((inputs, residual)))
     grouped = spec_of(image, first.kernel, first.geometry)
     pointwise = ConvSpec.of(grouped.output_shape, tuple(second.kernel.shape), *second.geometry)
     runtime = backends.active.runtime(image)
@@ -130,13 +134,11 @@ def _steps(
     pixels = math.prod(known_size(size) or FEW_PIXELS for size in grouped.output_shape[:3])
     if not all(by_core) or pixels < FEW_PIXELS or not separable.computes(grouped, pointwise):
         return None
-    check_shapes(grouped, False, first.bias, None, first.scale)
-    check_shapes(pointwise, False, second.bias, residual, second.scale)
-    return _step(first, grouped), _step(second, pointwise)
+    return image, _step(first, grouped), _step(second, pointwise, residual), residual
 
 
-def _step(one: Convolution, spec: ConvSpec) -> Step:
-    kernel, bias, scale = (
-        cast(array, "float32") for array in backends.active.tensors((one.kernel, one.bias, one.scale))
-    )
-    return Step(kernel, spec, bias, scale, one.activation or "linear")
+def _step(one: Convolution, spec: ConvSpec, residual: Any = None) -> Step:
+    arrays = backends.active.tensors((one.kernel, one.bias, one.scale))
+    kernel, bias, scale = (cast(array, "float32") for array in arrays)
+    check_shapes(spec, False, bias, residual, scale)
+    return Step(kernel, spec, bias, scale, checked_activation(one.activation))

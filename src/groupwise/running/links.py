@@ -25,7 +25,7 @@ class ChainedNorm:
 
     Attributes:
         norm: its call and what runs as one with it.
-        before: the convolution that counts for it.
+        before: the convolution that counts for it, or ends with it.
         after: the convolution that reads through it, or None.
         is_alone: whether nothing else reads what the convolution before it returns.
     """

@@ -165,6 +165,6 @@ class _Chain:
         if id(unit.image) not in self.pending:
             return unit.run(self.values, self.wrapped, ending=ending, **followers)
         image, first = self.pending[id(unit.image)]
-        layer = unit.head.operation
-        second = layer.unit(followers.get("then"), unit.zeros, ending)
-        return pair_conv2d(image, first, second, followers.get("residual"), layer.algorithm)
+        # Keras calls neither layer then: whoever listens to one keeps it apart (`Join.still_holds`).
+        second = unit.head.operation.unit(followers.get("then"), unit.zeros, ending)
+        return pair_conv2d(image, first, second, followers.get("residual"))

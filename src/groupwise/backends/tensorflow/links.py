@@ -4,7 +4,6 @@ The gradients to inputs and kernel are operations of the core too, which read ra
 of the plain expression, in `plain_links` and the core's convolutions.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +14,7 @@ from groupwise.backends.tensorflow.operations import (
     PASSES,
     attributes_of,
     float32_tensors,
+    gradients_of,
     operations,
     run,
     same_attributes,
@@ -109,7 +109,7 @@ def _gradient_of_input_gradient(operation: Any, *upstream: Any) -> list[Any]:
         to_inputs, *to_reading = plain_links.through_reading(to_image, inputs, _reading(operation, arrays))
         return [to_inputs, tf.stack(to_reading)]
 
-    return _through(expression, operation, upstream)
+    return gradients_of(expression, operation, list(upstream))
 
 
 @tf.RegisterGradient("GroupwiseLinkKernelGradient")
@@ -119,7 +119,7 @@ def _gradient_of_kernel_gradient(operation: Any, *upstream: Any) -> list[Any]:
         image = plain_links.read(inputs, _reading(operation, reading)) if reading else inputs
         return [_convolved(convolution.KERNEL_GRADIENT, [image, _total(gradient, seen), shape], operation)]
 
-    return _through(expression, operation, upstream)
+    return gradients_of(expression, operation, list(upstream))
 
 
 def _convolved(pass_: int, arguments: list[Any], operation: Any) -> Any:
@@ -141,14 +141,3 @@ def _reading(operation: Any, arrays: Any) -> Reading:
 def _total(gradient: Any, seen: tuple[Any, ...]) -> Any:
     """Return the outputs' gradient with what of it goes through their statistics."""
     return gradient + plain_links.before_activation(seen[0], Reading(*seen[1:])) if seen else gradient
-
-
-def _through(expression: Callable[..., list[Any]], operation: Any, upstream: tuple[Any, ...]) -> list[Any]:
-    """Return the gradients to an operation's arguments, the third of which is a shape, of an expression that it is."""
-    tensors = list(operation.inputs)
-    sources = [tensors[0], tensors[1], *tensors[3:]]
-    with tf.GradientTape() as tape:
-        tape.watch(sources)
-        results = expression(*tensors)
-    first, second, *more = tape.gradient(results, sources, output_gradients=list(upstream))
-    return [first, second, None, *more]

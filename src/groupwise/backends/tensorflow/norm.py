@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from groupwise.backends import plain_norm
-from groupwise.backends.tensorflow.operations import float32_tensors, operations, set_shapes, unneeded
+from groupwise.backends.tensorflow.operations import float32_tensors, gradients_of, operations, set_shapes, unneeded
 from groupwise.core import epilogues
 
 
@@ -86,10 +86,7 @@ def _gradient(operation: Any, upstream: Any, *_: Any) -> list[Any]:
 
 @tf.RegisterGradient("GroupwiseNormalizeGradient")
 def _gradient_of_gradient(operation: Any, *upstream: Any) -> list[Any]:
-    tensors, attribute = list(operation.inputs), operation.get_attr
+    attribute = operation.get_attr
     activation, training = epilogues.NAMES[attribute("activation")], not attribute("constants")
     normalization = plain_norm.Normalization(activation, attribute("epsilon"), training)
-    with tf.GradientTape() as tape:
-        tape.watch(tensors)
-        results = normalization.gradient(*tensors)
-    return list(tape.gradient(results[: len(upstream)], tensors, output_gradients=upstream))
+    return gradients_of(lambda *tensors: normalization.gradient(*tensors)[: len(upstream)], operation, upstream)

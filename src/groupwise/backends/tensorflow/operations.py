@@ -110,3 +110,16 @@ def attributes_of(spec: ConvSpec) -> dict[str, Any]:
 def same_attributes(operation: Any) -> dict[str, Any]:
     """Return the convolution's attributes of an operation."""
     return {name: operation.get_attr(name) for name in _ATTRIBUTES}
+
+
+def gradients_of(expression: Callable[..., Any], operation: Any, upstream: Any) -> list[Any]:
+    """Return the gradients to an operation's inputs, as far as they are needed, of an expression that it is."""
+    # One tensor may be several of its inputs: a tape would give each of these the gradient of all.
+    tensors = [tf.identity(tensor) for tensor in operation.inputs]
+    needed = [i for i, tensor in enumerate(tensors) if tensor.dtype.is_floating and i not in unneeded(operation)]
+    sources = [tensors[i] for i in needed]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        results = expression(*tensors)
+    found = dict(zip(needed, tape.gradient(results, sources, output_gradients=upstream), strict=True))
+    return [found.get(i) for i in range(len(tensors))]

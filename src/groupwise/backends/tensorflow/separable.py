@@ -3,12 +3,20 @@
 Their gradients are those of two operations, for which what lies between them is computed again.
 """
 
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
 from groupwise.backends.steps import Step
-from groupwise.backends.tensorflow.operations import attributes_of, float32_tensors, operations, run, same_attributes
+from groupwise.backends.tensorflow.operations import (
+    attributes_of,
+    float32_tensors,
+    gradients_of,
+    operations,
+    run,
+    same_attributes,
+)
 from groupwise.core import epilogues
 
 _POINTWISE = {"strides": (1, 1), "dilations": (1, 1), "padding": (0, 0, 0, 0)}
@@ -43,12 +51,7 @@ def separable(inputs: Any, grouped: Step, pointwise: Step, residual: Any = None)
 
 @tf.RegisterGradient("GroupwiseSeparable")
 def _gradient(operation: Any, upstream: Any) -> list[Any]:
-    tensors = list(operation.inputs)
-    with tf.GradientTape() as tape:
-        tape.watch(tensors)
-        outputs = _in_two(operation, *tensors)
-    found: list[Any] = tape.gradient(outputs, tensors, output_gradients=upstream)
-    return found
+    return gradients_of(partial(_in_two, operation), operation, upstream)
 
 
 def _in_two(operation: Any, inputs: Any, kernel: Any, pointwise: Any, *extras: Any) -> Any:

@@ -35,10 +35,12 @@ def convolve(
         ValueError: for float64, whose precision would be lost, where a shape is not the spec's, where the image's size
             is not known, and where there is no such activation.
     """
+    inputs, kernel, scale = (
+        in_float32(name, array) for name, array in (("inputs", inputs), ("kernel", kernel), ("scale", scale))
+    )
     if scale is not None:
         # A recorded prediction computes it once.
         kernel = kernel * scale
-    inputs, kernel = in_float32("inputs", inputs), in_float32("kernel", kernel)
     bias, residual = in_float32("bias", bias), in_float32("residual", residual)
     sizes = convolution.sizes(spec)
     if bias is None and residual is None and activation == "linear":
