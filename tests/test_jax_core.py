@@ -264,13 +264,13 @@ SETTINGS = (3, 2, 1, 1, 1, 0, 3, 0)  # of ONE_EACH[1]
     ("operands", "result", "settings", "words"),
     [
         ([(2, 11, 8, 15)], (2, 6, 9, 9), SETTINGS, "wrong number of arguments"),
-        ([(2, 11, 8, 15), (3, 4, 5, 9), (8,)], (2, 6, 9, 9), SETTINGS, "bias, residual or activation"),
-        ([(2, 11, 8, 15), (3, 4, 5, 9), (2, 6, 8, 9)], (2, 6, 9, 9), SETTINGS, "bias, residual or activation"),
+        ([(2, 11, 8, 15), (3, 4, 5, 9), (8,)], (2, 6, 9, 9), SETTINGS, "bias, residual, scale or activation"),
+        ([(2, 11, 8, 15), (3, 4, 5, 9), (2, 6, 8, 9)], (2, 6, 9, 9), SETTINGS, "bias, residual, scale or activation"),
         (
             [(2, 11, 8, 15), (3, 4, 5, 9)],
             (2, 6, 9, 9),
             (*SETTINGS[:7], len(ACTIVATIONS)),
-            "bias, residual or activation",
+            "bias, residual, scale or activation",
         ),
         ([(2, 11, 8, 15), (3, 4, 5, 8)], (2, 6, 9, 9), SETTINGS, "contradict"),
         ([(2, 11, 8, 15), (3, 4, 5, 9)], (3, 6, 9, 9), SETTINGS, "contradict"),
