@@ -4,7 +4,7 @@ Arguments, weights' shapes and their order are Keras's: `get_weights` and `set_w
 takes `((top, bottom), (left, right))`, and `algorithm` names how the convolution is computed (`groupwise.ops`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from groupwise import backends
 from groupwise.backends import activations
 from groupwise.backends.plain_links import Reading
 from groupwise.layers.specs import specs_of
-from groupwise.ops import depthwise_conv2d, grouped_conv2d, separable_conv2d
+from groupwise.ops import grouped_conv2d, separable_conv2d
 from groupwise.ops.algorithms import checked_algorithm, finish
 from groupwise.ops.convolutions import grouped_kernel
 from groupwise.ops.links import linked_conv2d
@@ -83,7 +83,8 @@ class _Convolution2D:
             return self._linked(inputs, padding, reading, link)
         bias, scale = self._ended(ending)
         options = {**self._options(), "padding": padding, "bias": bias, "residual": residual, "scale": scale}
-        outputs = self._convolved(inputs, activation=then or activations.NAMES.get(self.activation), **options)
+        operation, kernels = self._operation()
+        outputs = operation(inputs, *kernels, activation=then or activations.NAMES.get(self.activation), **options)
         known = then or self.activation is None or self.activation in activations.NAMES
         return outputs if known else self.activation(outputs)
 
@@ -119,8 +120,8 @@ class _Convolution2D:
             linked = linked_conv2d(linked[0], kernel, (groups, 1, "valid", 1), self.algorithm, counts=link.counts)
         return linked if link.counts else linked[0]
 
-    def _convolved(self: Any, inputs: Any, **options: Any) -> Any:
-        """Return the operation's outputs."""
+    def _operation(self: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the operation that it computes, and what that takes between inputs and options."""
         raise NotImplementedError
 
     def _steps(self: Any) -> Sequence[tuple[Any, int]]:
@@ -189,11 +190,11 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
     def can_end(self) -> bool:
         return super().can_end() and type(self).convolution_op is GroupedConv2D.convolution_op
 
-    def _convolved(self, inputs: Any, **options: Any) -> Any:
+    def _operation(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if type(self).convolution_op is GroupedConv2D.convolution_op:
-            return grouped_conv2d(inputs, self.kernel, self.groups, **options)
+            return grouped_conv2d, (self.kernel, self.groups)
         # A subclass's own, as Keras's documentation shows it for weight standardisation.
-        return _finish(self.convolution_op(inputs, self.kernel), **options)
+        return lambda inputs, **options: _finish(self.convolution_op(inputs, self.kernel), **options), ()
 
     def _steps(self) -> Sequence[tuple[Any, int]]:
         return [(self.kernel, self.groups)]
@@ -227,8 +228,8 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def _convolved(self, inputs: Any, **options: Any) -> Any:
-        return depthwise_conv2d(inputs, self.kernel, **options)
+    def _operation(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return grouped_conv2d, (grouped_kernel(self.kernel), self.kernel.shape[2])
 
     def _steps(self) -> Sequence[tuple[Any, int]]:
         return [(grouped_kernel(self.kernel), self.kernel.shape[2])]
@@ -246,8 +247,8 @@ class SeparableConv2D(_FilteredConvolution2D, keras.layers.SeparableConv2D):
         (1, 6, 6, 4)
     """
 
-    def _convolved(self, inputs: Any, **options: Any) -> Any:
-        return separable_conv2d(inputs, self.depthwise_kernel, self.pointwise_kernel, **options)
+    def _operation(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return separable_conv2d, (self.depthwise_kernel, self.pointwise_kernel)
 
     def _steps(self) -> Sequence[tuple[Any, int]]:
         depthwise = grouped_kernel(self.depthwise_kernel), self.depthwise_kernel.shape[2]
