@@ -71,11 +71,14 @@ def test_it_is_one_call_where_no_derivative_is_wanted() -> None:
     assert "gw_jax_separable" not in jax.jit(every(one)).lower(*operands(0)).compile().as_text()
 
 
-@pytest.mark.parametrize("index", [1, 3, 4, 6])
-def test_wrong_shapes_are_refused(index: int) -> None:
+@pytest.mark.parametrize(
+    ("index", "name"),
+    [(1, "grouped: kernel"), (3, "grouped: scale"), (4, "pointwise: kernel"), (6, "pointwise: residual")],
+)
+def test_wrong_shapes_are_refused(index: int, name: str) -> None:
     arrays = [*operands(0)]
     arrays[index] = arrays[index][..., :-1]
-    with pytest.raises(ValueError, match="must be of shape"):
+    with pytest.raises(ValueError, match=rf"{name} of shape \(.*must be of shape"):
         one(*arrays)
 
 

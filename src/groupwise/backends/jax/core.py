@@ -52,7 +52,6 @@ def convolve(
     shapes = forward.shapes(batch)
     for role, operand in zip(forward.operands, operands, strict=True):
         if operand.shape != shapes[role]:
-            name = ("inputs", "kernel", "outputs", "bias", "residual", "scale")[role]
-            raise ValueError(f"{name} of shape {operand.shape}: must be of shape {shapes[role]}")
+            raise ValueError(f"{passes.NAMES[role]} of shape {operand.shape}: must be of shape {shapes[role]}")
     run = passes.fused if extras or activation != "linear" else passes.alone
     return in_any_mesh(lambda *operands: run(forward, *operands)[0], operands).astype(spec.dtype)

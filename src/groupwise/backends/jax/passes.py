@@ -22,6 +22,8 @@ from groupwise.core import convolution, epilogues
 _HANDLERS = ("gw_jax_forward", "gw_jax_input_gradient", "gw_jax_kernel_gradient")
 # What may follow inputs, kernel and outputs in convolution.ROLES: a forward pass's further operands.
 BIAS, RESIDUAL, SCALE = 3, 4, 5
+NAMES = ("inputs", "kernel", "outputs", "bias", "residual", "scale")
+"""Of the roles."""
 # Each role's dimensions, as Shardy names them. Only the batch has one name everywhere: it alone stays cut over devices.
 _DIMENSIONS = ("n h w c", "i j k l", "n p q o", "b", "n r s t", "b")
 

@@ -61,7 +61,8 @@ def separable(inputs: Any, grouped: Step, pointwise: Step, residual: Any = None)
     operands = [jnp.asarray(operand, "float32") for operand in given]
     for (pass_, role), operand in zip(pair.roles, operands, strict=True):
         if operand.shape != (shape := pass_.shapes(operands[0].shape[0])[role]):
-            raise ValueError(f"an operand of shape {operand.shape}: must be of shape {shape}")
+            which = "grouped" if pass_ is first else "pointwise"
+            raise ValueError(f"{which}: {passes.NAMES[role]} of shape {operand.shape}: must be of shape {shape}")
     return in_any_mesh(lambda *operands: _both(pair, *operands)[0], operands)
 
 

@@ -46,8 +46,10 @@ def _compute(
     name = "groupwise::separable"
     # Held until the core has read them.
     inputs, kernel = checked(f"{name}: inputs", inputs, before), checked(f"{name}: kernel", kernel, filters)
-    bias, pointwise = checked(f"{name}: bias", bias, between[3:]), checked(f"{name}: kernel", pointwise, end_filters)
-    end_bias, residual = checked(f"{name}: bias", end_bias, after[3:]), checked(f"{name}: residual", residual, after)
+    bias = checked(f"{name}: bias", bias, between[3:])
+    pointwise = checked(f"{name}: pointwise", pointwise, end_filters)
+    end_bias = checked(f"{name}: end_bias", end_bias, after[3:])
+    residual = checked(f"{name}: residual", residual, after)
     out = inputs.new_empty(*after)
     at = [None if array is None else array.data_ptr() for array in (bias, end_bias, residual)]
     fusions = (
