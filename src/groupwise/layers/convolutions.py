@@ -44,6 +44,8 @@ class _Convolution2D:
 
     padding: Padding
     algorithm: str
+    _steps: Callable[[], Sequence[tuple[Any, int]]]
+    """() -> kernel and groups of its one convolution, or of its two, the second one 1x1."""
 
     def _set_padding(self: Any, padding: object, algorithm: str) -> None:
         self.padding, self.algorithm = normalise_padding(padding), checked_algorithm(algorithm)
@@ -83,7 +85,7 @@ class _Convolution2D:
             return self._linked(inputs, padding, reading, link)
         bias, scale = self._ended(ending)
         options = {**self._options(), "padding": padding, "bias": bias, "residual": residual, "scale": scale}
-        operation, kernels = self._operation()
+        operation, kernels = self._convolution()
         outputs = operation(inputs, *kernels, activation=then or activations.NAMES.get(self.activation), **options)
         known = then or self.activation is None or self.activation in activations.NAMES
         return outputs if known else self.activation(outputs)
@@ -120,13 +122,10 @@ class _Convolution2D:
             linked = linked_conv2d(linked[0], kernel, (groups, 1, "valid", 1), self.algorithm, counts=link.counts)
         return linked if link.counts else linked[0]
 
-    def _operation(self: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def _convolution(self: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Return the operation that it computes, and what that takes between inputs and options."""
-        raise NotImplementedError
-
-    def _steps(self: Any) -> Sequence[tuple[Any, int]]:
-        """Return kernel and groups of its one convolution, or of its two, the second one 1x1."""
-        raise NotImplementedError
+        ((kernel, groups),) = self._steps()
+        return grouped_conv2d, (kernel, groups)
 
     def compute_output_shape(self: Any, input_shape: Shape) -> Shape:
         batch, height, width, filters = specs_of(self, input_shape)[-1].output_shape
@@ -190,7 +189,7 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
     def can_end(self) -> bool:
         return super().can_end() and type(self).convolution_op is GroupedConv2D.convolution_op
 
-    def _operation(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def _convolution(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if type(self).convolution_op is GroupedConv2D.convolution_op:
             return grouped_conv2d, (self.kernel, self.groups)
         # A subclass's own, as Keras's documentation shows it for weight standardisation.
@@ -228,9 +227,6 @@ class DepthwiseConv2D(_Convolution2D, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, stock_padding(padding), *args, **kwargs)
         self._set_padding(padding, algorithm)
 
-    def _operation(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return grouped_conv2d, (grouped_kernel(self.kernel), self.kernel.shape[2])
-
     def _steps(self) -> Sequence[tuple[Any, int]]:
         return [(grouped_kernel(self.kernel), self.kernel.shape[2])]
 
@@ -247,7 +243,7 @@ class SeparableConv2D(_FilteredConvolution2D, keras.layers.SeparableConv2D):
         (1, 6, 6, 4)
     """
 
-    def _operation(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def _convolution(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return separable_conv2d, (self.depthwise_kernel, self.pointwise_kernel)
 
     def _steps(self) -> Sequence[tuple[Any, int]]:
