@@ -6,6 +6,20 @@
 
 #include "groupwise.h"
 
+// Looks a few microseconds for what another thread is about to do; whether it did. To sleep and be woken takes longer.
+template <typename Condition>
+bool gw_comes_soon(const Condition& has_come) {
+  for (int look = 0; look < 400; ++look) {
+    if (has_come()) return true;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+  return false;
+}
+
 struct GwTasks {
   const int64_t count;
   const GwBody body;
@@ -40,7 +54,9 @@ struct GwLoop {
 
   // After the caller's own drain(): waits for the tasks that others have drawn.
   void wait() {
+    const auto is_done = [this] { return unfinished.load() == 0; };
+    if (gw_comes_soon(is_done)) return;
     std::unique_lock<std::mutex> lock(mutex);
-    done.wait(lock, [this] { return unfinished.load() == 0; });
+    done.wait(lock, is_done);
   }
 };

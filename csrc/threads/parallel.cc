@@ -17,8 +17,8 @@ namespace {
 // One call's tasks, in its caller's frame, which stays until every helper has left.
 struct Work {
   GwTasks tasks;
-  int64_t places;      // for helpers that may still come
-  int64_t inside = 0;  // helpers at work
+  int64_t places;                  // for helpers that may still come
+  std::atomic<int64_t> inside{0};  // helpers at work
   Work* next = nullptr;
   std::condition_variable left;
 
@@ -35,12 +35,14 @@ class Pool {
     Work** end = &first_;
     while (*end) end = &(*end)->next;
     *end = &work;
+    has_work_.store(true);
     for (int64_t i = std::min(work.places, started_); i > 0; --i) wake_.notify_one();
     lock.unlock();
     work.tasks.drain();
+    gw_comes_soon([&work] { return work.inside.load() == 0; });
     lock.lock();
     remove(work);
-    work.left.wait(lock, [&work] { return work.inside == 0; });
+    work.left.wait(lock, [&work] { return work.inside.load() == 0; });
   }
 
  private:
@@ -56,6 +58,9 @@ class Pool {
   void help() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
+      lock.unlock();
+      gw_comes_soon([this] { return has_work_.load(); });
+      lock.lock();
       wake_.wait(lock, [this] { return first_ != nullptr; });
       Work& work = *first_;
       if (--work.places == 0) remove(work);
@@ -74,6 +79,7 @@ class Pool {
     for (Work** place = &first_; *place; place = &(*place)->next) {
       if (*place != &work) continue;
       *place = work.next;
+      has_work_.store(first_ != nullptr);
       return;
     }
   }
@@ -81,6 +87,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   Work* first_ = nullptr;
+  std::atomic<bool> has_work_{false};  // for those who look without the lock
   int64_t started_ = 0;
 };
 
