@@ -196,10 +196,10 @@ class Checks:
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(outputs), expected)
 
     @staticmethod
-    def has_value() -> None:
-        assert keras_private.has_value(variable())
+    def held_value() -> None:
+        assert np.asarray(keras_private.held_value(variable())).tolist() == [1, 1]
         with keras_private.forgetting_variables(), keras.StatelessScope(initialize_variables=False):
-            assert not keras_private.has_value(keras.Variable("zeros", (2,)))
+            assert keras_private.held_value(keras.Variable("zeros", (2,))) is None
 
     @staticmethod
     def initialize() -> None:
@@ -215,7 +215,7 @@ class Checks:
             forgotten = keras.Variable("zeros", (2,))
         with keras.StatelessScope():
             keras.Variable("zeros", (2,))
-        assert not keras_private.has_value(forgotten)
+        assert keras_private.held_value(forgotten) is None
 
     @staticmethod
     def name_in_graphs() -> None:

@@ -202,12 +202,13 @@ def run_graph(graph: Any, inputs: Any, operation_fn: Callable[[Any], Any], call_
 # Variables
 
 
-def has_value(variable: Any) -> bool:
-    """Return whether a variable has a value yet: `Variable._value`.
+def held_value(variable: Any) -> Any:
+    """Return what a variable itself holds, whatever a scope says; None where it has no value yet: `Variable._value`.
 
-    Missing: to ask for `Variable.value` of one without raises, or makes one.
+    Missing: to ask for `Variable.value` of one without raises, or makes one, and asks for scopes each time: 175
+    microseconds for the 248 variables of a ShuffleNet.
     """
-    return variable._value is not None
+    return variable._value
 
 
 def initialize(variable: Any, initializer: Callable[..., Any] | None = None) -> None:

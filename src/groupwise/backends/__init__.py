@@ -169,6 +169,9 @@ class Backend(Protocol):
     without Python between the operations, as far as that can be had, and in `objection` why not; None where the
     framework traces a step itself."""
 
+    prediction: Callable[[keras.Model], Callable[[Any], Any]] | None
+    """(model) -> its `predict_on_batch` with less of Keras's Python; None where `step` or the framework sees to it."""
+
     distribution: Distribution | None
     """Several processes or devices; None where the framework trains on one."""
 

@@ -127,7 +127,7 @@ def _load(network: Network, published: Published) -> str | None:
         note = published.load(network, complete)
     for variable in network.variables:
         # A fresh head, and the seeds of dropout.
-        if not keras_private.has_value(variable):
+        if keras_private.held_value(variable) is None:
             keras_private.initialize(variable)
     return note
 

@@ -14,8 +14,8 @@ KINDS = ("train", "test", "predict")
 def run_recorded(model: keras.Model, folds: bool = True) -> None:
     """Let `fit`, `evaluate`, `predict` and their fellows run what was recorded of their first steps.
 
-    On PyTorch alone: TensorFlow and JAX trace a step themselves. A step that cannot be recorded runs as Keras runs it,
-    and one warning says why.
+    On PyTorch; TensorFlow and JAX trace a step themselves, and on JAX `predict_on_batch` alone is another. A step that
+    cannot be recorded runs as Keras runs it, and one warning says why.
 
     Args:
         model: any.
@@ -25,6 +25,9 @@ def run_recorded(model: keras.Model, folds: bool = True) -> None:
         for kind in KINDS:
             make = partial(_make, model, kind, folds=folds and kind != "train")
             object.__setattr__(model, f"make_{kind}_function", make)
+    is_ours_to_change = keras_private.is_of_keras(type(model).predict_on_batch) and not _own_code(model, "predict")
+    if backends.active.prediction is not None and is_ours_to_change:
+        object.__setattr__(model, "predict_on_batch", backends.active.prediction(model))
 
 
 def objections(model: keras.Model) -> dict[str, str]:

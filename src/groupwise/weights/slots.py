@@ -69,7 +69,7 @@ class Slot:
 
 def give(variable: Any, value: Array) -> None:
     """Make an array the value of a Keras variable, also of one that was built without any."""
-    if keras_private.has_value(variable):
+    if keras_private.held_value(variable) is not None:
         variable.assign(value)
     else:
         keras_private.initialize(variable, lambda _shape, dtype: keras.ops.convert_to_tensor(value, dtype))

@@ -13,11 +13,13 @@ from groupwise.backends import conversions
 from groupwise.backends.jax import core, norm, pooling
 from groupwise.backends.jax import distribution as distribution
 from groupwise.backends.jax.devices import accelerator, device_of
+from groupwise.backends.jax.prediction import Prediction
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import ConvSpec, knows_sizes
 
 version = jax.__version__
 core_norm, max_pool, average_pool = norm, pooling.max_pool, pooling.average_pool
+prediction = Prediction
 batch_normalise = pool_same = step = random_state = set_random_state = over_processes = None
 tensors, reshape = conversions.tensors, jnp.reshape
 # Larger windows as elementwise maxima of shifted images take XLA minutes to compile.

@@ -15,7 +15,7 @@ from groupwise.spec import DTYPES, ConvSpec
 
 version = tf.__version__
 core_norm = norm
-pool = pool_same = max_pool = average_pool = step = None
+pool = pool_same = max_pool = average_pool = step = prediction = None
 random_state = set_random_state = distribution = over_processes = None
 tensors, reshape = conversions.tensors, tf.reshape
 
