@@ -153,6 +153,16 @@ extern "C" int gw_max_pool_gradient(int element, const GwConvolution* c, const v
   return max_pool(GW_INPUT_GRADIENT, element, c, gradient, out, const_cast<uint8_t*>(places), executor);
 }
 
+extern "C" int gw_shuffle(int64_t pixels, int64_t rows, int64_t columns, const float* in, float* out,
+                          const GwExecutor* executor) {
+  const int64_t floats = rows < 1 || columns < 1 ? -1 : volume(pixels, rows, columns, 1);
+  if (floats < 0 || !is_valid(executor) || (floats > 0 && !are_there({in, out}))) return GW_INVALID;
+  const GwExecutor chosen = choose_executor(floats < kFewFloats, executor);
+  gw_want_large_pages(out, 4 * floats);
+  gw_kernels().shuffle({pixels, rows, columns, in, out, &chosen});
+  return finish(GW_OK);
+}
+
 extern "C" int gw_normalize(int passes, const GwNormalization* n, const GwExecutor* executor) {
   if (!are_valid(passes, n, executor)) return GW_INVALID;
   const int64_t floats = n->pixels * n->channels;

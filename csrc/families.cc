@@ -10,6 +10,7 @@ GwStatus GW_NAME(wide)(const GwJob&);
 GwStatus GW_NAME(max_pool)(const GwPoolJob&);
 GwStatus GW_NAME(normalize)(int passes, const GwNormalization&, const GwExecutor&);
 void GW_NAME(resize)(const GwResizeJob&);
+void GW_NAME(shuffle)(const GwShuffleJob&);
 
 namespace {
 
@@ -35,5 +36,6 @@ constexpr GwFamily kFamilies[] = {{"depthwise", is_depthwise, always, GW_NAME(de
 
 extern "C" {
 extern const GwKernels GW_NAME(kernels);
-const GwKernels GW_NAME(kernels) = {GW_TEXT(GW_SET), kFamilies, GW_NAME(max_pool), GW_NAME(normalize), GW_NAME(resize)};
+const GwKernels GW_NAME(kernels) = {GW_TEXT(GW_SET),    kFamilies,       GW_NAME(max_pool),
+                                    GW_NAME(normalize), GW_NAME(resize), GW_NAME(shuffle)};
 }

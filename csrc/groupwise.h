@@ -142,6 +142,10 @@ typedef enum GwNormalizationPass {
 // Computes the passes that `passes` is the sum of; executor and bits as for gw_convolve.
 GW_PUBLIC int gw_normalize(int passes, const GwNormalization*, const GwExecutor*);
 
+// Transposes the channels of each pixel, (rows, columns) of them, into (columns, rows): a channel shuffle of as many
+// groups as there are rows, and its inverse where there are as many as columns. Executor as for gw_convolve.
+GW_PUBLIC int gw_shuffle(int64_t pixels, int64_t rows, int64_t columns, const float* in, float* out, const GwExecutor*);
+
 // The weights of a resize along an axis: Pillow's filters of these names.
 typedef enum GwFilter { GW_BILINEAR = 0, GW_BICUBIC = 1, GW_LANCZOS = 2 } GwFilter;
 

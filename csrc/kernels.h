@@ -66,12 +66,21 @@ struct GwResizeJob {
   int64_t middle_bytes;
 };
 
+// A channel shuffle, its sizes checked: each pixel's channels are (rows, columns), and become (columns, rows).
+struct GwShuffleJob {
+  int64_t pixels, rows, columns;
+  const float* in;
+  float* out;
+  const GwExecutor* executor;
+};
+
 struct GwKernels {
   const char* name;
   const GwFamily* families;  // until one without a name
   GwStatus (*max_pool)(const GwPoolJob&);
   GwStatus (*normalize)(int passes, const GwNormalization&, const GwExecutor&);
   void (*resize)(const GwResizeJob&);
+  void (*shuffle)(const GwShuffleJob&);
 };
 
 // A name of its own for each instruction set's build.

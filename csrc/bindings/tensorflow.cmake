@@ -2,7 +2,7 @@
 # declares stands in for it at link time. The stub is not installed: the TensorFlow that loads the binding is already in
 # the process.
 add_library(groupwise_tensorflow SHARED csrc/bindings/tensorflow.cc csrc/bindings/tensorflow_link.cc
-  csrc/bindings/tensorflow_norm.cc csrc/bindings/tensorflow_separable.cc)
+  csrc/bindings/tensorflow_norm.cc csrc/bindings/tensorflow_separable.cc csrc/bindings/tensorflow_shuffle.cc)
 target_link_libraries(groupwise_tensorflow PRIVATE groupwise_core)
 if(APPLE)
   target_link_options(groupwise_tensorflow PRIVATE LINKER:-undefined,dynamic_lookup)

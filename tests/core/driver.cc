@@ -1,5 +1,6 @@
 // Draws convolutions and compares every family, pass and instruction set with the reference, max poolings, batch
-// norms and resizes with plain loops, and calls at once with calls one after the other; ends with 1 on a mistake.
+// norms, shuffles and resizes with plain loops, and calls at once with calls one after the other; ends with 1 on a
+// mistake.
 //
 //   driver [SPECS A KIND] [SEED]
 //
@@ -14,6 +15,7 @@
 #include "poolings.h"
 #include "resizes.h"
 #include "separables.h"
+#include "shuffles.h"
 
 int main(int count, char** arguments) {
   const int64_t specs = count > 1 ? atol(arguments[1]) : 1000;
@@ -34,6 +36,8 @@ int main(int count, char** arguments) {
     printf("%s: %ld poolings drawn\n", set, long(specs));
     for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_normalization());
     printf("%s: %ld normalisations drawn\n", set, long(specs));
+    for (int64_t i = 0; i < specs; ++i) mistakes += check_shuffle();
+    printf("%s: %ld shuffles drawn\n", set, long(specs));
     for (int64_t i = 0; i < specs; ++i) mistakes += check(draw_resizing());
     printf("%s: %ld resizes drawn\n", set, long(specs));
     fflush(stdout);

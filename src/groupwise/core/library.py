@@ -32,6 +32,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gw_max_pool": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
     "gw_max_pool_gradient": (ctypes.c_int, (ctypes.c_int, *[_POINTER] * 5)),
     "gw_normalize": (ctypes.c_int, (ctypes.c_int, _POINTER, _POINTER)),
+    "gw_shuffle": (ctypes.c_int, (*[ctypes.c_int64] * 3, *[_POINTER] * 3)),
     "gw_resize": (ctypes.c_int, (_POINTER,) * 3),
     "gw_gradient_reads_outputs": (ctypes.c_int, (ctypes.c_int64,)),
     "gw_family": (ctypes.c_char_p, (_POINTER,)),

@@ -20,7 +20,7 @@ from groupwise.spec import ConvSpec, knows_sizes
 version = jax.__version__
 core_norm, max_pool, average_pool = norm, pooling.max_pool, pooling.average_pool
 prediction = Prediction
-batch_normalise = pool_same = step = random_state = set_random_state = over_processes = None
+batch_normalise = pool_same = step = random_state = set_random_state = over_processes = shuffle = None
 tensors, reshape = conversions.tensors, jnp.reshape
 # Larger windows as elementwise maxima of shifted images take XLA minutes to compile.
 MOST_SHIFTS = 64

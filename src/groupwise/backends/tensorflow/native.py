@@ -10,6 +10,7 @@ import tensorflow as tf
 from groupwise.backends import conversions
 from groupwise.backends.tensorflow import core, norm
 from groupwise.backends.tensorflow.devices import accelerator
+from groupwise.backends.tensorflow.shuffle import shuffle as shuffle
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import DTYPES, ConvSpec
 

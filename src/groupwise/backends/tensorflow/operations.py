@@ -32,6 +32,7 @@ def _load() -> dict[str, Callable[..., Any]] | None:
             "GroupwiseLinkKernelGradient": binding.groupwise_link_kernel_gradient,
             "GroupwiseNormalize": binding.groupwise_normalize,
             "GroupwiseNormalizeGradient": binding.groupwise_normalize_gradient,
+            "GroupwiseShuffle": binding.groupwise_shuffle,
         }
     # TensorFlow calls its C interface alpha: a version may lack a function that the binding needs. A binding of another
     # version of ours lacks an operation: AttributeError.

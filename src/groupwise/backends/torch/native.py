@@ -22,7 +22,7 @@ from groupwise.spec import ConvSpec, knows_sizes, same_padding
 
 version = str(torch.__version__)
 core_norm, max_pool, average_pool, reshape, step = norm, pooling.max_pool, None, torch.reshape, Step
-prediction = None
+prediction = shuffle = None
 
 # The types that oneDNN does not compute in here: PyTorch's own kernels add the gradients in them.
 _ADDED_IN_THEMSELVES = tuple(

@@ -1,0 +1,53 @@
+// The channel shuffle as TensorFlow's operation over the core:
+//
+//   GroupwiseShuffle(inputs) -> each pixel's channels, as (groups, n), transposed to (n, groups)
+//
+// Attribute: groups. Arrays are float32, of shape (..., channels).
+#include "tensorflow_call.h"
+
+namespace {
+
+constexpr const char* kSubject = "GroupwiseShuffle";
+
+struct Shuffle {
+  int64_t groups = 1;
+};
+
+void* create(TF_OpKernelConstruction* construction) {
+  const Status status(kSubject);
+  auto shuffle = std::make_unique<Shuffle>();
+  TF_OpKernelConstruction_GetAttrInt64(construction, "groups", &shuffle->groups, status);
+  if (status.is_ok()) return shuffle.release();
+  TF_OpKernelConstruction_Failure(construction, status);
+  return nullptr;
+}
+
+void destroy(void* kernel) { delete static_cast<Shuffle*>(kernel); }
+
+void compute(void* kernel, TF_OpKernelContext* context) {
+  answer(context, kSubject, [=](const Status& status) {
+    const int64_t groups = static_cast<const Shuffle*>(kernel)->groups;
+    Arrays arrays(context, status);
+    Shape shape;
+    const float* inputs = arrays.argument(&shape);
+    if (!status.is_ok()) return false;
+    if (shape.empty() || shape.back() < 1 || shape.back() % groups) {
+      return status.refuse("inputs of shape " + text(shape) +
+                           ": must be (..., channels), and groups=" + std::to_string(groups) + " divide the channels");
+    }
+    int64_t pixels = 1;
+    for (size_t axis = 0; axis + 1 < shape.size(); ++axis) pixels *= shape[axis];
+    float* outputs = arrays.result(shape);
+    // On the core's own threads: TensorFlow's C interface shows none.
+    return status.is_ok() && status.accept(gw_shuffle(pixels, groups, shape.back() / groups, inputs, outputs, nullptr));
+  });
+}
+
+// Runs when TensorFlow loads the library.
+const bool registered = [] {
+  register_operation(
+      {"GroupwiseShuffle", {"inputs: float"}, {"outputs: float"}, {"groups: int >= 1"}, create, compute, destroy});
+  return true;
+}();
+
+}  // namespace
