@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 
+#include "bindings/jax_memory.h"
 #include "bindings/mapping.h"
 #include "groupwise.h"
 #include "threads/loop.h"
@@ -129,13 +130,15 @@ inline XlaError* answer_metadata(const XlaApi* api, const XlaExtension* extensio
   return nullptr;
 }
 
-inline void prepare_memory(const XlaItems& results) {
+inline void prepare_memory(const XlaApi& api, const XlaItems& results) {
   for (int64_t i = 0; i < results.size; ++i) {
     if (results.types[i] != XLA_BUFFER) continue;
     const auto& buffer = *static_cast<const XlaBuffer*>(results.items[i]);
     int64_t elements = 1;
     for (int64_t axis = 0; axis < buffer.rank; ++axis) elements *= buffer.dimensions[axis];
-    if (elements >= kManyElements) want_large_pages_around(buffer.data);
+    if (elements < kManyElements) continue;
+    gw_keep_memory_of(reinterpret_cast<void (*)(void)>(api.schedule));
+    want_large_pages_around(buffer.data);
   }
 }
 
@@ -144,7 +147,7 @@ template <typename Handle>
 XlaError* answer(const XlaCallFrame* frame, const Handle& handle) {
   const XlaExtension* extension = frame->extensions;
   if (extension && extension->type == XLA_EXTENSION_METADATA) return answer_metadata(frame->api, extension);
-  prepare_memory(frame->results);
+  prepare_memory(*frame->api, frame->results);
   try {
     return handle();
   } catch (const std::bad_alloc&) {
