@@ -3,7 +3,7 @@
 Environment variables: `GROUPWISE_CORE=0` turns the core off, `GROUPWISE_INSTRUCTION_SET` chooses another instruction
 set than the machine's best, `GROUPWISE_THREADS` another number of threads than that of the cores that may be used (on
 TensorFlow and NumPy; JAX and PyTorch bring threads of their own), `GROUPWISE_CORE_FOLDER` names a folder with another
-build of the core.
+build of the core; `GROUPWISE_KEEP_MEMORY=0` leaves it to XLA to give the memory of a step back at its end.
 """
 
 import ctypes

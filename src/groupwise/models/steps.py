@@ -14,7 +14,7 @@ KINDS = ("train", "test", "predict")
 def run_recorded(model: keras.Model, folds: bool = True) -> None:
     """Let `fit`, `evaluate`, `predict` and their fellows run what was recorded of their first steps.
 
-    On PyTorch; TensorFlow and JAX trace a step themselves, and on JAX `predict_on_batch` alone is another. A step that
+    On PyTorch; TensorFlow and JAX trace a step themselves, and `predict_on_batch` alone is another there. A step that
     cannot be recorded runs as Keras runs it, and one warning says why.
 
     Args:

@@ -10,13 +10,15 @@ import tensorflow as tf
 from groupwise.backends import conversions
 from groupwise.backends.tensorflow import core, norm
 from groupwise.backends.tensorflow.devices import accelerator
+from groupwise.backends.tensorflow.prediction import Prediction
 from groupwise.backends.tensorflow.shuffle import shuffle as shuffle
 from groupwise.routing import Runtime, tuning
 from groupwise.spec import DTYPES, ConvSpec
 
 version = tf.__version__
 core_norm = norm
-pool = pool_same = max_pool = average_pool = step = prediction = None
+pool = pool_same = max_pool = average_pool = step = None
+prediction = Prediction
 random_state = set_random_state = distribution = over_processes = None
 tensors, reshape = conversions.tensors, tf.reshape
 
