@@ -6,8 +6,8 @@ A mode says what a step is: "train" and "infer" 16 images, "image" infers one, "
 Ours is what a user writes, `train_on_batch` of a compiled model or `predict_on_batch`; the peer is timm's or
 pytorchcv's network in channels_last, or the same network in plain PyTorch. Each rival is a process of its own; they
 take turns of half a second, behind a step that does not count, all in one run. The numbers are ratios, the median over
-the rounds, above 1 where ours is faster. The first step's seconds, and those of all five of the warm-up, which record or compile, stand beside them, and
-by how much memory the process grows meanwhile, ours over the peer's.
+the rounds, above 1 where ours is faster. The first step's seconds, and those of all five of the warm-up, which record
+or compile, stand beside them, and by how much memory the process grows meanwhile, ours over the peer's.
 
 --fold measures inference with our batch norms folded too. --stock compares with the same networks made of stock Keras
 layers. A stock rival on TensorFlow or JAX needs minutes for one training step, so it is timed for one step after
