@@ -188,4 +188,6 @@ GW_PUBLIC int64_t gw_cpu_limit(const char* root);
 // Gives the scratch memory that no call is using back to the system, but for 2 MB a thread. By itself that happens to
 // what has been needed once only, when a thread ends, and to what has not been needed for 20 seconds.
 GW_PUBLIC void gw_release_memory(void);
+// What else that is to do, of a library over this one.
+GW_PUBLIC void gw_when_memory_is_released(void (*release)(void));
 }

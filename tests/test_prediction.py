@@ -174,3 +174,36 @@ def test_batches_of_many_shapes_and_types() -> None:
         np.testing.assert_allclose(model.predict_on_batch(x), keras_predicts(model, x), rtol=1e-6)
     tensor = keras.ops.ones((2, 4, 5))
     np.testing.assert_array_equal(model.predict_on_batch(tensor), keras_predicts(model, tensor))
+
+
+def test_a_trainable_flag_counts_where_a_layer_looks_at_it() -> None:
+    class Looks(keras.layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+
+        def call(self, inputs: Any) -> Any:
+            if not self.trainable:
+                self.scale.assign(self.scale + 1)
+            return inputs * self.scale * (2.0 if self.trainable else 1.0)
+
+    def numbers(predicts: Any) -> list[float]:
+        layer = Looks()
+        model, found = of_rows(layer), []
+        for trainable in (True, False, False, True, True):
+            if BACKEND == "jax":  # a graph of TensorFlow's is not traced again
+                layer.trainable = trainable
+            found += [float(predicts(model)[0, 0]), float(np.asarray(layer.scale))]
+        return found
+
+    assert numbers(lambda model: model.predict_on_batch(ROWS)) == numbers(lambda model: keras_predicts(model, ROWS))
+
+
+def test_a_function_of_ones_own_is_called() -> None:
+    model = of_rows(keras.layers.Dense(1))
+    model.predict_on_batch(ROWS)
+    sevens = np.full((4, 1), 7, "float32")
+    if BACKEND == "jax":
+        model.predict_function = lambda state, data: (sevens, state)
+    else:
+        model.predict_function = lambda data: keras.ops.convert_to_tensor(sevens)
+    np.testing.assert_array_equal(model.predict_on_batch(ROWS), sevens)

@@ -81,3 +81,40 @@ def test_the_core_refuses_what_is_no_shuffle() -> None:
         assert core.gw_shuffle(*sizes, None, None, None) == 1
     assert core.gw_shuffle(1, 2, 2, None, None, None) == 1
     assert core.gw_shuffle(0, 2, 2, None, None, None) == 0
+
+
+def test_a_graph_that_knows_no_shapes_has_gradients() -> None:
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    layer, given = layers.ChannelShuffle(3), tf.random.normal((2, 4, 4, 12))
+    traced = tf.function(lambda x: layer(layer(x))).get_concrete_function(tf.TensorSpec((None, 4, 4, 12)))
+    frozen = convert_variables_to_constants_v2(traced)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        total = tf.reduce_sum(frozen(given)[0] ** 2)
+    np.testing.assert_allclose(tape.gradient(total, given), 2 * given, rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [0, -3, "3", None, 3.0, 5])
+def test_wrong_groups_are_named_by_the_layer(groups: Any) -> None:
+    with pytest.raises(ValueError, match="groups="):
+        layers.ChannelShuffle(groups)(np.zeros((1, 2, 2, 12), "float32"))
+
+
+def test_xla_compiles_what_the_core_does_not_shuffle() -> None:
+    import tensorflow as tf
+
+    inputs = keras.Input((2, 2, 12))
+    for options in ({"dtype": "float16"}, {"algorithm": "native"}, {"data_format": "channels_first"}):
+        layer = layers.ChannelShuffle(2, **options)
+        model = keras.Model(inputs, layer(inputs))
+        model.compile(jit_compile=True)
+        assert model.jit_compile
+        assert layers.ChannelShuffle.from_config(layer.get_config()).algorithm == layer.algorithm
+    assert not layers.ChannelShuffle(2).supports_jit
+    native = tf.function(layers.ChannelShuffle(2, algorithm="native"), jit_compile=True)
+    x = np.random.default_rng(0).normal(size=(1, 2, 2, 12)).astype("float32")
+    np.testing.assert_array_equal(native(x), dealt(x, 2))
+    with pytest.raises(ValueError, match="algorithm='core': must be one of auto, native"):
+        layers.ChannelShuffle(2, algorithm="core")

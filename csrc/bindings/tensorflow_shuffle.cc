@@ -2,7 +2,8 @@
 //
 //   GroupwiseShuffle(inputs) -> each pixel's channels, as (groups, n), transposed to (n, groups)
 //
-// Attribute: groups. Arrays are float32, of shape (..., channels).
+// Attributes: groups; inverse, 1 where (n, groups) become (groups, n) instead, else 0. Arrays are float32, of shape
+// (..., channels).
 #include "tensorflow_call.h"
 
 namespace {
@@ -10,13 +11,14 @@ namespace {
 constexpr const char* kSubject = "GroupwiseShuffle";
 
 struct Shuffle {
-  int64_t groups = 1;
+  int64_t groups = 1, inverse = 0;
 };
 
 void* create(TF_OpKernelConstruction* construction) {
   const Status status(kSubject);
   auto shuffle = std::make_unique<Shuffle>();
   TF_OpKernelConstruction_GetAttrInt64(construction, "groups", &shuffle->groups, status);
+  if (status.is_ok()) TF_OpKernelConstruction_GetAttrInt64(construction, "inverse", &shuffle->inverse, status);
   if (status.is_ok()) return shuffle.release();
   TF_OpKernelConstruction_Failure(construction, status);
   return nullptr;
@@ -26,7 +28,7 @@ void destroy(void* kernel) { delete static_cast<Shuffle*>(kernel); }
 
 void compute(void* kernel, TF_OpKernelContext* context) {
   answer(context, kSubject, [=](const Status& status) {
-    const int64_t groups = static_cast<const Shuffle*>(kernel)->groups;
+    const auto [groups, inverse] = *static_cast<const Shuffle*>(kernel);
     Arrays arrays(context, status);
     Shape shape;
     const float* inputs = arrays.argument(&shape);
@@ -38,15 +40,21 @@ void compute(void* kernel, TF_OpKernelContext* context) {
     int64_t pixels = 1;
     for (size_t axis = 0; axis + 1 < shape.size(); ++axis) pixels *= shape[axis];
     float* outputs = arrays.result(shape);
+    const int64_t n = shape.back() / groups, rows = inverse ? n : groups;
     // On the core's own threads: TensorFlow's C interface shows none.
-    return status.is_ok() && status.accept(gw_shuffle(pixels, groups, shape.back() / groups, inputs, outputs, nullptr));
+    return status.is_ok() && status.accept(gw_shuffle(pixels, rows, shape.back() / rows, inputs, outputs, nullptr));
   });
 }
 
 // Runs when TensorFlow loads the library.
 const bool registered = [] {
-  register_operation(
-      {"GroupwiseShuffle", {"inputs: float"}, {"outputs: float"}, {"groups: int >= 1"}, create, compute, destroy});
+  register_operation({"GroupwiseShuffle",
+                      {"inputs: float"},
+                      {"outputs: float"},
+                      {"groups: int >= 1", "inverse: int >= 0"},
+                      create,
+                      compute,
+                      destroy});
   return true;
 }();
 

@@ -51,6 +51,8 @@ struct Own {
 
 thread_local Own own;
 
+std::atomic<void (*)(void)> release_more{nullptr};
+
 // Large blocks, mapped by themselves, so that what is given back is the system's at once.
 //
 // Mapped anew for every call they would cost a page fault for each 4 KiB. So they are kept where calls go on needing
@@ -180,4 +182,9 @@ void gw_give_scratch(float* memory) {
 
 void gw_settle_scratch() { large.settle(); }
 
-extern "C" void gw_release_memory(void) { large.release(nullptr); }
+extern "C" void gw_release_memory(void) {
+  large.release(nullptr);
+  if (const auto release = release_more.load()) release();
+}
+
+extern "C" void gw_when_memory_is_released(void (*release)(void)) { release_more.store(release); }

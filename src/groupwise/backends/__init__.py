@@ -164,9 +164,9 @@ class Backend(Protocol):
     """(NHWC float32 inputs, `pooling.window`) -> the core's averages, padding counted; None where the framework's own
     are as fast."""
 
-    shuffle: Callable[[Any, int], Any] | None
-    """(float32 inputs of (..., channels), groups) -> the core's channel shuffle; None where the framework's own is as
-    fast."""
+    shuffle: Callable[[Any, int, bool], Any] | None
+    """(float32 inputs of (..., channels), groups, whether to undo it) -> the core's channel shuffle; None where the
+    framework's own is as fast."""
 
     step: type[Any] | None
     """(model, "train", "test" or "predict", what Keras calls with [batch], whether batch norms are folded) -> the same

@@ -25,12 +25,14 @@ class Prediction:
         model: Any = self.model
         variables = model.variables if self._can_be_lean() else []
         values = list(map(keras_private.held_value, variables))
-        if not variables or any(value is None for value in values):
-            return type(model).predict_on_batch(model, x)
         model.make_predict_function()
+        is_own = not keras_private.is_of_keras(model.predict_function)
+        if not variables or is_own or any(value is None for value in values):
+            return type(model).predict_on_batch(model, x)
         if model.predict_function is not self._made_for:
-            self._made_for, self._compiled = model.predict_function, jax.jit(self._predict)
-        outputs, changed = self._compiled(values, x)
+            self._made_for, self._compiled = model.predict_function, jax.jit(self._predict, static_argnums=1)
+        trained = tuple(variable.trainable for variable in variables) if model.trainable else ()
+        outputs, changed = self._compiled(values, trained, x)
         for place, value in changed.items():
             variables[place].assign(value)
         return keras.tree.map_structure(np.array, outputs)
@@ -41,14 +43,14 @@ class Prediction:
         is_here = keras.distribution.distribution() is None and not keras_private.is_stateless()
         return bool(is_whole and is_here)
 
-    def _predict(self, values: list[Any], x: Any) -> tuple[Any, dict[int, Any]]:
-        """Return the outputs for a batch, and by their places the variables' values that are others afterwards."""
+    def _predict(self, values: list[Any], trained: tuple[bool, ...], x: Any) -> tuple[Any, dict[int, Any]]:
+        """Return the outputs for a batch, and by their places the variables' values that are others afterwards.
+
+        Keras, too, forgets what a prediction does to a variable that is trained; XLA compiles anew for each `trained`.
+        """
         model: Any = self.model
-        places = {id(variable): place for place, variable in enumerate(model.variables)}
-        trainable, others = (
-            [places[id(variable)] for variable in variables]
-            for variables in (model.trainable_variables, model.non_trainable_variables)
-        )
+        trainable = [place for place, is_trained in enumerate(trained) if is_trained]
+        others = [place for place in range(len(values)) if place not in trainable]
         state = [values[place] for place in trainable], [values[place] for place in others]
         outputs, after = model.predict_step(state, (x,))
         pairs = zip(others, after, strict=True)

@@ -29,6 +29,8 @@ class Prediction:
         if not isinstance(x, np.ndarray | tf.Tensor) or not self._can_be_lean():
             return type(model).predict_on_batch(model, x)
         model.make_predict_function()
+        if not keras_private.is_of_keras(getattr(model.predict_function, "python_function", model.predict_function)):
+            return type(model).predict_on_batch(model, x)
         if model.predict_function is not self._made_for or len(self._graphs) > _MOST_GRAPHS:
             self._made_for, self._graphs = model.predict_function, {}
         batch = [(tf.convert_to_tensor(x),)]
