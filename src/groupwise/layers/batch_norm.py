@@ -1,5 +1,6 @@
 """Batch norm as a Keras layer, in one pass with the residual that is added and the activation that follows."""
 
+from functools import reduce
 from typing import Any
 
 import keras
@@ -28,7 +29,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Shapes: the inputs' to the same; `call` also takes `residual`, of the inputs' shape, or None, and `then`
         (one of `groupwise.core.epilogues.ACTIVATIONS`), which stands for a linear activation in this call. In a chain
         (`can_link`) it takes the batch's `moments`, mean and variance, which the convolution before has counted, and
-        where it `is_read`, by the convolution behind it, returns mean, scale and shift of `plain_links.Reading` alone.
+        perhaps the bias that the inputs are without; where it `is_read`, by the convolution behind it, it returns mean,
+        scale and shift of `plain_links.Reading` alone.
 
     Examples:
         >>> BatchNormalization(activation="relu").compute_output_shape((16, 56, 56, 256))
@@ -60,7 +62,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         training: bool | None = None,
         mask: Any = None,
         then: str | None = None,
-        moments: tuple[Any, Any] | None = None,
+        moments: tuple[Any, ...] | None = None,
         is_read: bool = False,
     ) -> Any:
         if moments is not None:
@@ -104,16 +106,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
         gamma, beta = backends.active.tensors((self.gamma, self.beta))
         return mean, gamma * ops.rsqrt(variance + self.epsilon), beta
 
-    def _by_moments(self, inputs: Any, moments: tuple[Any, Any], residual: Any, then: str | None, is_read: bool) -> Any:
+    def _by_moments(self, inputs: Any, moments: tuple[Any, ...], residual: Any, then: str | None, is_read: bool) -> Any:
         """Return what the batch's mean and variance make of the inputs, or how they are to be read."""
-        for variable, new in zip((self.moving_mean, self.moving_variance), moments, strict=True):
+        mean, variance, *bias = moments
+        followed = reduce(ops.add, bias, mean), variance
+        for variable, new in zip((self.moving_mean, self.moving_variance), followed, strict=True):
             variable.assign(variable * self.momentum + ops.stop_gradient(new) * (1.0 - self.momentum))
+        for value in bias:
+            # What a bias adds, the mean takes away: its gradient is zero, and not lacking.
+            mean = mean + (value - value)
         if is_read:
-            return self._reading(*moments)
+            return self._reading(mean, variance)
         gamma, beta = backends.active.tensors((self.gamma, self.beta))
         known = then or self._core_activation
         function = backends.active.core_norm.normalise  # type: ignore[union-attr]
-        outputs, *_ = function(inputs, gamma, beta, moments, self.epsilon, residual, known)
+        outputs, *_ = function(inputs, gamma, beta, (mean, variance), self.epsilon, residual, known)
         return self.activation(outputs) if known == "linear" else outputs
 
     def _function(self, inputs: Any) -> Any:

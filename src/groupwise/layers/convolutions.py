@@ -6,6 +6,7 @@ takes `((top, bottom), (left, right))`, and `algorithm` names how the convolutio
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import keras
@@ -58,11 +59,10 @@ class _Convolution2D:
         return {name: getattr(self, name) for name in names}
 
     def can_link(self: Any) -> bool:
-        """Return whether it can be a link of a chain: nothing follows its sums, and the core may compute them."""
-        return self.can_end() and not self.use_bias
+        """Return whether the core may compute it, and nothing but a bias follows its sums.
 
-    def can_end(self: Any) -> bool:
-        """Return whether a batch norm by constants may follow its sums in one call."""
+        Then it can be a link of a chain, and a batch norm by constants may follow in one call.
+        """
         return (
             self.activation is keras.activations.linear
             and self.data_format == "channels_last"
@@ -107,11 +107,15 @@ class _Convolution2D:
         return (shift - mean * scale if bias is None else shift + (bias - mean) * scale), scale
 
     def _linked(self: Any, inputs: Any, padding: Any, reading: Any, link: Link) -> Any:
-        """Return the outputs as a link of a chain, and their mean and variance where it counts."""
+        """Return the outputs as a link of a chain.
+
+        Where it counts, they are without a bias, which the batch norm behind takes away, and come with their mean,
+        their variance, and the bias.
+        """
         if not self.can_link():
             raise ValueError(
-                f"link={link}: a layer is a link where it is linear, float32, channels_last, without bias and of "
-                'algorithm "auto" or "core"; leave link out'
+                f"link={link}: a layer is a link where it is linear, float32, channels_last and of algorithm "
+                '"auto" or "core"; leave link out'
             )
         (kernel, groups), *second = self._steps()
         mean, scale, shift = reading or (None, None, None)
@@ -120,7 +124,8 @@ class _Convolution2D:
         linked = linked_conv2d(inputs, kernel, geometry, self.algorithm, read, link.counts and not second)
         for kernel, groups in second:
             linked = linked_conv2d(linked[0], kernel, (groups, 1, "valid", 1), self.algorithm, counts=link.counts)
-        return linked if link.counts else linked[0]
+        bias = backends.active.tensors([self.bias]) if self.use_bias else ()
+        return (*linked, *bias) if link.counts else reduce(ops.add, bias, linked[0])
 
     def _convolution(self: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Return the operation that it computes, and what that takes between inputs and options."""
@@ -186,8 +191,8 @@ class GroupedConv2D(_FilteredConvolution2D, keras.layers.Conv2D):
         (16, 56, 56, 128)
     """
 
-    def can_end(self) -> bool:
-        return super().can_end() and type(self).convolution_op is GroupedConv2D.convolution_op
+    def can_link(self) -> bool:
+        return super().can_link() and type(self).convolution_op is GroupedConv2D.convolution_op
 
     def _convolution(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if type(self).convolution_op is GroupedConv2D.convolution_op:

@@ -45,7 +45,10 @@ class ChainedNorm:
     @property
     def is_possible(self) -> bool:
         """Return whether the convolution before may count for it, whatever the images."""
-        return self.norm.head.operation.trainable and _is_as_written(self.norm) and _can_link(self.before)
+        # What is counted is without the bias: nobody else may read it.
+        is_whole = self.is_alone or not self.before.head.operation.use_bias
+        trains = self.norm.head.operation.trainable and _is_as_written(self.norm)
+        return trains and is_whole and _can_link(self.before)
 
     def counts(self, inputs: Any) -> bool:
         """Return whether the convolution before, which reads `inputs`, may count for it."""
@@ -60,7 +63,7 @@ class ChainedNorm:
     def can_end(self) -> bool:
         """Return whether the convolution before may do its work by the moving statistics, whatever the images."""
         is_plain = self.is_alone and self._is_known and _is_as_written(self.norm)
-        return is_plain and _is_free(self.before) and bool(self.before.head.operation.can_end())
+        return is_plain and _can_link(self.before)
 
     def ends(self, inputs: Any, is_training: bool) -> bool:
         """Return whether the convolution before, which reads `inputs`, may do its work now."""
@@ -70,12 +73,12 @@ class ChainedNorm:
     @property
     def can_pair(self) -> bool:
         """Return whether the convolutions around it may run in one pass: one of several groups, then a 1x1."""
-        if self.after is None or not self.can_end or not _is_free(self.after):
+        if self.after is None or not self.can_end or not _can_link(self.after):
             return False
         first, second = self.before.head.operation, self.after.head.operation
         is_grouped = isinstance(first, layers.DepthwiseConv2D) or getattr(first, "groups", 1) > 1
         is_pointwise = isinstance(second, layers.GroupedConv2D) and second.kernel_size == second.strides == (1, 1)
-        return is_grouped and is_pointwise and bool(second.can_end())
+        return is_grouped and is_pointwise
 
     @property
     def _is_known(self) -> bool:
