@@ -23,11 +23,12 @@ class Prediction:
 
     def __call__(self, x: Any) -> Any:
         model: Any = self.model
-        variables = model.variables if self._can_be_lean() else []
-        values = list(map(keras_private.held_value, variables))
+        if not self._can_be_lean():
+            return type(model).predict_on_batch(model, x)
         model.make_predict_function()
-        is_own = not keras_private.is_of_keras(model.predict_function)
-        if not variables or is_own or any(value is None for value in values):
+        variables = model.variables
+        values = list(map(keras_private.held_value, variables))
+        if not keras_private.is_of_keras(model.predict_function) or any(value is None for value in values):
             return type(model).predict_on_batch(model, x)
         if model.predict_function is not self._made_for:
             self._made_for, self._compiled = model.predict_function, jax.jit(self._predict, static_argnums=1)
