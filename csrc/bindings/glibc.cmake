@@ -6,8 +6,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
 else()
   set(first_version GLIBC_2.2.5)
 endif()
-set(names pthread_create pthread_detach pthread_join pthread_once pthread_key_create __pthread_key_create
-  pthread_key_delete pthread_getspecific pthread_setspecific)
+set(names pthread_create pthread_detach pthread_join pthread_mutex_trylock pthread_once pthread_key_create
+  __pthread_key_create pthread_key_delete pthread_getspecific pthread_setspecific)
 list(TRANSFORM names REPLACE "(.+)" "extern \"C\" void \\1() {}\n" OUTPUT_VARIABLE functions)
 list(JOIN functions "" functions)
 list(JOIN names "; " names)
