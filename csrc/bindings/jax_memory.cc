@@ -119,7 +119,10 @@ class Kept {
   static constexpr int kMost = 4;
 
   static bool is_smaller(const Block& one, const Block& other) { return one.bytes < other.bytes; }
-  static void clear(Block& block) { free(std::exchange(block, Block{}).memory); }
+  static void clear(Block& block) {
+    free(block.memory);
+    block = Block{};
+  }
   // The smaller ones first.
   void free_as_much_as(size_t bytes) {
     std::sort(blocks_, blocks_ + kMost, is_smaller);
@@ -173,6 +176,7 @@ class Library {
   int redirect(const char* name, uintptr_t function) const {
     const auto* symbols = reinterpret_cast<const ElfW(Sym)*>(value(DT_SYMTAB));
     const auto* texts = reinterpret_cast<const char*>(value(DT_STRTAB));
+    if (!symbols || !texts) return 0;
     int places = 0;
     for (const auto& [table, size] : {std::pair{DT_JMPREL, DT_PLTRELSZ}, {DT_RELA, DT_RELASZ}}) {
       const auto* entries = reinterpret_cast<const ElfW(Rela)*>(value(table));
