@@ -125,11 +125,14 @@ class Kept {
   }
   // The smaller ones first.
   void free_as_much_as(size_t bytes) {
-    std::sort(blocks_, blocks_ + kMost, is_smaller);
-    size_t freed = 0;
-    for (int i = 0; i < kMost && freed < bytes; ++i) {
-      freed += blocks_[i].bytes;
-      clear(blocks_[i]);
+    for (size_t freed = 0; freed < bytes;) {
+      Block* least = nullptr;
+      for (Block& block : blocks_) {
+        if (block.memory && (!least || block.bytes < least->bytes)) least = &block;
+      }
+      if (!least) return;
+      freed += least->bytes;
+      clear(*least);
     }
   }
 
