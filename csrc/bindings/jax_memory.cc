@@ -103,16 +103,15 @@ class Kept {
     return std::exchange(least, Block{memory, bytes, now}).memory;
   }
 
-  // Both do nothing where the lock is taken: in a forked child it may be so for good.
   size_t bytes() {
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    const std::lock_guard<std::mutex> lock(mutex_);
     size_t sum = 0;
-    for (const Block& block : blocks_) sum += lock ? block.bytes : 0;
+    for (const Block& block : blocks_) sum += block.bytes;
     return sum;
   }
   void release() {
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (lock) std::for_each(blocks_, blocks_ + kMost, clear);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::for_each(blocks_, blocks_ + kMost, clear);
   }
 
  private:
