@@ -124,6 +124,7 @@ def test_train_the_head_alone_on_grey_images(weights: Path, capsys: Any) -> None
     assert "name trained ones with --weights" in refusal(capsys, *common, "--model", SMALL, "--freeze-backbone")
 
 
+@pytest.mark.once
 def test_arguments_travel_from_a_model_to_the_training_that_starts_from_it(weights: Path, capsys: Any) -> None:
     bars.write_npz(Path("bars.npz"))
     run(capsys, "convert", weights, SMALL, "-a", "squeeze_excite=false", "-a", "dropout=0.25", "--output", "m.keras")
