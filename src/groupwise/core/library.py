@@ -101,7 +101,7 @@ def _warn(message: str) -> None:
 
 
 def release_memory() -> None:
-    """Give the scratch memory that no call is using back to the system, but for 2 MB a thread.
+    """Give the scratch memory that no call is using back to the system, but for 2 MB a thread; on JAX also XLA's.
 
     By itself that happens to what has been needed once only, when a thread ends, and to what has not been needed for
     20 seconds, at the next call: this is for a process that is about to do something else.
