@@ -93,7 +93,7 @@ def test_the_core_is_called_by_what_was_kept() -> None:
 
     numbers, requests, _ = run()
     assert run() == (numbers, requests, requests)
-    damaged = [path for path in folder().iterdir() if path.name.startswith(("jit_train_step", "jit_predict_step"))]
+    damaged = [path for path in folder().iterdir() if path.name.startswith(("jit_train_step", "jit__predict"))]
     assert len(damaged) == 2
     for path in damaged:
         path.write_bytes(path.read_bytes()[:100])

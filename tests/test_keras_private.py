@@ -197,7 +197,7 @@ class Checks:
 
     @staticmethod
     def held_value() -> None:
-        assert np.asarray(keras_private.held_value(variable())).tolist() == [1, 1]
+        assert keras.ops.convert_to_numpy(keras_private.held_value(variable())).tolist() == [1, 1]
         with keras_private.forgetting_variables(), keras.StatelessScope(initialize_variables=False):
             assert keras_private.held_value(keras.Variable("zeros", (2,))) is None
 
