@@ -1,18 +1,15 @@
 """JAX: XLA's memory of a step stays for the next one, and is no more than it was."""
 
 import json
-import os
-import subprocess
 import sys
 from typing import Any
 
-import keras
 import pytest
 
-from tests.frameworks import needs_core
+from tests.frameworks import BACKEND, in_new_process, needs_core
 
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA's memory, on JAX"),
+    pytest.mark.skipif(BACKEND != "jax", reason="XLA's memory, on JAX"),
     pytest.mark.skipif(sys.platform != "linux", reason="of glibc"),
     needs_core,
 ]
@@ -65,13 +62,7 @@ def faults(model, size):
 
 def said(code: str, **environment: str) -> Any:
     """Return what a process of its own prints last, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", START + code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = in_new_process(START + code, **environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
