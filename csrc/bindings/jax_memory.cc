@@ -1,12 +1,12 @@
 // XLA asks the C library for the memory of a step at once, and gives it back at the step's end: it is unmapped, and the
-// system clears as many pages for the next step. That was a fifth of a training step of ShuffleNet g3 (16 images, 0.7
-// GB).
+// system clears as many pages for the next step. That was a fifth of a training step of ShuffleNet g3
+// (16 images, 0.7 GB).
 //
 // So posix_memalign and free, as XLA's library calls them, are led through the two functions below, in that library
 // alone. Large blocks of a size that it asks for again and again are kept when they are given back, and handed out
 // again. They are the C library's own blocks throughout: who frees or takes one past these functions does no harm.
-// XLA's large blocks, those that are kept included, are never more than they were at once without: where none fits, as
-// much is given back first as is asked for.
+// Where none fits, as much is given back first as is asked for. Where XLA asks for a step's memory before it has given
+// that of the step before back, there are two such blocks with all their pages, where without only one of them had any.
 #include "jax_memory.h"
 
 #include "groupwise.h"
