@@ -1,4 +1,4 @@
-"""`rewrite.accelerate` on the models of others: Keras Applications, and keras-hub's backbones where it is installed."""
+"""`rewrite.accelerate` and `diagnose` on others' models: Keras Applications, and keras-hub's where it is installed."""
 
 import importlib.util
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from groupwise import rewrite
+from groupwise import diagnose, rewrite
 from groupwise.layers import DepthwiseConv2D, GroupedConv2D, SeparableConv2D
 from tests.peers import slow_unless
 from tests.rewriting import assert_same, disturbed
@@ -36,6 +36,7 @@ def test_keras_applications(name: str) -> None:
         pytest.skip("Keras has no NASNet on PyTorch")
     shape = (SIZES[name], SIZES[name], 3)
     model = getattr(keras.applications, name)(weights=None, input_shape=shape, include_top=False, pooling="avg")
+    assert not diagnose(model).findings
     fast = rewrite.accelerate(disturbed(model))
     assert_same(model, fast)
     stock = [
@@ -103,7 +104,9 @@ def test_keras_hub_backbones(name: str) -> None:
     import keras_hub
 
     make: Callable[..., keras.Model] = getattr(keras_hub.models, name)
-    backbone = disturbed(make(**BACKBONES[name]))
+    backbone = make(**BACKBONES[name])
+    assert not diagnose(backbone).findings
+    backbone = disturbed(backbone)
     fast = rewrite.accelerate(backbone)
     assert_same(backbone, fast)
     assert rewrite.report_of(fast).changes

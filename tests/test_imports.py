@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": GROUND | {"backends", "data", "layers", "weights", "running"},
     "rewrite": GROUND | {"backends", "layers", "running", "models"},
     "inference": GROUND | {"data", "weights", "models", "rewrite"},
+    "diagnosis": GROUND | {"data", "backends", "layers", "running", "models", "rewrite", "inference"},
     "explain": GROUND | {"report", "ops", "layers", "models", "rewrite"},
     "training": GROUND | {"data", "backends", "report", "recipes", "weights", "models", "inference"},
     "export": GROUND | {"backends", "layers", "models", "inference", "rewrite"},

@@ -7,6 +7,7 @@ from groupwise.lazy import members_at_use
 if TYPE_CHECKING:
     from groupwise import (
         data,
+        diagnosis,
         errors,
         explain,
         export,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         training,
         weights,
     )
+    from groupwise.diagnosis import diagnose
     from groupwise.errors import UserError
     from groupwise.ops import explain_routing
     from groupwise.rewrite import accelerate
@@ -30,12 +32,13 @@ else:
         {
             "UserError": "errors",
             "accelerate": "rewrite",
+            "diagnose": "diagnosis",
             "explain_routing": "ops",
             "load_keras_weights": "weights.keras_files",
             "train": "training",
         },
         modules=(
-            *("data", "errors", "explain", "export", "inference", "layers"),
+            *("data", "diagnosis", "errors", "explain", "export", "inference", "layers"),
             *("models", "ops", "recipes", "rewrite", "training", "weights"),
         ),
     )
@@ -47,6 +50,8 @@ __all__ = [
     "__version__",
     "accelerate",
     "data",
+    "diagnose",
+    "diagnosis",
     "errors",
     "explain",
     "explain_routing",

@@ -63,20 +63,28 @@ def _groups(summed: np.ndarray, multiplier: int) -> Groups | str:
     Args:
         summed: `probing.sums` of the depthwise outputs, of which `q * multiplier + r` is input channel q's.
     """
-    inputs = [np.flatnonzero(column) // multiplier for column in summed.T]
-    if all(len(set(channels)) == 1 for channels in inputs):
+    if sums_own_filters(summed, multiplier):
         return (
             "each sum is over the filters of one channel, so that no two channels ever meet: not a grouped convolution "
             "(sum over the middle axis of (groups, in/groups, out/groups) instead)"
         )
     found: dict[tuple[int, ...], list[int]] = {}
-    for output, channels in enumerate(inputs):
+    for output, channels in enumerate(_channels_of(summed, multiplier)):
         found.setdefault(tuple(sorted(channels)), []).append(output)
     members = [channel for channels in found for channel in channels]
     sizes = {(len(channels), len(outputs)) for channels, outputs in found.items()}
     if len(sizes) != 1 or len(set(members)) != len(members):
         return "its sums are no equal groups of channels"
     return [(list(channels), outputs) for channels, outputs in found.items()]
+
+
+def sums_own_filters(summed: np.ndarray, multiplier: int) -> bool:
+    """Return whether each sum is over filters of one channel alone, as `_groups` is given them."""
+    return all(len(set(channels)) == 1 for channels in _channels_of(summed, multiplier))
+
+
+def _channels_of(summed: np.ndarray, multiplier: int) -> list[np.ndarray]:
+    return [np.flatnonzero(column) // multiplier for column in summed.T]
 
 
 def _why_not(depthwise: Any, nodes: Sequence[Node]) -> str | None:
