@@ -20,6 +20,7 @@ MORE_PARAMETERS = {
     },
     "a training, whose options are keywords": {"training.fit.train"},
     "commands, whose parameters are the options that a user types": {
+        "cli.diagnosing.diagnose",
         "cli.networks.routing",
         "cli.rewriting.factorize",
         "cli.training.train",

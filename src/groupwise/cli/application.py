@@ -14,7 +14,18 @@ import typer
 from typer.core import TyperCommand
 
 from groupwise import __version__
-from groupwise.cli import converting, explaining, exporting, networks, rewriting, sharding, training, tuning, using
+from groupwise.cli import (
+    converting,
+    diagnosing,
+    explaining,
+    exporting,
+    networks,
+    rewriting,
+    sharding,
+    training,
+    tuning,
+    using,
+)
 from groupwise.cli.console import make_console, note, say
 from groupwise.cli.options import VALUES, as_command, option
 from groupwise.errors import UserError, lacks_memory, naming
@@ -94,6 +105,7 @@ for command in (
     networks.routing,
     tuning.tune,
     explaining.explain,
+    diagnosing.diagnose,
     training.recipes,
 ):
     app.command(cls=_Command, no_args_is_help=command not in NEED_NOTHING)(command)

@@ -9,7 +9,7 @@ import typer
 from groupwise.cli.backend import settle_backend
 from groupwise.cli.console import Listing, Styled, make_console, note, print_lines, say
 from groupwise.cli.options import MOST, Backend, BatchSize, check_rate, left_open
-from groupwise.cli.outputs import output_file
+from groupwise.cli.outputs import output_file, save_model
 from groupwise.errors import UserError
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def _show(report: "Report") -> None:
 
 
 def _save(model: "keras.Model", path: Path | None, lines: dict[str, str]) -> None:
-    from groupwise.writing import replace_file
-
     if path is not None:
-        replace_file(path, model.save)
+        save_model(model, path)
         lines["output"] = str(path)
     print_lines(make_console(), lines)
