@@ -267,6 +267,7 @@ FAULTS = [
     Fault("momentum of another convention", lambda: normed(momentum=0.1), lambda: normed(momentum=0.9), ("norm",)),
     Fault("epsilon larger than the variances", lambda: small(1e-4), lambda: small(0.1), ("norm",)),
     Fault("images not normalised", lambda: pixels(0, 255), lambda: pixels(0, 1)),
+    Fault("images not normalised", lambda: pixels(0, 255), lambda: pixels(-124, 151)),
     Fault("images not normalised", lambda: pixels(0, 255), lambda: pixels(0, 255, layers.Rescaling(1 / 255))),
     Fault(
         "images normalised twice",

@@ -141,12 +141,13 @@ def _show(console: Console, found: "Diagnosis") -> None:
 def _table(rows: Sequence["LayerRow"]) -> Listing:
     """Return a row for each layer."""
     table = Listing("layer", "kind")
-    for column in ("mean", "deviation", "signal", "dead", "gradient/weights", "update/weights"):
+    for column in ("mean", "deviation", "signal", "dead", "gradient/weights", "update/weights", "fan-in"):
         table.add_column(column, justify="right")
     for row in rows:
         numbers = (row.mean, row.deviation, row.signal)
         shares = ("" if value is None else f"{value:.2g}" for value in (row.gradient, row.update))
-        table.add_row(row.name, row.kind, *(f"{value:.3g}" for value in numbers), f"{row.dead:.0%}", *shares)
+        fan_in = "" if row.fan_in is None else f"{row.fan_in}, taken for {row.assumed_fan_in}"
+        table.add_row(row.name, row.kind, *(f"{value:.3g}" for value in numbers), f"{row.dead:.0%}", *shares, fan_in)
     return table
 
 

@@ -23,7 +23,8 @@ def scale(examined: Examined) -> Iterator[Finding]:
         return
     factor = scale_of(examined.subject.model)
     low, high, deviation = float(images.min()), float(images.max()), float(images.std())
-    if factor == 1 and high > _BYTES:
+    # Where a mean was taken away, as ResNets of Keras Applications want it, pixels reach as far below 0.
+    if factor == 1 and high > _BYTES and low > -1:
         yield Finding(
             "images not normalised",
             Weight.COSTS,
