@@ -106,17 +106,29 @@ inline bool are_valid(int pass, const GwConvolution* c, const float* a, const fl
   return is_there(roles[0], *c, a) && is_there(roles[1], *c, b) && is_there(roles[2], *c, out);
 }
 
+// Whether one convolution's inputs are of the shape of another one's outputs.
+inline bool reads(const GwConvolution& c, const GwConvolution& before) {
+  return c.batch == before.batch && c.height == before.out_height && c.width == before.out_width &&
+         c.in_channels == before.out_channels;
+}
+
 // The arguments of gw_convolve_separable.
 inline bool are_valid(const GwSeparable* s, const float* inputs, const float* out, const GwExecutor* executor) {
   if (!s || !is_valid(s->grouped) || !is_valid(s->pointwise) || !is_valid(executor)) return false;
   for (const GwFusion* fusion : {s->between, s->end}) {
     if (fusion && !is_valid(GW_FORWARD, *fusion)) return false;
   }
-  const GwConvolution &first = s->grouped, &second = s->pointwise;
-  return second.batch == first.batch && second.height == first.out_height && second.width == first.out_width &&
-         second.in_channels == first.out_channels && is_there(kInputs, first, inputs) &&
-         is_there(kKernel, first, s->grouped_kernel) && is_there(kKernel, second, s->pointwise_kernel) &&
-         is_there(kOutputs, second, out);
+  const GwConvolution &first = s->expansion ? s->expansion->convolution : s->grouped, &last = s->pointwise;
+  if (s->expansion) {
+    const GwFusion* fusion = s->expansion->fusion;
+    if (!is_valid(first) || (fusion && !is_valid(GW_FORWARD, *fusion)) || !reads(s->grouped, first) ||
+        !is_there(kKernel, first, s->expansion->kernel)) {
+      return false;
+    }
+  }
+  return reads(last, s->grouped) && is_there(kInputs, first, inputs) &&
+         is_there(kKernel, s->grouped, s->grouped_kernel) && is_there(kKernel, last, s->pointwise_kernel) &&
+         is_there(kOutputs, last, out);
 }
 
 // The arguments of gw_max_pool, or those of its gradient.

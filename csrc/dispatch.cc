@@ -131,16 +131,24 @@ extern "C" int gw_convolve_separable(const GwSeparable* separable, const float* 
                  &end = separable->end ? *separable->end : kNothing;
   if (!family->run_separable || !is_matrix_product(pointwise)) return GW_UNSUPPORTED;
   if (between.residual || between.mean || end.mean || end.inputs.mean) return GW_UNSUPPORTED;
+  const GwExpansion* expansion = separable->expansion;
+  const GwFusion& expanded = expansion && expansion->fusion ? *expansion->fusion : kNothing;
+  const GwConvolution widening = expansion ? simplified(expansion->convolution) : GwConvolution{};
+  if (expansion && (!is_matrix_product(widening) || between.inputs.mean)) return GW_UNSUPPORTED;
+  if (expanded.residual || expanded.mean || expanded.inputs.mean) return GW_UNSUPPORTED;
   const int64_t outputs = volume_of(kOutputs, pointwise);
   if (outputs == 0) return GW_OK;
   PreparedFusion prepared(grouped, between);
   if (!prepared.has_memory()) return GW_OUT_OF_MEMORY;
-  const GwExecutor chosen = choose_executor(work(grouped) + work(pointwise) < kLittleWork, executor);
+  const double all = work(grouped) + work(pointwise) + (expansion ? work(widening) : 0);
+  const GwExecutor chosen = choose_executor(all < kLittleWork, executor);
   gw_want_large_pages(out, 4 * outputs);
   const GwJob first{GW_FORWARD, &grouped,         inputs,  separable->grouped_kernel,
                     nullptr,    &prepared.fusion, nullptr, &chosen};
-  return finish(family->run_separable(
-      first, {GW_FORWARD, &pointwise, nullptr, separable->pointwise_kernel, out, &end, nullptr, &chosen}));
+  const GwJob last{GW_FORWARD, &pointwise, nullptr, separable->pointwise_kernel, out, &end, nullptr, &chosen};
+  if (!expansion) return finish(family->run_separable(nullptr, first, last));
+  const GwJob before{GW_FORWARD, &widening, inputs, expansion->kernel, nullptr, &expanded, nullptr, &chosen};
+  return finish(family->run_separable(&before, first, last));
 }
 
 extern "C" int gw_max_pool(int element, const GwConvolution* c, const void* inputs, void* outputs, uint8_t* places,

@@ -3,9 +3,9 @@
 #include "kernels.h"
 
 GwStatus GW_NAME(depthwise)(const GwJob&);
-GwStatus GW_NAME(depthwise_separable)(const GwJob&, const GwJob&);
+GwStatus GW_NAME(depthwise_separable)(const GwJob*, const GwJob&, const GwJob&);
 GwStatus GW_NAME(narrow)(const GwJob&);
-GwStatus GW_NAME(narrow_separable)(const GwJob&, const GwJob&);
+GwStatus GW_NAME(narrow_separable)(const GwJob*, const GwJob&, const GwJob&);
 GwStatus GW_NAME(wide)(const GwJob&);
 GwStatus GW_NAME(max_pool)(const GwPoolJob&);
 GwStatus GW_NAME(normalize)(int passes, const GwNormalization&, const GwExecutor&);

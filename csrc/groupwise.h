@@ -86,6 +86,14 @@ typedef enum GwStatus {
 GW_PUBLIC int gw_convolve(int pass, const GwConvolution*, const float* a, const float* b, float* out, const GwFusion*,
                           const GwExecutor*, const char* family);
 
+// A 1x1 convolution of stride 1, as the first of three, and what it computes beside its sums: no residual, it is not
+// counted, and it reads its inputs as they are; null for nothing.
+typedef struct GwExpansion {
+  GwConvolution convolution;
+  const float* kernel;
+  const GwFusion* fusion;
+} GwExpansion;
+
 // A depthwise convolution, or one of narrow groups, and a 1x1 convolution of stride 1 that reads its outputs.
 typedef struct GwSeparable {
   GwConvolution grouped, pointwise;
@@ -93,11 +101,14 @@ typedef struct GwSeparable {
   // What each computes beside its sums; null for nothing. What is between them lies nowhere as a whole: it has no
   // residual, it is counted by neither, and the pointwise reads it as it is.
   const GwFusion *between, *end;
+  // What the grouped convolution reads, or null for the inputs as they are.
+  const GwExpansion* expansion;
 } GwSeparable;
 
-// Computes both forward, a few rows after the other, so that what is between them never leaves the caches. It is
-// GW_UNSUPPORTED where the grouped convolution's fastest family is neither "depthwise" nor "narrow", and where the
-// other is not 1x1 of stride 1. Executor and bits as for gw_convolve.
+// Computes both forward, or all three, a few rows after the other, so that what is between them never leaves the
+// caches; `inputs` are those of the first. Rows of the expansion that two tasks see are computed twice. It is
+// GW_UNSUPPORTED where the grouped convolution's fastest family is neither "depthwise" nor "narrow", and where another
+// is not 1x1 of stride 1. Executor and bits as for gw_convolve.
 GW_PUBLIC int gw_convolve_separable(const GwSeparable*, const float* inputs, float* out, const GwExecutor*);
 
 typedef enum GwElement { GW_FLOAT32 = 0, GW_BFLOAT16 = 1 } GwElement;

@@ -31,8 +31,9 @@ struct GwFamily {
   // Whether it is the fastest, where it computes the convolution and no family before it is.
   bool (*is_fastest)(const GwConvolution&);
   GwStatus (*run)(const GwJob&);
-  // Computes one forward, and of its outputs, which are written nowhere, a 1x1 convolution of stride 1; or null.
-  GwStatus (*run_separable)(const GwJob& grouped, const GwJob& pointwise);
+  // Computes one forward, and of its outputs, which are written nowhere, a 1x1 convolution of stride 1; or null. The
+  // expansion, a 1x1 that the first one reads, written nowhere either, is null for none.
+  GwStatus (*run_separable)(const GwJob* expansion, const GwJob& grouped, const GwJob& pointwise);
 };
 
 // A max pooling forward, or its gradient, its sizes checked.

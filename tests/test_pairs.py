@@ -1,4 +1,7 @@
-"""Two convolutions in one pass, the second one 1x1, on every backend: values and all gradients, against float64."""
+"""Two convolutions in one pass, the second one 1x1, on every backend: values and all gradients, against float64.
+
+And three, an inverted residual's.
+"""
 
 from typing import Any
 
@@ -29,6 +32,8 @@ CASES = [
     for spec, groups in ((DEPTHWISE, 1), (DEPTHWISE, 3), (NARROW, 1))
     for place, extras in enumerate(EXTRAS)
 ]
+# The same after an expansion, whose own extras are the first one's.
+EXPANDED = [(spec, groups, ("before_kernel", *extras), *both) for spec, groups, extras, *both in CASES[::3]]
 
 
 def pointwise_of(spec: ConvSpec, groups: int) -> ConvSpec:
@@ -38,6 +43,13 @@ def pointwise_of(spec: ConvSpec, groups: int) -> ConvSpec:
 def arrays_of(spec: ConvSpec, groups: int, extras: tuple[str, ...]) -> dict[str, np.ndarray]:
     random, end = np.random.default_rng(0), pointwise_of(spec, groups)
     shapes: dict[str, Any] = {"inputs": spec.input_shape, "kernel": spec.kernel_shape, "end_kernel": end.kernel_shape}
+    if "before_kernel" in extras:
+        shapes |= {"inputs": (*spec.input_shape[:3], 5), "before_kernel": (1, 1, 5, spec.input_shape[3])}
+        if "bias" in extras:
+            shapes["before_bias"] = spec.input_shape[3:]
+        if "scale" in extras:
+            shapes["before_scale"] = spec.input_shape[3:]
+        extras = extras[1:]
     channels = {"bias": spec.out_channels, "scale": spec.out_channels, "end_bias": 18, "end_scale": 18}
     shapes |= {name: end.output_shape if name == "residual" else channels[name] for name in extras}
     return {name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
@@ -48,13 +60,21 @@ def named(spec: ConvSpec, groups: int, first: str, second: str, given: dict[str,
     geometry = spec.groups, spec.strides, spec.padding, spec.dilation_rate
     one = Convolution(given["kernel"], geometry, given.get("bias"), first, given.get("scale"))
     end = given["end_kernel"], (groups, 1, "valid", 1), given.get("end_bias"), second, given.get("end_scale")
-    return pair_conv2d(given["inputs"], one, Convolution(*end), given.get("residual"))
+    before = None
+    if "before_kernel" in given:
+        more = given.get("before_bias"), second, given.get("before_scale")
+        before = Convolution(given["before_kernel"], (1, 1, "valid", 1), *more)
+    return pair_conv2d(given["inputs"], one, Convolution(*end), given.get("residual"), expansion=before)
 
 
 def exact(spec: ConvSpec, groups: int, first: str, second: str, given: dict[str, np.ndarray]) -> np.ndarray:
     """Return the outputs in float64."""
     wide = {name: array.astype("float64") for name, array in given.items()}
-    sums = truth(convolution.FORWARD, spec, [wide["inputs"], wide["kernel"]])
+    image = wide["inputs"]
+    if "before_kernel" in wide:
+        widened = image @ wide["before_kernel"][0, 0] * wide.get("before_scale", 1) + wide.get("before_bias", 0)
+        image = TRUTH[second].value(widened)
+    sums = truth(convolution.FORWARD, spec, [image, wide["kernel"]])
     between = TRUTH[first].value(sums * wide.get("scale", 1) + wide.get("bias", 0))
     sums = truth(convolution.FORWARD, pointwise_of(spec, groups), [between, wide["end_kernel"]])
     outputs: np.ndarray = TRUTH[second].value(
@@ -66,20 +86,23 @@ def exact(spec: ConvSpec, groups: int, first: str, second: str, given: dict[str,
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[ConvSpec]:
     """Return the first convolutions of those that the core has computed in one pass, however few the pixels."""
-    monkeypatch.setattr(pairs, "FEW_PIXELS", 0)
+    for name in ("FEW_PIXELS", "NARROW", "FEW_OUTPUTS"):
+        monkeypatch.setattr(pairs, name, 0)
+    monkeypatch.setattr(pairs, "usable_cores", lambda: 1)
     calls: list[ConvSpec] = []
     core = backends.active.core
 
-    def separable(inputs: Any, grouped: Step, *others: Any, run: Any = core.separable) -> Any:
-        calls.append(grouped.spec)
-        return run(inputs, grouped, *others)
+    def separable(inputs: Any, grouped: Step, pointwise: Step, *others: Any, run: Any = core.separable) -> Any:
+        _, *expansion = others
+        calls.extend(step.spec for step in (*expansion, grouped))
+        return run(inputs, grouped, pointwise, *others)
 
     monkeypatch.setattr(core, "separable", separable)
     return calls
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(("spec", "groups", "extras", "first", "second"), CASES)
+@pytest.mark.parametrize(("spec", "groups", "extras", "first", "second"), [*CASES, *EXPANDED])
 def test_values_and_gradients(
     spec: ConvSpec, groups: int, extras: tuple[str, ...], first: str, second: str, compiled: bool, passes: list[Any]
 ) -> None:
@@ -91,7 +114,9 @@ def test_values_and_gradients(
         return named(spec, groups, first, second, dict(zip(arrays, tensors, strict=True)))
 
     results = value_and_every_gradient(by_pair, list(arrays.values()), gradient, compiled)
-    assert passes
+    expands = "before_kernel" in arrays
+    assert len(passes) > expands
+    assert passes[int(expands)] == spec
     near(results[0], wanted, np.full(wanted.shape, 2e-5 * np.abs(wanted).max()), "outputs")
     # By central differences of the float64 outputs, along random directions.
     random = np.random.default_rng(2)
@@ -135,6 +160,37 @@ def test_few_pixels_are_two_calls(passes: list[ConvSpec], monkeypatch: pytest.Mo
     assert not passes
     layer(np.ones((3, 7, 6, 4), "float32"))
     assert passes
+
+
+@pytest.mark.parametrize(
+    ("shape", "cores", "expands"),
+    [
+        ((16, 28, 28, 3), 2, True),
+        ((1, 14, 14, 3), 2, True),
+        ((1, 14, 14, 3), 3, False),
+        ((16, 14, 14, 3), 16, True),
+        ((64, 14, 13, 3), 2, False),
+        ((1, 8, 15, 3), 1, False),
+    ],
+    ids=str,
+)
+def test_an_expansion_joins_where_that_is_faster(
+    shape: tuple[int, ...], cores: int, expands: bool, passes: list[ConvSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of 14 pixels and more, 128 outputs and more, and not half as many rows again that two threads compute."""
+    for name, number in (("NARROW", 14), ("FEW_OUTPUTS", 128)):
+        monkeypatch.setattr(pairs, name, number)
+    monkeypatch.setattr(pairs, "usable_cores", lambda: cores)
+    random = np.random.default_rng(0)
+    image, wide, kernel, last = (
+        random.normal(size=size).astype("float32") for size in (shape, (1, 1, 3, 8), (5, 5, 1, 8), (1, 1, 8, 4))
+    )
+    before, end = (Convolution(array, (1, 1, "valid", 1), activation="relu6") for array in (wide, last))
+    found = pair_conv2d(image, Convolution(kernel, (8, 1, "same", 1)), end, expansion=before)
+    between = ops.grouped_conv2d(image, wide, 1, activation="relu6")
+    wanted = ops.grouped_conv2d(ops.grouped_conv2d(between, kernel, 8), last, 1, activation="relu6")
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (found, wanted)), rtol=1e-4, atol=1e-4)
+    assert [spec.kernel_shape for spec in passes] == ([wide.shape, kernel.shape] if expands else [kernel.shape])
 
 
 def test_an_image_may_be_the_residual_too(passes: list[ConvSpec]) -> None:

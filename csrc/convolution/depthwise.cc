@@ -3,7 +3,7 @@
 #include "separable.h"
 
 GwStatus GW_NAME(narrow)(const GwJob& job);
-GwStatus GW_NAME(narrow_separable)(const GwJob& grouped, const GwJob& pointwise);
+GwStatus GW_NAME(narrow_separable)(const GwJob* expansion, const GwJob& grouped, const GwJob& pointwise);
 
 namespace {
 
@@ -15,7 +15,7 @@ GwStatus GW_NAME(depthwise)(const GwJob& job) {
   return is_plain(*job.convolution) ? run_lanes<1>(job) : GW_NAME(narrow)(job);
 }
 
-GwStatus GW_NAME(depthwise_separable)(const GwJob& grouped, const GwJob& pointwise) {
-  return is_plain(*grouped.convolution) ? run_separable<1>(grouped, pointwise)
-                                        : GW_NAME(narrow_separable)(grouped, pointwise);
+GwStatus GW_NAME(depthwise_separable)(const GwJob* expansion, const GwJob& grouped, const GwJob& pointwise) {
+  return is_plain(*grouped.convolution) ? run_separable<1>(expansion, grouped, pointwise)
+                                        : GW_NAME(narrow_separable)(expansion, grouped, pointwise);
 }

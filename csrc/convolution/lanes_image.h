@@ -157,6 +157,8 @@ class ImagePass {
   // One past the last row of the image that row n of the outputs sees; both are counted through all images.
   int64_t reach(int64_t n) const { return lanes_.reach(lanes_.output_row(n)); }
 
+  RowShape row_shape() const { return lanes_.row_shape(); }
+
   // What is prepared for all tasks, in so many floats.
   int64_t floats() const { return lanes_.blocks * kernel_block_ + phase_floats() + gather_floats(); }
   void prepare(float* memory) {
@@ -189,10 +191,10 @@ class ImagePass {
   class Making {
    public:
     // From row `first` on.
-    Making(const ImagePass& pass, const Memory& memory, int64_t first)
+    Making(const ImagePass& pass, const Memory& memory, int64_t first, const RowSource* source = nullptr)
         : pass_(pass), memory_(memory), y_(pass.lanes_.output_row(first)),
           rows_(pass.lanes_.job.a, pass.lanes_.job.reading_of_a(), pass.lanes_.row_shape(), memory.rows,
-                pass.lanes_.beginning(y_)) {}
+                pass.lanes_.beginning(y_), source) {}
     // Writes the next row from `position` on; asks meanwhile for what the one after it reads, if that `follows`.
     void next(int64_t position, const Finish& finish, bool follows) {
       pass_.find_runs(y_, rows_, memory_);

@@ -29,6 +29,7 @@ GwStatus GW_NAME(narrow)(const GwJob& job) {
   return with_width(*job.convolution, [&](auto groups) { return run_lanes<groups.width>(job); });
 }
 
-GwStatus GW_NAME(narrow_separable)(const GwJob& grouped, const GwJob& pointwise) {
-  return with_width(*grouped.convolution, [&](auto groups) { return run_separable<groups.width>(grouped, pointwise); });
+GwStatus GW_NAME(narrow_separable)(const GwJob* expansion, const GwJob& grouped, const GwJob& pointwise) {
+  return with_width(*grouped.convolution,
+                    [&](auto groups) { return run_separable<groups.width>(expansion, grouped, pointwise); });
 }

@@ -3,7 +3,8 @@
 // While a row of outputs is computed, the rows that the next one needs are asked for, a few cache lines at a time, so
 // that memory works meanwhile. Asked for in larger pieces, they kept the first-level cache from asking for anything
 // else: a convolution took up to 1.4 times as long, and groups of 8 at stride 2 1.2 times where they asked once for
-// each vector of channels. Copying a little at a time came out as fast, and slower in the cache.
+// each vector of channels. Copying a little at a time came out as fast, and slower in the cache. Rows of an image that
+// lies nowhere are computed where others are copied.
 #pragma once
 #include "geometry.h"
 #include "reading.h"
@@ -26,11 +27,21 @@ struct RowShape {
   int64_t slots;            // rows that are kept
 };
 
+// How rows come about that lie nowhere in memory: write(maker, row, to) computes one of `floats` floats of an image.
+struct RowSource {
+  void (*write)(void* maker, int64_t row, float* to);
+  void* maker;
+  const float* image;
+  int64_t floats;
+};
+
 class Rows {
  public:
-  // Row `next` is the first that will be read. `memory` holds shape.slots rows.
-  Rows(const float* image, const GwReading& reading, const RowShape& shape, float* memory, int64_t next)
-      : shape_(shape), image_(image), reading_(reading), memory_(memory), next_(next) {
+  // Row `next` is the first that will be read. `memory` holds shape.slots rows. `source`: null for the image itself.
+  Rows(const float* image, const GwReading& reading, const RowShape& shape, float* memory, int64_t next,
+       const RowSource* source = nullptr)
+      : shape_(shape), image_(source ? source->image : image), reading_(reading), memory_(memory), next_(next),
+        source_(source), row_(source ? source->floats : shape.width * shape.channels) {
     for (int64_t slot = 0; slot < shape.slots; ++slot) {
       float* row = memory + slot * shape.floats;
       const int64_t after = shape.before + shape.count * shape.pixel;
@@ -47,8 +58,8 @@ class Rows {
 
   // From now on a step asks for a part of the rows before `end`: after `steps` all are on their way.
   void plan(int64_t end, int64_t steps) {
-    asked_ = image_ + next_ * shape_.width * shape_.channels;
-    end_ = image_ + maximum(next_, end) * shape_.width * shape_.channels;
+    asked_ = image_ + next_ * row_;
+    end_ = image_ + maximum(next_, end) * row_;
     share_ = divide_up(end_ - asked_, kLine * maximum(1, steps)) * kLine;
   }
   GW_INLINE void step() {
@@ -63,8 +74,9 @@ class Rows {
 
   void copy(int64_t index) {
     const int64_t channels = shape_.channels;
-    const float* from = image_ + (index * shape_.width + shape_.first) * channels;
     float* to = memory_ + index % shape_.slots * shape_.floats + shape_.before;
+    if (source_) return source_->write(source_->maker, index, to);
+    const float* from = image_ + (index * shape_.width + shape_.first) * channels;
     if (shape_.pixel == channels && !reading_.mean) {
       __builtin_memcpy(to, from, size_t(shape_.count * channels) * sizeof(float));
       return;
@@ -83,7 +95,9 @@ class Rows {
   const float *image_, *asked_ = nullptr, *end_ = nullptr;
   const GwReading& reading_;
   float* memory_;
-  int64_t next_, share_ = 0;
+  int64_t next_;
+  const RowSource* source_;
+  int64_t row_, share_ = 0;  // floats of a row of the image
 };
 
 }  // namespace

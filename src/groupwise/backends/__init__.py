@@ -47,13 +47,16 @@ class Core(Protocol):
             (batch, out height, out width, out_channels), of the spec's type, computed in float32.
         """
 
-    def separable(self, inputs: Any, grouped: Step, pointwise: Step, residual: Any = None) -> Any:
+    def separable(
+        self, inputs: Any, grouped: Step, pointwise: Step, residual: Any = None, expansion: Step | None = None
+    ) -> Any:
         """Return what `pointwise`, a 1x1, makes of what `grouped` makes of the inputs, in one pass; then the residual.
 
         Args:
             inputs: (batch, height, width, in_channels).
             grouped, pointwise: float32, and such as `core.separable.computes` in one pass.
             residual: of the outputs' shape, added before the last activation, or None.
+            expansion: a 1x1 whose outputs `grouped` reads instead of the inputs, or None.
         """
 
     def link(

@@ -1,4 +1,4 @@
-"""One of two convolutions that run in one pass."""
+"""One of the convolutions that run in one pass."""
 
 from typing import Any, NamedTuple
 

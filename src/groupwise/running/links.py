@@ -5,7 +5,7 @@ what is normalised, normalises as it reads (`backends.plain_links`). Any other r
 batch norm does by its moving statistics, the convolution before does at the end of its sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,18 @@ class ChainedNorm:
     @property
     def can_pair(self) -> bool:
         """Return whether the convolutions around it may run in one pass: one of several groups, then a 1x1."""
+        return self._is_between(_is_grouped, _is_pointwise)
+
+    @property
+    def can_expand(self) -> bool:
+        """Return whether they may be the first two of three in one pass: a 1x1, then one of several groups."""
+        return self._is_between(_is_pointwise, _is_grouped)
+
+    def _is_between(self, is_first: Callable[[Any], bool], is_second: Callable[[Any], bool]) -> bool:
+        """Return whether both convolutions around it run as the core computes them, and are of these kinds."""
         if self.after is None or not self.can_end or not _can_link(self.after):
             return False
-        first, second = self.before.head.operation, self.after.head.operation
-        is_grouped = isinstance(first, layers.DepthwiseConv2D) or getattr(first, "groups", 1) > 1
-        is_pointwise = isinstance(second, layers.GroupedConv2D) and second.kernel_size == second.strides == (1, 1)
-        return is_grouped and is_pointwise
+        return is_first(self.before.head.operation) and is_second(self.after.head.operation)
 
     @property
     def _is_known(self) -> bool:
@@ -121,6 +127,14 @@ def links(graph: Graph, joins: Sequence[Join]) -> list[ChainedNorm]:
         is_alone = graph.only_reader(before.outputs) is norm.head
         found.append(ChainedNorm(norm, before, after, is_alone))
     return found
+
+
+def _is_grouped(layer: Any) -> bool:
+    return isinstance(layer, layers.DepthwiseConv2D) or getattr(layer, "groups", 1) > 1
+
+
+def _is_pointwise(layer: Any) -> bool:
+    return isinstance(layer, layers.GroupedConv2D) and layer.kernel_size == layer.strides == (1, 1)
 
 
 def _can_link(unit: Join) -> bool:

@@ -118,8 +118,8 @@ class _Chain:
         self.readings: dict[int, tuple[str, Any]] = {}
         self.waiting: set[int] = set()
         """The batch norms whose work the convolution before will do: it waits for what is added after them."""
-        self.pending: dict[int, tuple[Any, Convolution]] = {}
-        """What the next convolution computes in one pass with its own outputs: of which image, and how."""
+        self.pending: dict[int, tuple[Any, tuple[Convolution, ...]]] = {}
+        """What the next convolution computes in one pass with its own outputs: of which image, and how, in turn."""
 
     def run(self, unit: Join) -> Any:
         """Return the outputs of a unit; where they are read normalised, what is to be normalised; () for later."""
@@ -153,18 +153,32 @@ class _Chain:
     def _ended(self, link: ChainedNorm) -> Any:
         """Return what the convolution before a batch norm by constants makes of both; () where the next one does."""
         ending, followers = link.norm.head.operation.ending(), link.followers(self.values)
-        is_last = id(link.after) in self.apart or id(link.before.image) in self.pending
-        if not self.is_training and not is_last and link.can_pair:
+        image, before = self._waiting_for(link.before)
+        if not self.is_training and id(link.after) not in self.apart and _waits(link, before):
             unit = link.before.head.operation.unit(followers["then"], link.before.zeros, ending)
-            self.pending[id(link.norm.outputs)] = self.values[id(link.before.image)], unit
+            self.pending[id(link.norm.outputs)] = image, (*before, unit)
             return ()
         return self._convolved(link.before, ending, **followers)
 
+    def _waiting_for(self, unit: Join) -> tuple[Any, tuple[Convolution, ...]]:
+        """Return the convolutions that are to run in one pass with one, and the image that the first of all reads."""
+        image = id(unit.image)
+        return self.pending[image] if image in self.pending else (self.values[image], ())
+
     def _convolved(self, unit: Join, ending: Any = None, **followers: Any) -> Any:
-        """Return the outputs of a convolution; of two, where the one before it waits."""
-        if id(unit.image) not in self.pending:
+        """Return the outputs of a convolution; of two or three, where those before it wait."""
+        image, before = self._waiting_for(unit)
+        if not before:
             return unit.run(self.values, self.wrapped, ending=ending, **followers)
-        image, first = self.pending[id(unit.image)]
-        # Keras calls neither layer then: whoever listens to one keeps it apart (`Join.still_holds`).
-        second = unit.head.operation.unit(followers.get("then"), unit.zeros, ending)
-        return pair_conv2d(image, first, second, followers.get("residual"))
+        # Keras calls none of the layers then: whoever listens to one keeps it apart (`Join.still_holds`).
+        last = unit.head.operation.unit(followers.get("then"), unit.zeros, ending)
+        *expansion, first, second = *before, last
+        return pair_conv2d(image, first, second, followers.get("residual"), expansion=next(iter(expansion), None))
+
+
+def _waits(link: ChainedNorm, before: tuple[Convolution, ...]) -> bool:
+    """Return whether a convolution, and what waits for it, waits for the one behind the batch norm."""
+    if not before:
+        return link.can_pair or link.can_expand
+    (first, *others) = before
+    return link.can_pair and not others and tuple(first.kernel.shape)[:2] == (1, 1)

@@ -1,6 +1,6 @@
-"""JAX: two convolutions in one pass, the second one 1x1, as a custom call of XLA.
+"""JAX: two convolutions in one pass, the second one 1x1, perhaps after an expansion, 1x1 too, as a custom call of XLA.
 
-Where a derivative is wanted, and nowhere else, they are two operations, and what lies between them is kept.
+Where a derivative is wanted, and nowhere else, they are operations of their own, and what lies between them is kept.
 """
 
 from collections.abc import Callable
@@ -24,17 +24,27 @@ from groupwise.core import convolution, epilogues
 
 @dataclass(frozen=True)
 class Pair:
-    """Two forward passes over any batch; operands: inputs, both kernels, the first one's extras, the second one's."""
+    """Two forward passes over any batch, and perhaps one before them.
+
+    Operands: inputs, the kernels of `passes`, the extras of each.
+    """
 
     grouped: Pass
     pointwise: Pass
+    expansion: Pass | None = None
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """All of them, the expansion last."""
+        pair = self.grouped, self.pointwise
+        return pair if self.expansion is None else (*pair, self.expansion)
 
     @property
     def roles(self) -> tuple[tuple[Pass, int], ...]:
         """The role of each operand in its pass."""
-        first, second = self.grouped, self.pointwise
-        kernels = (first, convolution.INPUTS), (first, convolution.KERNEL), (second, convolution.KERNEL)
-        return (*kernels, *((p, role) for p in (first, second) for role in p.extras))
+        inputs = self.expansion or self.grouped, convolution.INPUTS
+        kernels = ((p, convolution.KERNEL) for p in self.passes)
+        return (inputs, *kernels, *((p, role) for p in self.passes for role in p.extras))
 
     @property
     def settings(self) -> np.ndarray:
@@ -43,26 +53,33 @@ class Pair:
         follow, between = self.grouped.extras, self.grouped.sizes[3:5]
         given = [int(role in follow) for role in (passes.BIAS, passes.SCALE)]
         last = [int(role in self.pointwise.extras) for role in (passes.BIAS, passes.RESIDUAL, passes.SCALE)]
-        return np.array([*geometry, activation, *given, *between, groups, end, *last], np.int64)
+        before: list[Any] = []
+        if self.expansion is not None:
+            (own_groups, *_, own), extras = self.expansion.settings, self.expansion.extras
+            before = [own_groups, own, *(int(role in extras) for role in (passes.BIAS, passes.SCALE))]
+        return np.array([*geometry, activation, *given, *between, groups, end, *last, *before], np.int64)
 
 
-def separable(inputs: Any, grouped: Step, pointwise: Step, residual: Any = None) -> Any:
-    """Return the outputs of both in one pass; see `backends.Core.separable`.
+def separable(inputs: Any, grouped: Step, pointwise: Step, residual: Any = None, expansion: Step | None = None) -> Any:
+    """Return the outputs of both, or all three, in one pass; see `backends.Core.separable`.
 
     Raises:
         ValueError: where a shape is not the specs', there is no such activation, or arrays lie on an accelerator.
         RuntimeError: where the core is not available.
     """
     require(inputs)
-    first, first_extras = _pass(grouped)
-    second, second_extras = _pass(pointwise, residual)
-    pair = Pair(first, second)
-    given = inputs, grouped.kernel, pointwise.kernel, *first_extras, *second_extras
+    steps = {"grouped": grouped, "pointwise": pointwise, **({} if expansion is None else {"expansion": expansion})}
+    made = {name: _pass(step, residual if step is pointwise else None) for name, step in steps.items()}
+    pair = Pair(*(pass_ for pass_, _ in made.values()))
+    names = {id(pass_): name for name, (pass_, _) in made.items()}
+    extras = [extra for _, given in made.values() for extra in given]
+    given = inputs, *(step.kernel for step in steps.values()), *extras
     operands = [jnp.asarray(operand, "float32") for operand in given]
     for (pass_, role), operand in zip(pair.roles, operands, strict=True):
         if operand.shape != (shape := pass_.shapes(operands[0].shape[0])[role]):
-            which = "grouped" if pass_ is first else "pointwise"
-            raise ValueError(f"{which}: {passes.NAMES[role]} of shape {operand.shape}: must be of shape {shape}")
+            raise ValueError(
+                f"{names[id(pass_)]}: {passes.NAMES[role]} of shape {operand.shape}: must be of shape {shape}"
+            )
     return in_any_mesh(lambda *operands: _both(pair, *operands)[0], operands)
 
 
@@ -77,14 +94,19 @@ def _pass(step: Step, residual: Any = None) -> tuple[Pass, list[Any]]:
     return Pass(convolution.FORWARD, sizes, tuple(extras), step.activation), list(extras.values())
 
 
-def _in_two(pair: Pair, inputs: Any, kernel: Any, pointwise: Any, *extras: Any) -> Arrays:
-    count = len(pair.grouped.extras)
-    (between,) = passes.fused(pair.grouped, inputs, kernel, *extras[:count])
-    return passes.fused(pair.pointwise, between, pointwise, *extras[count:])
+def _in_turn(pair: Pair, inputs: Any, *operands: Any) -> Arrays:
+    count = len(pair.passes)
+    kernels, extras, parts = operands[:count], list(operands[count:]), []
+    for pass_, kernel in zip(pair.passes, kernels, strict=True):
+        parts.append((pass_, kernel, *(extras.pop(0) for _ in pass_.extras)))
+    # The expansion is the last of the operands, and the first to run.
+    for pass_, *arrays in (*parts[2:], *parts[:2]):
+        (inputs,) = passes.fused(pass_, inputs, *arrays)
+    return (inputs,)
 
 
 def _jvp(pair: Pair, operands: Arrays, tangents: Parts) -> tuple[Arrays, Parts]:
-    return jvp_of(partial(_in_two, pair), operands, tangents)
+    return jvp_of(partial(_in_turn, pair), operands, tangents)
 
 
 def _results(pair: Pair, *operands: Any) -> list[jax.ShapeDtypeStruct]:
@@ -104,7 +126,7 @@ def _operation(pair: Pair) -> Callable[..., Any]:
 
 
 def _call(pair: Pair, _: Any, __: int, *operands: Any) -> Any:
-    """Run both on the images of one device."""
+    """Run all on the images of one device."""
     return call("gw_jax_separable", _results(pair, *operands)[0], operands, pair.settings)
 
 

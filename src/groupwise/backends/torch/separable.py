@@ -1,8 +1,9 @@
-"""PyTorch: two convolutions in one pass, the second one 1x1.
+"""PyTorch: two convolutions in one pass, the second one 1x1, perhaps after an expansion, a 1x1 too.
 
-Where a derivative is wanted, and nowhere else, they are two operations, and what lies between them is kept.
+Where a derivative is wanted, and nowhere else, they are operations of their own, and what lies between them is kept.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,67 +16,80 @@ from groupwise.core import convolution, epilogues
 from groupwise.core import separable as core
 
 
-def separable(inputs: Any, grouped: Step, pointwise: Step, residual: Any = None) -> Any:
-    """Return the outputs of both in one pass; see `backends.Core.separable`.
+def separable(inputs: Any, grouped: Step, pointwise: Step, residual: Any = None, expansion: Step | None = None) -> Any:
+    """Return the outputs of both, or all three, in one pass; see `backends.Core.separable`.
 
     Raises:
         ValueError: where a shape is not the specs', and where there is no such activation.
     """
+    steps = (grouped, pointwise) if expansion is None else (expansion, grouped, pointwise)
     arguments: list[Any] = [in_float32("inputs", inputs)]
-    for step in (grouped, pointwise):
+    for step in steps:
         epilogues.number(step.activation)
         # A recorded prediction computes it once.
         kernel = step.kernel if step.scale is None else step.kernel * step.scale
         arguments += [in_float32("kernel", kernel), in_float32("bias", step.bias)]
-    settings = grouped.activation, pointwise.activation, *(convolution.sizes(s.spec) for s in (grouped, pointwise))
-    return _SEPARABLE(*arguments, in_float32("residual", residual), *settings)
+    settings = *(step.activation for step in steps), *(convolution.sizes(step.spec) for step in steps)
+    return _OPERATIONS[len(steps)](*arguments, in_float32("residual", residual), *settings)
 
 
-def _compute(
-    inputs: Tensor,
-    kernel: Tensor,
-    bias: Tensor | None,
-    pointwise: Tensor,
-    end_bias: Tensor | None,
-    residual: Tensor | None,
-    *settings: Any,
-) -> Tensor:
-    activation, end_activation, *both = settings
-    sizes = tuple(both[0]), tuple(both[1])
-    (before, filters, between), (_, end_filters, after) = map(convolution.known_shapes, sizes)
-    name = "groupwise::separable"
-    # Held until the core has read them.
-    inputs, kernel = checked(f"{name}: inputs", inputs, before), checked(f"{name}: kernel", kernel, filters)
-    bias = checked(f"{name}: bias", bias, between[3:])
-    pointwise = checked(f"{name}: pointwise", pointwise, end_filters)
-    end_bias = checked(f"{name}: end_bias", end_bias, after[3:])
-    residual = checked(f"{name}: residual", residual, after)
+def _divided(arguments: Sequence[Any]) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor | None, str, Any]]]:
+    """Return inputs and residual, and of each convolution kernel, bias, activation and sizes."""
+    inputs, *others = arguments
+    count = len(others) // 4
+    arrays, residual, settings = others[: 2 * count], others[2 * count], others[2 * count + 1 :]
+    parts = zip(arrays[::2], arrays[1::2], settings[:count], settings[count:], strict=True)
+    return inputs, residual, list(parts)
+
+
+def _compute(*arguments: Any) -> Tensor:
+    inputs, residual, given = _divided(arguments)
+    # What is checked is held until the core has read it.
+    checks, parts = "groupwise::separable: ", []
+    for kernel, bias, activation, numbers in given:
+        sizes = tuple(numbers)
+        _, filters, after = convolution.known_shapes(sizes)
+        kernel, bias = checked(f"{checks}kernel", kernel, filters), checked(f"{checks}bias", bias, after[3:])
+        parts.append((kernel, bias, activation, sizes))
+    inputs = checked(f"{checks}inputs", inputs, convolution.known_shapes(parts[0][3])[convolution.INPUTS])
+    residual = checked(f"{checks}residual", residual, after)
     out = inputs.new_empty(*after)
-    at = [None if array is None else array.data_ptr() for array in (bias, end_bias, residual)]
-    fusions = (
-        convolution.fusion(activation, bias=at[0]),
-        convolution.fusion(end_activation, bias=at[1], residual=at[2]),
-    )
-    arrays = inputs.data_ptr(), kernel.data_ptr(), pointwise.data_ptr(), out.data_ptr()
-    core.run(sizes, arrays, *fusions, executor())
+    fusions = [
+        convolution.fusion(activation, bias=None if bias is None else bias.data_ptr())
+        for _, bias, activation, _ in parts[:-1]
+    ]
+    (*before, (kernel, _, _, sizes)), (last, bias, activation, end) = parts[:-1], parts[-1]
+    at = [None if array is None else array.data_ptr() for array in (bias, residual)]
+    fusions.append(convolution.fusion(activation, bias=at[0], residual=at[1]))
+    arrays = inputs.data_ptr(), kernel.data_ptr(), last.data_ptr(), out.data_ptr()
+    widening = [core.expansion(own, array.data_ptr(), fusions[0]) for array, _, _, own in before]
+    core.run((sizes, end), arrays, *fusions[-2:], executor(), *widening)
     return out
 
 
-def _in_two(*arguments: Any) -> Tensor:
-    inputs, kernel, bias, pointwise, end_bias, residual, activation, end_activation, *sizes = arguments
-    between = fused(inputs, kernel, bias, None, activation, sizes[0])
-    outputs: Tensor = fused(between, pointwise, end_bias, residual, end_activation, sizes[1])
-    return outputs
+def _in_turn(*arguments: Any) -> Tensor:
+    image, residual, parts = _divided(arguments)
+    for index, (kernel, bias, activation, sizes) in enumerate(parts):
+        added = residual if index + 1 == len(parts) else None
+        image = fused(image, kernel, bias, added, activation, sizes)
+    return image
 
 
-_SEPARABLE = define(
-    "separable",
-    "(Tensor inputs, Tensor kernel, Tensor? bias, Tensor pointwise, Tensor? end_bias, Tensor? residual, "
-    "str activation, str end_activation, SymInt[] sizes, SymInt[] end_sizes) -> Tensor",
-    Rules(
-        compute=_compute,
-        shapes=lambda inputs, *others: inputs.new_empty(convolution.shapes(tuple(others[-1]))[convolution.OUTPUTS]),
-        images=(0, 5),
-        instead=_in_two,
-    ),
-)
+def _defined(name: str, count: int) -> Any:
+    """Return the operation of so many convolutions."""
+    numbers = range(count)
+    arrays = ", ".join(f"Tensor kernel{i}, Tensor? bias{i}" for i in numbers)
+    settings = ", ".join([*(f"str activation{i}" for i in numbers), *(f"SymInt[] sizes{i}" for i in numbers)])
+    return define(
+        name,
+        f"(Tensor inputs, {arrays}, Tensor? residual, {settings}) -> Tensor",
+        Rules(
+            compute=_compute,
+            shapes=lambda inputs, *others: inputs.new_empty(convolution.shapes(tuple(others[-1]))[convolution.OUTPUTS]),
+            images=(0, 1 + 2 * count),
+            instead=_in_turn,
+        ),
+    )
+
+
+_OPERATIONS = {2: _defined("separable", 2), 3: _defined("inverted_residual", 3)}
