@@ -25,6 +25,7 @@ MORE_PARAMETERS = {
         "cli.rewriting.factorize",
         "cli.training.train",
         "cli.using.evaluate",
+        "cli.using.predict",
     },
 }
 

@@ -1,5 +1,7 @@
 """`groupwise predict`: which files it takes, what it says of the others, and which classes it names."""
 
+import csv
+import io
 import json
 import os
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -152,3 +155,80 @@ def test_imagenets_classes_have_their_ids_whatever_their_names(renamed: Any) -> 
     assert len(set(distinct_names(names))) == 1000
     others: Sequence[str] = names[::-1]
     assert set(wordnet_ids(others)) == {None}
+
+
+def test_a_table_has_a_row_for_each_guess(tiny: str, folder: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    network = models.create("tiny")
+    network.metadata["class_names"] = ['a "quoted", name', "n01443537", "crane"]
+    network.save("m.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8)).astype(np.uint8)
+    for name, image in zip(("a.png", "b c.png"), pixels, strict=True):
+        Image.fromarray(image).save(name)
+    assert main(["predict", "m.keras", "a.png", "b c.png", "--csv", "guesses.csv"]) == 0
+    assert capsys.readouterr().out == "2 images in guesses.csv\n"
+    text = Path("guesses.csv").read_bytes().decode()
+    head, *rows = csv.reader(io.StringIO(text))
+    assert head == ["image", "rank", "index", "class", "wordnet_id", "probability"]
+
+    mean, std = (np.float64(network.metadata["preprocessing"][name][0]) for name in ("mean", "std"))
+    logits = np.asarray(network.predict_on_batch(((pixels[..., None] / 255 - mean) / std).astype("float32")), float)
+    exponentials = np.exp(logits)
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    places = np.argsort(-expected, axis=1)
+    assert [row[:3] for row in rows] == [
+        [name, str(rank + 1), str(places[image, rank])]
+        for image, name in enumerate(("a.png", "b c.png"))
+        for rank in range(3)
+    ]
+    np.testing.assert_allclose([float(row[5]) for row in rows], np.take_along_axis(expected, places, 1).ravel(), 1e-4)
+    named = {row[2]: (row[3], row[4]) for row in rows}
+    assert named == {"0": ('a "quoted", name', ""), "1": ("n01443537", "n01443537"), "2": ("crane", "")}
+
+    assert main(["predict", "m.keras", "a.png", "b c.png", "--csv", "-"]) == 0
+    assert capsys.readouterr().out == text
+    assert main(["predict", "m.keras", "a.png", "--csv", "one.csv", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    assert Path("one.csv").read_text().count("\n") == 4
+    network.metadata["class_names"] = ["a", "b", "c"]
+    network.save("m.keras")
+    assert main(["predict", "m.keras", "a.png", "--csv", "-"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "image,rank,index,class,probability"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "listed", [b"a/1.png\r\nb c.png\n\n a\n", b"\xef\xbb\xbfa/1.png\nb c.png\n a", b"a/1.png\0b c.png\0 a\0"]
+)
+def test_names_come_from_a_file(tiny: str, folder: Path, listed: bytes, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    network = models.create("tiny")
+    network.metadata["class_names"] = ["a", "b", "c"]
+    network.save("m.keras")
+    write("a/1.png", "b c.png", " a/2.png", "x.png")
+    Path("names.txt").write_bytes(listed)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    for file in ("names.txt", "-"):
+        assert main(["predict", "m.keras", "x.png", "--from", file, "--json"]) == 0
+        output, errors = capsys.readouterr()
+        assert errors == ""
+        found = [Path(result["image"]).as_posix() for result in json.loads(output)]
+        assert found == ["x.png", "a/1.png", "b c.png", " a/2.png"]
+
+
+@pytest.mark.once
+def test_what_predict_refuses_before_it_reads_a_network(folder: Path, capsys: Any) -> None:
+    write("a.png")
+    Path("empty.txt").write_bytes(b"\n \r\n")
+    Path("gone.txt").write_bytes(b"b.png\n")
+    for arguments, says in (
+        ([], "no image is named: name files, folders or patterns, or a file of names with --from"),
+        (["--from", "no.txt"], "--from no.txt: no such file or directory"),
+        (["--from", "empty.txt"], "--from empty.txt: holds no names; write the name of an image on each line"),
+        (["--from", "gone.txt"], "b.png does not exist"),
+        (["a.png", "--csv", "-", "--json"], "--csv -: is printed where --json prints; name a file, or leave one of"),
+        (["a.png", "--csv", "."], "--csv .: is a folder; name a file"),
+        (["a.png", "--csv", "no/x.csv"], "--csv no/x.csv: there is no folder no: it does not exist; make it first"),
+    ):
+        assert main(["predict", "nowhere.keras", *arguments]) == 2
+        assert capsys.readouterr().err.startswith(f"groupwise: {says}")

@@ -1,6 +1,9 @@
 """`groupwise evaluate` and `groupwise predict`: what a trained network is good for."""
 
+import csv
+import io
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +16,18 @@ from groupwise.cli.console import Listing, Styled, make_console, note, print_jso
 from groupwise.cli.options import SEEDS, Backend, BatchSize, Json, left_open, option
 from groupwise.cli.outputs import output_folder
 from groupwise.data.files import CAM_SUFFIX
-from groupwise.data.image_paths import image_paths
+from groupwise.data.image_paths import image_paths, listed_names
 from groupwise.errors import UserError
-from groupwise.writing import check_file, check_folder, make_folder
+from groupwise.writing import check_file, check_folder, expanded, make_folder, replace_file
 
 if TYPE_CHECKING:
     from groupwise.inference import Evaluation
+    from groupwise.inference.guesses import Classes
     from groupwise.inference.prediction import Prediction
     from groupwise.models.network import Network, RewrittenNetwork
+
+STANDARD = "-"
+"""Stands for standard input or output where a file's name is asked for."""
 
 RunOrModel = Annotated[
     str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's folder, or a model's file (.keras or .h5).")
@@ -93,7 +100,17 @@ def evaluate(
 
 def predict(
     run_or_model: RunOrModel,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders or patterns.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files, folders or patterns.")
+    ] = None,
+    names_from: Annotated[
+        str | None,
+        left_open(
+            "A file of further names, one a line or with a NUL after each; - is standard input.",
+            "--from",
+            metavar="FILE",
+        ),
+    ] = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Look into the folders below a folder, too.")
     ] = False,
@@ -102,6 +119,15 @@ def predict(
     ] = False,
     cam_class: Annotated[
         str | None, left_open("With --cam: of which class. Default: the likeliest.", metavar="CLASS")
+    ] = None,
+    table: Annotated[
+        str | None,
+        left_open(
+            "Write a row for each class named: image, rank, index, class, WordNet id (ImageNet's), probability; "
+            "- is standard output.",
+            "--csv",
+            metavar="FILE",
+        ),
     ] = None,
     json: Json = False,
     backend: Backend = None,
@@ -113,37 +139,73 @@ def predict(
     Examples: groupwise predict runs/photos dog.jpg holiday/ "*.png"
 
     groupwise predict lite0.keras dog.jpg --cam
+
+    find . -name "*.jpg" | groupwise predict runs/photos --from - --csv guesses.csv
     """
-    paths = image_paths(images, recursive, on_note=note)
+    paths = image_paths([*(images or []), *_names_from(names_from)], recursive, on_note=note)
+    if not paths:
+        raise UserError("no image is named: name files, folders or patterns, or a file of names with --from")
     if cam_class is not None and not cam:
         raise UserError(f"--cam-class {cam_class}: belongs to --cam")
+    if table == STANDARD and json:
+        raise UserError("--csv -: is printed where --json prints; name a file, or leave one of them out")
+    if table not in (None, STANDARD):
+        check_file(expanded(table), f"--csv {table}")
     pictures = _picture_paths(paths) if cam else {}
     settle_backend(backend)
     from groupwise.inference import load_network
+    from groupwise.inference.guesses import Classes
     from groupwise.inference.matching import place_of
-    from groupwise.weights import distinct_names, wordnet_ids
 
     network = load_network(run_or_model)
-    class_names: list[str] = network.metadata["class_names"]
-    explained = None if cam_class is None else place_of(cam_class, class_names, wordnet_ids(class_names))
-    results = _results(network, paths, pictures, explained)
+    classes = Classes.of(network.metadata["class_names"])
+    explained = None if cam_class is None else place_of(cam_class, classes.names, classes.ids)
+    results = _results(network, classes, paths, pictures, explained)
+    if table is not None:
+        _write_table(results, table)
     if json:
         print_json(results)
+    if json or table == STANDARD:
         return
     console = make_console()
-    console.print(_table(results, distinct_names(class_names)))
+    if table is None:
+        console.print(_table(results, classes.labels))
+    else:
+        say(console, f"{len(results):,} image{'s' if len(results) > 1 else ''} in {table}")
     if cam:
         where = results[0]["cam"] if len(results) == 1 else f"beside each image, as NAME{CAM_SUFFIX}"
         say(console, f"where it looked: {where}")
 
 
+def _names_from(file: str | None) -> list[str]:
+    """Return the names that a file, or standard input, holds. Raises UserError where it cannot be read or has none."""
+    if file is None:
+        return []
+    try:
+        if file != STANDARD:
+            content = expanded(file).read_bytes()
+        else:
+            content = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    except OSError as error:
+        raise UserError(f"--from {file}: {(error.strerror or str(error)).lower()}") from error
+    names = listed_names(content)
+    if not names:
+        raise UserError(f"--from {file}: holds no names; write the name of an image on each line")
+    return names
+
+
 def _results(
-    network: "Network | RewrittenNetwork", paths: list[Path], pictures: dict[Path, Path], explained: int | None
+    network: "Network | RewrittenNetwork",
+    classes: "Classes",
+    paths: list[Path],
+    pictures: dict[Path, Path],
+    explained: int | None,
 ) -> list[dict[str, Any]]:
     """Return what a network says of each image that can be read, as data for JSON; draw the pictures that are named.
 
     Args:
         network: with class names.
+        classes: these.
         paths: of the images.
         pictures: where each image's picture goes; nothing, for none.
         explained: the class of which they are; None for each image's likeliest.
@@ -152,11 +214,7 @@ def _results(
         UserError: no image can be read.
     """
     from groupwise.inference import predict_images
-    from groupwise.inference.evaluation import most_likely
-    from groupwise.weights import distinct_names, wordnet_ids
 
-    class_names: list[str] = network.metadata["class_names"]
-    ids, labels = wordnet_ids(class_names), distinct_names(class_names)
     broken: list[str] = []
 
     def on_broken(error: UserError) -> None:
@@ -166,14 +224,11 @@ def _results(
 
     results: list[dict[str, Any]] = []
     for prediction in predict_images(network, paths, on_broken, bool(pictures), explained):
-        guesses = [
-            {"class": class_names[place], "index": place, "wordnet_id": ids[place], "probability": probability}
-            for place, probability in most_likely(prediction.probabilities)
-        ]
+        guesses = classes.guesses(prediction.probabilities)
         result: dict[str, Any] = {"image": str(prediction.path), "top": guesses}
         if pictures:
             shown = int(prediction.probabilities.argmax()) if explained is None else explained
-            _draw(network, prediction, labels[shown], shown, pictures[prediction.path])
+            _draw(network, prediction, classes.labels[shown], shown, pictures[prediction.path])
             result["cam"] = str(pictures[prediction.path])
         results.append(result)
     if not results:
@@ -191,6 +246,22 @@ def _table(results: list[dict[str, Any]], labels: Sequence[str]) -> Listing:
             image = result["image"] if place == 0 else ""
             table.add_row(image, Styled(labels[guess["index"]], style), Styled(f"{guess['probability']:.1%}", style))
     return table
+
+
+def _write_table(results: list[dict[str, Any]], file: str) -> None:
+    """Write what was said of images as CSV, to a file or to standard output.
+
+    The names of files are there as they are, whatever their encoding.
+    """
+    from groupwise.inference.guesses import rows
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows(results))
+    if file != STANDARD:
+        content = text.getvalue().encode("utf-8", "surrogateescape")
+        replace_file(expanded(file), lambda partial: partial.write_bytes(content))
+    elif sys.stdout is not None:
+        sys.stdout.write(text.getvalue())
 
 
 def _picture_paths(paths: list[Path]) -> dict[Path, Path]:

@@ -1,6 +1,8 @@
 """Which image files are meant by what the user names."""
 
+import codecs
 import glob
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,18 @@ def image_paths(
         UserError: a folder holds no image, or a file does not exist.
     """
     return [path for name in names for path in _paths(name, recursive, on_note)]
+
+
+def listed_names(content: bytes) -> list[str]:
+    r"""Return the names that a list holds: one a line or, as `find -print0` writes them, with a NUL after each.
+
+    Examples:
+        >>> listed_names(b"a.png\r\nb c.png\n\n"), listed_names(b"a.png\0b\nc.png\0")
+        (['a.png', 'b c.png'], ['a.png', 'b\nc.png'])
+    """
+    text = content.removeprefix(codecs.BOM_UTF8)
+    names = text.split(b"\0") if b"\0" in text else (line.removesuffix(b"\r") for line in text.split(b"\n"))
+    return [os.fsdecode(name) for name in names if name.strip()]
 
 
 def _paths(name: str, recursive: bool, on_note: Callable[[str], Any]) -> list[Path]:

@@ -155,6 +155,6 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def most_likely(values: NDArray[np.float32]) -> list[tuple[int, float]]:
-    """Return the (class, probability) of an image's five most likely classes, the first one first."""
-    return [(int(index), float(values[index])) for index in np.argsort(-values, kind="stable")[:TOP]]
+def most_likely(values: NDArray[np.float32], count: int = TOP) -> list[tuple[int, float]]:
+    """Return the (class, probability) of an image's most likely classes, the first one first."""
+    return [(int(index), float(values[index])) for index in np.argsort(-values, kind="stable")[:count]]
