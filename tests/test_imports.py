@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "diagnosis": GROUND | {"data", "backends", "layers", "running", "models", "rewrite", "inference"},
     "explain": GROUND | {"report", "ops", "layers", "models", "rewrite"},
     "training": GROUND | {"data", "backends", "report", "recipes", "weights", "models", "inference"},
+    "serving": GROUND | {"data", "report", "models", "inference"},
     "export": GROUND | {"backends", "layers", "models", "inference", "rewrite"},
 }
 ALLOWED["cli"] = {*ALLOWED}

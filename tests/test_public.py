@@ -14,7 +14,7 @@ import groupwise
 from tests.pages import ROOT
 
 PACKAGE = Path(groupwise.__file__).parent
-LAZY = ("groupwise", "groupwise.data", "groupwise.export", "groupwise.inference", "groupwise.training")
+LAZY = ("groupwise", *(f"groupwise.{name}" for name in ("data", "export", "inference", "serving", "training")))
 
 
 @pytest.mark.parametrize("package", LAZY)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ops,
         recipes,
         rewrite,
+        serving,
         training,
         weights,
     )
@@ -39,7 +40,7 @@ else:
         },
         modules=(
             *("data", "diagnosis", "errors", "explain", "export", "inference", "layers"),
-            *("models", "ops", "recipes", "rewrite", "training", "weights"),
+            *("models", "ops", "recipes", "rewrite", "serving", "training", "weights"),
         ),
     )
 
@@ -63,6 +64,7 @@ __all__ = [
     "ops",
     "recipes",
     "rewrite",
+    "serving",
     "train",
     "training",
     "weights",

@@ -56,6 +56,14 @@ class BrokenImage(UserError):  # noqa: N818 - a kind of image, as messages call 
         self.reason = reason
 
 
+class UnknownImage(BrokenImage):
+    """What is no image, or one of a kind that is not read."""
+
+
+class LargeImage(BrokenImage):
+    """An image of more than `MAXIMUM_PIXELS`."""
+
+
 def read_image(
     source: str | Path | bytes,
     channels: int = 3,
@@ -108,7 +116,7 @@ def read_image(
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImage(name, _unknown_format(content)) from error
+        raise UnknownImage(name, unknown_format(content)) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         text = str(error) or type(error).__name__
         raise BrokenImage(name, "truncated" if "truncated" in text.lower() else f"damaged ({text})") from error
@@ -157,7 +165,7 @@ def is_picture(file: IO[bytes], with_tiff: bool = False) -> bool:
     try:
         with Image.open(file, formats=("TIFF", *TOLD_BY_CONTENT) if with_tiff else TOLD_BY_CONTENT):
             return True
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True
     except Exception:  # as in read_image
         return False
@@ -267,7 +275,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         image = _open_unchecked(content)
     if image.width * image.height > MAXIMUM_PIXELS:
-        raise BrokenImage(name, f"too large: {image.width} x {image.height} pixels")
+        raise LargeImage(name, f"too large: {image.width} x {image.height} pixels")
     return image
 
 
@@ -279,7 +287,8 @@ def _open_unchecked(content: bytes) -> Image.Image:
     raise UnidentifiedImageError
 
 
-def _unknown_format(content: bytes) -> str:
+def unknown_format(content: bytes) -> str:
+    """Return in words what is sent or kept in place of an image."""
     if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
         return "a HEIC photo, which is not read: convert it to JPEG or PNG"
     return "not an image of a known format"

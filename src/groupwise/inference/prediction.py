@@ -78,8 +78,7 @@ def _predict(
     batch_size = PREDICTED_AT_ONCE if len(pending) > 1 else 1
     maps: Iterable[NDArray[np.float32] | None] = [None] * len(pending)
     if isinstance(model, Explainer):
-        classes = None if explained_class is None else [explained_class] * len(pending)
-        logits, maps = model.explain(images, classes, batch_size)
+        logits, maps = model.explain(images, [explained_class] * len(pending), batch_size)
     else:
         logits = model.predict_logits(images, batch_size)
     for (path, _), values, heat in zip(pending, probabilities(logits), maps, strict=True):

@@ -15,15 +15,15 @@ def preprocessing_of(network: Network | RewrittenNetwork) -> Preprocessing:
 
 
 def prepared_image(
-    network: Network | RewrittenNetwork, path: Path, size: tuple[int, int] | None = None
+    network: Network | RewrittenNetwork, source: Path | bytes, size: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """Return an image file as a network wants it, of its own size or of `size` (height, width).
+    """Return an image file, by its path or its bytes, as a network wants it, of its own size or `size` (height, width).
 
     Raises:
         BrokenImage: the file cannot be read.
     """
     height, width, channels = network.architecture["input_shape"]
-    return preprocessing_of(network).apply(read_image(path, channels), size or (height, width))
+    return preprocessing_of(network).apply(read_image(source, channels), size or (height, width))
 
 
 def make_batches(

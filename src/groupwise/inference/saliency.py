@@ -47,7 +47,7 @@ class Explainer:
         self._weights = weights
 
     def explain(
-        self, images: NDArray[np.float32], classes: Sequence[int] | None = None, batch_size: int | None = None
+        self, images: NDArray[np.float32], classes: Sequence[int | None] | None = None, batch_size: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return logits (n, classes), and maps (n, height, width) of the last features' size.
 
@@ -55,11 +55,13 @@ class Explainer:
 
         Args:
             images: (n, height, width, channels), preprocessed.
-            classes: of which class each image's map is. Default: the most likely ones.
+            classes: of which class each image's map is; None, for an image or for all, is the most likely one.
             batch_size: what fewer images are filled up to, as `predict_logits` does.
         """
         features, logits = predict_outputs(self._model, images, batch_size or len(images))
-        chosen = logits.argmax(axis=1) if classes is None else np.asarray(classes, np.int64)
+        chosen = logits.argmax(axis=1)
+        for place, explained in enumerate(classes or ()):
+            chosen[place] = chosen[place] if explained is None else explained
         maps = np.maximum(np.einsum("nhwc,nc->nhw", features, self._weights.T[chosen]), 0)
         peaks = maps.max(axis=(1, 2), keepdims=True)
         return logits, np.divide(maps, peaks, out=np.zeros_like(maps), where=peaks > 0)

@@ -7,6 +7,6 @@ check_installed("matplotlib", "drawing")
 from groupwise.report.batch import batch  # noqa: E402
 from groupwise.report.confusion import confusion  # noqa: E402
 from groupwise.report.curves import curves  # noqa: E402
-from groupwise.report.heat_map import heat_map  # noqa: E402
+from groupwise.report.heat_map import heat_map, overlay  # noqa: E402
 
-__all__ = ["batch", "confusion", "curves", "heat_map"]
+__all__ = ["batch", "confusion", "curves", "heat_map", "overlay"]

@@ -31,21 +31,37 @@ def heat_map(
         caption: the line below.
         path: of the PNG, which is written whole or not at all.
     """
+    pixels = overlay(image, heat, crop)
+    height, width = pixels.shape[:2]
+    figure = new_figure((width + 2 * MARGIN) / DPI, (height + MARGIN + CAPTION) / DPI)
+    figure.set_layout_engine("none")
+    figure.figimage(pixels, MARGIN, CAPTION, origin="upper")
+    place = (MARGIN / figure.bbox.width, 0.45 * CAPTION / figure.bbox.height)
+    figure.text(*place, of_others(caption), color=INK, fontsize=9, va="center", **as_it_is())
+    save(figure, path)
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+    crop: tuple[float, float, float, float],
+    longest: int = LONGEST,
+) -> NDArray[np.float32]:
+    """Return what `heat_map` draws, without the line below: (height, width, 3), from 0 to 1.
+
+    Args:
+        image, heat, crop: as for `heat_map`.
+        longest: the most pixels that the long side has; a small image grows to about 384.
+    """
     height, width = image.shape[:2]
-    scale = LONGEST / max(height, width)
+    scale = longest / max(height, width)
     if scale > 1:
         # Small images grow by whole numbers, so that their pixels stay squares.
         scale = max(1, SHORTEST // max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
     picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
-    pixels = _with_heat(np.asarray(picture, np.float32) / np.float32(255), heat, [round(side * scale) for side in crop])
-    figure = new_figure((size[0] + 2 * MARGIN) / DPI, (size[1] + MARGIN + CAPTION) / DPI)
-    figure.set_layout_engine("none")
-    figure.figimage(pixels, MARGIN, CAPTION, origin="upper")
-    place = (MARGIN / figure.bbox.width, 0.45 * CAPTION / figure.bbox.height)
-    figure.text(*place, of_others(caption), color=INK, fontsize=9, va="center", **as_it_is())
-    save(figure, path)
+    return _with_heat(np.asarray(picture, np.float32) / np.float32(255), heat, [round(side * scale) for side in crop])
 
 
 def _with_heat(pixels: NDArray[np.float32], heat: NDArray[np.float32], crop: list[int]) -> NDArray[np.float32]:
