@@ -48,6 +48,15 @@ for use in {uses}:
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "python_multipart"])
+def test_serving_says_what_it_needs(package: str) -> None:
+    done = run("from groupwise.cli import main; sys.exit(main(['serve', 'run']))", hidden=[package])
+    assert done.returncode == 2
+    says = f'groupwise: serving needs {package}, which is not installed: pip install "groupwise[serve]"\n'
+    assert done.stderr == says
+
+
+@pytest.mark.once
 def test_functions_say_what_they_need() -> None:
     done = run(TRY.format(uses=list(USES)))
     assert done.stdout.splitlines() == [f"{subject}, {INSTALL}" for subject in USES.values()], done.stderr

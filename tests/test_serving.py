@@ -138,6 +138,16 @@ def test_what_is_refused_is_said_in_a_sentence(network: Network, caplog: Any) ->
 
 
 @pytest.mark.once
+def test_who_asks_before_sending_sends_nothing_that_is_too_large(network: Network) -> None:
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n"
+    with served(network, Limits(most_bytes=100_000)) as client:
+        for length, answer in ((10**12, b"HTTP/1.1 413 "), (len(png()), b"HTTP/1.1 100 ")):
+            with socket.create_connection(("127.0.0.1", client.port), timeout=30) as asking:
+                asking.sendall(head.format(length).encode())
+                assert asking.makefile("rb").read1().startswith(answer)
+
+
+@pytest.mark.once
 def test_other_pages_cannot_ask(network: Network) -> None:
     with served(network) as client:
         own = f"127.0.0.1:{client.port}"
