@@ -15,9 +15,10 @@ from groupwise import explain
 from groupwise.cli import main
 from groupwise.errors import UserError
 from groupwise.explain import connectivity, page_forms, page_grouped, page_separable, page_shuffle
-from groupwise.explain.page import Page, literal, source_line
+from groupwise.explain.page import Page, source_line
 from groupwise.layers import GroupedConv2D
 from groupwise.ops import grouped_conv2d
+from groupwise.report.html_page import literal
 from groupwise.rewrite.kernels import dense_of_separable
 from groupwise.spec import ConvSpec
 from groupwise.texts import printable

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+if sys.platform != "win32":
+    import resource
+
 _CPUINFO = Path("/proc/cpuinfo")
 _NAMES = ("model name", "CPU implementer", "CPU part")  # of x86-64, and of AArch64
 UNKNOWN_MEMORY = 2 << 30  # where the system does not tell: little enough for any machine that trains
@@ -41,6 +44,14 @@ def free_memory(root: Path = Path("/")) -> int:
     unified, legacy = ["memory.max", "memory.current"], ["memory.limit_in_bytes", "memory.usage_in_bytes"]
     left = [limit - used for limit, used in _group_numbers(root, "memory", unified, legacy)]
     return max(min([_free_on_machine(root), *left]), 0)
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes of memory that this process has held at once; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # elsewhere in kilobytes
 
 
 def _free_on_machine(root: Path) -> int:

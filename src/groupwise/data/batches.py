@@ -105,6 +105,12 @@ class ImageBatches(keras.utils.PyDataset):
         return self._maker.samples.broken_places
 
     @property
+    def readable_places(self) -> list[int]:
+        """The index in the split of every image of a test's batches, in their order, but for those found broken."""
+        broken = set(self.broken_places)
+        return [place for place in self._maker.division.places() if place not in broken]
+
+    @property
     def seconds_working(self) -> float:
         """Processor time spent on making batches so far, all threads together, load() included."""
         return self._maker.samples.seconds_working

@@ -1,13 +1,11 @@
 """One page: plain HTML with its pictures inside, readable on a phone, without scripts and without a network."""
 
-import html
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import keras
@@ -16,11 +14,10 @@ from PIL import Image
 
 from groupwise.explain.drawing import svg_text
 from groupwise.frameworks import FRAMEWORKS
-from groupwise.texts import printable
+from groupwise.report.html_page import framed, literal, table
 from groupwise.writing import replace_file, write_text
 
 _FOLDER = Path(__file__).parent
-_FRAME = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +51,7 @@ def build(topic: str, name: str | None, values: Mapping[str, Any], figures: Mapp
     drawings = {figure_name: svg_text(figure, figure_name) for figure_name, figure in figures.items()}
     body = kept.format(name=name, **values, **drawings)
     title = re.findall("<h1>(.+)</h1>", body)[0]
-    return Page(topic, title, _FRAME.substitute(title=title, body=body, source=source_line(topic, name)), figures)
+    return Page(topic, title, framed(title, body, source_line(topic, name)), figures)
 
 
 def source_line(topic: str, name: str | None) -> str:
@@ -62,46 +59,6 @@ def source_line(topic: str, name: str | None) -> str:
     backend = FRAMEWORKS[keras.backend.backend()].title
     command = f"groupwise explain {topic}{f' {literal(name)}' if name else ''} --output FOLDER"
     return f"Every number and line here was computed when the page was made, by {backend}: <code>{command}</code>."
-
-
-def literal(text: str) -> str:
-    """Return somebody's text for a page: what would be a mark in it is none.
-
-    Examples:
-        >>> literal("<b>.keras")
-        '&lt;b&gt;.keras'
-    """
-    return html.escape(printable(text))
-
-
-def shown(value: object) -> str:
-    """Return a shape, a count or a tiny difference as a page shows it, and a text as it is.
-
-    Examples:
-        >>> shown((3, 3, 4, 128)), shown(4608), shown(2.4e-07), shown(0.0)
-        ('3x3x4x128', '4,608', '2.4e-07', '0')
-    """
-    if isinstance(value, tuple):
-        return "x".join(map(str, value))
-    if isinstance(value, float):
-        return f"{value:.1e}" if value else "0"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def table(caption: str, head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table's HTML; wider than a phone it scrolls in its own box. Columns after the first are numbers."""
-    columns = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    lines = []
-    for first, *rest in rows:
-        cells = "".join(f"<td>{shown(cell)}</td>" for cell in rest)
-        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>\n')
-    # A box that scrolls must be reachable by keyboard, and then it needs a name.
-    label = re.sub("<.*?>", "", caption)
-    return (
-        f'<p class="caption">{caption}</p>\n'
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0">\n<table aria-label="{label}">\n'
-        f"<thead><tr>{columns}</tr></thead>\n<tbody>\n{''.join(lines)}</tbody>\n</table>\n</div>"
-    )
 
 
 def comparison(caption: str, columns: Mapping[str, Mapping[str, object]]) -> str:

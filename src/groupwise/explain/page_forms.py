@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 
 from groupwise.errors import UserError
 from groupwise.explain.drawing import COLOURS, Box, Drawing
-from groupwise.explain.page import comparison, shown, table
+from groupwise.explain.page import comparison
 from groupwise.layers import BatchNormalization, SqueezeExcite
 from groupwise.layers.specs import specs_of
 from groupwise.models import create, find
 from groupwise.models.costs import layer_macs
 from groupwise.models.network import Network, without_values
 from groupwise.models.residual import FORMS
+from groupwise.report.html_page import shown, table
 from groupwise.report.style import FAINT
 from groupwise.rewrite import to_form
 from groupwise.spec import ConvSpec

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from groupwise.errors import UserError
 from groupwise.explain.connectivity import by_group, reach, summing
 from groupwise.explain.drawing import WIDTH, Box, Drawing, Reached, colour, middles
-from groupwise.explain.page import comparison, shown
+from groupwise.explain.page import comparison
 from groupwise.layers import DepthwiseConv2D, GroupedConv2D
 from groupwise.layers.specs import specs_of
 from groupwise.models import create
 from groupwise.models.network import without_values
 from groupwise.ops import depthwise_conv2d, grouped_conv2d
+from groupwise.report.html_page import shown
 from groupwise.spec import ConvSpec
 
 CHANNELS, GROUPS, MULTIPLIER = 8, 2, 4

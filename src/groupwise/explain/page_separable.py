@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from groupwise.errors import UserError
 from groupwise.explain.drawing import WIDTH, Drawing, colour
-from groupwise.explain.page import literal, table
 from groupwise.keras_private import layers_within
 from groupwise.models import create
 from groupwise.models.network import without_values
 from groupwise.models.reading import ENDINGS, load_model
 from groupwise.ops import grouped_conv2d, separable_conv2d
+from groupwise.report.html_page import literal, table
 from groupwise.report.style import FAINT, GRID, TRAINING, new_figure, plain
 from groupwise.rewrite.kernels import dense_of_separable, separable_of_dense
 

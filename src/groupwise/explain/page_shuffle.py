@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from groupwise.errors import UserError
 from groupwise.explain.connectivity import Step, by_group, convolutions_to_mix, reach, shuffling, stack
 from groupwise.explain.drawing import WIDTH, Drawing, middles
-from groupwise.explain.page import table
 from groupwise.layers import ChannelShuffle, GroupedConv2D
 from groupwise.models import create
 from groupwise.models.network import without_values
+from groupwise.report.html_page import table
 
 CHANNELS, GROUPS, DEPTH = 12, 3, 3
 MOST_CHANNELS = 24  # more than that are too many lines for a phone

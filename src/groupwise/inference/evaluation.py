@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,31 @@ from groupwise.inference.preprocessing import make_batches
 from groupwise.models.network import Network, RewrittenNetwork
 
 TOP = 5
+MOST_KEPT = 2**26
+"""Numbers of all logits together, up to which they are kept: 256 MB, as of 67,000 images of 1,000 classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a network says of each of some images.
+
+    Attributes:
+        logits: float32, (n, classes).
+        labels: int64, (n,): the classes that the images are said to be of.
+        places: int64, (n,): where they stand in their split.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """Return what several processes found, each of its part of the images, in the split's order."""
+    places = np.concatenate([part.places for part in parts])
+    order = np.argsort(places, kind="stable")
+    logits, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "labels"))
+    return Outputs(logits[order], labels[order], places[order])
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +53,15 @@ class Evaluation:
         confusion: int64, (classes, classes): images of the row's class that were taken for the column's.
         loss: the mean cross-entropy, in nats.
         top1, top5: the share of images whose class is the first, or among the first five.
+        outputs: of each image that this process looked at; None where these are of several splits, or more than
+            `MOST_KEPT` numbers.
     """
 
     confusion: NDArray[np.int64]
     loss: float
     top1: float
     top5: float
+    outputs: Outputs | None = None
 
     @property
     def count(self) -> int:
@@ -96,7 +124,11 @@ def evaluate(
             found = (found + mirrored) * np.float32(0.5)
         logits.append(found)
         labels.append(one_hot)
-    return evaluation_of(np.concatenate(logits), np.concatenate(labels).argmax(axis=1))
+    found, classes = np.concatenate(logits), np.concatenate(labels).argmax(axis=1)
+    evaluation = evaluation_of(found, classes)
+    if found.size > MOST_KEPT:
+        return evaluation
+    return replace(evaluation, outputs=Outputs(found, classes, np.array(batches.readable_places, np.int64)))
 
 
 def merged(parts: Sequence[Evaluation]) -> Evaluation:

@@ -55,6 +55,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def report(self) -> Path:
+        """All that is known of the run on one page."""
+        return self.path / "report.html"
+
+    @property
     def summary(self) -> Path:
         """JSON: what came out."""
         return self.path / "summary.json"

@@ -61,10 +61,10 @@ def overlay(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
     picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
-    return _with_heat(np.asarray(picture, np.float32) / np.float32(255), heat, [round(side * scale) for side in crop])
+    return with_heat(np.asarray(picture, np.float32) / np.float32(255), heat, [round(side * scale) for side in crop])
 
 
-def _with_heat(pixels: NDArray[np.float32], heat: NDArray[np.float32], crop: list[int]) -> NDArray[np.float32]:
+def with_heat(pixels: NDArray[np.float32], heat: NDArray[np.float32], crop: list[int]) -> NDArray[np.float32]:
     """Return the pixels, in 0..1, dimmed outside of the crop and with the heat inside it."""
     height, width = pixels.shape[:2]
     left, top = max(0, crop[0]), max(0, crop[1])

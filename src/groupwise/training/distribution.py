@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -173,10 +174,14 @@ class Distribution:
             self._engine.prepare(network, self.synchronizes)
 
     def evaluate(self, network: keras.Model, batches: ImageBatches) -> Evaluation:
-        """Return the evaluation of all images, of which each process looks at its part."""
+        """Return the evaluation of all images, of which each process looks at its part, and has its outputs."""
         predict = None if self._engine is None or self.device_count == 1 else self._engine.predictor(network)
         own = evaluate(network, batches, predict=predict) if len(batches) else None
-        return merged([part for part in self.gather(own) if part is not None])
+        # What is said of each image stays where it is: it would travel after every epoch.
+        sent = None if own is None or self.count == 1 else replace(own, outputs=None)
+        every = [own] if self.count == 1 else self.gather(sent)
+        whole = merged([part for part in every if part is not None])
+        return whole if own is None else replace(whole, outputs=own.outputs)
 
 
 class Agreement:

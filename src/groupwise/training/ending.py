@@ -1,17 +1,19 @@
 """How a run ends: after its last epoch, or before it; what is kept, and what is said."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from groupwise import models
-from groupwise.errors import UserError, check_installed, first_line
+from groupwise.errors import UserError, first_line
 from groupwise.inference.evaluation import Evaluation
 from groupwise.interruption import Interrupted, on_signals
+from groupwise.machine import peak_memory
 from groupwise.training.bookkeeper import swap_average
 from groupwise.training.checkpoints import paths, step_of
 from groupwise.training.events import EndedEarly, Noted
+from groupwise.training.reporting import look_at_tests, why_no_pictures, write_page
 from groupwise.training.retrying import can_go_back, go_back
 from groupwise.training.session import Session
 from groupwise.training.stopped import Diverged, StopTraining
@@ -21,7 +23,7 @@ from groupwise.training.workspace import Workspace
 
 
 def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
-    """Test the last model, and the best one on further data; draw the curves, and write the summary."""
+    """Test the last model, and the best one on further data; draw the curves, and write summary and page."""
     run, rows, judge = session.run, session.rows, session.judge
     session.wait_for_checkpoint()
     broken = [*session.batches.broken, *judge.batches.broken]
@@ -30,6 +32,7 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
     if evaluation is None or judge.name != "test":
         evaluation, skipped = evaluate_splits(session, [run.dataset.test])
         broken += skipped
+    seen = look_at_tests(session, evaluation)
     tests, skipped = evaluate_further(session)
     broken += skipped
     broken = list(dict.fromkeys(pair for pairs in run.distribution.gather(broken) for pair in pairs))
@@ -51,6 +54,7 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
         macs=description.macs,
         broken_images=broken,
         ended_by_patience=session.is_out_of_patience and len(rows) < run.plan.recipe.epochs,
+        peak_memory=_largest(run.distribution.gather(peak_memory())),
         tests=tests,
     )
     try:
@@ -58,7 +62,12 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
     except (UserError, OSError) as error:
         run.observer(Noted(f"{run.folder.curves.name} is left out: {first_line(error)}"))
     run.folder.write_json(run.folder.summary, asdict(summary))
+    write_page(session, seen)
     return summary
+
+
+def _largest(numbers: Sequence[int | None]) -> int | None:
+    return max((number for number in numbers if number is not None), default=None)
 
 
 @contextmanager
@@ -114,16 +123,7 @@ def _steps_of(path: Path, session: Session) -> str:
 
 def _draw_curves(folder: Workspace) -> None:
     """Draw the curves of what was finished, where it can be done: no training is the worse for want of a picture."""
-    if not folder.process and not why_no_curves():
+    if not folder.process and not why_no_pictures():
         from groupwise import report
 
         report.curves(folder.metrics, folder.curves)
-
-
-def why_no_curves() -> list[str]:
-    """Return the sentence on why none can be drawn, if so."""
-    try:
-        check_installed("matplotlib", "curves.png is left out: it")
-    except UserError as error:
-        return [str(error)]
-    return []

@@ -232,7 +232,7 @@ class Finished(Event):
         summary = self.summary
         broken, files = summary.broken_images, RunFolder(self.folder)
         names = [file.name for file in (files.last, files.best, files.metrics)]
-        names += [files.curves.name] if files.curves.exists() else []
+        names += [file.name for file in (files.curves, files.report) if file.exists()]
         lines = []
         if broken:
             lines = [f"{len(broken)} broken {'image was' if len(broken) == 1 else 'images were'} skipped:"]

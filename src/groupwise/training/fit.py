@@ -20,11 +20,12 @@ from groupwise.training.beginning import accelerator, begin, large_batches, prep
 from groupwise.training.bookkeeper import Bookkeeper
 from groupwise.training.checkpoints import Checkpoint, Interval
 from groupwise.training.distribution import Distribution
-from groupwise.training.ending import explaining, finish, why_no_curves
+from groupwise.training.ending import explaining, finish
 from groupwise.training.events import Begun, Event, Finished, FitBegun, FitEnded, Noted, Observer
 from groupwise.training.keeping import Keeper
 from groupwise.training.observers import TextObserver, log
 from groupwise.training.plan import Plan
+from groupwise.training.reporting import why_no_pictures
 from groupwise.training.resuming import held, restore
 from groupwise.training.retrying import WentBack
 from groupwise.training.seed import set_seed
@@ -108,7 +109,7 @@ def train(
         run = replace(run, tests=settled, callbacks=callbacks)
         _check_the_same(run)
         observe(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
-        for text in (*_who(distribution), *notes, *said, *large_batches(run), *why_no_curves()):
+        for text in (*_who(distribution), *notes, *said, *large_batches(run), *why_no_pictures()):
             observe(Noted(text))
         while True:
             keeper = Keeper(folder.checkpoints, interval, checkpoints_kept, plan.recipe.on_nan == "retry")

@@ -37,6 +37,8 @@ class RunSummary:
         trainable_parameters, macs: of the network; MACs for one image.
         broken_images: the (name, reason) of every image that was skipped; of further data theirs comes before it.
         ended_by_patience: whether the images `judged_by` ended the training before its last epoch.
+        peak_memory: the most bytes of main memory that one of the processes held at once; None where the system does
+            not tell.
         tests: what best.keras makes of further data to test on, by the data's names.
     """
 
@@ -55,4 +57,5 @@ class RunSummary:
     macs: int
     broken_images: list[tuple[str, str]]
     ended_by_patience: bool = False
+    peak_memory: int | None = None
     tests: Mapping[str, FurtherTest] = field(default_factory=dict)

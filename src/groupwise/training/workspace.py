@@ -84,7 +84,7 @@ class Workspace(RunFolder):
         """Remove the files of a run that has finished no epoch."""
         if self.process:
             return
-        for path in (self.recipe, self.split, self.environment, self.metrics, self.best, self.curves):
+        for path in (self.recipe, self.split, self.environment, self.metrics, self.best, self.curves, self.report):
             path.unlink(missing_ok=True)
         for path in (self.checkpoints, self.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
