@@ -66,10 +66,12 @@ def test_train_evaluate_and_predict(tiny: str, tmp_path: Path, capsys: Any, monk
     assert result["top1"] == pytest.approx(summary["test_accuracy"])
     assert [entry["class"] for entry in result["classes"]] == ["across", "down", "slant"]
     assert Path("runs/bars-tiny/confusion.png").exists()
+    assert f"{result['top1']:.2%}" in Path(result["page"]).read_text()
     code, output, _ = run(capsys, "evaluate", "runs/bars-tiny/best.keras", "bars", "--output", "elsewhere")
     assert code == 0
     assert "recall" in output
     assert Path("elsewhere/confusion.png").exists()
+    assert output.splitlines()[-1].endswith("more in elsewhere/evaluation.html")
 
     Path("broken.png").write_bytes(b"")
     code, output, errors = run(capsys, "predict", "runs/bars-tiny", "bars/test/slant", "broken.png", "--json")

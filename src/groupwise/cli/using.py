@@ -50,12 +50,13 @@ def evaluate(
     ] = False,
     batch_size: BatchSize = 64,
     output: Annotated[
-        str | None, left_open("Where confusion.png goes. Default: the model's folder.", metavar="FOLDER")
+        str | None,
+        left_open("Where evaluation.html and confusion.png go. Default: the model's folder.", metavar="FOLDER"),
     ] = None,
     json: Json = False,
     backend: Backend = None,
 ) -> None:
-    """Test a trained network: top-1 and top-5 accuracy, a table by class, and confusion.png.
+    """Test a trained network: top-1 and top-5 accuracy, a table by class; evaluation.html and confusion.png.
 
     Example: groupwise evaluate runs/digits-mnist_cnn digits
     """
@@ -76,6 +77,7 @@ def evaluate(
     network = load_network(run_or_model)
     class_names: list[str] = network.metadata["class_names"]
     png = (given or model_path(run_or_model).parent) / "confusion.png"
+    page = png.with_name("evaluation.html")
     check_folder(png.parent, option("output", png.parent))
     split, guess = match_classes(network, dataset)
     for text in (*dataset.notes, *notes, *([guess] if guess else [])):
@@ -91,11 +93,16 @@ def evaluate(
         note(f"skipped {name}: {reason}")
     make_folder(png.parent)
     report.confusion(evaluation.confusion, class_names, png)
+    with messages.status("writing the page"):
+        seen = report.look(network, split, evaluation)
+        report.write_page(page, f"{model_path(run_or_model)} on {dataset.name}", None, seen)
     if json:
         images, *others = evaluation.as_dict(class_names).items()
-        print_json(dict([images, ("broken", len(batches.broken)), *others, ("confusion_png", str(png))]))
+        print_json(
+            dict([images, ("broken", len(batches.broken)), *others, ("confusion_png", str(png)), ("page", str(page))])
+        )
     else:
-        _show(evaluation, class_names, png)
+        _show(evaluation, class_names, page)
 
 
 def predict(
@@ -296,7 +303,7 @@ def _draw(network: "Network | RewrittenNetwork", prediction: "Prediction", name:
     report.heat_map(image, prediction.heat_map, box, caption, png)
 
 
-def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:
+def _show(evaluation: "Evaluation", class_names: list[str], page: Path) -> None:
     table = Listing("class")
     for column in ("images", "recall", "precision"):
         table.add_column(column, justify="right")
@@ -308,5 +315,5 @@ def _show(evaluation: "Evaluation", class_names: list[str], png: Path) -> None:
     say(
         console,
         f"top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss {evaluation.loss:.4f} "
-        f"on {evaluation.count:,} images; confusion matrix in {png}",
+        f"on {evaluation.count:,} images; more in {page}",
     )

@@ -143,7 +143,7 @@ def confusion_grid(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
             cell = f'<rect class="{kind}" {place} {size} fill-opacity="{max(depth, 0.03):.3f}"/>'
             if number and count <= NUMBERED:
                 x, y = space + CELL * (column + 0.5), above + CELL * (row + 0.5) + 4
-                on = ' class="on"' if depth > 0.55 else ""
+                on = ' class="on"' if depth > 0.55 and not is_right else ""
                 cell += _text(x, y, _short_number(number), "middle", on)
             parts.append(f'<g class="cell" {_says(said)}{cell}</g>')
     width = space + CELL * count + (4 * longest if is_turned else 6)
@@ -167,13 +167,13 @@ def reliability(calibration: Calibration) -> str:
     def up(share: float) -> float:
         return TOP + (1 - share) * SQUARE
 
-    most = max(one.count for one in calibration.bins)
+    most = max(one.images for one in calibration.bins)
     parts = [_grid(share, up, "{:.0%}".format, LEFT + SQUARE) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     parts += [_text(along(share), TOP + SQUARE + 18, f"{share:.0%}", "middle") for share in (0.0, 0.5, 1.0)]
     for one in calibration.bins:
         said = (
-            f"confidence {one.low:.0%} to {one.high:.0%}: {one.count:,} images, {one.accuracy:.1%} right, "
-            f"mean confidence {one.confidence:.1%}"
+            f"confidence {one.low:.0%} to {one.high:.0%}: {one.images:,} image{'s' * (one.images != 1)}, "
+            f"{one.accuracy:.1%} right, mean confidence {one.confidence:.1%}"
         )
         x, width = along(one.low) + 1, (one.high - one.low) * SQUARE - 2
         bar = f'<rect class="bar" x="{x:.1f}" y="{up(one.accuracy):.1f}" width="{width:.1f}" '
@@ -181,7 +181,7 @@ def reliability(calibration: Calibration) -> str:
         hit = f'<rect class="hit" x="{x - 1:.1f}" y="{TOP}" width="{width + 2:.1f}" height="{SQUARE}"/>'
         mark = f'<path class="mean" d="M{x:.1f} {up(one.confidence):.1f}h{width:.1f}"/>'
         share = f'<rect class="count" x="{x:.1f}" y="{TOP + SQUARE + 26:.1f}" width="{width:.1f}" '
-        share += f'height="{max(1, 34 * one.count / most):.1f}"/>'
+        share += f'height="{max(1, 34 * one.images / most):.1f}"/>'
         parts.append(f'<g class="at" {_says(said)}{hit}{bar}{mark}{share}</g>')
     parts.append(f'<path class="diagonal" d="M{along(0)} {up(0)}L{along(1)} {up(1)}"/>')
     return _figure("", _drawing("accuracy by confidence", LEFT + SQUARE + 24, TOP + SQUARE + 64, parts))

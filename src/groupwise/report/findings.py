@@ -82,7 +82,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    images: int
     accuracy: float
     confidence: float
 
@@ -115,7 +115,7 @@ def calibration_of(guesses: Guesses, bins: int = BINS) -> Calibration:
         count = int(inside.sum())
         means = float(right[inside].mean()), float(confidences[inside].mean())
         found.append(Bin(index / bins, (index + 1) / bins, count, *means))
-    error = sum(one.count * abs(one.accuracy - one.confidence) for one in found) / len(right)
+    error = sum(one.images * abs(one.accuracy - one.confidence) for one in found) / len(right)
     return Calibration(tuple(found), error, float(confidences.mean()), float(right.mean()))
 
 
@@ -124,7 +124,7 @@ class Pair(NamedTuple):
 
     label: int
     guess: int
-    count: int
+    images: int
     share: float
 
 
@@ -141,7 +141,7 @@ def confused_pairs(confusion: NDArray[np.int64], most: int) -> list[Pair]:
         Pair(row, column, int(confusion[row, column]), float(confusion[row, column] / totals[row]))
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
     )
-    return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.label, pair.guess))[:most]
+    return sorted(pairs, key=lambda pair: (-pair.images, -pair.share, pair.label, pair.guess))[:most]
 
 
 def suspect_labels(outputs: Outputs) -> list[int]:

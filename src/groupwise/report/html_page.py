@@ -33,6 +33,16 @@ def literal(text: str) -> str:
     return html.escape(printable(text))
 
 
+def breakable(text: str) -> str:
+    """Return somebody's name or path for a page: where it is too long for its line, it is parted at its joints.
+
+    Examples:
+        >>> breakable("test/crop_padding")
+        'test/<wbr>crop_<wbr>padding'
+    """
+    return re.sub("([/_.])(?=[^/_.])", r"\1<wbr>", literal(text))
+
+
 def shown(value: object) -> str:
     """Return a shape, a count or a tiny difference as a page shows it, and a text as it is.
 

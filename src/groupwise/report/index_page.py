@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from groupwise.report.charts import Series, lines
-from groupwise.report.html_page import literal, table
+from groupwise.report.html_page import breakable, literal, table
 from groupwise.report.looking import Look
 from groupwise.report.run_page import Section, page
 from groupwise.report.runs import RunRecord
@@ -82,17 +82,21 @@ def _cell(value: float, written: Any) -> Cell:
 def _curves(names: Sequence[str], records: Sequence[RunRecord]) -> str:
     """Return the accuracy and the loss by epoch: of the images that judged, and of those trained on."""
     charts = []
-    for title, column, written in (("Accuracy", "accuracy", percent), ("Loss", "loss", "{:.3g}".format)):
-        for images in ("judged", "training"):
+    for column, written in (("accuracy", percent), ("loss", "{:.3g}".format)):
+        for images in (_judges(records), "training"):
             series = [
                 Series(
                     name, [row["epoch"] for row in record.rows], _values(record, column, images), f"s{place % STYLES}"
                 )
                 for place, (name, record) in enumerate(zip(names, records, strict=True))
             ]
-            whose = "of the images that judge" if images == "judged" else "in training"
-            charts.append(lines(f"{title} {whose}", series, written))
+            charts.append(lines(f"{images.capitalize()} {column}", series, written))
     return f'<div class="charts">\n{"".join(charts)}</div>' if any(charts) else ""
+
+
+def _judges(records: Sequence[RunRecord]) -> str:
+    """Return which images runs were tested on after each epoch, in words."""
+    return " or ".join(sorted({record.judge for record in records}))
 
 
 def _values(record: RunRecord, column: str, images: str) -> list[float]:
@@ -107,5 +111,5 @@ def _settings(names: Sequence[str], records: Sequence[RunRecord]) -> str:
     differing = [key for key in keys if any(settings.get(key) != every[0].get(key) for settings in every)]
     if not differing:
         return '<p class="say">All settings are the same.</p>'
-    rows = [(literal(key), *(literal(shown(settings.get(key))) for settings in every)) for key in differing]
+    rows = [(breakable(key), *(literal(shown(settings.get(key))) for settings in every)) for key in differing]
     return table("settings that differ", ("setting", *map(literal, names)), rows)

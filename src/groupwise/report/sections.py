@@ -6,12 +6,15 @@ from typing import Any
 
 from groupwise.report.charts import Series, confusion_grid, lines, reliability
 from groupwise.report.findings import confused_pairs
-from groupwise.report.html_page import literal, table
+from groupwise.report.html_page import breakable, literal, table
 from groupwise.report.looking import Alike, Look, Shown
 from groupwise.report.pictures import Picture
 from groupwise.report.runs import RunRecord
 from groupwise.report.tables import count, duration, large, share, size, sortable, text
 from groupwise.texts import json_text
+
+MOST_SUSPECT = 0.1
+"""The share of the labels above which a network that finds them suspect is likely wrong itself."""
 
 MOST_IN_A_GRID, PAIRS, CLASSES, NAMES = 30, 12, 20, 200
 """The classes that the confusion matrix has at most; how many pairs, classes and names are listed before the rest."""
@@ -63,7 +66,7 @@ def _kept(record: RunRecord) -> str:
         facts[f"on {name}"] = (
             f"{test['accuracy']:.2%} of {test['images']:,} images, loss {test['loss'] or math.nan:.4f}"
         )
-    facts |= {"last.keras": f"epoch {len(record.rows)}, of which all below is"} if facts else {}
+    facts |= {"last.keras": f"epoch {len(record.rows)}: all below is of this one"} if facts else {}
     return f"<div><h3>Models</h3>\n{_facts('models', facts)}</div>" if facts else ""
 
 
@@ -102,7 +105,7 @@ def confusion(seen: Look) -> str:
     pairs = confused_pairs(matrix, PAIRS)
     if not pairs:
         return _say("No image was taken for one of another class.")
-    rows = [[text(names[pair.label]), text(names[pair.guess]), count(pair.count), share(pair.share)] for pair in pairs]
+    rows = [[text(names[pair.label]), text(names[pair.guess]), count(pair.images), share(pair.share)] for pair in pairs]
     listed = sortable("most confused classes", ("class", "taken for", "images", "of the class"), rows, by=-1)
     if len(names) > MOST_IN_A_GRID:
         return _say(f"The pairs of the {len(names):,} classes that are confused most often.") + listed
@@ -135,9 +138,12 @@ def suspects(seen: Look) -> str:
     total = seen.evaluation.count
     said = (
         f"{len(seen.suspects):,} of {total:,} labels: another class than the label's is as likely as it is on average "
-        "in images of its own (confident learning). The better the network, the more this says; look before you "
-        "change a label."
+        "in images of its own (confident learning). "
     )
+    if len(seen.suspects) > MOST_SUSPECT * total:
+        said += "With so many, most are the network's mistakes: a better one tells more."
+    else:
+        said += "Look before you change a label."
     with_pictures = [one for one in seen.suspects if one.picture is not None]
     every = [f"{one.name}: {one.label}, likely {one.guess}" for one in seen.suspects]
     if not seen.suspects:
@@ -231,7 +237,7 @@ def _facts(caption: str, facts: dict[str, str]) -> str:
     if not facts:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{literal(name)}</th><td class="text">{literal(value)}</td></tr>\n'
+        f'<tr><th scope="row">{breakable(name)}</th><td class="text">{literal(value)}</td></tr>\n'
         for name, value in facts.items()
     )
     return f'<div class="scroll"><table class="narrow" aria-label="{caption}"><tbody>\n{rows}</tbody></table></div>\n'
@@ -239,7 +245,7 @@ def _facts(caption: str, facts: dict[str, str]) -> str:
 
 def _names(heading: str, every: Sequence[str]) -> str:
     more = len(every) - NAMES
-    items = "".join(f"<li>{literal(name)}</li>" for name in every[:NAMES])
+    items = "".join(f"<li>{breakable(name)}</li>" for name in every[:NAMES])
     rest = f"<li>and {more:,} more</li>" if more > 0 else ""
     return f'<details><summary>{heading}</summary>\n<ul class="names">{items}{rest}</ul></details>'
 
@@ -257,7 +263,7 @@ def _photo(one: Shown) -> str:
     pictures = "" if one.picture is None else _image(one.picture.image, f"{one.label}: {one.name}", one.picture)
     pictures += _image(one.picture.heat, looked, one.picture) if one.picture is not None and one.picture.heat else ""
     alone = " one" if one.picture is None or not one.picture.heat else ""
-    return f'<li><div class="two{alone}">{pictures}</div><p>{words}</p><p class="name">{literal(one.name)}</p></li>\n'
+    return f'<li><div class="two{alone}">{pictures}</div><p>{words}</p><p class="name">{breakable(one.name)}</p></li>\n'
 
 
 def _double(one: Alike) -> str:
@@ -269,7 +275,7 @@ def _double(one: Alike) -> str:
     labels = literal(one.labels[0])
     if one.labels[0] != one.labels[1]:
         labels = f"<b>{labels}</b> and <b>{literal(one.labels[1])}</b>"
-    names = f"{literal(one.names[0])} = {literal(one.names[1])}"
+    names = f"{breakable(one.names[0])} = {breakable(one.names[1])}"
     bits = "the same hash" if not one.distance else f"{one.distance} of 64 bits apart"
     return f'<li><div class="two">{images}</div><p>{labels}, {bits}</p><p class="name">{names}</p></li>\n'
 

@@ -39,19 +39,22 @@ def sortable(
     Args:
         caption: what it is, for who does not see it.
         head: the columns' names, the first one's cells heads of their rows.
-        rows: in their first order.
+        rows: in their first order, one at least.
         by: the column that they are in the order of; -1 for none.
         falls: whether the largest of it comes first.
     """
+    kinds = [' class="text"' if place and isinstance(cell.value, str) else "" for place, cell in enumerate(rows[0])]
     order = f' aria-sort="{"descending" if falls else "ascending"}"'
     sorted_by = [order if place == by else "" for place in range(len(head))]
     columns = "".join(
-        f'<th scope="col"{mark}><button type="button">{name}</button></th>'
-        for name, mark in zip(head, sorted_by, strict=True)
+        f'<th scope="col"{kind}{mark}><button type="button">{name}</button></th>'
+        for name, kind, mark in zip(head, kinds, sorted_by, strict=True)
     )
     lines = []
     for first, *rest in rows:
-        cells = "".join(f'<td data-value="{cell.value}">{cell.shown}</td>' for cell in rest)
+        cells = "".join(
+            f'<td{kind} data-value="{cell.value}">{cell.shown}</td>' for cell, kind in zip(rest, kinds[1:], strict=True)
+        )
         lines.append(f'<tr><th scope="row" data-value="{first.value}">{first.shown}</th>{cells}</tr>\n')
     return (
         f'<div class="scroll" role="region" aria-label="{caption}" tabindex="0">\n'

@@ -56,7 +56,7 @@ def write_page(session: Session, seen: "Look | None") -> None:
 def why_no_pictures() -> list[str]:
     """Return the sentence on why neither curves nor page can be drawn, if so."""
     try:
-        check_installed("matplotlib", "curves.png and report.html are left out: they")
+        check_installed("matplotlib", "curves.png and report.html are left out: drawing them")
     except UserError as error:
         return [str(error)]
     return []
