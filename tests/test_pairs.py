@@ -189,7 +189,8 @@ def test_an_expansion_joins_where_that_is_faster(
     found = pair_conv2d(image, Convolution(kernel, (8, 1, "same", 1)), end, expansion=before)
     between = ops.grouped_conv2d(image, wide, 1, activation="relu6")
     wanted = ops.grouped_conv2d(ops.grouped_conv2d(between, kernel, 8), last, 1, activation="relu6")
-    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (found, wanted)), rtol=1e-4, atol=1e-4)
+    found, wanted = (keras.ops.convert_to_numpy(array) for array in (found, wanted))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     assert [spec.kernel_shape for spec in passes] == ([wide.shape, kernel.shape] if expands else [kernel.shape])
 
 

@@ -54,16 +54,18 @@ def _compute(*arguments: Any) -> Tensor:
     inputs = checked(f"{checks}inputs", inputs, convolution.known_shapes(parts[0][3])[convolution.INPUTS])
     residual = checked(f"{checks}residual", residual, after)
     out = inputs.new_empty(*after)
-    fusions = [
-        convolution.fusion(activation, bias=None if bias is None else bias.data_ptr())
-        for _, bias, activation, _ in parts[:-1]
+    *before, between, end = [
+        convolution.fusion(
+            activation,
+            bias=None if bias is None else bias.data_ptr(),
+            residual=None if residual is None or index + 1 < len(parts) else residual.data_ptr(),
+        )
+        for index, (_, bias, activation, _) in enumerate(parts)
     ]
-    (*before, (kernel, _, _, sizes)), (last, bias, activation, end) = parts[:-1], parts[-1]
-    at = [None if array is None else array.data_ptr() for array in (bias, residual)]
-    fusions.append(convolution.fusion(activation, bias=at[0], residual=at[1]))
+    *first, (kernel, _, _, sizes), (last, _, _, end_sizes) = parts
     arrays = inputs.data_ptr(), kernel.data_ptr(), last.data_ptr(), out.data_ptr()
-    widening = [core.expansion(own, array.data_ptr(), fusions[0]) for array, _, _, own in before]
-    core.run((sizes, end), arrays, *fusions[-2:], executor(), *widening)
+    expansion = core.expansion(first[0][3], first[0][0].data_ptr(), before[0]) if first else None
+    core.run((sizes, end_sizes), arrays, between, end, executor(), expansion)
     return out
 
 
