@@ -166,11 +166,20 @@ def head(activation: str | None, loss: Any, *after: Any) -> Case:
     return Case(compiled(keras.Model(model.input, x, name="model"), loss), data())
 
 
+def nested_softmax() -> Case:
+    """Return a softmax behind a model within that ends in one, and a layer that changes nothing."""
+    inner = chain(conv("stem"), norm(), head="softmax")
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Activation("linear")(layers.Softmax()(inner(inputs)))
+    return Case(compiled(keras.Model(inputs, x), SPARSE()), data())
+
+
 def labelled(labels: Any, units: int = CLASSES) -> Case:
     """Return a compiled model and images with other labels."""
     inputs = keras.Input((12, 12, 3))
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(norm()(conv("stem")(inputs))))
-    return Case(compiled(keras.Model(inputs, layers.Dense(units)(x), name="model")), (data()[0], labels))
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True) if np.ndim(labels) == 2 else None
+    return Case(compiled(keras.Model(inputs, layers.Dense(units)(x), name="model"), loss), (data()[0], labels))
 
 
 def learned(test: list[float]) -> Case:
@@ -283,6 +292,7 @@ FAULTS = [
         lambda: head(None, SPARSE(), layers.Softmax(name="once")),
         ("again",),
     ),
+    Fault("softmax twice", nested_softmax, lambda: head("softmax", SPARSE())),
     Fault(
         "logits taken for probabilities",
         lambda: head(None, "sparse_categorical_crossentropy"),

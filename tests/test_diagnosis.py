@@ -11,7 +11,8 @@ from groupwise.data import load_dataset
 from groupwise.diagnosis import Diagnosis, Weight, mend
 from groupwise.diagnosis.trial import Trial
 from groupwise.rewrite import report_of
-from tests.faults import CLASSES, FAULTS, Case, Fault
+from tests.faults import CLASSES, FAULTS, Case, Fault, data, norm
+from tests.healthy import HEALTHY
 from tests.peers import slow_unless
 
 
@@ -41,6 +42,76 @@ def test_faults_are_found_and_healthy_twins_are_not(fault: Fault) -> None:
     for value, now in zip(before, case.model.get_weights(), strict=True):
         np.testing.assert_array_equal(value, now)
     assert fault.finding not in {finding.name for finding in _diagnosis(fault.healthy()).findings}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_is_healthy_is_left_in_peace(name: str) -> None:
+    found = _diagnosis(HEALTHY[name]())
+    assert not found.findings, str(found)
+    assert not found.notes
+
+
+def test_nothing_of_a_model_changes() -> None:
+    inputs = keras.Input((12, 12, 3))
+    x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3)(inputs)))
+    outputs = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(x))
+    losses = {}
+    for looks in (False, True):
+        keras.utils.set_random_seed(5)
+        model = keras.models.clone_model(keras.Model(inputs, outputs))
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(*data(), epochs=1, verbose=0, shuffle=False)
+        if looks:
+            diagnose(model, data())
+            assert all(getattr(v.value, "grad", None) is None for v in model.trainable_variables)
+        losses[looks] = model.fit(*data(), epochs=1, verbose=0, shuffle=False).history["loss"]
+    assert losses[True] == losses[False]
+
+
+def test_what_is_not_built_is_built_first() -> None:
+    model = keras.Sequential([keras.layers.Conv2D(8, 3), norm(), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    found = diagnose(model, data())
+    assert not found.notes
+    np.testing.assert_array_equal(model.get_layer("norm").moving_mean, np.zeros(8))
+
+
+def test_blocks_whose_layers_have_the_same_names_are_all_seen() -> None:
+    class Block(keras.layers.Layer):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.inner = keras.layers.Dense(4, name="inner")
+
+        def call(self, inputs: Any) -> Any:
+            return self.inner(inputs)
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Block(name="first"), Block(name="second")
+
+        def call(self, inputs: Any) -> Any:
+            return self.second(self.first(inputs))
+
+    model = Own()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rows = diagnose(model, (np.ones((8, 4), "float32"), np.arange(8) % 4)).rows
+    assert [row.kind for row in rows] == ["Dense", "Dense"]
+
+
+def test_what_cannot_be_run_is_said_in_a_sentence() -> None:
+    class Fails(keras.layers.Layer):
+        fails = False
+
+        def call(self, inputs: Any) -> Any:
+            if self.fails:
+                raise KeyError("nothing works")
+            return inputs
+
+    inputs = keras.Input((12, 12, 3))
+    model = keras.Model(inputs, Fails()(inputs))
+    Fails.fails = True
+    with pytest.raises(UserError, match=r"cannot be run on the images: .*nothing works"):
+        diagnose(model)
 
 
 def test_findings_come_in_the_order_of_their_weight() -> None:
@@ -161,11 +232,6 @@ def test_mending_leaves_what_was_trained() -> None:
         np.testing.assert_array_equal(
             mended.get_layer("fresh").get_weights()[place], model.get_layer("fresh").get_weights()[place]
         )
+    # What gives the outputs is left as it is.
     inside = mend(model, batch_norm=True)
-    assert [layer.name for layer in inside.layers[1:]] == [
-        "trained",
-        "trained_norm",
-        "fresh",
-        "fresh_norm",
-        "fresh_activation",
-    ]
+    assert [layer.name for layer in inside.layers[1:]] == ["trained", "trained_norm", "fresh"]

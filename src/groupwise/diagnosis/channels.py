@@ -17,7 +17,7 @@ from groupwise.rewrite.handmade import sums_own_filters
 from groupwise.rewrite.probing import pieces_after, sums
 from groupwise.running.graph import Graph, Node, Tensor, activation_of
 
-_FEW = 4  # channels of an image, at most
+_CHANNELS = (1, 3, 4)  # of images
 _TURNS = ("Permute", "Transpose", "Moveaxis", "Swapaxes")
 
 
@@ -153,6 +153,8 @@ def axes(examined: Examined) -> Iterator[Finding]:
     """Find images whose channels lie on another axis than the one that the convolutions take for it."""
     for call in examined.calls(*DENSE, *DEPTHWISE, *SEPARABLE):
         tensor = call.node.input_tensors[0]
+        if call.graph.inputs != list(examined.subject.model.inputs):
+            continue  # of a model within
         producer = call.graph.producer(tensor)
         if producer is not None and not isinstance(
             producer.operation, keras.layers.Rescaling | keras.layers.Normalization
@@ -162,7 +164,8 @@ def axes(examined: Examined) -> Iterator[Finding]:
         is_last = call.operation.data_format == "channels_last"
         channels, others = (sides[-1], sides[:-1]) if is_last else (sides[0], sides[1:])
         other = others[0] if is_last else others[-1]
-        if channels is None or other is None or not other <= _FEW < channels:
+        rest = others[1:] if is_last else others[:-1]
+        if other not in _CHANNELS or set(rest) != {channels}:
             continue
         wanted, given = ("last", "first") if is_last else ("first", "last")
         yield Finding(

@@ -1,5 +1,6 @@
 """One pass forward and one backward, and every rule asked: why a network does not learn."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from groupwise.diagnosis.finding import Diagnosis, LayerRow
 from groupwise.diagnosis.kernels import start_of
 from groupwise.diagnosis.observing import around, gradients, observe, relative, updates, variables_by_part
 from groupwise.diagnosis.subject import Subject, batches_of
-from groupwise.errors import UserError, first_line
+from groupwise.errors import UserError, lacks_memory
 from groupwise.rewrite.drop_ins import DEPTHWISE, SEPARABLE
 
 RULES: tuple[Rule, ...] = (
@@ -61,6 +62,10 @@ def diagnose(
     if not isinstance(model, keras.Model):
         raise UserError(f"model={model!r}: must be a Keras model; read a file by keras.saving.load_model")
     given, is_random = batches_of(model, batches)
+    objection = images.shape_objection(model, given[0][0])
+    if objection is not None:
+        return Diagnosis(model.name, (objection,), ())
+    _run(model, given[0][0])  # builds what is not built, so that all variables are there
     recorded = history if history is not None else getattr(getattr(model, "history", None), "history", {})
     subject = Subject(
         model,
@@ -71,9 +76,6 @@ def diagnose(
         class_names,
         {name: list(values) for name, values in (recorded or {}).items()},
     )
-    objection = images.shape_objection(model, given[0][0])
-    if objection is not None:
-        return Diagnosis(model.name, (objection,), ())
     examined, notes = _examined(subject)
     found = [finding for rule in RULES for finding in rule(examined)]
     ordered = tuple(sorted(found, key=lambda finding: -finding.weight))
@@ -81,29 +83,44 @@ def diagnose(
 
 
 def _preprocessing(model: keras.Model) -> Preprocessing | None:
-    content = getattr(model, "metadata", {}).get("preprocessing")
+    metadata = getattr(model, "metadata", None)
+    content = metadata.get("preprocessing") if isinstance(metadata, dict) else None
     return None if content is None else Preprocessing.of(content, model.inputs[0].shape[-1])
 
 
 def _examined(subject: Subject) -> tuple[Examined, list[str]]:
     """Return what the passes gave, and what they could not."""
     notes = []
-    try:
-        seen = observe(subject)
-        made = keras.tree.map_structure(_array, around(subject.model)(subject.batches[0][0], training=False))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"model {subject.model.name!r}: cannot be run on the images: {first_line(error)}") from error
+    seen = observe(subject)
+    made = keras.tree.map_structure(_array, _run(around(subject.model), subject.batches[0][0]))
     if not subject.calls:
         notes.append("it computes in a method of its own: how its layers are connected was not looked at")
     images, labels = subject.batches[0]
     loss, found, moved = outputs.loss_of(subject, made), {}, {}
-    batch = images, outputs.labels_for(subject, made) if labels is None else labels
+    batch = images, outputs.labels_for(loss, made) if labels is None else labels
     try:
         found = gradients(subject, loss, batch)
         moved = updates(subject, loss, batch) if subject.optimizer is not None else {}
     except Exception as error:  # a loss may demand anything of labels
-        notes.append(f"gradients were not looked at: {first_line(error)}")
+        notes.append(f"gradients were not looked at: {_reason(error)}")
     return Examined(subject, seen, made, found, moved, loss), notes
+
+
+def _run(model: keras.Model, images: Any) -> Any:
+    """Return what a model makes of images. Raises UserError where it cannot."""
+    try:
+        return model(images, training=False)
+    except Exception as error:  # a layer may demand anything
+        if lacks_memory(error):
+            raise
+        raise UserError(f"model {model.name!r}: cannot be run on the images: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, without Keras's line about which layer was called."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    return (said or lines or [type(error).__name__])[0]
 
 
 def _array(value: Any) -> Any:

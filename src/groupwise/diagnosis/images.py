@@ -9,49 +9,51 @@ from numpy.typing import NDArray
 
 from groupwise.diagnosis.examined import Examined
 from groupwise.diagnosis.finding import Finding, Weight
-from groupwise.diagnosis.subject import LARGE, scale_of
+from groupwise.diagnosis.subject import scale_of
 
 _BYTES = 16.0  # a pixel above is one of 0 to 255, which nothing has divided
 _FLAT = 0.02  # a deviation below is one of pixels that were divided twice
-_FEW = 4  # channels of an image, at most
 
 
 def scale(examined: Examined) -> Iterator[Finding]:
-    """Find images of 0 to 255 where about 1 is expected, and the other way round."""
-    images = _images(examined)
-    if images is None:
+    """Find images of 0 to 255 where about 1 is expected, and the other way round: by what the first kernel reads."""
+    images, read = _images(examined), _first_read(examined)
+    if images is None or read is None:
         return
+    low, high, deviation = read
+    given = f"pixels reach from {float(images.min()):.3g} to {float(images.max()):.3g}"
     factor = scale_of(examined.subject.model)
-    low, high, deviation = float(images.min()), float(images.max()), float(images.std())
-    # Where a mean was taken away, as ResNets of Keras Applications want it, pixels reach as far below 0.
-    if factor == 1 and high > _BYTES and low > -1:
+    # Where a mean was taken away, as ResNets of Keras Applications want it, they reach as far below 0.
+    if high > _BYTES and low > -1:
         yield Finding(
             "images not normalised",
             Weight.COSTS,
-            f"pixels reach from {low:g} to {high:g}",
+            given,
             f"the model expects {_expected(examined)}, and nothing in it divides them: the first layer's outputs are "
             "some hundred times too large, and so are the first steps",
-            f"{_remedy(examined)}",
+            _remedy(examined),
             high,
         )
-    elif factor > 1 / LARGE and high <= _BYTES and high > low:
+    elif 0 < deviation < _FLAT:
+        twice = f"and the model divides them by {factor:g} itself" if factor > 1 else "as if divided by 255 twice"
         yield Finding(
             "images normalised twice",
             Weight.COSTS,
-            f"pixels reach from {low:g} to {high:g}, and the model divides them by {factor:g} itself",
-            "what is left differs so little between images that hardly anything can be told apart",
-            "Give it pixels of 0 to 255, or leave its Rescaling layer out",
-            high / factor,
-        )
-    elif factor == 1 and 0 < deviation < _FLAT:
-        yield Finding(
-            "images normalised twice",
-            Weight.COSTS,
-            f"pixels reach from {low:.3g} to {high:.3g}, with a deviation of {deviation:.1g}",
-            "they were divided by 255 twice, it seems: hardly anything can be told apart",
-            f"{_remedy(examined)}",
+            f"{given}, {twice}",
+            f"the first kernel reads numbers with a deviation of {deviation:.1g}: hardly anything can be told apart",
+            "Give it pixels of 0 to 255, or leave its Rescaling layer out" if factor > 1 else _remedy(examined),
             deviation,
         )
+
+
+def _first_read(examined: Examined) -> tuple[float, float, float] | None:
+    """Return the (least, greatest, deviation) of what the first layer with weights reads, where that has a kernel."""
+    for name, seen in examined.seen.items():
+        part = examined.subject.parts[name]
+        if getattr(part, "weights", None) and not isinstance(part, keras.layers.Normalization):
+            has_kernel = any(weight.ndim > 1 for weight in part.weights)  # a batch norm makes good whatever it reads
+            return seen.reads if has_kernel else None
+    return None
 
 
 def _images(examined: Examined) -> NDArray[Any] | None:

@@ -15,6 +15,7 @@ from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
 from groupwise.running.graph import is_weightless
 
 _UNTRAINED = 0.2  # how far a kernel's deviation may be from its initialiser's, as a share of it
+_CUT = 0.87962566103423978  # the deviation of a normal distribution that is cut at twice its own
 _TOO_SMALL = 1.5  # times
 _HOPELESS = 1e3  # times that a signal shrinks or grows in all, from where on nothing is learned
 _EACH = 3.0  # times that a separable convolution may shrink or grow it
@@ -56,7 +57,10 @@ def start_of(layer: Any) -> Start | None:
     true, taken = of_mode.get(initializer.mode, ((1 + multiplier) / 2, (channels + multiplier) / 2))
     deviation = float(np.std(keras.ops.convert_to_numpy(kernel)))
     assumed = math.sqrt(initializer.scale / (taken * area))
-    is_as_it_started = abs(deviation / assumed - 1) < _UNTRAINED
+    # A step of training leads beyond where the initialiser's numbers end.
+    end = {"uniform": 3**0.5, "truncated_normal": 2 / _CUT}.get(initializer.distribution, math.inf) * assumed
+    is_inside = float(np.abs(keras.ops.convert_to_numpy(kernel)).max()) <= end * (1 + 1e-4)
+    is_as_it_started = is_inside and abs(deviation / assumed - 1) < _UNTRAINED
     return Start(area, area * channels, math.sqrt(taken / true)) if is_as_it_started else None
 
 
@@ -82,6 +86,9 @@ def depthwise_fan_in(examined: Examined) -> Iterator[Finding]:
 
 def small_depthwise(subject: Subject) -> Iterator[Call]:
     """Yield the calls of depthwise kernels that start too small, and behind which nothing normalises."""
+    optimizer = subject.optimizer
+    if optimizer is not None and optimizer.built and int(keras.ops.convert_to_numpy(optimizer.iterations.value)):
+        return  # they were trained
     for call in subject.calls:
         kind = type(call.operation)
         if kind not in (*DEPTHWISE, *SEPARABLE):
@@ -167,7 +174,8 @@ def multiplier_of_one(examined: Examined) -> Iterator[Finding]:
     few = {}
     for call in examined.calls(*DEPTHWISE, *SEPARABLE):
         *_, channels, multiplier = depthwise_kernel(call.operation).shape
-        if channels <= _FEW and multiplier == 1:
+        is_alone = call.graph.only_reader(call.node.input_tensors[0]) is not None
+        if channels <= _FEW and multiplier == 1 and is_alone and not examined.subject.is_head(call):
             few[call.name] = channels
     if few:
         count = min(few.values())
@@ -185,7 +193,7 @@ def multiplier_of_one(examined: Examined) -> Iterator[Finding]:
 
 def nothing_normalises(examined: Examined) -> Iterator[Finding]:
     """Find separable convolutions in a row that lose the signal, or blow it up, since nothing normalises."""
-    units = [call for call in separable_units(examined.subject) if not examined.subject.is_normalised(call)]
+    units = list(unnormalised(examined.subject))
     changes = [change for call in units if (change := _change(examined, call))]
     if len(changes) < _IN_A_ROW:
         return
@@ -203,13 +211,18 @@ def nothing_normalises(examined: Examined) -> Iterator[Finding]:
         )
 
 
+def unnormalised(subject: Subject) -> Iterator[Call]:
+    """Yield the calls of separable convolutions that nothing normalises, but for those that give the outputs."""
+    return (call for call in separable_units(subject) if not subject.is_normalised(call) and not subject.is_head(call))
+
+
 def _change(examined: Examined, call: Call) -> float | None:
     """Return how many times its size a signal has behind a separable convolution; None where it cannot be said."""
     before = call.operation if type(call.operation) in SEPARABLE else depthwise_before(call)
     first, last = (examined.seen.get(name) for name in (examined.subject.names[id(before)], call.name))
-    if first is None or last is None or not first.reads or not last.finite:
+    if first is None or last is None or not first.reads or not first.reads[2] or not last.finite:
         return None
-    return last.deviation / first.reads
+    return last.deviation / first.reads[2]
 
 
 RULES = (depthwise_fan_in, frozen_pointwise, multiplier_of_one, nothing_normalises)

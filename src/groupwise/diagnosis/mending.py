@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from groupwise.diagnosis.kernels import constant_pointwise, depthwise_kernel, separable_units, small_depthwise
+from groupwise.diagnosis.kernels import constant_pointwise, depthwise_kernel, small_depthwise, unnormalised
 from groupwise.diagnosis.subject import Call, Subject
 from groupwise.layers import DepthwiseHeNormal
 from groupwise.rewrite.changes import Change, Left
@@ -77,11 +77,10 @@ def _cures(subject: Subject, batch_norm: bool) -> dict[int, _Cure]:
         cure.settings |= {f"{name}_initializer": "he_normal", "trainable": True}
         cure.drawn.append(kernel.name)
         cure.said.append("pointwise kernel drawn anew, and trainable")
-    for call in separable_units(subject) if batch_norm else ():
-        if not subject.is_normalised(call):
-            cure = cures.setdefault(id(call.operation), _Cure())
-            cure.norm = True
-            cure.said.append("batch norm")
+    for call in unnormalised(subject) if batch_norm else ():
+        cure = cures.setdefault(id(call.operation), _Cure())
+        cure.norm = True
+        cure.said.append("batch norm")
     return cures
 
 

@@ -17,7 +17,7 @@ _SMALL = 0.1  # of epsilon: variances below are mostly epsilon when they are div
 
 def batches_of_one(examined: Examined) -> Iterator[Finding]:
     """Find batch norm that is trained with batches of one image."""
-    norms = [call for call in examined.calls(*NORMS) if call.operation.trainable and mode(call) is not False]
+    norms = [call for call in examined.calls(*NORMS) if call.operation.trainable and call.training is not False]
     if examined.subject.is_random or not norms or _batch_size(examined) > 1:
         return
     lost = [call for call in norms if (seen := examined.seen.get(call.name)) is not None and seen.pixels == 1]
@@ -35,12 +35,6 @@ def batches_of_one(examined: Examined) -> Iterator[Finding]:
 
 def _batch_size(examined: Examined) -> int:
     return max(len(keras.tree.flatten(images)[0]) for images, _ in examined.subject.batches)
-
-
-def mode(call: Call) -> bool | None:
-    """Return what a graph says of a call's mode for good: training, not, or nothing."""
-    given = call.node.arguments.kwargs.get("training")
-    return None if given is None else bool(given)
 
 
 def _is_fresh(layer: Any) -> bool:
@@ -64,7 +58,7 @@ def wrong_mode(examined: Examined) -> Iterator[Finding]:
             len(idle),
             tuple(call.name for call in idle),
         )
-    always = [call for call in examined.calls(*NORMS) if mode(call) is True]
+    always = [call for call in examined.calls(*NORMS) if call.training is True]
     if always:
         yield Finding(
             "batch norm that always trains",
@@ -79,7 +73,7 @@ def wrong_mode(examined: Examined) -> Iterator[Finding]:
 
 def _never_normalises(call: Call) -> bool:
     layer = call.operation
-    is_frozen = not layer.trainable or mode(call) is False
+    is_frozen = not layer.trainable or call.training is False
     return is_frozen and _is_fresh(layer) and _learns_before(call)
 
 
@@ -107,7 +101,7 @@ def momentum(examined: Examined) -> Iterator[Finding]:
 
 
 def _using_batches(examined: Examined) -> Iterator[Call]:
-    return (call for call in examined.calls(*NORMS) if call.operation.trainable and mode(call) is not False)
+    return (call for call in examined.calls(*NORMS) if call.operation.trainable and call.training is not False)
 
 
 def epsilon(examined: Examined) -> Iterator[Finding]:
@@ -115,7 +109,8 @@ def epsilon(examined: Examined) -> Iterator[Finding]:
     shares: dict[str, float] = {}
     for call in _using_batches(examined):
         variances = _variances_read(examined, call)
-        if variances is not None and np.median(variances) < _SMALL * call.operation.epsilon:
+        is_chance = examined.subject.is_random and examined.seen[call.name].pixels == 1  # noise averaged away
+        if variances is not None and not is_chance and np.median(variances) < _SMALL * call.operation.epsilon:
             shares[call.name] = float(np.median(variances) / call.operation.epsilon)
     if shares:
         worst = min(shares, key=lambda name: shares[name])

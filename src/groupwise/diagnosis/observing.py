@@ -1,6 +1,6 @@
 """What each layer computes for some images, and what a step of training would change."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from groupwise import keras_private
+from groupwise import backends, keras_private
 from groupwise.backends.activations import NAMES
 from groupwise.diagnosis.subject import Batch, Subject
 from groupwise.running.graph import is_graph
@@ -28,7 +28,7 @@ class Seen:
         dead: the share of channels that are 0 everywhere. constant: the same of those that never change.
         saturated: the share of numbers at an end of a sigmoid or tanh; None of another.
         variances: of each channel, over images and pixels.
-        reads: the deviation of what it was given; None where that are no numbers.
+        reads: the (least, greatest, deviation) of what it was given; None where that are no numbers.
         finite: whether all numbers are.
         images: how many there were. pixels: of each.
     """
@@ -39,7 +39,7 @@ class Seen:
     dead: float
     saturated: float | None
     variances: NDArray[np.float64]
-    reads: float | None
+    reads: tuple[float, float, float] | None
     finite: bool
     images: int
     pixels: int
@@ -104,7 +104,9 @@ def _seen(part: Any, outputs: Any, read: Any) -> Seen | None:
             dead=float((~channels.any(axis=0)).mean()),
             saturated=_saturated(part, numbers),
             variances=channels.var(axis=0, dtype=np.float64),
-            reads=None if given is None else float(given.std(dtype=np.float64)),
+            reads=None
+            if given is None
+            else (float(given.min()), float(given.max()), float(given.std(dtype=np.float64))),
             finite=bool(np.isfinite(numbers).all()),
             images=len(numbers),
             pixels=int(np.prod(numbers.shape[1:-1])),
@@ -116,7 +118,11 @@ def _numbers(value: Any) -> NDArray[np.float32] | None:
         return None
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype)):
         return None
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")))
+    try:
+        numbers = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32")))
+    except Exception:  # a loop that is traced, as JAX does with a recurrent layer's, has none
+        return None
+    return numbers if numbers.size else None
 
 
 def activation_name(part: Any) -> str | None:
@@ -149,7 +155,7 @@ class _Around(keras.Model):
     """A model that calls another one."""
 
     def __init__(self, model: keras.Model) -> None:
-        super().__init__()
+        super().__init__(name="around")  # TensorFlow refuses the underscore of the class's name
         self.inner = model
 
     def call(self, inputs: Any, training: bool = False) -> Any:
@@ -158,14 +164,18 @@ class _Around(keras.Model):
 
 @contextmanager
 def kept(model: keras.Model) -> Iterator[None]:
-    """Give a model's variables back what they are now."""
-    before = [(variable, keras.ops.convert_to_numpy(variable.value)) for variable in model.variables]
-    before = [(variable, np.array(value)) for variable, value in before]
+    """Give a model's variables back what they are now, and the framework its random numbers."""
+    before = [(variable, np.array(keras.ops.convert_to_numpy(variable.value))) for variable in model.variables]
+    random = None if backends.active.random_state is None else backends.active.random_state()
     try:
         yield
     finally:
+        if random is not None and backends.active.set_random_state is not None:
+            backends.active.set_random_state(random)
         for variable, value in before:
             variable.assign(value)
+            if getattr(variable.value, "grad", None) is not None:  # PyTorch's
+                variable.value.grad = None
 
 
 class _Recorder(keras.optimizers.Optimizer):
@@ -195,11 +205,20 @@ def gradients(subject: Subject, loss: Any, batch: Batch) -> dict[int, NDArray[np
     model, recorder = around(subject.model), _Recorder()
     model.compile(recorder, loss, run_eagerly=True, jit_compile=False, auto_scale_loss=False)
     with kept(model):
+        _disturb(model.trainable_variables)
         model.train_on_batch(*batch)
         return {
             id(variable): None if variable.path in recorder.missing else _value(variable)
             for variable in model.trainable_variables
         }
+
+
+def _disturb(variables: Sequence[Any]) -> None:
+    """Put small numbers where all are 0: what starts so, as a branch's last batch norm may, has a gradient soon."""
+    generator = np.random.default_rng(2)
+    for variable in variables:
+        if not np.any(_value(variable)):
+            variable.assign(0.01 * generator.normal(size=variable.shape))
 
 
 def _value(variable: Any) -> NDArray[np.float32]:

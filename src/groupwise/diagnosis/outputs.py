@@ -11,6 +11,7 @@ from groupwise.diagnosis.examined import Examined
 from groupwise.diagnosis.finding import Finding, Weight
 from groupwise.diagnosis.observing import activation_name
 from groupwise.diagnosis.subject import Subject
+from groupwise.running.graph import Graph, is_graph
 
 _CROSSENTROPIES = (
     keras.losses.CategoricalCrossentropy,
@@ -32,28 +33,74 @@ def loss_of(subject: Subject, outputs: Any) -> Any:
     compiled = subject.compiled.get("loss")
     if compiled is not None:
         return compiled
-    if hasattr(outputs, "shape") and len(outputs.shape) == 2 and outputs.shape[1] != 1:
-        is_one_hot = subject.labels is not None and subject.labels.ndim == 2 and subject.labels.shape[1] > 1
-        kind = _CROSSENTROPIES[0] if is_one_hot else _CROSSENTROPIES[1]
-        return kind(from_logits=last_activation(subject) != "softmax")
-    return "mse"
+    labels = subject.labels
+    if not hasattr(outputs, "shape") or len(outputs.shape) != 2 or outputs.shape[1] == 1:
+        return "mse"
+    takes_logits = last_activation(subject) != "softmax"
+    if labels is None or _are_classes(labels):
+        return _CROSSENTROPIES[1](from_logits=takes_logits)
+    return _CROSSENTROPIES[0](from_logits=takes_logits) if _are_shares(labels) else "mse"
 
 
-def labels_for(subject: Subject, outputs: Any) -> Any:
-    """Return random targets for what `loss_of` gives, where there are no labels."""
-    generator = np.random.default_rng(1)
-    kind, _ = _kind(loss_of(subject, outputs))
-    if kind is _CROSSENTROPIES[1]:
-        return generator.integers(0, outputs.shape[-1], len(outputs))
+def _are_classes(labels: NDArray[Any]) -> bool:
+    """Return whether labels are numbers of classes."""
+    flat = labels.reshape(len(labels), -1)
+    return flat.shape[1] == 1 and np.array_equal(flat, np.rint(flat)) and bool((flat >= 0).all())
+
+
+def _are_shares(labels: NDArray[Any]) -> bool:
+    """Return whether labels are shares of classes, as one-hot ones are."""
+    is_table = labels.ndim == 2 and labels.shape[1] > 1
+    return is_table and bool((labels >= 0).all()) and bool(np.abs(labels.sum(axis=1) - 1).max() < _SUM)
+
+
+def classes_of(examined: Examined) -> NDArray[np.int64] | None:
+    """Return the class of each image; None where there are no data, or the labels of this loss are no classes."""
+    labels, (kind, _) = examined.subject.labels, _kind(examined.loss)
+    if labels is None or examined.subject.is_random or kind is None:
+        return None
     if kind is _CROSSENTROPIES[0]:
-        return np.eye(outputs.shape[-1], dtype="float32")[generator.integers(0, outputs.shape[-1], len(outputs))]
+        return labels.argmax(axis=1) if _are_shares(labels) else None
+    return labels.reshape(len(labels)).astype(np.int64) if _are_classes(labels) else None
+
+
+def labels_for(loss: Any, outputs: Any) -> Any:
+    """Return random targets of outputs for a loss, or for a dictionary or list of losses, where there are no labels."""
+    if isinstance(loss, dict) and isinstance(outputs, dict):
+        return {name: labels_for(loss.get(name), output) for name, output in outputs.items()}
+    if isinstance(loss, list | tuple) and isinstance(outputs, list | tuple):
+        return [labels_for(own, output) for own, output in zip(loss, outputs, strict=True)]
+    generator, (kind, _) = np.random.default_rng(1), _kind(loss)
+    if kind is _CROSSENTROPIES[1]:
+        return generator.integers(0, outputs.shape[-1], outputs.shape[:-1])
+    if kind is _CROSSENTROPIES[0]:
+        return np.eye(outputs.shape[-1], dtype="float32")[generator.integers(0, outputs.shape[-1], outputs.shape[:-1])]
+    if kind is _CROSSENTROPIES[2]:
+        return generator.integers(0, 2, outputs.shape).astype("float32")
     return keras.tree.map_structure(lambda array: generator.normal(size=array.shape).astype("float32"), outputs)
 
 
 def last_activation(subject: Subject) -> str | None:
     """Return the name of the activation that a model's one output has passed through last, or None."""
-    calls = [call for call in subject.calls if call.node.outputs[0] is subject.calls[-1].graph.outputs[0]]
-    return activation_name(calls[-1].operation) if calls else None
+    if not subject.calls:
+        return None
+    graph = Graph(subject.model)
+    return _activation_behind(graph, graph.outputs[0])
+
+
+def _activation_behind(graph: Graph, tensor: Any) -> str | None:
+    """Return the name of the activation that a tensor has passed through last, in a model within as well."""
+    node = graph.producer(tensor)
+    if node is None:
+        return None
+    if is_graph(node.operation):
+        within = Graph(node.operation)
+        return _activation_behind(within, within.outputs[0])
+    name = activation_name(node.operation)
+    passes_on = (
+        name in (None, "linear") and not getattr(node.operation, "weights", None) and len(node.input_tensors) == 1
+    )
+    return _activation_behind(graph, node.input_tensors[0]) if passes_on else name
 
 
 def _kind(loss: Any) -> tuple[type | None, bool]:
@@ -95,14 +142,13 @@ def softmax_twice(examined: Examined) -> Iterator[Finding]:
 
 
 def _softmax_of_softmax(examined: Examined) -> tuple[str, ...]:
-    found = []
-    for call in examined.subject.calls:
-        if activation_name(call.operation) != "softmax" or getattr(call.operation, "weights", None):
-            continue
-        before = call.graph.producer(call.node.input_tensors[0])
-        if before is not None and activation_name(before.operation) == "softmax":
-            found.append(call.name)
-    return tuple(found)
+    return tuple(
+        call.name
+        for call in examined.subject.calls
+        if activation_name(call.operation) == "softmax"
+        and not getattr(call.operation, "weights", None)
+        and _activation_behind(call.graph, call.node.input_tensors[0]) == "softmax"
+    )
 
 
 def _classes(examined: Examined) -> int:
@@ -126,20 +172,21 @@ def logits_as_probabilities(examined: Examined) -> Iterator[Finding]:
     if last_activation(examined.subject) == "softmax" or (in_range and (is_binary or np.abs(sums - 1).max() < _SUM)):
         return
     low, high = float(outputs.min()), float(outputs.max())
+    end = "sigmoid" if is_binary else "softmax"
     yield Finding(
         "logits taken for probabilities",
         Weight.STOPS,
         f"outputs reach from {low:.3g} to {high:.3g} and sum to {float(sums.mean()):.3g} on average, and the loss has "
         "from_logits=False",
         "it takes them for probabilities and cuts off what lies outside 0 to 1, where no gradient is left",
-        f"Take keras.losses.{kind.__name__}(from_logits=True), or end the model in a softmax",
+        f"Take keras.losses.{kind.__name__}(from_logits=True), or end the model in a {end}",
         float(sums.mean()),
     )
 
 
 def labels(examined: Examined) -> Iterator[Finding]:
     """Find labels that do not fit the head: shifted by one, of one class, or of another number of classes."""
-    classes, count = examined.subject.classes, _classes(examined)
+    classes, count = classes_of(examined), _classes(examined)
     whole = examined.subject.labels
     if classes is None or whole is None or not isinstance(examined.outputs, np.ndarray) or examined.outputs.ndim != 2:
         return
@@ -209,7 +256,7 @@ def _accuracy(history: dict[str, list[float]], prefix: str) -> list[float]:
 
 def probe_labels(examined: Examined) -> Iterator[Finding]:
     """Say where the pixels tell nothing of the labels: each image's nearest neighbours are of any class."""
-    classes, images = examined.subject.classes, examined.subject.images
+    classes, images = classes_of(examined), examined.subject.images
     if classes is None or not isinstance(images, np.ndarray) or images.ndim != 4:
         return
     hits, chance = _neighbours(images, classes)

@@ -1,7 +1,6 @@
 """Faults of the training: its learning rate, found by a short range test, and flags set after `compile`."""
 
 from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
 from typing import Any
 
 import keras
@@ -15,9 +14,9 @@ from groupwise.frameworks import FRAMEWORKS
 
 STEPS = 25
 LEAST, MOST = 1e-6, 10.0  # rates that are tried
-_DIVERGED = 2.0  # times the first loss
+_RISE = 0.5  # of a loss, at least, and as much as it was: it diverges
 _FELL = 0.1  # of all that the loss fell by, from where on a rate does something
-_FAR = 30.0  # times below that, a rate does nothing
+_FAR = 1e4  # times below that, thousands of steps do nothing; a fine-tuning's rate is up to 1e3 times smaller
 
 
 def learning_rate(examined: Examined) -> Iterator[Finding]:
@@ -28,7 +27,8 @@ def learning_rate(examined: Examined) -> Iterator[Finding]:
     subject = examined.subject
     rate = subject.learning_rate if subject.learning_rate is not None else _rate_of(subject.optimizer)
     # Without gradients the loss could not be computed of these labels.
-    if rate is None or subject.is_random or not examined.gradients:
+    is_own = not keras_private.is_of_keras(type(subject.model).train_step)  # its loss is another
+    if rate is None or subject.is_random or not examined.gradients or is_own:
         return
     rates, losses = range_test(examined, max(MOST, rate))
     least, most = usable(rates, losses)
@@ -36,7 +36,8 @@ def learning_rate(examined: Examined) -> Iterator[Finding]:
         yield Finding(
             "learning rate too large",
             Weight.STOPS,
-            f"the learning rate is {rate:.2g}, and the loss rose from {losses[0]:.3g} to twice as much at {most:.2g}",
+            f"the learning rate is {rate:.2g}, and steps of up to {most:.2g} raised the loss from {losses[0]:.3g} to "
+            f"{max(losses):.3g}",
             "such steps go beyond where the gradient says anything",
             f"Take about {most / 10:.1g}, and a warm-up",
             rate,
@@ -47,7 +48,7 @@ def learning_rate(examined: Examined) -> Iterator[Finding]:
             Weight.COSTS,
             f"the learning rate is {rate:.2g}, and the loss began to fall at {least:.2g}",
             "the weights hardly move",
-            f"Take about {least:.1g}",
+            f"Take about {min(least / 10, 1e-2):.1g}",
             rate,
         )
 
@@ -56,7 +57,10 @@ def _rate_of(optimizer: Any) -> float | None:
     """Return an optimizer's largest rate near its beginning, or None."""
     if optimizer is None:
         return None
-    rate = optimizer.get_config().get("learning_rate")
+    try:
+        rate = optimizer.get_config().get("learning_rate")
+    except NotImplementedError:  # a schedule of somebody's own
+        return None
     return float(rate) if isinstance(rate, int | float) else None
 
 
@@ -69,26 +73,27 @@ def range_test(examined: Examined, most: float) -> tuple[Sequence[float], Sequen
     model.compile(optimizer, examined.loss, jit_compile=FRAMEWORKS[keras.backend.backend()].compiles_training)
     losses: list[float] = []
     with kept(subject.model):
-        for rate, batch in zip(rates, islice(cycle(subject.batches), STEPS), strict=True):
+        for rate in rates:
             optimizer.learning_rate = rate
-            losses.append(float(keras.tree.flatten(model.train_on_batch(*batch))[0]))
+            # One batch alone: from batch to batch a loss differs by more than a step changes it.
+            losses.append(float(keras.tree.flatten(model.train_on_batch(*subject.batches[0]))[0]))
             if not np.isfinite(losses[-1]) or losses[-1] > 10 * losses[0]:
                 break
     return rates[: len(losses)].tolist(), losses
 
 
 def usable(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return from which rate on the loss falls, and from which on it has doubled; None where it does not.
+    """Return from which rate on the loss falls, and from which on it rises by what it was; None where it does not.
 
     Examples:
         >>> usable([1e-3, 1e-2, 1e-1, 1.0], [2.3, 2.2, 1.0, 9.0])
         (0.1, 1.0)
     """
     values = np.nan_to_num(np.asarray(losses, np.float64), nan=np.inf, posinf=np.inf)
-    above = np.flatnonzero(values > _DIVERGED * values[0])
+    above = np.flatnonzero(values > values[0] + max(abs(values[0]), _RISE))
     end = int(above[0]) if len(above) else len(values)
     fall = values[0] - values[:end].min()
-    fell = np.flatnonzero(values[:end] < values[0] - max(_FELL * fall, 1e-2 * values[0]))
+    fell = np.flatnonzero(values[:end] < values[0] - max(_FELL * fall, 1e-2 * abs(values[0])))
     return (rates[fell[0]] if len(fell) else None), (rates[end] if len(above) else None)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 
 from groupwise.diagnosis.examined import Examined
@@ -14,6 +15,8 @@ _ENOUGH = 128  # numbers a unit, from where on it is not 0 by chance
 _SATURATED = 0.6  # of its numbers
 _VANISHED, _EXPLODED = 1e-4, 1e4  # times the first layer's signal
 _STEEP = 1e6  # a gradient, as a share of the weights; of a fresh ResNet-101 it is 3e3
+_BEGINNING = 3  # layers that are all to be flat: single ones, such as an attention's queries, may well be
+_NEARLY_APART = 1e3
 _APART = 1e4  # times that one layer's gradient is another's
 
 
@@ -45,10 +48,11 @@ def _most_dead(seen: Seen) -> float:
 
 def saturated_units(examined: Examined) -> Iterator[Finding]:
     """Find sigmoids and tanhs most of whose outputs are at an end."""
+    heads = {call.name for call in examined.subject.calls if examined.subject.is_head(call)}
     found = {
         name: seen.saturated
         for name, seen in examined.seen.items()
-        if seen.saturated is not None and seen.saturated > _SATURATED and not _is_head(examined, name)
+        if seen.saturated is not None and seen.saturated > _SATURATED and name not in heads
     }
     if found:
         yield Finding(
@@ -60,10 +64,6 @@ def saturated_units(examined: Examined) -> Iterator[Finding]:
             max(found.values()),
             tuple(found),
         )
-
-
-def _is_head(examined: Examined, name: str) -> bool:
-    return name == next(reversed(examined.subject.parts))
 
 
 def signal(examined: Examined) -> Iterator[Finding]:
@@ -84,8 +84,7 @@ def signal(examined: Examined) -> Iterator[Finding]:
     weighted = [
         name
         for name in examined.seen
-        if getattr(examined.subject.parts[name], "weights", None)
-        and activation_name(examined.subject.parts[name]) != "softmax"
+        if _has_numbers(examined.subject.parts[name]) and activation_name(examined.subject.parts[name]) != "softmax"
     ]
     if len(weighted) < 3:
         return
@@ -100,6 +99,13 @@ def signal(examined: Examined) -> Iterator[Finding]:
         yield _vanished(changes, lost)
     if grown:
         yield _exploded(changes, grown)
+
+
+def _has_numbers(part: Any) -> bool:
+    """Return whether a part has weights, and none of its kernels or scales starts as zeros, as some heads' do."""
+    kernels = [weight for weight in getattr(part, "weights", ()) if weight.ndim > 1 or weight.name == "gamma"]
+    is_zero = any(not np.any(keras.ops.convert_to_numpy(kernel)) for kernel in kernels)
+    return bool(getattr(part, "weights", None)) and not is_zero
 
 
 def _vanished(changes: dict[str, float], lost: list[str]) -> Finding:
@@ -170,7 +176,7 @@ def _size(gradient: Any, variable: Any) -> float:
 
 
 def _sizes(sizes: dict[str, float]) -> Iterator[Finding]:
-    if len(sizes) < 2:
+    if len(sizes) <= _BEGINNING:
         return
     names = list(sizes)
     exploded = [name for name in names if sizes[name] > _STEEP]
@@ -188,7 +194,7 @@ def _sizes(sizes: dict[str, float]) -> Iterator[Finding]:
             most,
             tuple(exploded),
         )
-    elif flat and flat[0] == names[0]:
+    elif names[0] in flat and all(sizes[name] < last / _NEARLY_APART for name in names[:_BEGINNING]):
         ratio = sizes[names[0]] / last
         yield Finding(
             "vanishing gradient",

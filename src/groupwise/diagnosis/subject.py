@@ -16,6 +16,7 @@ from groupwise.rewrite.drop_ins import NORMS
 from groupwise.running.graph import Graph, Node, is_graph
 
 BATCHES = 4  # of the data that are looked at
+IMAGES = 32  # a batch, of arrays
 RANDOM_IMAGES = 8
 ANY_SIDE = 64  # an image's, where the model leaves it open
 LARGE = 0.1  # a factor below which a `Rescaling` is for pixels of 0 to 255
@@ -35,11 +36,15 @@ Batch = tuple[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of an operation in a graph, by the name of that operation within the whole model."""
+    """One call of an operation in a graph, by the name of that operation within the whole model.
+
+    `training` is the mode that the graph says for good, at any depth, or None.
+    """
 
     name: str
     node: Node
     graph: Graph
+    training: bool | None = None
 
     @property
     def operation(self) -> Any:
@@ -78,10 +83,8 @@ class Subject:
     def parts(self) -> dict[str, Any]:
         """The operations that compute, by name: layers that are not made of layers, and operations without weights."""
         if not self.calls:
-            return dict(_leaves(self.model, ""))
-        return {
-            name: leaf for call in self.calls for name, leaf in _leaves(call.operation, call.name.rpartition("/")[0])
-        }
+            return _named(_leaves(self.model, ""))
+        return _named(leaf for call in self.calls for leaf in _leaves(call.operation, call.name.rpartition("/")[0]))
 
     @cached_property
     def names(self) -> dict[int, str]:
@@ -90,8 +93,10 @@ class Subject:
 
     @property
     def images(self) -> Any:
-        """All images, one after the other."""
-        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *(images for images, _ in self.batches))
+        """The images of all batches that are of one size, one after the other."""
+        return keras.tree.map_structure(
+            lambda *arrays: np.concatenate(arrays), *(images for images, _ in self._alike())
+        )
 
     @property
     def images_differ(self) -> bool:
@@ -101,23 +106,13 @@ class Subject:
 
     @property
     def labels(self) -> NDArray[np.generic] | None:
-        """All labels, where there is one array of them."""
-        labels = [labels for _, labels in self.batches]
-        if any(not isinstance(some, np.ndarray) for some in labels):
-            return None
-        return np.concatenate(labels)
+        """The labels of these images, where there is one array of them."""
+        labels = [labels for _, labels in self._alike()]
+        return np.concatenate(labels) if all(isinstance(some, np.ndarray) for some in labels) else None
 
-    @property
-    def classes(self) -> NDArray[np.int64] | None:
-        """The class of each image; None where labels are no classes."""
-        labels = self.labels
-        if labels is None or self.is_random:
-            return None
-        if labels.ndim == 2 and labels.shape[1] > 1:
-            return labels.argmax(axis=1)
-        flat = labels.reshape(len(labels), -1)
-        is_whole = flat.shape[1] == 1 and np.array_equal(flat, np.rint(flat))
-        return flat[:, 0].astype(np.int64) if is_whole else None
+    def _alike(self) -> list[Batch]:
+        first = _shapes(self.batches[0])
+        return [batch for batch in self.batches if _shapes(batch) == first]
 
     @cached_property
     def compiled(self) -> dict[str, Any]:
@@ -128,6 +123,19 @@ class Subject:
     def optimizer(self) -> Any:
         """The optimizer that the model was compiled with, or None."""
         return self.model.optimizer if self.model.compiled else None
+
+    def is_head(self, call: Call) -> bool:
+        """Return whether what a call returns becomes an output of the model, and no weights read it before."""
+        waiting, seen = list(call.node.outputs), set[int]()
+        while waiting:
+            tensor = waiting.pop()
+            if call.graph.is_result(tensor):
+                return True
+            for reader in call.graph.readers(tensor):
+                if id(reader) not in seen and not getattr(reader.operation, "weights", None):
+                    seen.add(id(reader))
+                    waiting += reader.outputs
+        return False
 
     def is_normalised(self, call: Call, through: int = 0) -> bool:
         """Return whether what a call returns is normalised before weights read it, on each way onwards.
@@ -152,14 +160,30 @@ class Subject:
         return True
 
 
-def _calls(model: keras.Model, outer: str) -> Iterator[Call]:
+def _calls(model: keras.Model, outer: str, training: bool | None = None) -> Iterator[Call]:
     graph = Graph(model)
     for node in graph.nodes:
-        name = f"{outer}{node.operation.name}"
+        name, given = f"{outer}{node.operation.name}", node.arguments.kwargs.get("training")
+        mode = training if given is None else bool(given)
         if is_graph(node.operation):
-            yield from _calls(node.operation, f"{name}/")
+            yield from _calls(node.operation, f"{name}/", mode)
         else:
-            yield Call(name, node, graph)
+            yield Call(name, node, graph, mode)
+
+
+def _named(parts: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return parts by name; of several of one name, which blocks of somebody's own may have, by numbers behind it."""
+    found: dict[str, Any] = {}
+    for name, part in parts:
+        if any(part is other for other in found.values()):
+            continue
+        count = sum(other == name or other.startswith(f"{name} (") for other in found)
+        found[f"{name} ({count + 1})" if count else name] = part
+    return found
+
+
+def _shapes(batch: Batch) -> list[tuple[int, ...]]:
+    return [getattr(array, "shape", ())[1:] for array in keras.tree.flatten(batch)]
 
 
 def _leaves(operation: Any, outer: str) -> Iterator[tuple[str, Any]]:
@@ -188,9 +212,13 @@ def batches_of(model: keras.Model, data: Any) -> tuple[list[Batch], bool]:
         return [(keras.tree.map_structure(lambda x: _random(x, scale, generator), _inputs(model)), None)], True
     if isinstance(data, keras.utils.PyDataset):
         found = [data[place] for place in range(min(BATCHES, len(data)))]
-    elif isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
-        images, labels = map(_array, data)
-        found = [(images[at : at + 32], labels[at : at + 32]) for at in range(0, min(len(images), 32 * BATCHES), 32)]
+    elif isinstance(data, tuple) and len(data) in (2, 3) and _are_whole(data):
+        whole = keras.tree.map_structure(_array, data)
+        count = len(keras.tree.flatten(whole)[0])
+        found = [
+            keras.tree.map_structure(lambda array, at=at: array[at : at + IMAGES], whole)
+            for at in range(0, min(count, IMAGES * BATCHES), IMAGES)
+        ]
     else:
         found = [batch for batch, _ in zip(_iterable(data), range(BATCHES), strict=False)]
     if not found or any(not isinstance(batch, tuple | list) or len(batch) < 2 for batch in found):
@@ -201,6 +229,12 @@ def batches_of(model: keras.Model, data: Any) -> tuple[list[Batch], bool]:
     return [
         (keras.tree.map_structure(_array, batch[0]), keras.tree.map_structure(_array, batch[1])) for batch in found
     ], False
+
+
+def _are_whole(data: Any) -> bool:
+    """Return whether all that is given are arrays of as many images: all data, no batches."""
+    leaves = keras.tree.flatten(data)
+    return all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves) and len({len(x) for x in leaves}) == 1
 
 
 def _iterable(data: Any) -> Iterable[Any]:
@@ -229,14 +263,22 @@ def _inputs(model: keras.Model) -> Any:
 
 def _random(tensor: Any, scale: float, generator: np.random.Generator) -> NDArray[np.generic]:
     """Return random numbers of a tensor's shape, as large as those of images that were normalised, times `scale`."""
-    shape = [RANDOM_IMAGES if place == 0 else side or ANY_SIDE for place, side in enumerate(tensor.shape)]
+    batch, *sides = tensor.shape
+    shape = [batch or RANDOM_IMAGES, *(side or ANY_SIDE for side in sides)]
     if "int" in tensor.dtype:
         return generator.integers(0, 256 if len(shape) == 4 else 2, shape).astype(tensor.dtype)
     return (scale * generator.normal(size=shape)).astype(tensor.dtype)
 
 
 def scale_of(model: keras.Model) -> float:
-    """Return how many times larger than about 1 a model expects its pixels to be: it makes them smaller itself."""
-    layers = keras_private.layers_within(model)
-    scales = [np.max(layer.scale) for layer in layers if isinstance(layer, keras.layers.Rescaling)]
-    return float(1 / min(scales)) if scales and 0 < min(scales) < LARGE else 1.0
+    """Return how many times larger than about 1 a model expects its pixels to be, and makes them itself."""
+    if not is_graph(model):
+        return 1.0
+    scale = 1.0
+    for call in _calls(model, ""):
+        layer = call.operation
+        if isinstance(layer, keras.layers.Rescaling):
+            scale *= float(np.min(layer.scale))
+        elif getattr(layer, "weights", None) and not isinstance(layer, keras.layers.Normalization):
+            break
+    return 1 / scale if 0 < scale < LARGE else 1.0
