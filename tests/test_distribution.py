@@ -71,6 +71,9 @@ def test_processes_and_devices_train_as_one(tmp_path: Path, monkeypatch: pytest.
             assert (run / "process-1.log").read_text().count("Training as process 1 of") == 1
             mine, its = (json.loads((path / "summary.json").read_text()) for path in (run, tmp_path / "1" / name))
             assert (mine["tests"]["more"]["images"], its["tests"]["more"]["images"]) == (23, 23)
+            page = (run / "report.html").read_text(encoding="utf-8")
+            assert f"<dd>{mine['test_accuracy']:.2%}</dd>" in page
+            assert "calibration error" in page
             if mine["best_epoch"] == its["best_epoch"]:  # else several were as good, to rounding
                 assert mine["tests"]["more"]["loss"] == pytest.approx(its["tests"]["more"]["loss"], rel=1e-2)
 

@@ -62,7 +62,7 @@ def test_lines_and_files_say_what_the_console_says(tiny: str, tmp_path: Path) ->
     lines = text.getvalue().splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["data", "model", "recipe", "backend", "output"]
     assert lines[5].startswith("epoch 1/2  accuracy ")
-    assert lines[-1] == f"{tmp_path / 'run'} holds last.keras, best.keras, metrics.csv and curves.png"
+    assert lines[-1] == f"{tmp_path / 'run'} holds last.keras, best.keras, metrics.csv, curves.png and report.html"
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["event"] for row in rows] == [kind for kind in KINDS if kind != "step_done"]
     assert rows[0]["recipe"]["epochs"] == 2

@@ -70,6 +70,7 @@ def test_a_run_leaves_all_there_is_to_know(tiny: str, tmp_path: Path) -> None:
             "last.keras",
             "best.keras",
             "curves.png",
+            "report.html",
             "summary.json",
         )
     }
