@@ -115,9 +115,9 @@ def gated(scale: float) -> Case:
 
 
 def deep(deviation: float, activation: str = "relu") -> Case:
-    """Return eight convolutions whose weights have a deviation."""
+    """Return ten convolutions whose weights have a deviation."""
     draw = keras.initializers.RandomNormal(stddev=deviation)
-    middle = [conv(f"conv{place}", activation=activation, kernel_initializer=draw) for place in range(8)]
+    middle = [conv(f"conv{place}", activation=activation, kernel_initializer=draw) for place in range(10)]
     return Case(chain(*middle))
 
 
