@@ -21,11 +21,9 @@ def test_diagnose_says_what_is_wrong_and_mends_it(model: Path, tmp_path: Path, c
     mended = tmp_path / "mended.keras"
     assert main(["diagnose", str(model), "digits", "--apply", str(mended), "--batch-norm"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line[:1].isdigit()] == [
-        "1. pointwise kernel of one channel",
-        "2. depthwise fan-in",
-        "3. separable without normalisation",
-    ]
+    names = [line.partition(". ")[2] for line in lines if line[:1].isdigit()]
+    assert names[0] == "pointwise kernel of one channel"
+    assert set(names[1:]) == {"depthwise fan-in", "separable without normalisation"}
     assert lines[2].startswith("   -> Leave them trainable, and initialise them at random")
     assert "mended   7 layers" in lines
     assert lines[-1].startswith("trained  ")
