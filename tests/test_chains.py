@@ -179,19 +179,14 @@ def with_statistics(model: keras.Model, size: float = 1.0) -> keras.Model:
     return model
 
 
-def join_always(monkeypatch: Any) -> None:
-    """Let convolutions run in one pass however few the pixels."""
-    for name in ("FEW_PIXELS", "NARROW", "FEW_OUTPUTS"):
-        monkeypatch.setattr(pairs, name, 0)
-    monkeypatch.setattr(pairs, "usable_cores", lambda: 1)
-
-
 @pytest.fixture
 def scaled(monkeypatch: Any) -> list[str]:
     """Return what ends the core's convolutions whose sums are scaled, call by call."""
     calls: list[str] = []
     core = backends.active.core
-    join_always(monkeypatch)
+    for name in ("FEW_PIXELS", "NARROW", "FEW_OUTPUTS"):
+        monkeypatch.setattr(pairs, name, 0)
+    monkeypatch.setattr(pairs, "usable_cores", lambda: 1)
 
     def convolve(*arguments: Any, run: Any = core.convolve) -> Any:
         *_, activation, scale = arguments
@@ -224,28 +219,6 @@ def test_predictions_are_those_of_the_layers(block: Callable[[Any], Any], size: 
     assert not scaled
     np.testing.assert_allclose(ops.convert_to_numpy(found), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
     np.testing.assert_allclose(model.predict_on_batch(images), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
-
-
-@pytest.mark.parametrize("block", [inverted_residual, of_stock_layers], ids=lambda block: block.__name__)
-def test_an_inverted_residual_predicts_in_one_pass(block: Callable[[Any], Any], monkeypatch: Any) -> None:
-    join_always(monkeypatch)
-    kernels: list[list[Any]] = []
-    core = backends.active.core
-
-    def separable(inputs: Any, *others: Any, run: Any = core.separable) -> Any:
-        grouped, pointwise, _, *expansion = others
-        kernels.append([tuple(step.kernel.shape)[:2] for step in (*expansion, grouped, pointwise)])
-        return run(inputs, *others)
-
-    monkeypatch.setattr(core, "separable", separable)
-    model, plain = (with_statistics(model_of(block)) for _ in range(2))
-    plain = layer_by_layer(plain)
-    images, _ = batch(model)
-    found, wanted = (ops.convert_to_numpy(one(images, training=False)) for one in (model, plain))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
-    assert kernels == [[(1, 1), (3, 3), (1, 1)]]
-    model(images, training=True)
-    assert len(kernels) == 1
 
 
 @pytest.mark.parametrize("block", [*BLOCKS, around], ids=lambda block: block.__name__)
