@@ -280,6 +280,18 @@ def test_a_batch_that_fails_ends_its_own_requests_alone(network: Network, monkey
 
 
 @pytest.mark.once
+def test_a_network_that_fails_at_once_is_not_served(network: Network, monkeypatch: Any, caplog: Any) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(batching, "predict_logits", fail)
+    with pytest.raises(MemoryError, match="too large"):
+        Batcher(network)
+    assert not caplog.records
+    assert not [thread for thread in threading.enumerate() if thread.name == "groupwise-serving"]
+
+
+@pytest.mark.once
 def test_a_network_that_cannot_say_where_it_looked_still_answers(network: Network, monkeypatch: Any) -> None:
     monkeypatch.setattr(network.get_layer("head"), "name", "other")
     with served(network) as client:

@@ -82,10 +82,16 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._warm = False
         # A daemon: a process that is told to end does not wait for a network that hangs.
         self._thread = threading.Thread(target=self._work, name="groupwise-serving", daemon=True)
         self._thread.start()
-        self._warm_up(network.architecture["input_shape"])
+        try:
+            self._warm_up(network.architecture["input_shape"])
+        except Failed as failed:
+            self.close()
+            raise failed.__cause__ or failed from None
+        self._warm = True
 
     def submit(
         self, image: NDArray[np.float32], explains: bool = False, explained: int | None = None
@@ -147,10 +153,13 @@ class Batcher:
                 continue
             try:
                 answers = self._run(running, len(batch))
-            except Exception:  # whatever a framework raises ends these requests alone
-                _logger.exception("the network failed on a batch of %d images", len(running))
+            except Exception as error:  # whatever a framework raises ends these requests alone
+                if self._warm:
+                    _logger.exception("the network failed on a batch of %d images", len(running))
+                failed = Failed("the network could not answer; the server's log says why")
+                failed.__cause__ = error
                 for job in running:
-                    job.answer.set_exception(Failed("the network could not answer; the server's log says why"))
+                    job.answer.set_exception(failed)
             else:
                 for job, answer in zip(running, answers, strict=True):
                     job.answer.set_result(answer)
