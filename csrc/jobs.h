@@ -112,8 +112,11 @@ inline int64_t rows_seen(const Axis& axis) {
 class Ahead {
  public:
   Ahead(const float* p, const float* other, int64_t rows, int64_t width, int64_t distance, int64_t times)
-      : row_(p), other_(other), rows_(rows), width_(width), distance_(distance),
-        share_(divide_up(rows * divide_up(width, kLine), maximum(1, times))) {}
+      : row_(p), other_(other), rows_(rows), width_(width), distance_(distance) {
+    // Rows without gaps are one: of 3 channels each pixel's would be a line.
+    if (width_ == distance_) width_ *= rows_, rows_ = 1;
+    share_ = divide_up(rows_ * divide_up(width_, kLine), maximum(1, times));
+  }
   // How many lines of a piece to ask for at each of `times` times.
   int64_t lines(int64_t times) const { return divide_up(share_, maximum(1, times)); }
   GW_INLINE void ask(int64_t lines) {

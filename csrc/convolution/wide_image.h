@@ -248,9 +248,7 @@ class ImagePass {
     const int64_t tiles = chunk_ * panels_ * horizontal_.phases() * divide_up(horizontal_.count(0), kPixels) * rows;
     const int64_t offset = row * horizontal_.in_size * in_channels_ + chunk.first * in_width_;
     const float *from = job_.a + offset, *other = summand_at(job_.reading_of_a(), offset);
-    return chunk_ == c_.groups
-               ? Ahead(from, other, 1, pixels * in_channels_, 0, tiles)
-               : Ahead(from, other, pixels, (chunk.last - chunk.first) * in_width_, in_channels_, tiles);
+    return Ahead(from, other, pixels, (chunk.last - chunk.first) * in_width_, in_channels_, tiles);
   }
 
   // Lists what the output rows [first, last) multiply, and copies it; returns the list's end.

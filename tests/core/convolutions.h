@@ -22,8 +22,8 @@ GwConvolution draw_convolution(const std::string& family) {
       if (draw(0, 1)) in_width = out_width = int64_t{1} << draw(1, 3);
     } else {
       c.groups = draw(0, 1) ? 1 : draw(1, 4);
-      const int64_t most = draw(0, 3) ? 70 : 400;  // with many channels, few pixels
-      in_width = draw(1, most);
+      const int64_t most = draw(0, 3) ? 70 : 400;          // with many channels, few pixels
+      in_width = draw(0, 3) ? draw(1, most) : draw(1, 4);  // as few as a photograph's, now and then
       out_width = draw(1, most);
     }
     c.in_channels = c.groups * in_width;
