@@ -31,8 +31,7 @@ def groups_apart(examined: Examined) -> Iterator[Finding]:
                 Weight.COSTS,
                 f"each output of {len(row.nodes)} grouped convolutions in a row sees {row.share:.0%} of the inputs",
                 f"neither a channel shuffle nor a dense layer stands between them, so that their {groups} groups are "
-                "as "
-                "good as networks of their own",
+                "as good as networks of their own",
                 f"Put groupwise.layers.ChannelShuffle({groups}) between them",
                 row.share,
                 tuple(names[id(node)] for node in row.nodes),
@@ -61,8 +60,7 @@ def wrong_sums(examined: Examined) -> Iterator[Finding]:
                     Weight.STOPS,
                     f"the sum behind the depthwise convolution adds up the {multiplier} filters of each channel",
                     "no two channels ever meet, and the filters are as good as one: a grouped convolution sums over "
-                    "the "
-                    "channels of each group instead",
+                    "the channels of each group instead",
                     "Reshape to (height, width, groups, channels / groups, multiplier), and sum over the channels, "
                     "axis 4; or use groupwise.layers.GroupedConv2D",
                     multiplier,

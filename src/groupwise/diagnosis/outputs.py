@@ -242,8 +242,7 @@ def shuffled_labels(examined: Examined) -> Iterator[Finding]:
             Weight.STOPS,
             f"the training accuracy rose to {train[-1]:.1%}, and the test accuracy never passed {max(test):.1%}",
             f"{chance:.1%} is what guessing reaches: the labels have nothing to do with the images, since one of both "
-            "was "
-            "shuffled or sorted without the other",
+            "was shuffled or sorted without the other",
             "Look at some images with their labels, and shuffle both by the same order",
             max(test),
         )

@@ -77,7 +77,7 @@ def range_test(examined: Examined, most: float) -> tuple[Sequence[float], Sequen
             optimizer.learning_rate = rate
             # One batch alone: from batch to batch a loss differs by more than a step changes it.
             losses.append(float(keras.tree.flatten(model.train_on_batch(*subject.batches[0]))[0]))
-            if not np.isfinite(losses[-1]) or losses[-1] > 10 * losses[0]:
+            if not np.isfinite(losses[-1]) or losses[-1] > losses[0] + 10 * max(abs(losses[0]), _RISE):
                 break
     return rates[: len(losses)].tolist(), losses
 

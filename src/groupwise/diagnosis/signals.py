@@ -129,8 +129,7 @@ def _exploded(changes: dict[str, float], grown: list[str]) -> Finding:
         Weight.STOPS,
         f"the signal grows to {most:.1g} times its size behind the first layer",
         "the weights are too large, or nothing normalises: the loss begins far from what it should, and a step goes "
-        "too "
-        "far",
+        "too far",
         "Put a BatchNormalization behind each convolution, or take kernel_initializer='he_normal'",
         most,
         tuple(grown),
@@ -158,8 +157,7 @@ def gradients(examined: Examined) -> Iterator[Finding]:
             Weight.STOPS if len(none) >= len(sizes) else Weight.COSTS,
             f"no gradient reaches {len(none)} layers",
             "what they compute does not reach the loss, or passes through something without a derivative: argmax, "
-            "round, "
-            "stop_gradient, a NumPy function, units that are all dead",
+            "round, stop_gradient, a NumPy function, units that are all dead",
             "Use what they return in the output, with operations that have derivatives",
             len(none),
             tuple(none),
