@@ -32,6 +32,16 @@ def test_diagnose_says_what_is_wrong_and_mends_it(model: Path, tmp_path: Path, c
     assert capsys.readouterr().out == "separable: nothing was found that keeps it from learning\n"
 
 
+def test_labels_are_as_the_compiled_loss_wants_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    network = mission()
+    network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    network.save(tmp_path / "compiled.keras")
+    assert main(["diagnose", str(tmp_path / "compiled.keras"), "digits", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "gradients were not looked at" not in said.err
+    assert any(row["gradient"] for row in json.loads(said.out)["layers"])
+
+
 def test_diagnose_as_json_without_data(model: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["diagnose", str(model), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

@@ -1,6 +1,5 @@
 """A model tried on data: batches as it wants them, and what its first epoch reaches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from groupwise import keras_private
 from groupwise.data import Augmentation, Dataset, ImageBatches, Preprocessing, Split, Variation
 from groupwise.diagnosis.observing import around, fresh, kept
 from groupwise.diagnosis.outputs import loss_of
@@ -43,16 +43,22 @@ class Trial:
         inputs: list[Any] = model.inputs or []
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[-1] not in (1, 3):
             raise UserError(f"model {model.name!r}: takes no images of 1 or 3 channels, the last axis, to try data on")
-        names = getattr(model, "metadata", {}).get("class_names")
+        names = _metadata(model).get("class_names")
         return cls(model, dataset if names is None else with_classes(dataset, names), batch_size)
 
     def some(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Return the batches that a diagnosis looks at: of images to train on, in an order drawn once."""
+        """Return the batches that a diagnosis looks at: of images to train on, in an order drawn once.
+
+        Labels are as the loss that the model was compiled with wants them, else one-hot.
+        """
         batches = self._batches(self.dataset.train, shuffle=True)
         try:
-            return [batches[place] for place in range(min(BATCHES, len(batches)))]
+            pairs = [batches[place] for place in range(min(BATCHES, len(batches)))]
         finally:
             batches.close()
+        loss = keras_private.compile_arguments(self.model).get("loss") if self.model.compiled else None
+        is_sparse = _of_one_hot(loss) is not loss
+        return [(images, labels.argmax(axis=1) if is_sparse else labels) for images, labels in pairs]
 
     def accuracy_after(self, epochs: int) -> float:
         """Return the accuracy on the test images after some epochs; the model's values stay what they are."""
@@ -92,7 +98,7 @@ class Trial:
 
     def _preprocessing(self, channels: int) -> Preprocessing:
         """Return how the images are prepared: as the metadata say, else for what the model's own layers expect."""
-        content = getattr(self.model, "metadata", {}).get("preprocessing")
+        content = _metadata(self.model).get("preprocessing")
         if content is not None:
             return Preprocessing.of(content, channels)
         if scale_of(self.model) > 1:
@@ -100,14 +106,14 @@ class Trial:
         return Preprocessing(mean=(0.5,), std=(0.5,), crop=1.0)
 
 
+def _metadata(model: keras.Model) -> dict[str, Any]:
+    """Return what one of our networks knows of its classes and images; nothing of others."""
+    metadata = getattr(model, "metadata", None)
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def _of_one_hot(loss: Any) -> Any:
     """Return a loss that takes labels as the batches have them."""
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
         return keras.losses.CategoricalCrossentropy(from_logits=loss.from_logits)
     return "categorical_crossentropy" if loss == "sparse_categorical_crossentropy" else loss
-
-
-def as_labels(loss: Any, batches: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> list[tuple[Any, Any]]:
-    """Return batches of one-hot labels as a loss wants them."""
-    is_sparse = _of_one_hot(loss) is not loss
-    return [(images, labels.argmax(axis=1) if is_sparse else labels) for images, labels in batches]
