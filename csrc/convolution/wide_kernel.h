@@ -211,7 +211,7 @@ class KernelPass {
           to += before * step;
           const float* pixel = from + channel;
           int64_t column = first;
-          if (step == channels && !job_.reading_of_a().mean) {
+          if (step == channels && c_.groups == 1 && !job_.reading_of_a().mean) {
             __builtin_memcpy(to, pixel, size_t((last - first) * step) * sizeof(float));
             to += (last - first) * step, column = last;
           }
