@@ -59,9 +59,9 @@ def test_the_files_hold_what_metrics_csv_does(tiny: str, tmp_path: Path, monkeyp
 def test_it_leaves_nothing_of_a_training_that_left_nothing(tiny: str, tmp_path: Path, capsys: Any) -> None:
     data, folder = bars.write_npz(tmp_path / "bars.npz"), tmp_path / "run"
     command = ["train", str(data), "--model", tiny, "--recipe", "digits", "--epochs", "1", "--output", str(folder)]
-    assert main([*command, "--tensorboard", "--learning-rate", "1e30", "--set", "warm_up=0"]) == 1
+    assert main([*command, "--log", "tensorboard", "--learning-rate", "1e30", "--set", "warm_up=0"]) == 1
     assert not folder.exists()
-    assert main([*command, "--tensorboard"]) == 0
+    assert main([*command, "--log", "tensorboard"]) == 0
     assert len(list((folder / "tensorboard").iterdir())) == 1
     assert "Traceback" not in capsys.readouterr().err
 

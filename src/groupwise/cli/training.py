@@ -78,6 +78,13 @@ class Dtype(StrEnum):
     AUTO = "auto"
 
 
+class Log(StrEnum):
+    """Where a training's numbers go as it goes."""
+
+    CSV = "csv"
+    TENSORBOARD = "tensorboard"
+
+
 def train(
     data: Annotated[
         str,
@@ -209,10 +216,13 @@ def train(
             "with a fifth of the learning rate, three times at most. Default: the recipe's, else stop."
         ),
     ] = None,
-    tensorboard: Annotated[
-        bool,
-        typer.Option("--tensorboard", help="Write files for TensorBoard, too, to tensorboard/ in the run's folder."),
-    ] = False,
+    log: Annotated[
+        list[Log] | None,
+        left_open(
+            "Where numbers are written as the training goes: csv, metrics.csv in the run's folder, always is; "
+            "tensorboard, files for TensorBoard in tensorboard/ there; may be repeated."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -290,8 +300,8 @@ def train(
         check_rate(learning_rate)
     if validation is not None and not 0 <= validation < 1:
         raise UserError(f"{option('validation', validation)}: a share lies in 0 to 1, without 1")
-    if tensorboard:
-        check_installed("tensorboardX", option("tensorboard"), "tensorboard")
+    if Log.TENSORBOARD in (log or ()):
+        check_installed("tensorboardX", option("log", Log.TENSORBOARD), "tensorboard")
     Interval.of(checkpoint_every)
     changes = {name: value for name, value in settings.items() if value is not None}
     arguments, named = parse_arguments(argument), parse_settings(setting)
@@ -318,7 +328,7 @@ def train(
         from groupwise.training import train as run
 
         observers: list[Observer] = [ConsoleObserver(make_console())]
-        if tensorboard and not distribution.index:
+        if Log.TENSORBOARD in (log or ()) and not distribution.index:
             observers.append(TensorBoardObserver(Workspace(folder).tensorboard))
         try:
             run(
