@@ -35,7 +35,7 @@ class Noting(keras.callbacks.Callback):
 def test_callbacks_see_what_is_tested_and_observers_are_many(tiny: str, tmp_path: Path) -> None:
     noting, first, second = Noting(), list[Event](), list[Event]()
     dataset = bars.dataset(tmp_path)
-    begin(dataset, tmp_path / "run", MANY, observer=[first.append, noting, second.append])
+    begin(dataset, tmp_path / "run", MANY, observer=[first.append, second.append], callbacks=[noting])
     rows = Workspace(tmp_path / "run").read_metrics()
     assert [logs["val_accuracy"] for logs in noting.epochs] == [row["test_accuracy"] for row in rows]
     assert [logs["val_loss"] for logs in noting.epochs] == [row["test_loss"] for row in rows]
@@ -47,7 +47,7 @@ def test_callbacks_see_what_is_tested_and_observers_are_many(tiny: str, tmp_path
 def test_a_callback_may_stop_a_training_after_an_epoch(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     stopping = keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="min", patience=1, baseline=-1.0)
-    assert begin(dataset, tmp_path / "run", MANY, observer=[stopping]).epochs == 2
+    assert begin(dataset, tmp_path / "run", MANY, callbacks=[stopping]).epochs == 2
     assert resume(dataset, tmp_path / "run").epochs == 3
     begin(dataset, tmp_path / "whole", MANY)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
@@ -56,7 +56,7 @@ def test_a_callback_may_stop_a_training_after_an_epoch(tiny: str, tmp_path: Path
 def test_a_callback_that_stops_within_an_epoch_interrupts_it(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     with pytest.raises(Interrupted, match="step 3 of epoch 2 of 3"):
-        begin(dataset, tmp_path / "run", MANY, observer=[Noting(stop_at=9)])
+        begin(dataset, tmp_path / "run", MANY, callbacks=[Noting(stop_at=9)])
     assert newest(tmp_path / "run").step == 9
     resume(dataset, tmp_path / "run")
     begin(dataset, tmp_path / "whole", MANY)

@@ -4,7 +4,8 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 from typing import Any
 
 # Controls, ends of lines, what turns the reading direction of all that follows, and bytes that are no characters.
@@ -121,6 +122,32 @@ def first_few(texts: Iterable[str], most: int = 5, between: str = ", ") -> str:
     comma = between.strip(", ")  # none before this "and" but a semicolon
     more = f"{comma} and {len(all_texts) - most} more" if len(all_texts) > most else ""
     return between.join(all_texts[:most]) + more
+
+
+def html_table(names: Sequence[str], rows: Iterable[Iterable[str]], texts: int = 1) -> str:
+    r"""Return a table as HTML, for a notebook.
+
+    Args:
+        names: of its columns.
+        rows: the cells of each row.
+        texts: how many of the first columns are texts, on the left of their cells; the others are numbers.
+
+    Examples:
+        >>> print(html_table(["layer"], [["a<b"]]).replace("<tr>", "\n<tr>"))
+        <table>
+        <tr><th style="text-align:left">layer</th></tr>
+        <tr><td style="text-align:left">a&lt;b</td></tr></table>
+    """
+
+    def line(cells: Iterable[str], tag: str) -> str:
+        sides = ["left" if place < texts else "right" for place, _ in enumerate(names)]
+        each = (
+            f'<{tag} style="text-align:{side}">{escape(printable(cell))}</{tag}>'
+            for side, cell in zip(sides, cells, strict=True)
+        )
+        return f"<tr>{''.join(each)}</tr>"
+
+    return f"<table>{line(names, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
 
 
 def _valid(content: Any) -> Any:

@@ -71,9 +71,7 @@ def describe(
     macs = f"{'at least ' if description.uncounted else ''}{description.counted_macs:,}"
     table.add_column("MACs", macs, justify="right")
     for row in description.rows:
-        shape = "x".join("?" if length is None else str(length) for length in row.output_shape[1:])
-        cost = "?" if row.macs is None else f"{row.macs:,}" if row.macs else ""
-        table.add_row(row.name, row.kind, shape, f"{row.parameters:,}", cost)
+        table.add_row(*row.cells())
     console = make_console()
     console.print(table)
     say(

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from html import escape
+
+from groupwise.texts import html_table
 
 NAMED = 3  # layers that a sentence names; of more it says how many
 
@@ -51,6 +54,17 @@ class Finding:
         named = ", ".join(self.where[:NAMED])
         others = len(self.where) - NAMED
         return f" at {named}" + (f" and {others} more" if others > 0 else "")
+
+
+def two_digits(number: float) -> str:
+    """Return a positive number with its first two digits, large ones without an exponent.
+
+    Examples:
+        >>> two_digits(1072.3), two_digits(4.12), two_digits(0.000512)
+        ('1,100', '4.1', '0.00051')
+    """
+    short = f"{number:.2g}"
+    return f"{float(short):,.0f}" if 10 <= number < 1e9 else short
 
 
 @dataclass(frozen=True)
@@ -103,3 +117,10 @@ class Diagnosis:
         if not self.findings:
             return f"{self.model}: nothing was found that keeps it from learning"
         return "\n".join(f"{place}. {finding}" for place, finding in enumerate(self.findings, start=1))
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        if not self.findings:
+            return f"<p>{escape(str(self))}</p>"
+        rows = [(each.name, each.sentence, each.cure) for each in self.findings]
+        return html_table(("finding", "what, where and why", "what to change"), rows, texts=3)

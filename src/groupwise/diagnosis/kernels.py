@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from groupwise.diagnosis.examined import Examined, is_trainable
-from groupwise.diagnosis.finding import Finding, Weight
+from groupwise.diagnosis.finding import Finding, Weight, two_digits
 from groupwise.diagnosis.subject import Call, Subject
 from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
 from groupwise.running.graph import is_weightless
@@ -73,7 +73,7 @@ def depthwise_fan_in(examined: Examined) -> Iterator[Finding]:
         yield Finding(
             "depthwise fan-in",
             Weight.STOPS if product > _HOPELESS else Weight.COSTS,
-            f"depthwise kernels start up to {worst.factor:.1f} times too small, {product:.2g} times in all,",
+            f"depthwise kernels start up to {worst.factor:.1f} times too small, {two_digits(product)} times in all,",
             f"each output sums over {worst.fan_in} numbers, the kernel's height times its width, and the initialiser "
             f"took it for {worst.assumed}, as if the kernel were dense; nothing normalises behind them",
             "Pass depthwise_initializer=groupwise.layers.DepthwiseHeNormal() where an activation follows, else "
@@ -205,7 +205,7 @@ def nothing_normalises(examined: Examined) -> Iterator[Finding]:
             "separable without normalisation",
             Weight.STOPS if not 1 / _HOPELESS < change < _HOPELESS else Weight.COSTS,
             f"{len(changes)} separable convolutions change the signal's size {min(changes):.2g} to {max(changes):.2g} "
-            f"times, {change:.2g} times in all,",
+            f"times, {two_digits(change)} times in all,",
             "each is two linear steps that may shrink or grow what passes through, and nothing normalises behind them",
             "Put a keras.layers.BatchNormalization behind each",
             change,

@@ -9,6 +9,7 @@ import keras
 from groupwise.errors import UserError
 from groupwise.keras_private import layers_within
 from groupwise.layers import SqueezeExcite
+from groupwise.texts import html_table
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class LayerRow:
     parameters: int
     macs: int | None
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the five as a table shows them."""
+        shape = "x".join("?" if length is None else str(length) for length in self.output_shape[1:])
+        cost = "?" if self.macs is None else f"{self.macs:,}" if self.macs else ""
+        return self.name, self.kind, shape, f"{self.parameters:,}", cost
+
 
 @dataclass(frozen=True)
 class Description:
@@ -38,6 +45,13 @@ class Description:
     rows: tuple[LayerRow, ...]
     trainable_parameters: int
     parameters: int
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows."""
+        at_least = "at least " if self.uncounted else ""
+        totals = (self.name, "", "", f"{self.parameters:,}", f"{at_least}{self.counted_macs:,}")
+        rows = [*(row.cells() for row in self.rows), totals]
+        return html_table(("layer", "kind", "output", "parameters", "MACs"), rows, texts=2)
 
     @property
     def macs(self) -> int:

@@ -155,12 +155,12 @@ def suspect_labels(outputs: Outputs) -> list[int]:
         UserError: cleanlab is not installed.
     """
     check_installed("cleanlab", "finding likely wrong labels", "report")
-    from cleanlab.filter import find_label_issues
-
     if len(np.unique(outputs.labels)) < 2:  # there is no other class whose images could tell
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with few images or none
+        warnings.simplefilter("ignore")  # of classes with few images or none, and of bars that a notebook lacks
+        from cleanlab.filter import find_label_issues
+
         found = find_label_issues(
             outputs.labels,
             probabilities(outputs.logits),

@@ -7,6 +7,7 @@ from groupwise.lazy import members_at_use
 if TYPE_CHECKING:
     from groupwise.training.distribution import Distribution
     from groupwise.training.fit import train
+    from groupwise.training.notebook import NotebookObserver
     from groupwise.training.observers import FileObserver, TextObserver
     from groupwise.training.plan import Plan, extend_plan, make_plan
     from groupwise.training.rehearsal import Rehearsal, rehearse
@@ -19,6 +20,7 @@ else:
         {
             "Distribution": "distribution",
             "FileObserver": "observers",
+            "NotebookObserver": "notebook",
             "Plan": "plan",
             "Rehearsal": "rehearsal",
             "RunSummary": "summary",
@@ -35,6 +37,7 @@ else:
 __all__ = [
     "Distribution",
     "FileObserver",
+    "NotebookObserver",
     "Plan",
     "Rehearsal",
     "RunSummary",

@@ -23,6 +23,7 @@ from groupwise.training.distribution import Distribution
 from groupwise.training.ending import explaining, finish
 from groupwise.training.events import Begun, Event, Finished, FitBegun, FitEnded, Noted, Observer
 from groupwise.training.keeping import Keeper
+from groupwise.training.notebook import NotebookObserver, is_notebook
 from groupwise.training.observers import TextObserver, log
 from groupwise.training.plan import Plan
 from groupwise.training.reporting import why_no_pictures
@@ -42,7 +43,8 @@ def train(
     output: str | Path,
     *,
     resume: bool = False,
-    observer: Observer | Sequence[Observer | keras.callbacks.Callback] = log,
+    observer: Observer | Sequence[Observer] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoint_every: str = "10min",
     checkpoints_kept: int = 2,
     distribution: Distribution | None = None,
@@ -56,11 +58,12 @@ def train(
         output: the run's folder: new or empty, or the run to go on with.
         resume: go on from the newest checkpoint of the run in `output`. On the same machine the result is, to the bit,
             that of a training without interruption, where the plan is the same.
-        observer: called with each of `groupwise.training.events` as it happens. Default: the logger
-            "groupwise.training"; `observers` has more. What it raises ends the training as any error does. Or several,
-            among them perhaps Keras's callbacks, which see the judge's numbers as "val_loss" and "val_accuracy". They
-            may stop the training; what they remember is not kept by checkpoints. Where images grow, training begins
-            and ends for them with each size.
+        observer: called with each of `groupwise.training.events` as it happens; or several. Default: in a notebook
+            `NotebookObserver`, elsewhere the logger "groupwise.training". What it raises ends the training as any
+            error does.
+        callbacks: Keras's, which see the judge's numbers as "val_loss" and "val_accuracy". They may stop the training;
+            what they remember is not kept by checkpoints. Where images grow, training begins and ends for them with
+            each size.
         checkpoint_every: how often a checkpoint is written within an epoch: a time such as "30s", "10min" or "2h", a
             number of steps such as "500steps", or "never". At an epoch's end, and where a signal ends the training, one
             always is.
@@ -97,16 +100,15 @@ def train(
     tests = load_tests(plan.tests) if tests is None else tests
     folder = Workspace(expanded(output), distribution.index)
     folder.open(resume)
-    observe, callbacks = _divided(observer)
     with (
         folder.at_work(),
         without_tensorflow(),
         distribution.scope(),
-        _observed(folder, observe, distribution) as observe,
+        _observed(folder, _as_one(observer), distribution) as observe,
     ):
         run, notes = _run(plan, dataset, folder, resume, observe, distribution)
         settled, said = settle_tests(tests, plan.class_names, run.dataset.train, run.record)
-        run = replace(run, tests=settled, callbacks=callbacks)
+        run = replace(run, tests=settled, callbacks=tuple(callbacks))
         _check_the_same(run)
         observe(Begun(plan, run.dataset, folder.path, keras.backend.backend(), accelerator()))
         for text in (*_who(distribution), *notes, *said, *large_batches(run), *why_no_pictures()):
@@ -118,23 +120,22 @@ def train(
             except WentBack as back:
                 plan, resume = back.plan, True
             again, _ = _run(plan, dataset, folder, resume, observe, distribution)
-            run = replace(again, tests=run.tests, callbacks=callbacks)
+            run = replace(again, tests=run.tests, callbacks=run.callbacks)
 
 
-def _divided(
-    observer: Observer | Sequence[Observer | keras.callbacks.Callback],
-) -> tuple[Observer, list[keras.callbacks.Callback]]:
-    """Return who is told of events, as one, and Keras's callbacks."""
+def _as_one(observer: Observer | Sequence[Observer] | None) -> Observer:
+    """Return who is told of events, as one."""
+    if observer is None:
+        return NotebookObserver() if is_notebook() else log
     if not isinstance(observer, Sequence):
-        return observer, []
-    callbacks = [each for each in observer if isinstance(each, keras.callbacks.Callback)]
-    observers = [each for each in observer if not isinstance(each, keras.callbacks.Callback)]
+        return observer
+    observers = tuple(observer)
 
     def observe(event: Event) -> None:
         for each in observers:
             each(event)
 
-    return observe, callbacks
+    return observe
 
 
 @contextmanager
