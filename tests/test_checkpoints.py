@@ -100,7 +100,11 @@ def test_a_run_stopped_within_its_epochs_ends_as_one_that_was_not(tiny: str, tmp
         checkpoint = newest(tmp_path / "parts")
         # TensorFlow asks for a batch in a thread of its own, while a step before it runs.
         assert (checkpoint.epoch, abs(checkpoint.first - place) <= 1) == (epoch, True)
+    page = (tmp_path / "parts" / "report.html").read_text(encoding="utf-8")
+    assert "the training has not come to its end" in page
+    assert "2 epochs · " in page
     resume(dataset, tmp_path / "parts")
+    assert "has not come to its end" not in (tmp_path / "parts" / "report.html").read_text(encoding="utf-8")
     assert_same_end(tmp_path / "parts", tmp_path / "whole")
 
 

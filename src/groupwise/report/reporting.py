@@ -32,13 +32,14 @@ def write_page(path: Path, title: str, run: str | Path | None, seen: Look | None
         path: of the HTML file, which is written whole or not at all.
         title: what the page is about.
         run: the folder; None where a network alone was looked at.
-        seen: what `look` found.
+        seen: what `look` found; None where nobody looked.
 
     Raises:
         UserError: it is no run's folder, or the page cannot be written.
     """
     record = None if run is None else read_run(run)
-    write_text(path, run_page(title, record, seen, f"{SOURCE}."))
+    lacks = ["The images were not looked at: groupwise report does that."] if seen is None else []
+    write_text(path, run_page(title, record, seen, f"{SOURCE}.", lacks))
 
 
 def write_reports(

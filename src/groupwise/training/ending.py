@@ -62,7 +62,8 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
     except (UserError, OSError) as error:
         run.observer(Noted(f"{run.folder.curves.name} is left out: {first_line(error)}"))
     run.folder.write_json(run.folder.summary, asdict(summary))
-    write_page(session, seen)
+    if seen is not None:
+        write_page(session, seen)
     return summary
 
 
@@ -98,7 +99,7 @@ def explaining(session: Session) -> Iterator[None]:
 
 
 def _keep(session: Session) -> str:
-    """Draw the curves of what was finished, or remove an empty run; return a clause that says so."""
+    """Draw curves and page of what was finished, or remove an empty run; return a clause that says what is kept."""
     folder = session.run.folder
     with on_signals(lambda _: None):  # it takes a moment, and says how to go on
         session.wait_for_checkpoint()
@@ -111,6 +112,7 @@ def _keep(session: Session) -> str:
         # Neither a full disk nor what a signal left of matplotlib, half imported, is a reason not to say what was kept.
         with suppress(Exception):
             _draw_curves(folder)
+            write_page(session, None)
     return f"{files[0]} holds the training after {_steps_of(files[0], session)}"
 
 

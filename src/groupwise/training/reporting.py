@@ -41,9 +41,9 @@ def look_at_tests(session: Session, evaluation: Evaluation) -> "Look | None":
 
 
 def write_page(session: Session, seen: "Look | None") -> None:
-    """Write the page on the run, in the first process, where anything was seen."""
+    """Write the page on the run, in the first process: with what was seen, or of its epochs alone."""
     folder = session.run.folder
-    if folder.process or seen is None:
+    if folder.process or why_no_pictures():
         return
     try:
         from groupwise import report
