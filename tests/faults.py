@@ -219,6 +219,27 @@ def first_axis(shape: tuple[int, int, int]) -> Case:
     return Case(chain(conv("stem"), norm(), shape=shape))
 
 
+def application(low: float, high: float, name: str = "vgg16") -> Case:
+    """Return a network of a name of Keras Applications, as if trained, within a model, and pixels in a range."""
+    learned = keras.initializers.Constant(0.01)
+    backbone = keras.Sequential([keras.Input((12, 12, 3)), conv("stem", bias_initializer=learned), norm()], name=name)
+    return pixels(low, high, backbone)
+
+
+def photos(reshaped: bool, data_format: str = "channels_last") -> Case:
+    """Return smooth images whose channels were moved by a reshape, or rightly, and a model for them."""
+    coarse = np.random.default_rng(3).uniform(size=(16, 4, 4, 3))
+    smooth = sum(np.roll(coarse.repeat(8, 1).repeat(8, 2), shift, axis=(1, 2)) for shift in range(8)).astype("float32")
+    first = np.moveaxis(smooth, -1, 1)
+    is_last = data_format == "channels_last"
+    images = (first if is_last else smooth).reshape((smooth if is_last else first).shape)
+    images = images if reshaped else smooth if is_last else first
+    inputs = keras.Input(images.shape[1:])
+    x = norm(axis=-1 if is_last else 1)(conv("stem", data_format=data_format)(inputs))
+    x = layers.GlobalAveragePooling2D(data_format=data_format)(x)
+    return Case(keras.Model(inputs, layers.Dense(CLASSES)(x), name="model"), (images, np.arange(16) % CLASSES))
+
+
 SPARSE = keras.losses.SparseCategoricalCrossentropy
 _GOOD = {"depthwise_initializer": keras.initializers.RandomNormal(stddev=1 / 3), "pointwise_initializer": "he_normal"}
 _IN_ORDER = np.arange(64) % CLASSES
@@ -284,6 +305,16 @@ FAULTS = [
         lambda: pixels(0, 255, layers.Rescaling(1 / 255)),
     ),
     Fault("images normalised twice", lambda: pixels(0, 1 / 255), lambda: pixels(0, 1)),
+    Fault("images not normalised", lambda: application(0, 255), lambda: application(-124, 151)),
+    Fault("images prepared otherwise", lambda: application(0, 1), lambda: application(-124, 151)),
+    Fault("images prepared otherwise", lambda: application(0, 1, "xception"), lambda: application(-1, 1, "xception")),
+    Fault("images prepared otherwise", lambda: application(-124, 151, "densenet121"), lambda: application(-124, 151)),
+    Fault("channels reshaped, not moved", lambda: photos(True), lambda: photos(False)),
+    Fault(
+        "channels reshaped, not moved",
+        lambda: photos(True, "channels_first"),
+        lambda: photos(False, "channels_first"),
+    ),
     Fault("images all alike", lambda: pixels(0.5, 0.5), lambda: pixels(0, 1)),
     Fault("softmax twice", lambda: head("softmax", SPARSE(from_logits=True)), lambda: head("softmax", SPARSE())),
     Fault(

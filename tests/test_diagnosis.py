@@ -1,5 +1,7 @@
 """`groupwise.diagnose`: each fault is found where it is, and its healthy twin is left in peace."""
 
+import inspect
+import re
 from typing import Any
 
 import keras
@@ -9,6 +11,7 @@ import pytest
 from groupwise import UserError, diagnose, models
 from groupwise.data import load_dataset
 from groupwise.diagnosis import Diagnosis, Weight, mend
+from groupwise.diagnosis.applications import MODULES
 from groupwise.diagnosis.trial import Trial
 from groupwise.rewrite import report_of
 from tests.faults import CLASSES, FAULTS, Case, Fault, data, norm
@@ -49,6 +52,17 @@ def test_what_is_healthy_is_left_in_peace(name: str) -> None:
     found = _diagnosis(HEALTHY[name]())
     assert not found.findings, str(found)
     assert not found.notes
+
+
+@pytest.mark.once
+def test_networks_of_keras_applications_are_known_by_name() -> None:
+    builders = [getattr(keras.applications, name) for name in dir(keras.applications) if name[0].isupper()]
+    names = [inspect.signature(builder).parameters["name"].default for builder in builders]
+    named = [keras.applications.MobileNet, keras.applications.MobileNetV2]
+    names += [build(weights=None, alpha=0.35, input_shape=(32, 32, 3), include_top=False).name for build in named[1:]]
+    names += [named[0](weights=None, alpha=0.25, input_shape=(32, 32, 3), include_top=False).name]
+    found = {module for name in names for pattern, module in MODULES.items() if re.fullmatch(pattern, name or "")}
+    assert found == {*MODULES.values()}
 
 
 def test_nothing_of_a_model_changes() -> None:
@@ -200,6 +214,32 @@ def mission() -> keras.Model:
             filters, 1, use_bias=False, kernel_initializer="ones", trainable=False, activation="relu"
         )(x)
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)), name="separable")
+
+
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that no file could name."""
+
+    def __call__(self, step: Any) -> Any:
+        return 0.1 / (keras.ops.cast(step, "float32") + 1)
+
+
+@pytest.mark.once
+def test_the_range_test_trains_as_the_model_was_compiled() -> None:
+    inputs = keras.Input((12, 12, 3))
+    x = keras.layers.GlobalAveragePooling2D()(norm()(keras.layers.Conv2D(12, 3)(inputs)))
+    model = keras.Model(inputs, {name: keras.layers.Dense(CLASSES, name=name)(x) for name in ("a", "b")})
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    images, labels = data()
+    given = (images, {"a": labels, "b": labels})
+    model.compile(
+        keras.optimizers.SGD(Falling()), {"a": loss, "b": loss}, loss_weights={"a": 1.0, "b": 1e4}, run_eagerly=True
+    )
+    # Of the weights of the losses alone the rate is too large.
+    assert [finding.name for finding in diagnose(model, given, learning_rate=0.05).findings] == [
+        "learning rate too large"
+    ]
+    model.compile(keras.optimizers.SGD(Falling()), {"a": loss, "b": loss})
+    assert not diagnose(model, given, learning_rate=0.05).findings
 
 
 def test_the_mended_network_learns() -> None:

@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from groupwise.diagnosis.examined import Examined
 from groupwise.diagnosis.finding import Finding, Weight
 from groupwise.diagnosis.subject import scale_of
+from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
 
 _BYTES = 16.0  # a pixel above is one of 0 to 255, which nothing has divided
 _FLAT = 0.02  # a deviation below is one of pixels that were divided twice
+_COLOURS = (3, 4)
+_SMOOTH_FROM = 8  # pixels of a side: fewer tell nothing of their neighbours
+_SMOOTHER = 0.75  # photos read in the wrong order are rougher: 0.57 at most is right; in the right one 2.5 at least
 
 
 def scale(examined: Examined) -> Iterator[Finding]:
@@ -23,8 +27,7 @@ def scale(examined: Examined) -> Iterator[Finding]:
     low, high, deviation = read
     given = f"pixels reach from {float(images.min()):.3g} to {float(images.max()):.3g}"
     factor = scale_of(examined.subject.model)
-    # Where a mean was taken away, as ResNets of Keras Applications want it, they reach as far below 0.
-    if high > _BYTES and low > -1:
+    if _is_bytes(low, high):
         yield Finding(
             "images not normalised",
             Weight.COSTS,
@@ -67,8 +70,73 @@ def _starts_with_images(examined: Examined) -> bool:
     return not examined.subject.calls or len(examined.subject.model.inputs) == 1
 
 
+def prepared_otherwise(examined: Examined) -> Iterator[Finding]:
+    """Find images that a trained network of Keras Applications was not trained on: of another range than its own."""
+    images, read, application = _images(examined), _first_read(examined), examined.subject.application
+    if images is None or read is None or application is None:
+        return
+    low, high, deviation = read
+    width = application.high - application.low
+    is_narrow = high - low < width / 10
+    is_outside = min(low - application.low, application.high - high) < -width / 10
+    is_above = low >= 0 > application.low
+    # Pixels of 0 to 255 are another finding.
+    if (is_narrow or is_outside or is_above) and not _is_bytes(low, high):
+        yield Finding(
+            "images prepared otherwise",
+            Weight.COSTS,
+            f"the first kernel reads numbers from {low:.3g} to {high:.3g}",
+            f"its weights were trained on numbers from {application.low:.3g} to {application.high:.3g}",
+            _remedy(examined),
+            deviation,
+        )
+
+
+def _is_bytes(low: float, high: float) -> bool:
+    # Where a mean was taken away, as ResNets of Keras Applications want it, they reach as far below 0.
+    return high > _BYTES and low > -1
+
+
+def scrambled(examined: Examined) -> Iterator[Finding]:
+    """Find images whose channels were moved by `reshape`: smooth where their memory is read in the other order."""
+    images = _images(examined)
+    data_format = next((call.operation.data_format for call in examined.calls(*DENSE, *DEPTHWISE, *SEPARABLE)), None)
+    if images is None or data_format is None:
+        return
+    count, *sides = images.shape
+    is_last = data_format == "channels_last"
+    channels, *plane = (sides[-1], *sides[:-1]) if is_last else sides
+    if channels not in _COLOURS or min(plane) < _SMOOTH_FROM:
+        return
+    last, first = (count, *plane, channels), (count, channels, *plane)
+    given, other = (images, images.reshape(first)) if is_last else (np.moveaxis(images, 1, -1), images.reshape(last))
+    seen, read = _roughness(given), _roughness(np.moveaxis(other, 1, -1) if is_last else other)
+    # Both along the columns and along the rows: in grey pixels the channels of one are alike, too.
+    if (read < _SMOOTHER * seen).all():
+        now, then = ("first", "last") if is_last else ("last", "first")
+        moved = "1, -1" if is_last else "-1, 1"
+        yield Finding(
+            "channels reshaped, not moved",
+            Weight.STOPS,
+            f"neighbouring pixels differ {float((seen / read).min()):.1f} times as much as they do where the same "
+            f"memory is read with its channels on the {now} axis",
+            f"a reshape from channels_{now} to channels_{then} leaves the numbers where they are: each pixel holds "
+            "some of several others",
+            f"Move the axis: numpy.moveaxis(images, {moved}), on images that have their channels {now}",
+            float((seen / read).min()),
+        )
+
+
+def _roughness(images: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how much pixels differ from the one below and from the one beside, on average."""
+    values = images.astype(np.float64)
+    return np.array([np.abs(np.diff(values, axis=axis)).mean() for axis in (1, 2)])
+
+
 def _expected(examined: Examined) -> str:
-    preprocessing = examined.subject.preprocessing
+    preprocessing, application = examined.subject.preprocessing, examined.subject.application
+    if application is not None:
+        return f"numbers from {application.low:.3g} to {application.high:.3g}"
     if preprocessing is None:
         return "numbers of about 1"
     mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (preprocessing.mean, preprocessing.std))
@@ -76,6 +144,8 @@ def _expected(examined: Examined) -> str:
 
 
 def _remedy(examined: Examined) -> str:
+    if examined.subject.application is not None:
+        return f"Give it {examined.subject.application.function}(pixels), of pixels of 0 to 255"
     if examined.subject.preprocessing is None:
         return (
             "Divide them by 255 once, or put keras.layers.Rescaling(1 / 127.5, offset=-1) first, for pixels of 0 to 255"
@@ -130,4 +200,4 @@ def _shapes(given: tuple[int, ...], wanted: tuple[int | None, ...]) -> str:
     return f"images are {said(given)}, and the model's input is {said(wanted)}"
 
 
-RULES = (scale, alike)
+RULES = (scale, prepared_otherwise, scrambled, alike)

@@ -70,7 +70,15 @@ def range_test(examined: Examined, most: float) -> tuple[Sequence[float], Sequen
     model = around(subject.model)
     optimizer = fresh(subject.optimizer or keras.optimizers.SGD(momentum=0.9), LEAST)
     # PyTorch's and TensorFlow's compilers take longer than the steps.
-    model.compile(optimizer, examined.loss, jit_compile=FRAMEWORKS[keras.backend.backend()].compiles_training)
+    compiles = FRAMEWORKS[keras.backend.backend()].compiles_training
+    wishes = {name: subject.compiled.get(name) for name in ("loss_weights", "run_eagerly")}
+    model.compile(
+        optimizer,
+        examined.loss,
+        loss_weights=wishes["loss_weights"],
+        run_eagerly=bool(wishes["run_eagerly"]),
+        jit_compile=compiles and not wishes["run_eagerly"],
+    )
     losses: list[float] = []
     with kept(subject.model):
         for rate in rates:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from groupwise import keras_private
 from groupwise.data import Preprocessing
+from groupwise.diagnosis.applications import Application, application_in
 from groupwise.errors import UserError
 from groupwise.rewrite.drop_ins import NORMS
 from groupwise.running.graph import Graph, Node, is_graph
@@ -90,6 +91,11 @@ class Subject:
     def names(self) -> dict[int, str]:
         """The names of the operations by their ids."""
         return {id(part): name for name, part in self.parts.items()}
+
+    @cached_property
+    def application(self) -> Application | None:
+        """The network of Keras Applications that the model is or holds, with trained weights."""
+        return application_in(self.model)
 
     @property
     def images(self) -> Any:
