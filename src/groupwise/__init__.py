@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         models,
         ops,
         recipes,
+        report,
         rewrite,
         serving,
         training,
@@ -40,7 +41,7 @@ else:
         },
         modules=(
             *("data", "diagnosis", "errors", "explain", "export", "inference", "layers"),
-            *("models", "ops", "recipes", "rewrite", "serving", "training", "weights"),
+            *("models", "ops", "recipes", "report", "rewrite", "serving", "training", "weights"),
         ),
     )
 
@@ -63,6 +64,7 @@ __all__ = [
     "models",
     "ops",
     "recipes",
+    "report",
     "rewrite",
     "serving",
     "train",

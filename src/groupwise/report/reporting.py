@@ -36,6 +36,9 @@ def write_page(path: Path, title: str, run: str | Path | None, seen: Look | None
 
     Raises:
         UserError: it is no run's folder, or the page cannot be written.
+
+    Examples:
+        >>> write_page(Path("page.html"), "digits", "runs/digits", None)  # doctest: +SKIP
     """
     record = None if run is None else read_run(run)
     lacks = ["The images were not looked at: groupwise report does that."] if seen is None else []
@@ -60,6 +63,10 @@ def write_reports(
 
     Raises:
         UserError: one is no run's folder, or a page cannot be written.
+
+    Examples:
+        >>> write_reports(["runs/a", "runs/b"], "pages")  # doctest: +SKIP
+        [PosixPath('pages/index.html'), PosixPath('pages/a.html'), PosixPath('pages/b.html')]
     """
     records = [read_run(run) for run in runs]
     paths = {record.path.resolve(): record.name for record in records}
