@@ -1,8 +1,9 @@
 """Run the whole suite once for each backend: `python -m tests [--backend NAME ...] [--slow] [pytest's arguments]`.
 
 Keras settles its backend when it is imported, so every backend gets a process of its own; as many run side by side as
-there are cores. Tests marked `once`, to which all backends are one, run with the first of them alone. One backend alone
-prints as it goes, of several each prints when it has ended. The exit status is that of the first backend that failed.
+there are cores. Tests marked `once`, to which all backends are one, run with one of them; the cases of those marked
+`shared`, which tell little more on a second backend, with one each, unless all are asked for by `--slow`. One backend
+alone prints as it goes, of several each prints when it has ended. The exit status is that of the first that failed.
 """
 
 import argparse
@@ -16,17 +17,22 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from groupwise.frameworks import FRAMEWORKS
 
 BACKENDS = sorted(FRAMEWORKS)
-"""In the order in which they start. JAX is the slowest, and with what runs once takes as long as the other two do:
-in this order two cores end at the same time."""
+ONCE = "torch"
+"""Where what is the same on every backend runs, if it is among them: with it, tests that train small networks take a
+third of the time that XLA takes to compile them."""
+
+SHARE = "GROUPWISE_TESTS_SHARE"
+"""The environment's variable that says which of the backends' shares of the tests a process runs: "1/3" the second."""
 
 OUTCOMES = {0: "passed", 5: "nothing to run"}
 """What is no failure; nothing to run on any backend is one."""
 
 
-def run(backend: str, arguments: list[str], is_alone: bool) -> tuple[int, float, str]:
+def run(backend: str, arguments: list[str], share: str, is_alone: bool) -> tuple[int, float, str]:
     """Run pytest on one backend; return its exit status, its seconds, and unless it is alone what it printed."""
     start = time.monotonic()
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    settings = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", SHARE: share}
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, **settings}
     process = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         env=environment,
@@ -59,9 +65,10 @@ def main() -> int:
     codes, lines = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         runs = {}
-        for name in chosen:
-            marks = selection(slow=options.slow, once=name == chosen[0])
-            runs[pool.submit(run, name, [*marks, *arguments], len(chosen) == 1)] = name
+        for place, name in enumerate(chosen):
+            marks = selection(slow=options.slow, once=name == (ONCE if ONCE in chosen else chosen[0]))
+            share = "0/1" if options.slow else f"{place}/{len(chosen)}"
+            runs[pool.submit(run, name, [*marks, *arguments], share, len(chosen) == 1)] = name
         try:
             for each in as_completed(runs):
                 code, seconds, output = each.result()

@@ -1,6 +1,8 @@
 """Settings for every test: quiet frameworks, drawn cases that are the same in each run, nothing of the user's cache."""
 
 import os
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 
 from groupwise.core import library
 from groupwise.routing import tuning
+from tests.__main__ import SHARE
 from tests.frameworks import full_precision
 
 full_precision()
@@ -28,6 +31,23 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("groupwise")
+
+
+@pytest.hookimpl(tryfirst=True)  # before others leave some out, so that all backends count alike
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what other backends run of the tests that are marked `shared`."""
+    place, count = map(int, os.environ.get(SHARE, "0/1").split("/"))
+    cases: Counter[str] = Counter()
+    mine, others = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        number = zlib.crc32(function.encode()) + cases[function]
+        cases[function] += 1
+        is_shared = item.get_closest_marker("shared") and not item.get_closest_marker("once")
+        is_mine = not is_shared or number % count == place
+        (mine if is_mine else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = mine
 
 
 def pytest_report_header() -> str:

@@ -31,6 +31,7 @@ QUICK = {"MobileNet"} | ({"MobileNetV3Small", "ConvNeXtTiny"} if keras.backend.b
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK, SIZES))
+@pytest.mark.shared
 def test_keras_applications(name: str) -> None:
     if name == "NASNetMobile" and keras.backend.backend() == "torch":
         pytest.skip("Keras has no NASNet on PyTorch")
@@ -98,6 +99,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.shared
 def test_keras_hub_backbones(name: str) -> None:
     if importlib.util.find_spec("keras_hub") is None:
         pytest.skip("keras_hub is not installed: .ci/run installs it for this test alone, without what it asks for")

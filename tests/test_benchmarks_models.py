@@ -91,6 +91,7 @@ def rows_of(program: Any, output: Path, monkeypatch: pytest.MonkeyPatch, *argume
     return rows
 
 
+@pytest.mark.shared
 def test_a_race_gives_a_row_with_its_first_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--mode", "small", "--network", SMALL, "--backend", BACKEND, "--batch", "2")
     (row,) = rows_of(models, tmp_path / "models.md", monkeypatch, *arguments)

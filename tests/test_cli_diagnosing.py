@@ -17,6 +17,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "separable.keras"
 
 
+@pytest.mark.shared
 def test_diagnose_says_what_is_wrong_and_mends_it(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     mended = tmp_path / "mended.keras"
     assert main(["diagnose", str(model), "digits", "--apply", str(mended), "--batch-norm"]) == 0

@@ -102,6 +102,7 @@ def test_ctrl_c_says_so_and_leaves_nothing(weights: Path, capsys: Any, monkeypat
     assert sorted(path.name for path in Path.cwd().iterdir()) == [weights.name]
 
 
+@pytest.mark.shared
 def test_train_the_head_alone_on_grey_images(weights: Path, capsys: Any) -> None:
     """Grey images are shown to a network for colour, prepared as its weights expect it."""
     bars.write_npz(Path("bars.npz"))

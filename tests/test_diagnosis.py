@@ -48,6 +48,7 @@ def test_faults_are_found_and_healthy_twins_are_not(fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.shared
 def test_what_is_healthy_is_left_in_peace(name: str) -> None:
     found = _diagnosis(HEALTHY[name]())
     assert not found.findings, str(found)
@@ -65,6 +66,7 @@ def test_networks_of_keras_applications_are_known_by_name() -> None:
     assert found == {*MODULES.values()}
 
 
+@pytest.mark.shared
 def test_nothing_of_a_model_changes() -> None:
     inputs = keras.Input((12, 12, 3))
     x = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3)(inputs)))
@@ -142,6 +144,7 @@ def test_findings_come_in_the_order_of_their_weight() -> None:
     )
 
 
+@pytest.mark.shared
 def test_rows_are_what_numpy_computes() -> None:
     case = FAULTS[0].healthy()
     images = np.random.default_rng(0).normal(size=(16, 12, 12, 3)).astype("float32")
@@ -242,6 +245,7 @@ def test_the_range_test_trains_as_the_model_was_compiled() -> None:
     assert not diagnose(model, given, learning_rate=0.05).findings
 
 
+@pytest.mark.shared
 def test_the_mended_network_learns() -> None:
     model, dataset = mission(), load_dataset("digits")
     reasons = {finding.name for finding in diagnose(model).findings}

@@ -53,6 +53,7 @@ def relative_difference(first: Any, second: Any) -> float:
 
 
 @pytest.mark.parametrize("name", peers.slow_unless(QUICK, SMALL))
+@pytest.mark.shared
 def test_forms_agree_after_training(name: str) -> None:
     model, images = trained(name, **SMALL[name])
     norm = model.get_layer("stage1_unit1_expand_bn")
@@ -148,6 +149,7 @@ def hand_made_block(x: Any, form: str, groups: int, filters: int, name: str) -> 
 
 @pytest.mark.parametrize("source", FORMS)
 @pytest.mark.parametrize("target", FORMS)
+@pytest.mark.shared
 def test_stock_blocks_of_any_form_to_any_form(source: str, target: str) -> None:
     model = stock_model(source)
     converted = rewrite.to_form(model, target)

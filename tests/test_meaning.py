@@ -13,9 +13,7 @@ from tests.drawn_models import build, draw
 from tests.drawn_rewrites import failures
 from tests.meaning import differences
 
-FEW = {"tensorflow": 20, "jax": 8, "torch": 20}
-"""What takes less than a minute."""
-COUNT = int(os.environ.get("GROUPWISE_DRAWN_MODELS", FEW[keras.backend.backend()]))
+COUNT = int(os.environ.get("GROUPWISE_DRAWN_MODELS", "24"))
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +24,14 @@ def _without_warnings() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seed", range(COUNT))
+@pytest.mark.shared
 def test_every_rewrite_keeps_what_a_drawn_model_means(seed: int) -> None:
     found = [f"{name}: {difference}" for name, difference in failures(draw(seed))]
     assert not found, f"{draw(seed)}\n" + "\n".join(found)
 
 
 @pytest.mark.parametrize("seed", [7, 28])
+@pytest.mark.shared
 def test_a_model_that_is_drawn_twice_means_the_same(seed: int) -> None:
     model = build(draw(seed))
     assert differences(model, build(draw(seed)), is_thorough=True) == []

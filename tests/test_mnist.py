@@ -33,6 +33,7 @@ def _accuracy(model: keras.Model, epochs: int) -> float:
     ("convolution", "multiplier"),
     [pytest.param(*kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS],
 )
+@pytest.mark.shared
 def test_learns(convolution: str, multiplier: int) -> None:
     model = models.create("mnist_cnn", input_shape=(8, 8, 1), convolution=convolution, depth_multiplier=multiplier)
     assert _accuracy(model, epochs=4) > 0.9

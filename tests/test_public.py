@@ -14,7 +14,10 @@ import groupwise
 from tests.pages import ROOT
 
 PACKAGE = Path(groupwise.__file__).parent
-LAZY = ("groupwise", *(f"groupwise.{name}" for name in ("data", "export", "inference", "report", "serving", "training")))
+LAZY = (
+    "groupwise",
+    *(f"groupwise.{name}" for name in ("data", "export", "inference", "report", "serving", "training")),
+)
 
 
 @pytest.mark.parametrize("package", LAZY)

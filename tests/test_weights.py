@@ -25,6 +25,7 @@ TINY = "resnext20_16x4d_cifar10"
 @pytest.mark.parametrize(
     "case", [pytest.param(c, id=c.label, marks=() if c.quick else pytest.mark.slow) for c in CASES]
 )
+@pytest.mark.shared
 def test_parity(case: Case) -> None:
     """Logits and stages at two sizes, through a file on disk."""
     assert parity.difference(case) < parity.TOLERANCE
