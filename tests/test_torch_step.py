@@ -40,13 +40,14 @@ if BACKEND != "torch":
         pytest.param(lambda: network("resnet18", "nesterov"), id="resnet"),
         pytest.param(lambda: network("resnext14_16x4d", "lion"), id="resnext"),
         pytest.param(lambda: network("seresnet18", "rmsprop"), id="se-resnet"),
-        pytest.param(lambda: network("seresnext26_32x4d", "average"), id="se-resnext"),
+        # senet16 has its layers, too.
+        pytest.param(lambda: network("seresnext26_32x4d", "average"), id="se-resnext", marks=pytest.mark.slow),
         pytest.param(lambda: network("senet16", "accumulated"), id="senet"),
         pytest.param(lambda: network("shufflenet_g3_wd4", "sgd"), id="shufflenet"),
         pytest.param(lambda: network("shufflenet_v2_x0_5", "sgd", dtype="mixed_bfloat16"), id="shufflenet v2"),
         pytest.param(lambda: network("efficientnet_lite0", "average"), id="efficientnet"),
         pytest.param(lambda: network("legacy_xception", "sgd", size=71), id="xception"),
-        pytest.param(lambda: network("xception41", "sgd"), id="xception aligned"),
+        pytest.param(lambda: network("xception41", "sgd"), id="xception aligned", marks=pytest.mark.slow),
     ],
 )
 def test_a_family_trains_alike(build: Build) -> None:
