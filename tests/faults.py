@@ -306,9 +306,10 @@ FAULTS = [
         lambda: pixels(0, 255, layers.Rescaling(1 / 255)),
     ),
     Fault("images normalised twice", lambda: pixels(0, 1 / 255), lambda: pixels(0, 1)),
-    Fault("images not normalised", lambda: application(0, 255), lambda: application(-124, 151)),
+    Fault("images not normalised", lambda: application(0, 255, "xception"), lambda: application(-1, 1, "xception")),
+    Fault("images prepared otherwise", lambda: application(0, 255), lambda: application(6, 151)),
     Fault("images prepared otherwise", lambda: application(0, 1), lambda: application(-124, 151)),
-    Fault("images prepared otherwise", lambda: application(0, 1, "xception"), lambda: application(-1, 1, "xception")),
+    Fault("images prepared otherwise", lambda: application(0, 1, "xception"), lambda: application(0.1, 1, "xception")),
     Fault("images prepared otherwise", lambda: application(-124, 151, "densenet121"), lambda: application(-124, 151)),
     Fault("channels reshaped, not moved", lambda: photos(True), lambda: photos(False)),
     Fault(

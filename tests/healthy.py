@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.faults import CLASSES, Case, chain, compiled, conv, data, norm
+from tests.faults import CLASSES, Case, application, chain, compiled, conv, data, norm
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -50,6 +50,34 @@ def adapted() -> Case:
     first = layers.Normalization(name="normalization")
     first.adapt(images)
     return Case(chain(first, conv("stem"), norm(), layers.ReLU()), (images, labels))
+
+
+def trained_here() -> Case:
+    """Return a network of a published one's name that has learnt of images of its own."""
+    case = application(0, 1, "xception")
+    compiled(case.model).train_on_batch(*(case.data or data()))
+    return case
+
+
+def adapter() -> Case:
+    """Return a network of a published one behind a convolution that learns what it is to read."""
+    case = application(0, 1, "xception")
+    network = case.model.get_layer("xception")
+    return Case(chain(layers.Conv2D(3, 1, name="adapter"), network, layers.ReLU()), case.data)
+
+
+def noisy() -> Case:
+    """Return a published network's images as it wants them, with noise while it learns."""
+    case = application(-1, 1, "xception")
+    return Case(chain(layers.GaussianNoise(0.1), case.model.get_layer("xception"), layers.ReLU()), case.data)
+
+
+def rows() -> Case:
+    """Return grey images in three channels that change from row to row alone, but for some noise."""
+    generator = np.random.default_rng(0)
+    stripes = generator.uniform(size=(64, 32, 1, 1)) + 0.01 * generator.normal(size=(64, 32, 32, 1))
+    images = stripes.repeat(3, axis=-1).astype("float32")
+    return Case(chain(conv("stem"), norm(), layers.ReLU(), shape=(32, 32, 3)), (images, np.arange(64) % CLASSES))
 
 
 def first_norm() -> Case:
@@ -142,6 +170,10 @@ HEALTHY: dict[str, Callable[[], Case]] = {
     "scaled branch": scaled_branch,
     "adapted": adapted,
     "first norm": first_norm,
+    "trained here": trained_here,
+    "adapter": adapter,
+    "noisy": noisy,
+    "grey rows": rows,
     "blurred": blurred,
     "kept backbone": kept_backbone,
     "averaged": averaged,

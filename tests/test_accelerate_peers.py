@@ -31,7 +31,6 @@ QUICK = {"MobileNet"} | ({"MobileNetV3Small", "ConvNeXtTiny"} if keras.backend.b
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK, SIZES))
-@pytest.mark.shared
 def test_keras_applications(name: str) -> None:
     if name == "NASNetMobile" and keras.backend.backend() == "torch":
         pytest.skip("Keras has no NASNet on PyTorch")

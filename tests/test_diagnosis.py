@@ -234,15 +234,23 @@ def test_the_range_test_trains_as_the_model_was_compiled() -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     images, labels = data()
     given = (images, {"a": labels, "b": labels})
-    model.compile(
-        keras.optimizers.SGD(Falling()), {"a": loss, "b": loss}, loss_weights={"a": 1.0, "b": 1e4}, run_eagerly=True
-    )
-    # Of the weights of the losses alone the rate is too large.
-    assert [finding.name for finding in diagnose(model, given, learning_rate=0.05).findings] == [
-        "learning rate too large"
-    ]
-    model.compile(keras.optimizers.SGD(Falling()), {"a": loss, "b": loss})
-    assert not diagnose(model, given, learning_rate=0.05).findings
+    losses, weights = {"a": loss, "b": loss}, {"a": 1.0, "b": 1e4}
+    model.compile(keras.optimizers.SGD(0.05), losses, loss_weights=weights, run_eagerly=True)
+    assert [finding.name for finding in diagnose(model, given).findings] == ["learning rate too large"]
+    model.compile(keras.optimizers.SGD(0.05), losses)
+    assert not diagnose(model, given).findings
+
+
+@pytest.mark.once
+def test_an_optimizer_that_cannot_be_made_anew_is_left_alone() -> None:
+    model = keras.Sequential([keras.Input((12, 12, 3)), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(Falling(), clipnorm=1e-4), loss)
+    found = diagnose(model, data(), learning_rate=20.0)
+    assert [note.partition(":")[0] for note in found.notes] == ["the optimizer's steps were not looked at"]
+    assert not found.findings
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05)), loss)
+    assert not diagnose(model, data(), learning_rate=0.05).findings
 
 
 @pytest.mark.shared

@@ -87,7 +87,6 @@ QUICK = {"resnext20_16x4d_cifar10", "mobilenetv1_100"} if keras.backend.backend(
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK, NETWORKS))
-@pytest.mark.shared
 def test_our_networks_have_no_batch_norm_left(name: str, tmp_path: Any) -> None:
     network = disturbed(models.create(name, num_classes=5, **NETWORKS[name]))
     network.metadata["class_names"] = list("abcde")

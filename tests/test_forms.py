@@ -53,7 +53,6 @@ def relative_difference(first: Any, second: Any) -> float:
 
 
 @pytest.mark.parametrize("name", peers.slow_unless(QUICK, SMALL))
-@pytest.mark.shared
 def test_forms_agree_after_training(name: str) -> None:
     model, images = trained(name, **SMALL[name])
     norm = model.get_layer("stage1_unit1_expand_bn")

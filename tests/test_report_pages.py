@@ -316,7 +316,9 @@ def test_a_training_stands_where_its_page_fails(tiny: str, tmp_path: Path, monke
     data, events = bars.dataset(tmp_path), list[Event]()
     summary = train(make_plan(data, "bars.npz", bars.recipe(epochs=1)), data, tmp_path / "run", observer=events.append)
     assert [event.text for event in events if isinstance(event, Noted)] == [
-        "report.html is left out: no pictures today"
+        "report.html lacks what the images tell: no pictures today"
     ]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] == summary.test_accuracy
-    assert not (tmp_path / "run" / "report.html").exists()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert 'id="curves"' in page
+    assert 'id="mistakes"' not in page

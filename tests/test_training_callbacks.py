@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import pytest
 
+from groupwise.errors import UserError
 from groupwise.interruption import Interrupted
 from groupwise.training.events import Event, Finished
 from groupwise.training.workspace import Workspace
@@ -47,7 +48,9 @@ def test_callbacks_see_what_is_tested_and_observers_are_many(tiny: str, tmp_path
 def test_a_callback_may_stop_a_training_after_an_epoch(tiny: str, tmp_path: Path) -> None:
     dataset = bars.dataset(tmp_path)
     stopping = keras.callbacks.EarlyStopping(monitor="val_accuracy", mode="min", patience=1, baseline=-1.0)
-    assert begin(dataset, tmp_path / "run", MANY, callbacks=[stopping]).epochs == 2
+    with pytest.raises(UserError, match=r"observer=EarlyStopping: is no function .* callbacks=\[...\]"):
+        begin(dataset, tmp_path / "run", MANY, observer=[stopping])
+    assert begin(dataset, tmp_path / "run", MANY, callbacks=stopping).epochs == 2
     assert resume(dataset, tmp_path / "run").epochs == 3
     begin(dataset, tmp_path / "whole", MANY)
     assert_same_end(tmp_path / "run", tmp_path / "whole")

@@ -25,6 +25,7 @@ MODULES = {
 """The modules of keras.applications by patterns of their networks' names: those whose images are prepared outside."""
 
 _LEARNED = ("bias", "beta", "moving_mean")  # all zero before the first step
+_KERNEL = 4  # axes of a convolution's
 
 
 class Application(NamedTuple):
@@ -36,20 +37,31 @@ class Application(NamedTuple):
 
 
 def application_in(model: keras.Model) -> Application | None:
-    """Return the network of Keras Applications that a model is or holds, where its weights have been trained."""
+    """Return the network of Keras Applications that a model is or holds, and that brought its weights along.
+
+    It reads the model's images first, and learnt something somewhere else: not in this model's training.
+    """
     for part in keras_private.layers_within(model):
         # Those of groupwise, which have the same names, say themselves what they expect.
-        if not isinstance(part, keras.Model) or hasattr(part, "architecture") or not _has_learned(part):
+        if not isinstance(part, keras.Model) or hasattr(part, "architecture"):
             continue
         for pattern, module in MODULES.items():
-            if re.fullmatch(pattern, part.name):
+            if re.fullmatch(pattern, part.name) and _is_first(part, model) and _came_trained(part, model):
                 return Application(f"keras.applications.{module}.preprocess_input", *_range(module))
     return None
 
 
-def _has_learned(model: keras.Model) -> bool:
-    variables = [variable for variable in model.variables if variable.name in _LEARNED]
-    return any(np.any(keras.ops.convert_to_numpy(variable)) for variable in variables)
+def _is_first(network: keras.Model, model: keras.Model) -> bool:
+    first = next((id(variable) for variable in model.variables if len(variable.shape) == _KERNEL), None)
+    return any(id(variable) == first for variable in network.variables)
+
+
+def _came_trained(network: keras.Model, model: keras.Model) -> bool:
+    variables = [variable for variable in network.variables if variable.name in _LEARNED]
+    has_learned = any(np.any(keras.ops.convert_to_numpy(variable)) for variable in variables)
+    optimizer = model.optimizer if model.compiled else None
+    is_trained_here = optimizer is not None and bool(int(keras.ops.convert_to_numpy(optimizer.iterations)))
+    return has_learned and not (is_trained_here and network.trainable_variables)
 
 
 def _range(module: str) -> tuple[float, float]:

@@ -100,9 +100,12 @@ def _examined(subject: Subject) -> tuple[Examined, list[str]]:
     batch = images, outputs.labels_for(loss, made) if labels is None else labels
     try:
         found = gradients(subject, loss, batch)
-        moved = updates(subject, loss, batch) if subject.optimizer is not None else {}
     except Exception as error:  # a loss may demand anything of labels
         notes.append(f"gradients were not looked at: {_reason(error)}")
+    try:
+        moved = updates(subject, loss, batch) if found and subject.optimizer is not None else {}
+    except Exception as error:  # an optimizer may have no configuration
+        notes.append(f"the optimizer's steps were not looked at: {_reason(error)}")
     return Examined(subject, seen, made, found, moved, loss), notes
 
 

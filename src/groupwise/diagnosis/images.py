@@ -14,8 +14,10 @@ from groupwise.rewrite.drop_ins import DENSE, DEPTHWISE, SEPARABLE
 
 _BYTES = 16.0  # a pixel above is one of 0 to 255, which nothing has divided
 _FLAT = 0.02  # a deviation below is one of pixels that were divided twice
+_ABOUT = 0.05  # times 1
 _COLOURS = (3, 4)
 _SMOOTH_FROM = 8  # pixels of a side: fewer tell nothing of their neighbours
+_GREY = 0.25  # times the difference of neighbours: where channels were reshaped, they are neighbours, a third at least
 _SMOOTHER = 0.75  # photos read in the wrong order are rougher: 0.57 at most is right; in the right one 2.5 at least
 
 
@@ -27,7 +29,7 @@ def scale(examined: Examined) -> Iterator[Finding]:
     low, high, deviation = read
     given = f"pixels reach from {float(images.min()):.3g} to {float(images.max()):.3g}"
     factor = scale_of(examined.subject.model)
-    if _is_bytes(low, high):
+    if _is_bytes(examined, low, high):
         yield Finding(
             "images not normalised",
             Weight.COSTS,
@@ -78,23 +80,33 @@ def prepared_otherwise(examined: Examined) -> Iterator[Finding]:
     low, high, deviation = read
     width = application.high - application.low
     is_narrow = high - low < width / 10
-    is_outside = min(low - application.low, application.high - high) < -width / 10
-    is_above = low >= 0 > application.low
-    # Pixels of 0 to 255 are another finding.
-    if (is_narrow or is_outside or is_above) and not _is_bytes(low, high):
+    # An augmentation's noise reaches further than what was prepared, and bright images begin above its middle.
+    is_outside = min(low - application.low, application.high - high) < -width / 2
+    is_divided_alone = abs(low) < _ABOUT and high < 1 + _ABOUT
+    is_other = _is_bytes(examined, low, high) or 0 < deviation < _FLAT  # which other findings say
+    is_raw = _expects_large(examined) and low > -1 and high > application.high + _BYTES
+    if (is_narrow or is_outside or is_divided_alone or is_raw) and not is_other:
         yield Finding(
             "images prepared otherwise",
             Weight.COSTS,
             f"the first kernel reads numbers from {low:.3g} to {high:.3g}",
-            f"its weights were trained on numbers from {application.low:.3g} to {application.high:.3g}",
+            f"the weights that Keras Applications has for it were trained on numbers from {application.low:.3g} to "
+            f"{application.high:.3g}",
             _remedy(examined),
             deviation,
         )
 
 
-def _is_bytes(low: float, high: float) -> bool:
+def _is_bytes(examined: Examined, low: float, high: float) -> bool:
+    """Return whether pixels of 0 to 255 are read where numbers of about 1 are expected."""
     # Where a mean was taken away, as ResNets of Keras Applications want it, they reach as far below 0.
-    return high > _BYTES and low > -1
+    return high > _BYTES and low > -1 and not _expects_large(examined)
+
+
+def _expects_large(examined: Examined) -> bool:
+    """Return whether a network of Keras Applications wants pixels of 0 to 255 less their mean."""
+    application = examined.subject.application
+    return application is not None and application.high > _BYTES
 
 
 def scrambled(examined: Examined) -> Iterator[Finding]:
@@ -111,8 +123,9 @@ def scrambled(examined: Examined) -> Iterator[Finding]:
     last, first = (count, *plane, channels), (count, channels, *plane)
     given, other = (images, images.reshape(first)) if is_last else (np.moveaxis(images, 1, -1), images.reshape(last))
     seen, read = _roughness(given), _roughness(np.moveaxis(other, 1, -1) if is_last else other)
-    # Both along the columns and along the rows: in grey pixels the channels of one are alike, too.
-    if (read < _SMOOTHER * seen).all():
+    colours = np.abs(np.diff(given.astype(np.float64), axis=-1)).mean()
+    # Grey pixels, whose channels are alike, are smooth in either order where all changes from row to row.
+    if colours > _GREY * seen.min() and read.all() and (read < _SMOOTHER * seen).all():
         now, then = ("first", "last") if is_last else ("last", "first")
         moved = "1, -1" if is_last else "-1, 1"
         yield Finding(

@@ -240,12 +240,7 @@ def updates(subject: Subject, loss: Any, batch: Batch) -> dict[int, float]:
 
 def fresh(optimizer: Any, rate: float | None = None) -> Any:
     """Return an optimizer like another one that has made no step, with a rate of its own if one is given."""
-    try:
-        config: dict[str, Any] = optimizer.get_config()
-    except NotImplementedError:  # of a schedule of somebody's own, whose place the rate takes
-        if rate is None:
-            raise
-        return type(optimizer)(rate)
+    config: dict[str, Any] = optimizer.get_config()
     return type(optimizer).from_config(config if rate is None else {**config, "learning_rate": rate})
 
 

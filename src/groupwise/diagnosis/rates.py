@@ -30,7 +30,11 @@ def learning_rate(examined: Examined) -> Iterator[Finding]:
     is_own = not keras_private.is_of_keras(type(subject.model).train_step)  # its loss is another
     if rate is None or subject.is_random or not examined.gradients or is_own:
         return
-    rates, losses = range_test(examined, max(MOST, rate))
+    try:
+        optimizer = fresh(subject.optimizer or keras.optimizers.SGD(momentum=0.9), LEAST)
+    except Exception:  # one whose schedule has no configuration, or that holds another one
+        return
+    rates, losses = range_test(examined, optimizer, max(MOST, rate))
     least, most = usable(rates, losses)
     if most is not None and rate >= most:
         yield Finding(
@@ -64,11 +68,10 @@ def _rate_of(optimizer: Any) -> float | None:
     return float(rate) if isinstance(rate, int | float) else None
 
 
-def range_test(examined: Examined, most: float) -> tuple[Sequence[float], Sequence[float]]:
-    """Return rates up to `most`, and the loss before the step with each; the model's values stay what they are."""
+def range_test(examined: Examined, optimizer: Any, most: float) -> tuple[Sequence[float], Sequence[float]]:
+    """Return rates up to `most`, and the loss before an optimizer's step with each; the values stay what they are."""
     subject, rates = examined.subject, np.geomspace(LEAST, most, STEPS)
     model = around(subject.model)
-    optimizer = fresh(subject.optimizer or keras.optimizers.SGD(momentum=0.9), LEAST)
     # PyTorch's and TensorFlow's compilers take longer than the steps.
     compiles = FRAMEWORKS[keras.backend.backend()].compiles_training
     wishes = {name: subject.compiled.get(name) for name in ("loss_weights", "run_eagerly")}

@@ -62,8 +62,7 @@ def finish(session: Session, evaluation: Evaluation | None) -> RunSummary:
     except (UserError, OSError) as error:
         run.observer(Noted(f"{run.folder.curves.name} is left out: {first_line(error)}"))
     run.folder.write_json(run.folder.summary, asdict(summary))
-    if seen is not None:
-        write_page(session, seen)
+    write_page(session, seen)
     return summary
 
 
@@ -110,9 +109,9 @@ def _keep(session: Session) -> str:
         if not files:
             return f"{folder.last} holds the last finished epoch's model"
         # Neither a full disk nor what a signal left of matplotlib, half imported, is a reason not to say what was kept.
-        with suppress(Exception):
-            _draw_curves(folder)
-            write_page(session, None)
+        for make in (lambda: _draw_curves(folder), lambda: write_page(session, None)):
+            with suppress(Exception):
+                make()
     return f"{files[0]} holds the training after {_steps_of(files[0], session)}"
 
 

@@ -44,7 +44,7 @@ def train(
     *,
     resume: bool = False,
     observer: Observer | Sequence[Observer] | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
     checkpoint_every: str = "10min",
     checkpoints_kept: int = 2,
     distribution: Distribution | None = None,
@@ -61,9 +61,9 @@ def train(
         observer: called with each of `groupwise.training.events` as it happens; or several. Default: in a notebook
             `NotebookObserver`, elsewhere the logger "groupwise.training". What it raises ends the training as any
             error does.
-        callbacks: Keras's, which see the judge's numbers as "val_loss" and "val_accuracy". They may stop the training;
-            what they remember is not kept by checkpoints. Where images grow, training begins and ends for them with
-            each size.
+        callbacks: Keras's, one or several, which see the judge's numbers as "val_loss" and "val_accuracy". They may
+            stop the training; what they remember is not kept by checkpoints. Where images grow, training begins and
+            ends for them with each size.
         checkpoint_every: how often a checkpoint is written within an epoch: a time such as "30s", "10min" or "2h", a
             number of steps such as "500steps", or "never". At an epoch's end, and where a signal ends the training, one
             always is.
@@ -98,13 +98,16 @@ def train(
     interval = Interval.of(checkpoint_every)
     distribution = distribution or Distribution.alone()
     tests = load_tests(plan.tests) if tests is None else tests
+    observe = _as_one(observer)
+    if isinstance(callbacks, keras.callbacks.Callback):
+        callbacks = [callbacks]
     folder = Workspace(expanded(output), distribution.index)
     folder.open(resume)
     with (
         folder.at_work(),
         without_tensorflow(),
         distribution.scope(),
-        _observed(folder, _as_one(observer), distribution) as observe,
+        _observed(folder, observe, distribution) as observe,
     ):
         run, notes = _run(plan, dataset, folder, resume, observe, distribution)
         settled, said = settle_tests(tests, plan.class_names, run.dataset.train, run.record)
@@ -127,9 +130,11 @@ def _as_one(observer: Observer | Sequence[Observer] | None) -> Observer:
     """Return who is told of events, as one."""
     if observer is None:
         return NotebookObserver() if is_notebook() else log
-    if not isinstance(observer, Sequence):
-        return observer
-    observers = tuple(observer)
+    observers = tuple(observer) if isinstance(observer, Sequence) else (observer,)
+    others = [each for each in observers if not callable(each)]
+    if others:
+        says = "is no function of an event; Keras's callbacks are given by callbacks=[...]"
+        raise UserError(f"{argument('observer', type(others[0]).__name__)}: {says}")
 
     def observe(event: Event) -> None:
         for each in observers:

@@ -36,7 +36,7 @@ def look_at_tests(session: Session, evaluation: Evaluation) -> "Look | None":
             network = session.network if is_alone else load_network(run.folder.last)
             return report.look(network, run.dataset.test, whole)
     except Exception as error:
-        _say_why_not(session, error)
+        run.observer(Noted(f"{run.folder.report.name} lacks what the images tell: {first_line(error)}"))
         return None
 
 
@@ -50,7 +50,7 @@ def write_page(session: Session, seen: "Look | None") -> None:
 
         report.write_page(folder.report, folder.path.resolve().name, folder.path, seen)
     except Exception as error:
-        _say_why_not(session, error)
+        session.run.observer(Noted(f"{folder.report.name} is left out: {first_line(error)}"))
 
 
 def why_no_pictures() -> list[str]:
@@ -60,7 +60,3 @@ def why_no_pictures() -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
-
-
-def _say_why_not(session: Session, error: Exception) -> None:
-    session.run.observer(Noted(f"{session.run.folder.report.name} is left out: {first_line(error)}"))
