@@ -109,9 +109,10 @@ def _keep(session: Session) -> str:
         if not files:
             return f"{folder.last} holds the last finished epoch's model"
         # Neither a full disk nor what a signal left of matplotlib, half imported, is a reason not to say what was kept.
-        for make in (lambda: _draw_curves(folder), lambda: write_page(session, None)):
-            with suppress(Exception):
-                make()
+        with suppress(Exception):
+            _draw_curves(folder)
+        with suppress(Exception):
+            write_page(session, None)
     return f"{files[0]} holds the training after {_steps_of(files[0], session)}"
 
 
